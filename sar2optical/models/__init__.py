@@ -1,0 +1,1 @@
+"""Generator and discriminators (torch), and their checkpoints."""
