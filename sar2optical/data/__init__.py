@@ -1,0 +1,1 @@
+"""Training pairs: found, read, augmented."""

@@ -1,0 +1,119 @@
+"""How close two images are: numpy, valid pixels only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", section III-B.
+_SSIM_RADIUS = 5
+_SSIM_SIGMA = 1.5
+_SSIM_K1, _SSIM_K2 = 0.01, 0.03
+
+
+def psnr(
+    reference: NDArray[np.generic],
+    other: NDArray[np.generic],
+    *,
+    data_range: float,
+    valid: NDArray[np.bool_] | None = None,
+) -> float:
+    """Peak signal-to-noise ratio: 10 * log10(data_range ** 2 / mean squared error).
+
+    Parameters
+    ----------
+    reference, other
+        (..., H, W), any real dtype, in the same unit.
+    data_range
+        Largest minus smallest possible value: 255 for bytes, 2 for [-1, 1].
+    valid
+        bool (H, W); pixels that count. All where not given.
+
+    Returns
+    -------
+    float
+        In dB; inf for equal images, nan where no pixel is valid.
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ.
+    """
+    _same_shape(reference, other)
+    difference = np.subtract(reference, other, dtype=np.float64)
+    if valid is not None:
+        difference = difference[..., valid]
+    if difference.size == 0:
+        return float("nan")
+    error = float(np.mean(np.square(difference)))
+    return float("inf") if error == 0 else 10 * float(np.log10(data_range**2 / error))
+
+
+def ssim(
+    reference: NDArray[np.generic],
+    other: NDArray[np.generic],
+    *,
+    data_range: float,
+    valid: NDArray[np.bool_] | None = None,
+) -> float:
+    """Structural similarity, Gaussian window of 11 x 11 with sigma 1.5, mean over channels and pixels.
+
+    Wang et al. 2004, equation 13. Pixels whose window leaves the image, or touches an invalid pixel, do
+    not count.
+
+    Parameters
+    ----------
+    reference, other
+        (C, H, W), any real dtype, in the same unit; sides of 11 or more.
+    data_range
+        Largest minus smallest possible value.
+    valid
+        bool (H, W); pixels that count. All where not given.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; nan where no pixel counts.
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ or a side is under 11 pixels.
+    """
+    _same_shape(reference, other)
+    size = 2 * _SSIM_RADIUS + 1
+    if min(reference.shape[-2:]) < size:
+        raise ValueError(f"images of {reference.shape[-2:]} are smaller than the {size} x {size} window")
+    x, y = reference.astype(np.float64), other.astype(np.float64)
+    mean_x, mean_y = _smooth(x), _smooth(y)
+    var_x = _smooth(x * x) - mean_x**2
+    var_y = _smooth(y * y) - mean_y**2
+    covariance = _smooth(x * y) - mean_x * mean_y
+    c1, c2 = (_SSIM_K1 * data_range) ** 2, (_SSIM_K2 * data_range) ** 2
+    index = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    )
+    if valid is not None:
+        windows = np.lib.stride_tricks.sliding_window_view(valid, (size, size))
+        index = index[..., windows.all(axis=(-2, -1))]
+    return float(np.mean(index)) if index.size else float("nan")
+
+
+def _smooth(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian-weighted mean of each full window: (..., H, W) -> (..., H - 10, W - 10)."""
+    offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
+    kernel = np.exp(-(offsets**2) / (2 * _SSIM_SIGMA**2))
+    kernel /= kernel.sum()
+    height, width = (n - 2 * _SSIM_RADIUS for n in x.shape[-2:])
+    rows = np.zeros((*x.shape[:-2], height, x.shape[-1]))
+    for k, weight in enumerate(kernel):
+        rows += weight * x[..., k : k + height, :]
+    out = np.zeros((*x.shape[:-2], height, width))
+    for k, weight in enumerate(kernel):
+        out += weight * rows[..., k : k + width]
+    return out
+
+
+def _same_shape(reference: NDArray[np.generic], other: NDArray[np.generic]) -> None:
+    if reference.shape != other.shape:
+        raise ValueError(f"images of {reference.shape} and {other.shape} cannot be compared")

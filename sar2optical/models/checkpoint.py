@@ -1,0 +1,250 @@
+"""Generator checkpoints: ours, and the bare state dicts that pix2pix projects publish.
+
+Ours hold weights, the arguments that rebuild the model, and the signature. A bare state dict has its
+shape read off the tensors. Both load strictly: no key missing, none unknown, no other shape.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sar2optical.errors import CheckpointMismatch, ModelUnreadable, OutputUnwritable, SignatureError
+from sar2optical.models.unet import GeneratorArguments, UNetGenerator, Upsampling
+from sar2optical.signature import Bound, ModelSignature, Stretch
+
+FORMAT = "sar2optical.generator"
+
+_FIRST = "encoder.enc1.conv_block.0.weight"
+_UPSAMPLED = "decoder.dec1.conv_block.0.1.weight"
+_HEAD = "head.0.weight"
+_SHOWN = 4  # keys named in a message before it only counts
+
+
+def seed_signature(name: str, channels: int) -> ModelSignature:
+    """Give the signature of a generator trained on SEN1-2 chips, which its bare state dict cannot tell.
+
+    Those chips are VV in dB, stretched per image by about the 1st and 99th percentiles (measured on
+    summer and fall chips), and repeated over the input channels.
+    """
+    stretch = Stretch(Bound(1, True), Bound(99, True))
+    return ModelSignature(name=name, bands=("VV",), unit="db", stretch=(stretch,), channels=channels)
+
+
+def read_arguments(
+    state_dict: Mapping[str, Tensor], *, upsampling: Upsampling = "nearest"
+) -> GeneratorArguments:
+    """Read a generator's arguments off its tensors.
+
+    Parameters
+    ----------
+    state_dict
+        Parameter names to tensors.
+    upsampling
+        Mode to assume where the decoder upsamples: the modes differ in no tensor.
+
+    Raises
+    ------
+    CheckpointMismatch
+        Where the tensors that tell are absent.
+    """
+    try:
+        first, head = state_dict[_FIRST], state_dict[_HEAD]
+        base_channels, in_channels = first.shape[:2]
+        out_channels = head.shape[0]
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise CheckpointMismatch(
+            f"no generator: needs {_FIRST} and {_HEAD}, has {_some(list(state_dict))}"
+        ) from error
+    return GeneratorArguments(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        base_channels=base_channels,
+        upsampling=upsampling if _UPSAMPLED in state_dict else None,
+    )
+
+
+def load_generator(
+    path: Path, *, upsampling: Upsampling | None = None, signature: ModelSignature | None = None
+) -> tuple[UNetGenerator, ModelSignature]:
+    """Load a generator in eval mode, weights in float32 on the CPU.
+
+    Parameters
+    ----------
+    path
+        A checkpoint of ours, or a bare state dict.
+    upsampling
+        Mode of a bare state dict whose decoder upsamples; nearest where not given. Our own checkpoints
+        know theirs.
+    signature
+        Replaces the one that the file has, or that a bare state dict is assumed to have.
+
+    Raises
+    ------
+    ModelUnreadable
+        Where the file is missing, corrupt, or needs more than plain tensors to load.
+    CheckpointMismatch
+        Where keys or shapes are not the generator's; missing and unknown ones are named.
+    SignatureError
+        Where the signature is of another version.
+    """
+    content = read_tensors(path)
+    if content.get("format") == FORMAT:
+        arguments, stored, state_dict = _own(content, path)
+    else:
+        state_dict = _bare(content, path)
+        try:
+            arguments = read_arguments(state_dict, upsampling=upsampling or "nearest")
+        except CheckpointMismatch as error:
+            raise CheckpointMismatch(f"{path}: {error}") from error
+        stored = seed_signature(path.stem, arguments.in_channels)
+    generator = UNetGenerator(arguments)
+    _load_strictly(generator, state_dict, path)
+    chosen = signature or stored
+    if chosen.channels != arguments.in_channels:
+        raise SignatureError(
+            f"{path}: signature of {chosen.channels} channels, generator of {arguments.in_channels}: "
+            "give a signature that fits"
+        )
+    return generator.eval(), chosen
+
+
+def save_generator(
+    path: Path,
+    generator: UNetGenerator,
+    signature: ModelSignature,
+    *,
+    half: bool = False,
+    notes: Mapping[str, str | int | float] | None = None,
+) -> None:
+    """Write a checkpoint, atomically.
+
+    Parameters
+    ----------
+    path
+        Replaced when there.
+    generator, signature
+        What is saved.
+    half
+        Store floating weights as float16: half the file, and a rounding that becomes the reference.
+    notes
+        Plain values for whoever opens the file: steps, scores.
+
+    Raises
+    ------
+    OutputUnwritable
+        Where the file cannot be written.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {
+        key: value.detach().cpu().to(dtype) if value.is_floating_point() else value.detach().cpu()
+        for key, value in generator.state_dict().items()
+    }
+    content = {
+        "format": FORMAT,
+        "arguments": generator.arguments.to_dict(),
+        "signature": replace(signature, channels=generator.arguments.in_channels).to_json(),
+        "notes": dict(notes or {}),
+        "state_dict": tensors,
+    }
+    save_atomically(path, content)
+
+
+def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
+    """`torch.save` to a neighbour, flushed to disk, then renamed: `path` is the old file or the new one.
+
+    Raises
+    ------
+    OutputUnwritable
+        Where the file cannot be written.
+    """
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise OutputUnwritable(f"{path}: cannot be written ({error}): free space, or choose another folder") from error
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read a file of tensors and plain values; nothing in it is executed.
+
+    Raises
+    ------
+    ModelUnreadable
+        Where the file is missing, corrupt, or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelUnreadable(f"{path}: no such file: check the path") from error
+    except IsADirectoryError as error:
+        raise ModelUnreadable(f"{path}: is a folder: give the checkpoint's file") from error
+    except pickle.UnpicklingError as error:
+        raise ModelUnreadable(
+            f"{path}: not a file of plain tensors: save the generator's state_dict() by itself"
+        ) from error
+    except Exception as error:  # a corrupt file surfaces as any of a dozen types
+        raise ModelUnreadable(f"{path}: corrupt, or no checkpoint ({type(error).__name__}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise ModelUnreadable(
+            f"{path}: holds a {type(content).__name__}, not a state dict: save the generator's state_dict()"
+        )
+    return content
+
+
+def _own(
+    content: dict[str, Any], path: Path
+) -> tuple[GeneratorArguments, ModelSignature, dict[str, Tensor]]:
+    try:
+        arguments = GeneratorArguments(**content["arguments"])
+        text, state_dict = content["signature"], content["state_dict"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelUnreadable(f"{path}: a checkpoint with parts missing ({error}): save it again") from error
+    return arguments, ModelSignature.from_json(text, source=str(path)), state_dict
+
+
+def _bare(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strangers or not content:
+        raise CheckpointMismatch(
+            f"{path}: not a state dict of tensors (holds {_some(strangers)}): "
+            "save the generator's state_dict() by itself"
+        )
+    return content
+
+
+def _load_strictly(generator: UNetGenerator, state_dict: Mapping[str, Tensor], path: Path) -> None:
+    expected = generator.state_dict()
+    missing = [key for key in expected if key not in state_dict]
+    unknown = [key for key in state_dict if key not in expected]
+    if missing or unknown:
+        raise CheckpointMismatch(
+            f"{path}: not this generator: missing {_some(missing)}; unknown {_some(unknown)}: "
+            "give a pix2pix generator's checkpoint"
+        )
+    for key, tensor in expected.items():
+        if state_dict[key].shape != tensor.shape:
+            raise CheckpointMismatch(
+                f"{path}: {key} is {tuple(state_dict[key].shape)}, a generator of this width has "
+                f"{tuple(tensor.shape)}: give a pix2pix generator's checkpoint"
+            )
+    generator.load_state_dict(dict(state_dict), strict=True)
+
+
+def _some(keys: list[str]) -> str:
+    if not keys:
+        return "none"
+    more = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

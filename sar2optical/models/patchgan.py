@@ -1,0 +1,105 @@
+"""The discriminators: PatchGAN of any depth, and PixelGAN.
+
+Source: Isola et al. 2017, section 6.1.2. Outputs are logits, one per patch: no sigmoid.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+DiscriminatorKind = Literal["patch", "pixel"]
+
+_MAX_WIDTH = 8  # in units of base_channels
+
+
+class _Block(nn.Module):
+    """Conv -> BatchNorm (optional) -> LeakyReLU(0.2)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, *, normalize: bool
+    ) -> None:
+        super().__init__()
+        padding = kernel // 4  # 1 for 4 x 4, 0 for 1 x 1
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=not normalize)
+        ]
+        if normalize:
+            layers.append(nn.BatchNorm2d(out_channels))
+        self.conv_block = nn.Sequential(*layers, nn.LeakyReLU(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv_block(x)
+        return out
+
+
+class _Stack(nn.Module):
+    """Holds the layers under the name `model`, as the published checkpoints do."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+
+def _patch_layers(in_channels: int, base: int, n_layers: int) -> list[nn.Module]:
+    layers: list[nn.Module] = [_Block(in_channels, base, 4, 2, normalize=False)]
+    channels = base
+    for k in range(1, n_layers + 1):
+        width = base * min(2**k, _MAX_WIDTH)
+        stride = 2 if k < n_layers else 1
+        layers.append(_Block(channels, width, 4, stride, normalize=True))
+        channels = width
+    return [*layers, nn.Conv2d(channels, 1, 4, 1, 1)]
+
+
+def _pixel_layers(in_channels: int, base: int) -> list[nn.Module]:
+    return [
+        _Block(in_channels, base, 1, 1, normalize=False),
+        _Block(base, 2 * base, 1, 1, normalize=True),
+        nn.Conv2d(2 * base, 1, 1),
+    ]
+
+
+class Discriminator(nn.Module):
+    """Real or fake, patch by patch.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of cat([sar, optical]) where conditional, else of the optical image.
+    base_channels
+        Channels of the first layer.
+    kind
+        "patch" judges overlapping patches, "pixel" each pixel by itself.
+    n_layers
+        Depth of "patch", at least 1: 1 sees 16 x 16 pixels, 3 sees 70 x 70. "pixel" has none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        base_channels: int = 64,
+        *,
+        kind: DiscriminatorKind = "patch",
+        n_layers: int = 3,
+    ) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise ValueError(f"n_layers is {n_layers}: give 1 or more")
+        if kind == "patch":
+            layers = _patch_layers(in_channels, base_channels, n_layers)
+        elif kind == "pixel":
+            layers = _pixel_layers(in_channels, base_channels)
+        else:
+            raise ValueError(f"discriminator kind is {kind!r}: patch or pixel")
+        self.model = _Stack(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> logits (N, 1, h, w)."""
+        out: Tensor = self.model(x)
+        return out

@@ -1,0 +1,171 @@
+"""What a generator expects, and gives: travels with its weights, in checkpoints and exported files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sar2optical.errors import SignatureError
+
+Unit = Literal["dn", "amplitude", "power", "db", "byte"]
+"""What a SAR value is: uncalibrated amplitude (digital number), calibrated amplitude (square root of
+sigma0 or gamma0), linear power (sigma0 or gamma0), 10 * log10 of the power, or a grey level that whoever
+made the file stretched to 0..255."""
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+VERSION = 1
+"""Of the JSON form. A file of another version is refused."""
+
+METADATA_KEY = "sar2optical.signature"
+"""Where ONNX `metadata_props` hold the JSON form."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One end of a stretch: a value in the model's unit, or a percentile of the scene's valid pixels."""
+
+    at: float
+    percentile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.percentile and not 0 <= self.at <= 100:
+            raise ValueError(f"percentile {self.at:g} is outside 0 to 100")
+
+    def __str__(self) -> str:
+        return f"p{self.at:g}" if self.percentile else f"{self.at:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """Read `"-25"` as a value and `"p99"` as a percentile.
+
+        Raises
+        ------
+        ValueError
+            Where the text is neither.
+        """
+        text = text.strip()
+        percentile = text[:1] in ("p", "P")
+        try:
+            at = float(text[1:] if percentile else text)
+        except ValueError:
+            at = float("nan")
+        if not abs(at) < float("inf"):  # NaN fails too
+            raise ValueError(f"{text!r} is no bound: give a number (-25) or a percentile (p99)")
+        return cls(at, percentile)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The two values that become -1 and 1; what lies beyond is clipped."""
+
+    low: Bound
+    high: Bound
+
+    def __post_init__(self) -> None:
+        if self.low.percentile == self.high.percentile and self.low.at >= self.high.at:
+            raise ValueError(f"stretch {self.low} to {self.high}: the low end must be below the high end")
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}"
+
+    @classmethod
+    def parse(cls, low: str, high: str) -> Stretch:
+        """Read both ends, see `Bound.parse`."""
+        return cls(Bound.parse(low), Bound.parse(high))
+
+    def invariant_to_gain(self, unit: Unit) -> bool:
+        """Say whether multiplying all power by one factor leaves the stretched image as it is.
+
+        Then uncalibrated values serve as well as calibrated ones. A percentile moves with the values;
+        in a linear unit, so does 0.
+        """
+        zero_stays = unit in ("dn", "amplitude", "power")
+        return all(b.percentile or (zero_stays and b.at == 0) for b in (self.low, self.high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSignature:
+    """Which bands, in which unit and stretch, in windows of which size."""
+
+    name: str
+    """What the model is called in tags and messages."""
+    bands: tuple[str, ...] = ("VV",)
+    """Polarisations that the model was trained on."""
+    unit: Unit = "db"
+    """Unit in which the stretch is applied."""
+    stretch: tuple[Stretch, ...] = (Stretch(Bound(1, True), Bound(99, True)),)
+    """One per band."""
+    window: int = 256
+    """Height and width of the input in pixels."""
+    channels: int = 1
+    """Input channels of the file: one per band, or several copies of a single band."""
+
+    def __post_init__(self) -> None:
+        if not self.bands or len(self.stretch) != len(self.bands):
+            raise ValueError(f"{len(self.bands)} bands with {len(self.stretch)} stretches: give one per band")
+        if self.channels != len(self.bands) and len(self.bands) != 1:
+            raise ValueError(f"{self.channels} channels for bands {self.bands}: give one per band")
+        if self.unit not in UNITS:
+            raise ValueError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}")
+        if self.window < 1 or self.channels < 1:
+            raise ValueError(f"window {self.window}, channels {self.channels}: both must be positive")
+
+    @property
+    def replicated(self) -> bool:
+        """Whether the input channels are copies of one band."""
+        return self.channels > len(self.bands)
+
+    def to_json(self) -> str:
+        """Write as JSON; `from_json` reads it back to an equal signature."""
+        record = {
+            "version": VERSION,
+            "name": self.name,
+            "bands": list(self.bands),
+            "unit": self.unit,
+            "stretch": [[str(s.low), str(s.high)] for s in self.stretch],
+            "window": self.window,
+            "channels": self.channels,
+        }
+        return json.dumps(record)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "the model") -> ModelSignature:
+        """Read the JSON form.
+
+        Parameters
+        ----------
+        text
+            What `to_json` wrote.
+        source
+            Named in errors: the file that held it.
+
+        Raises
+        ------
+        SignatureError
+            Where it is malformed or of another version.
+        """
+        try:
+            record: Any = json.loads(text)
+            version = record["version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise SignatureError(
+                f"{source}: its signature is not readable ({text[:40]!r}): export it again"
+            ) from error
+        if version != VERSION:
+            raise SignatureError(
+                f"{source}: signature version {version!r}, this release reads {VERSION}: "
+                "export it again, or use the release that made it"
+            )
+        try:
+            return cls(
+                name=str(record["name"]),
+                bands=tuple(str(b) for b in record["bands"]),
+                unit=record["unit"],
+                stretch=tuple(Stretch.parse(*pair) for pair in record["stretch"]),
+                window=int(record["window"]),
+                channels=int(record["channels"]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise SignatureError(f"{source}: malformed signature ({error}): export it again") from error

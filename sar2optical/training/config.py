@@ -1,0 +1,52 @@
+"""Everything that changes a training run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that changes a run; saved whole in the checkpoint."""
+
+    steps: int = 3600
+    """Optimizer steps of the generator (and of the discriminator)."""
+    batch: int = 8
+    """Pairs per step."""
+    window: int = 256
+    """Side of a training window in pixels."""
+    base_channels: int = 24
+    """Width of the generator (64 in Isola et al. 2017)."""
+    discriminator_channels: int = 32
+    """Width of the discriminator (64 in Isola et al. 2017)."""
+    learning_rate: float = 2e-4
+    """Adam's step (Isola et al. 2017, section 3.3)."""
+    beta1: float = 0.5
+    """Adam's first momentum (same source)."""
+    beta2: float = 0.999
+    """Adam's second momentum (same source)."""
+    l1_weight: float = 100.0
+    """Weight of L1 against the adversarial term (same source, equation 4)."""
+    decay_from: float = 0.5
+    """Share of the steps after which the learning rate falls linearly to 0."""
+    ema_decay: float = 0.999
+    """Of the moving average of weights and batch-norm statistics; the average is what is kept."""
+    bf16: bool = True
+    """Compute in bfloat16 where it is safe to (torch.autocast)."""
+    seed: int = 1
+    """Of the first weights, the windows and the dropout."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be positive")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings as plain values."""
+        return asdict(self)
+
+    def rate_at(self, step: int) -> float:
+        """Give the learning rate of a step: constant, then linearly down to 0 past the last one."""
+        start = self.decay_from * self.steps
+        left = (self.steps - step) / max(self.steps - start, 1)
+        return self.learning_rate * min(1.0, left)
