@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from sar2optical.data.pairs import Chips
 
 
-def random_window(
-    chips: Chips, size: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def random_window(chips: Chips, size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Cut a random window, turned and mirrored at random: each of the eight ways alike.
 
     Parameters

@@ -38,9 +38,7 @@ def seed_signature(name: str, channels: int) -> ModelSignature:
     return ModelSignature(name=name, bands=("VV",), unit="db", stretch=(stretch,), channels=channels)
 
 
-def read_arguments(
-    state_dict: Mapping[str, Tensor], *, upsampling: Upsampling = "nearest"
-) -> GeneratorArguments:
+def read_arguments(state_dict: Mapping[str, Tensor], *, upsampling: Upsampling = "nearest") -> GeneratorArguments:
     """Read a generator's arguments off its tensors.
 
     Parameters
@@ -174,7 +172,9 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
-        raise OutputUnwritable(f"{path}: cannot be written ({error}): free space, or choose another folder") from error
+        raise OutputUnwritable(
+            f"{path}: cannot be written ({error}): free space, or choose another folder"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -196,7 +196,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
             f"{path}: not a file of plain tensors: save the generator's state_dict() by itself"
         ) from error
     except Exception as error:  # a corrupt file surfaces as any of a dozen types
-        raise ModelUnreadable(f"{path}: corrupt, or no checkpoint ({type(error).__name__}): fetch it again") from error
+        raise ModelUnreadable(
+            f"{path}: corrupt, or no checkpoint ({type(error).__name__}): fetch it again"
+        ) from error
     if not isinstance(content, dict):
         raise ModelUnreadable(
             f"{path}: holds a {type(content).__name__}, not a state dict: save the generator's state_dict()"
@@ -204,9 +206,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _own(
-    content: dict[str, Any], path: Path
-) -> tuple[GeneratorArguments, ModelSignature, dict[str, Tensor]]:
+def _own(content: dict[str, Any], path: Path) -> tuple[GeneratorArguments, ModelSignature, dict[str, Tensor]]:
     try:
         arguments = GeneratorArguments(**content["arguments"])
         text, state_dict = content["signature"], content["state_dict"]

@@ -17,14 +17,10 @@ _MAX_WIDTH = 8  # in units of base_channels
 class _Block(nn.Module):
     """Conv -> BatchNorm (optional) -> LeakyReLU(0.2)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, *, normalize: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, normalize: bool) -> None:
         super().__init__()
         padding = kernel // 4  # 1 for 4 x 4, 0 for 1 x 1
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=not normalize)
-        ]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=not normalize)]
         if normalize:
             layers.append(nn.BatchNorm2d(out_channels))
         self.conv_block = nn.Sequential(*layers, nn.LeakyReLU(0.2))

@@ -72,9 +72,7 @@ class DownBlock(nn.Module):
 class UpBlock(nn.Module):
     """Double height and width: up-convolution -> BatchNorm -> Dropout(0.5) (optional) -> ReLU."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, upsampling: Upsampling | None, dropout: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, upsampling: Upsampling | None, dropout: bool) -> None:
         super().__init__()
         up: nn.Module
         if upsampling is None:
@@ -84,7 +82,7 @@ class UpBlock(nn.Module):
                 nn.Upsample(scale_factor=2, mode=upsampling),
                 nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
             )
-        layers = [up, nn.BatchNorm2d(out_channels)]
+        layers: list[nn.Module] = [up, nn.BatchNorm2d(out_channels)]
         if dropout:
             layers.append(nn.Dropout(0.5))
         self.conv_block = nn.Sequential(*layers, nn.ReLU())
@@ -177,7 +175,7 @@ class UNetGenerator(nn.Module):
             Where H or W is no multiple of 256.
         """
         height, width = sar.shape[-2:]
-        if not torch.jit.is_tracing() and (height % MULTIPLE or width % MULTIPLE):
+        if not torch.compiler.is_compiling() and (height % MULTIPLE or width % MULTIPLE):
             raise ValueError(f"input is {height} x {width}: sides must be multiples of {MULTIPLE}; pad it")
         out: Tensor = self.head(self.decoder(self.encoder(sar)))
         return out

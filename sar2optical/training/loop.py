@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 from sar2optical.signature import ModelSignature
 from sar2optical.training.config import TrainConfig
 from sar2optical.training.losses import adversarial_loss, discriminator_loss, reconstruction_loss
+
+_N = TypeVar("_N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Trainer:
             on_fake = self.discriminator(torch.cat((sar, fake.detach()), 1))
         loss_d = discriminator_loss(on_real, on_fake)
         discriminator_optimizer.zero_grad()
-        loss_d.backward()
+        loss_d.backward()  # type: ignore[no-untyped-call]
         discriminator_optimizer.step()
 
         self.discriminator.requires_grad_(False)  # no gradients for weights that this half leaves alone
@@ -84,7 +86,7 @@ class Trainer:
         loss_adversarial = adversarial_loss(on_fake)
         loss_l1 = reconstruction_loss(optical, fake)
         generator_optimizer.zero_grad()
-        (loss_adversarial + self.config.l1_weight * loss_l1).backward()
+        (loss_adversarial + self.config.l1_weight * loss_l1).backward()  # type: ignore[no-untyped-call]
         generator_optimizer.step()
 
         self.step += 1
@@ -197,7 +199,7 @@ def to_tensor(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _prepared(net: Any) -> Any:
+def _prepared(net: _N) -> _N:
     """First weights as in pix2pix: N(0, 0.02); batch norm N(1, 0.02); biases 0 (Isola et al. 2017, 6.2)."""
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -207,7 +209,8 @@ def _prepared(net: Any) -> Any:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.02)
             nn.init.zeros_(module.bias)
-    return net.to(memory_format=torch.channels_last).train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.train()
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Throughput benches and the simulated scene they run on; run from the checkout, not installed."""

@@ -1,0 +1,1 @@
+"""The export stage: generator checkpoints to verified files that engines run."""

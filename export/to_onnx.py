@@ -1,0 +1,194 @@
+"""A generator as an ONNX graph: eval mode, batch norm folded, copied input channels folded into one."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from export.precision import DEFAULT_OPSET, OPSETS, Storage
+from sar2optical.errors import ExportUnsupported
+from sar2optical.models.unet import UNetGenerator
+from sar2optical.signature import METADATA_KEY, ModelSignature
+
+INPUT, OUTPUT = "sar", "optical"
+"""Names of the graph's tensors."""
+
+BATCH_AXIS = "N"
+"""Name of the dynamic batch dimension."""
+
+
+def fold(generator: UNetGenerator, signature: ModelSignature) -> tuple[UNetGenerator, ModelSignature]:
+    """Make the copy of a generator that is exported: same output, less to compute.
+
+    Batch norm becomes part of the convolution before it, W' = W * gamma / sqrt(var + eps) (Ioffe and Szegedy 2015,
+    section 3.1 at inference). Where the signature says that the input channels are copies of one band, the first
+    convolution's weights are added up over them, so that one channel is enough: sum_k (W_k * x) = (sum_k W_k) * x.
+
+    Parameters
+    ----------
+    generator
+        Left as it is.
+    signature
+        Its signature.
+
+    Returns
+    -------
+    generator, signature
+        In eval mode, without batch norm and dropout; the signature has the channels that are left.
+    """
+    folded = copy.deepcopy(generator).eval()
+    for module in folded.modules():
+        block = getattr(module, "conv_block", None)
+        if isinstance(block, nn.Sequential):
+            _fold_block(block)
+    if signature.replicated:
+        first = folded.get_submodule("encoder.enc1.conv_block.0")
+        assert isinstance(first, nn.Conv2d)
+        first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
+        first.in_channels = 1
+        folded.arguments = replace(folded.arguments, in_channels=1)
+        signature = replace(signature, channels=1)
+    return folded, signature
+
+
+def to_onnx(
+    folded: UNetGenerator,
+    signature: ModelSignature,
+    *,
+    opset: int = DEFAULT_OPSET,
+    storage: Storage = "fp32",
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Trace a folded generator into ONNX with a dynamic batch.
+
+    Parameters
+    ----------
+    folded, signature
+        From `fold`.
+    opset
+        Of the standard operators, one of `OPSETS`.
+    storage
+        How weights are kept in the file; arithmetic is float32 either way.
+    metadata
+        More entries for `metadata_props`, beside the signature.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input `sar` float32 (N, C, window, window), output `optical` float32 (N, 3, window, window).
+
+    Raises
+    ------
+    ExportUnsupported
+        Where the opset cannot be written.
+    """
+    if opset not in OPSETS:
+        raise ExportUnsupported(f"opset is {opset}: give {OPSETS[0]} to {OPSETS[-1]}")
+    # A batch of one would be taken for a constant.
+    example = torch.zeros(2, signature.channels, signature.window, signature.window)
+    program = _quietly_export(folded, example, opset)
+    model = onnx.load_from_string(_serialized(program))
+    found = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if found != opset:
+        raise ExportUnsupported(f"opset {opset} cannot be written for this generator: give --opset {found}")
+    dropped = [node.name for node in model.graph.node if node.op_type in ("Dropout", "BatchNormalization")]
+    if dropped:
+        raise ExportUnsupported(f"{', '.join(dropped)} left in the graph: export an eval-mode generator")
+    if storage == "fp16":
+        _store_halved(model)
+    _strip_traces(model)
+    entries = {METADATA_KEY: signature.to_json(), **(metadata or {})}
+    helper.set_model_props(model, entries)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _fold_block(block: nn.Sequential) -> None:
+    """Fold conv -> norm into conv, in place; leave only what does something in eval mode."""
+    layers = [layer for layer in block if not isinstance(layer, nn.Dropout)]
+    norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        conv = layers[0][1] if isinstance(layers[0], nn.Sequential) else layers[0]
+        assert isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d))
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
+            transpose=isinstance(conv, nn.ConvTranspose2d),
+        )  # fmt: skip
+        layers.remove(norm)
+    for name in list(block._modules):
+        del block._modules[name]
+    for k, layer in enumerate(layers):
+        block.add_module(str(k), layer)
+
+
+def _quietly_export(folded: UNetGenerator, example: torch.Tensor, opset: int) -> torch.onnx.ONNXProgram:
+    """Run PyTorch's exporter without its chatter: what matters of it is checked afterwards."""
+    batch = torch.export.Dim(BATCH_AXIS, min=1)
+    level = logging.getLogger("onnxscript").level
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                folded,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+    finally:
+        logging.getLogger("onnxscript").setLevel(level)
+    assert program is not None
+    return program
+
+
+def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _store_halved(model: onnx.ModelProto) -> None:
+    """Keep float32 weights as float16, cast back where they are used; engines fold the cast when they load."""
+    casts = []
+    for weights in model.graph.initializer:
+        if weights.data_type != TensorProto.FLOAT:
+            continue
+        name = weights.name
+        halved = numpy_helper.to_array(weights).astype("float16")
+        weights.CopyFrom(numpy_helper.from_array(halved, f"{name}.fp16"))
+        casts.append(helper.make_node("Cast", [f"{name}.fp16"], [name], f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces and shape notes: they name files of the machine that exported."""
+    model.doc_string = model.graph.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+
+
+def round_weights(folded: UNetGenerator) -> None:
+    """Round weights to what float16 holds, in place: then a halved file loses nothing."""
+    with torch.no_grad():
+        for weights in folded.parameters():
+            weights.copy_(weights.half().float())

@@ -1,0 +1,100 @@
+"""Overlapping windows in, finished rows out: numpy, one strip high."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.windows import WindowPlan
+
+
+def axis_weights(starts: tuple[int, ...], window: int) -> NDArray[np.float32]:
+    """Weigh each window's pixels along one axis so that the weights of all windows sum to 1.
+
+    A window's raw weight falls towards a neighbour over exactly the pixels that they share, as a raised
+    cosine sampled at pixel centres, so it is never 0 and never falls at the scene's border. Dividing by the
+    sum then makes a partition of unity, also where snapped windows overlap threefold.
+
+    Parameters
+    ----------
+    starts
+        First pixel of each window, ascending.
+    window
+        Length of a window.
+
+    Returns
+    -------
+    ndarray
+        float32 (len(starts), window).
+    """
+    raw = np.ones((len(starts), window))
+    for k in range(1, len(starts)):
+        shared = starts[k - 1] + window - starts[k]
+        if shared > 0:
+            ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(shared) + 0.5) / shared)
+            raw[k, :shared] *= ramp
+            raw[k - 1, window - shared :] *= ramp[::-1]
+    total = np.zeros(starts[-1] + window)
+    for start, weights in zip(starts, raw, strict=True):
+        total[start : start + window] += weights
+    shares = [total[start : start + window] for start in starts]
+    return (raw / shares).astype(np.float32)
+
+
+class Blender:
+    """Adds up weighted windows and gives finished rows, holding one row of windows.
+
+    As weights sum to 1 wherever every window is added, nothing has to be divided at the end. A window
+    that was skipped leaves only pixels that no one may look at: all of its pixels are invalid.
+
+    Parameters
+    ----------
+    plan
+        The windows.
+    channels
+        Of the images that are blended.
+    """
+
+    def __init__(self, plan: WindowPlan, channels: int = 3) -> None:
+        self._plan = plan
+        self._row_weights = axis_weights(plan.rows, plan.window)
+        self._col_weights = axis_weights(plan.cols, plan.window)
+        self._sum = np.zeros((channels, plan.window, plan.padded_width), np.float32)
+        self._scratch = np.empty((channels, plan.window, plan.window), np.float32)
+
+    def add(self, row: int, col: int, image: NDArray[np.float32]) -> None:
+        """Add a window. Rows of windows come in order, each closed by `finish`.
+
+        Parameters
+        ----------
+        row, col
+            Index of the window in the plan.
+        image
+            float32 (channels, window, window).
+        """
+        weights = self._row_weights[row][:, None] * self._col_weights[col]
+        np.multiply(image, weights, out=self._scratch)
+        start = self._plan.cols[col]
+        target = self._sum[:, :, start : start + self._plan.window]
+        np.add(target, self._scratch, out=target)
+
+    def finish(self, row: int) -> NDArray[np.float32]:
+        """Close a row of windows.
+
+        Parameters
+        ----------
+        row
+            Index of the row of windows; 0 first, then one by one.
+
+        Returns
+        -------
+        ndarray
+            float32 (channels, rows, width): the strip's rows, see `WindowPlan.strip`.
+        """
+        start, stop = self._plan.strip(row)
+        done = self._sum[:, : stop - start, : self._plan.shape[1]].copy()
+        if row + 1 < len(self._plan.rows):
+            open_rows = self._plan.window - (stop - start)
+            self._sum[:, :open_rows] = self._sum[:, stop - start :]  # numpy sees that the two overlap
+            self._sum[:, open_rows:] = 0
+        return done

@@ -1,0 +1,59 @@
+"""What every command shares: one line for an error, its exit code, and where log lines go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from sar2optical.errors import Sar2OpticalError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user can mend into one line on stderr: exit 1, or 130 after Ctrl-C.
+
+    Usage errors are click's: exit 2.
+    """
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except Sar2OpticalError as error:
+            click.echo(f"error: {one_line(error)}", err=True)
+            sys.exit(1)
+        except MemoryError:
+            click.echo("error: out of memory: lower --batch-size or --threads", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted: nothing was left behind; run the same command again", err=True)
+            # Libraries' worker threads may not end by themselves; nothing of ours is left to flush.
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+
+    return run
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's text without line breaks."""
+    return " ".join(str(error).split())
+
+
+def set_up_logging(verbosity: int) -> None:
+    """Send the library's log lines to stderr: warnings at -1, decisions too at 0, everything at 1."""
+    levels = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
+    logger = logging.getLogger("sar2optical")
+    logger.handlers[:] = [handler]
+    logger.setLevel(levels[max(-1, min(verbosity, 1))])
+    # GDAL's own complaints come to us as exceptions; without a handler Python would print them a second time.
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())

@@ -1,0 +1,166 @@
+"""`sar2opt-scene`: a SAR raster in, an RGB mosaic out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sar2optical.cli.common import reports_errors, set_up_logging
+from sar2optical.signature import UNITS, Stretch
+
+if TYPE_CHECKING:
+    from sar2optical.translate import Progress, Report
+
+_MPX = 1_000_000
+
+
+def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] | None) -> Stretch | None:
+    if value is None:
+        return None
+    try:
+        return Stretch.parse(*value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("scene")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Generator (.onnx, .pth); the bundled one where not given.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch"]),
+    default="auto",
+    show_default=True,
+    help="Library that runs the model; auto takes the fastest installed.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic; auto takes bf16 where the CPU has it, fp32 is the reference.",
+)
+@click.option(
+    "--band",
+    "bands",
+    multiple=True,
+    help="Polarisation (VH) or index from 1; once for each band of the model.",
+)
+@click.option(
+    "--units",
+    type=click.Choice(["auto", *UNITS]),
+    default="auto",
+    show_default=True,
+    help="What the scene's values are; auto tells from the file, or refuses.",
+)
+@click.option(
+    "--scale",
+    type=float,
+    help="Factor from stored values to their unit (0.01 for 100 x dB); the file's own where not given.",
+)
+@click.option(
+    "--stretch",
+    nargs=2,
+    callback=_parse_stretch,
+    metavar="LOW HIGH",
+    help="Values, or percentiles of the scene (p1 p99); the model's own where not given.",
+)
+@click.option("--nodata", type=float, help="Stored value that means nothing, beside what the file declares.")
+@click.option("--overlap", type=int, help="Pixels that neighbouring windows share.  [default: 64]")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows per run of the model."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the model; all where not given.")
+@click.option(
+    "--compress",
+    type=click.Choice(["deflate", "zstd", "lzw", "jpeg", "none"]),
+    default="deflate",
+    show_default=True,
+    help="Of a GeoTIFF.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
+@click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (.png).")
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Everything.")
+@click.version_option(package_name="sar2optical")
+@reports_errors
+def main(
+    scene: str, out: Path, model: Path | None, preview: Path | None, quiet: bool, verbose: bool, **choices: Any
+) -> None:  # fmt: skip
+    """Translate a Sentinel-1 raster SCENE into an RGB mosaic OUT.
+
+    OUT is a cloud-optimized GeoTIFF of the scene's shape and place (.tif), or a picture (.png, .jpg). It
+    appears when it is whole; the scene is only read.
+    """
+    set_up_logging(-1 if quiet else int(verbose))
+    from sar2optical.translate import translate
+
+    with _progress(hidden=quiet) as progress:
+        report = translate(scene, out, model=model, options=_options(preview=preview, **choices), progress=progress)
+    if not quiet:
+        click.echo(summary(report))
+
+
+def _options(*, preview: Path | None, overlap: int | None, units: str, **choices: Any) -> Any:
+    from sar2optical.engines import EngineOptions
+    from sar2optical.scene import SceneOptions
+    from sar2optical.translate import DEFAULT_OVERLAP, TranslateOptions
+
+    return TranslateOptions(
+        backend=choices["backend"],
+        engine=EngineOptions(
+            device=choices["device"],
+            precision=choices["precision"],
+            threads=choices["threads"],
+            batch=choices["batch_size"],
+        ),
+        scene=SceneOptions(
+            bands=choices["bands"],
+            unit=None if units == "auto" else units,  # type: ignore[arg-type]
+            nodata=choices["nodata"],
+            scale=choices["scale"],
+        ),
+        stretch=choices["stretch"],
+        overlap=DEFAULT_OVERLAP if overlap is None else overlap,
+        compress=choices["compress"],
+        overwrite=choices["overwrite"],
+        preview=preview,
+    )
+
+
+def summary(report: Report) -> str:
+    """Give the closing line: size, seconds, rate, engine, file."""
+    height, width = report.shape
+    rate = height * width / _MPX / report.seconds
+    return (
+        f"{report.out}: {width} x {height}, {report.seconds:.1f} s ({report.seconds_mosaic:.1f} s of it assembling), "
+        f"{rate:.2f} Mpx/s, {report.windows_run} of {report.windows} windows, {report.model} with {report.engine}"
+    )
+
+
+@contextmanager
+def _progress(*, hidden: bool) -> Iterator[Progress]:
+    """Show a bar of finished megapixels, rate and time left, while windows run."""
+    from tqdm import tqdm
+
+    form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+    with tqdm(total=0, unit=" Mpx", desc="translating", bar_format=form, leave=False, disable=hidden or None) as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage == "translate":
+                bar.total = total / _MPX
+                bar.update(done / _MPX - bar.n)
+            else:
+                bar.set_description("assembling")
+
+        yield show

@@ -1,0 +1,63 @@
+"""Checkpoints in PyTorch: no export needed, slower on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sar2optical.engines.base import EngineBase, EngineOptions, refuse_device, refuse_precision
+from sar2optical.errors import InferenceFailed
+from sar2optical.models.checkpoint import load_generator
+from sar2optical.models.unet import UNetGenerator
+from sar2optical.signature import ModelSignature
+
+
+class PyTorchEngine(EngineBase):
+    """A generator in eval mode, channels last."""
+
+    def __init__(
+        self, generator: UNetGenerator, signature: ModelSignature, *, device: str, precision: str, batch: int
+    ) -> None:
+        where = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+        super().__init__(
+            signature=signature,
+            backend="pytorch",
+            device=f"{device} ({where})",
+            precision=precision,
+            batch=batch,
+            streams=1,
+        )
+        self._device = torch.device(device)
+        generator.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._generator: UNetGenerator | None = generator
+
+    @torch.inference_mode()
+    def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert self._generator is not None, "the engine is closed"
+        try:
+            batch = torch.from_numpy(sar).to(self._device, memory_format=torch.channels_last)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                out = self._generator(batch)
+            return np.asarray(out.float().contiguous().cpu().numpy())
+        except RuntimeError as error:
+            raise InferenceFailed(f"pytorch stopped: {str(error)[:120]}: lower --batch-size") from error
+
+    def close(self) -> None:
+        """Release the generator."""
+        self._generator = None
+
+
+def open(path: Path, options: EngineOptions) -> PyTorchEngine:
+    """Load a checkpoint; see `open_engine`."""
+    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    device = options.device if options.device != "auto" else here[-1]
+    refuse_device("pytorch", device, here)
+    precision = options.precision if options.precision != "auto" else "fp32"
+    refuse_precision("pytorch", precision, ["fp32", "bf16"])
+    if options.threads:
+        torch.set_num_threads(options.threads)  # PyTorch has one setting for the whole process
+    generator, signature = load_generator(path)
+    return PyTorchEngine(generator, signature, device=device, precision=precision, batch=options.batch)

@@ -1,0 +1,607 @@
+"""Write a mosaic row by row: strips and overviews to disk, then one file, renamed into place when whole.
+
+The strips lie in a folder beside the output, `OUT.parts`::
+
+    strip-00000224.tif         rows 224 and on: red, green, blue, and 255 where valid
+    overview-1-00000112.tif    the same at half the size, and so on
+    mosaic.vrt                 all strips as one raster, with overviews, georeference and tags
+    mosaic.tif                 what GDAL makes of it, until it is verified and renamed
+
+Strips are encoded in memory and written by Python, because GDAL reports a full disk late or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio._err import CPLE_BaseError  # rasterio.shutil raises it bare, and exports no other name for it
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+from rasterio.windows import Window
+
+from .errors import OptionError, OutputError, OutputExists, OutputUnwritable
+from .scene import Georeference
+
+__all__ = ["COMPRESSIONS", "MosaicWriter", "check_output"]
+
+_DRIVERS = {".tif": "COG", ".tiff": "COG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+_COMPRESS_OPTIONS: dict[str, dict[str, str]] = {
+    "deflate": {"COMPRESS": "DEFLATE", "PREDICTOR": "YES"},
+    "zstd": {"COMPRESS": "ZSTD", "PREDICTOR": "YES"},
+    "lzw": {"COMPRESS": "LZW", "PREDICTOR": "YES"},
+    "jpeg": {"COMPRESS": "JPEG", "QUALITY": "90"},
+    "none": {"COMPRESS": "NONE"},
+}
+COMPRESSIONS = tuple(_COMPRESS_OPTIONS)
+"""What `compress` may be, the default first."""
+
+_BLOCK = 512
+"""Side of a COG's blocks; the smallest overview fits into one (the convention that validators check)."""
+
+_GATHER = 128
+"""Rows that wait at most (plus one strip) before they are halved: single rows would make a file each."""
+
+_JPEG_LONGEST = 65500
+"""libjpeg's JPEG_MAX_DIMENSION."""
+
+_ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""Last bytes of a whole file, of the formats that say so."""
+
+_OURS = re.compile(r"\.?(strip-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)(\.\w+)*", re.ASCII)
+"""Names of the files in `OUT.parts`; GDAL and we add .tmp and the like."""
+
+_GDAL = {
+    "GDAL_CACHEMAX": 128_000_000,  # bytes, as rasterio hands it to GDALSetCacheMax64; to GDAL 128 would be MB
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # strips have no siblings to look for
+}
+
+_log = logging.getLogger(__name__)
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output that could not be written, before any work is done.
+
+    Parameters
+    ----------
+    out
+        Where a mosaic or picture is to be.
+    overwrite
+        Whether a file that is there already may be replaced.
+
+    Raises
+    ------
+    OptionError
+        The suffix is none of those we write.
+    OutputExists
+        `out` is there and `overwrite` is false.
+    OutputUnwritable
+        There is no such folder, it takes no files, or `out` or its strips' place is taken.
+    """
+    _driver(out)
+    with _unwritable(out):
+        folder = out.resolve().parent
+        if out.is_dir():
+            raise OutputUnwritable(f"cannot write {out}: it is a folder; name a file")
+        if not folder.is_dir():
+            raise OutputUnwritable(f"cannot write {out}: there is no folder {folder}; create it first")
+        if not overwrite and os.path.lexists(out):
+            raise OutputExists(f"{out} exists; pass --overwrite to replace it, or choose another name")
+        # os.access says yes to root whatever the file system thinks, so a nameless file is made for real.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        _check_parts(out)
+
+
+class MosaicWriter:
+    """Takes finished rows from top to bottom and makes a COG, or a picture, of them.
+
+    A context manager: the strips go away when it is left, however that happens, and `out` is either what it
+    was before or the whole mosaic. Memory is a few strips, whatever the mosaic's height.
+
+    Parameters
+    ----------
+    out
+        The file to make: .tif and .tiff become a COG, .png, .jpg and .jpeg a picture without georeference.
+    shape
+        Rows and columns of the mosaic.
+    georeference
+        Kept exactly as it is.
+    tags
+        Metadata of the COG.
+    compress
+        Of the COG, one of `COMPRESSIONS`; all but jpeg (quality 90) are lossless.
+    overwrite
+        Whether a file at `out` may be replaced; it stays until the new one is whole.
+    threads
+        That compress the COG.
+
+    Raises
+    ------
+    OptionError
+        An unknown suffix or compression, or a picture too large for its format.
+    OutputExists, OutputUnwritable
+        See `check_output`.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        shape: tuple[int, int],
+        georeference: Georeference,
+        tags: Mapping[str, str],
+        compress: str = "deflate",
+        overwrite: bool = False,
+        threads: int = 1,
+    ) -> None:
+        check_output(out, overwrite=overwrite)
+        self._driver = _driver(out)
+        if compress not in _COMPRESS_OPTIONS:
+            known = ", ".join(COMPRESSIONS)
+            raise OptionError(f"compression {compress!r} is not known; choose one of {known}")
+        if self._driver == "JPEG" and max(shape) > _JPEG_LONGEST:
+            raise OptionError(
+                f"{out.name}: JPEG holds {_JPEG_LONGEST} pixels a side, not {max(shape)}; write .png or .tif"
+            )
+        self._out = out
+        self._target = out.resolve()  # a link stays a link
+        self._parts = _parts_folder(out)
+        self._description = [*_georeference(georeference), _metadata(tags)]
+        self._compress = compress
+        self._overwrite = overwrite
+        self._threads = threads
+        self._levels = _levels(shape)
+        self._all_valid = True
+
+    def __enter__(self) -> MosaicWriter:
+        with _unwritable(self._out):
+            _check_parts(self._out)
+            if self._parts.exists():
+                _log.info("removing %s, left by a run that was killed", self._parts)
+                shutil.rmtree(self._parts)
+            self._parts.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._parts, ignore_errors=True)
+        if self._parts.exists():
+            _log.warning("%s could not be removed; it is no longer needed", self._parts)
+
+    def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next finished rows to disk, for good, and their part of the overviews.
+
+        Parameters
+        ----------
+        rgb
+            uint8 `(3, rows, width)`; what it holds where `valid` is false does not matter.
+        valid
+            bool `(rows, width)`, True where the pixel is usable.
+
+        Raises
+        ------
+        OutputUnwritable
+            The disk is full, or takes no files.
+        ValueError
+            Arrays of another shape or type, or more rows than the mosaic has.
+        """
+        mosaic = self._levels[0]
+        rows = valid.shape[0]
+        if rgb.shape != (3, rows, mosaic.width) or valid.shape != rgb.shape[1:] or rows == 0:
+            raise ValueError(f"rgb {rgb.shape} and valid {valid.shape} are not rows of {mosaic.width} pixels")
+        if rgb.dtype != np.uint8 or valid.dtype != np.bool_:
+            raise ValueError(f"uint8 and bool expected, not {rgb.dtype} and {valid.dtype}")
+        if mosaic.rows + rows > mosaic.height:
+            raise ValueError(f"{mosaic.rows} + {rows} rows are more than the mosaic's {mosaic.height}")
+        self._all_valid = self._all_valid and bool(valid.all())
+        self._append(_masked(rgb, valid))
+
+    def finish(self) -> None:
+        """Make the output of the strips, verify it and rename it into place.
+
+        Raises
+        ------
+        OutputExists
+            Somebody else made `out` in the meantime, and it is not to be overwritten.
+        OutputUnwritable
+            The disk is full, or what was written does not read back.
+        ValueError
+            Rows are missing.
+        """
+        self._check_complete()
+        made = self._parts / f"mosaic{self._out.suffix.lower()}"
+        with _unwritable(self._out), rasterio.Env(**_GDAL):
+            if self._driver == "COG":
+                self._make_cog(made)
+                self._verify_cog(made)
+            else:
+                self._make_picture(made)
+            with made.open("rb+") as file:
+                os.fsync(file.fileno())
+            self._publish(made)
+
+    def write_preview(self, path: Path, longest: int = 1024) -> None:
+        """Write a small PNG of the mosaic, with alpha where something is invalid; before or after `finish`.
+
+        Parameters
+        ----------
+        path
+            A .png; replaced under the same condition as the output.
+        longest
+            Pixels a side at most. The mosaic is halved until it fits, so the picture may have half of it.
+
+        Raises
+        ------
+        OptionError
+            `path` is no .png, or `longest` is below 1.
+        OutputExists, OutputUnwritable
+            See `check_output`.
+        ValueError
+            Rows are missing.
+        """
+        check_output(path, overwrite=self._overwrite)
+        if _driver(path) != "PNG" or longest < 1:
+            raise OptionError(f"a preview is a .png of one pixel or more, not {path.name} of {longest}")
+        self._check_complete()
+        number = next((n for n, level in enumerate(self._levels) if max(level.shape) <= longest), -1)
+        level = self._levels[number]
+        with _unwritable(path), rasterio.Env(**_GDAL):
+            source = self._parts / "overview-0.vrt"
+            source.write_bytes(_to_bytes(_vrt(level, "rgba")))
+            with _open(source) as dataset:
+                picture = dataset.read()
+            while max(picture.shape) > longest:
+                picture = _halve(picture)
+            with _without_georeference():
+                encoded = _encode(picture[:3] if picture[3].all() else picture, driver="PNG")
+            _write_whole(path.resolve(), encoded)
+
+    def _append(self, rgba: npt.NDArray[np.uint8]) -> None:
+        """Store `(4, rows, width)` of the mosaic, and of each level what has become complete with it."""
+        level = self._levels[0]
+        self._store(level, rgba)
+        for finer, coarser in pairwise(self._levels):
+            ready = finer.gather(rgba)
+            if ready is None:
+                return
+            rgba = _halve(ready)
+            self._store(coarser, rgba)
+
+    def _store(self, level: _Level, rgba: npt.NDArray[np.uint8]) -> None:
+        # The transform means nothing, but without one rasterio warns.
+        options = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
+        encoded = _encode(rgba, driver="GTiff", transform=Affine.translation(1, 1), **options)
+        with _unwritable(self._out):
+            _write_whole(self._parts / level.strip_name(level.rows), encoded)
+        level.strips.append((level.rows, rgba.shape[1]))
+        level.rows += rgba.shape[1]
+
+    def _check_complete(self) -> None:
+        mosaic = self._levels[0]
+        if mosaic.rows != mosaic.height:
+            raise ValueError(f"{mosaic.rows} of the mosaic's {mosaic.height} rows are written")
+
+    def _make_cog(self, made: Path) -> None:
+        for level in self._levels[1:]:
+            (self._parts / level.vrt_name).write_bytes(_to_bytes(_vrt(level, "masked")))
+        mosaic = _vrt(self._levels[0], "masked", overviews=self._levels[1:])
+        mosaic.extend(self._description)
+        source = self._parts / self._levels[0].vrt_name
+        source.write_bytes(_to_bytes(mosaic))
+        rasterio.shutil.copy(
+            source,
+            made,
+            driver="COG",
+            BLOCKSIZE=_BLOCK,
+            OVERVIEWS="FORCE_USE_EXISTING",
+            NUM_THREADS=self._threads,
+            BIGTIFF="IF_SAFER",
+            **_COMPRESS_OPTIONS[self._compress],
+        )
+
+    def _verify_cog(self, made: Path) -> None:
+        """Compare the last block of every level, the mask's too, with what it was made of."""
+        with _open(made) as cog:
+            overviews = len(cog.overviews(1))
+        if overviews != len(self._levels) - 1:
+            raise OSError(f"GDAL wrote {overviews} overviews of {len(self._levels) - 1}")
+        for level in self._levels:
+            which = {"overview_level": level.number - 1} if level.number else {}
+            with _open(made, **which) as cog, _open(self._parts / level.vrt_name) as source:
+                if cog.shape != level.shape:
+                    raise OSError(f"GDAL wrote {cog.shape} pixels of {level.shape}")
+                last = Window.from_slices(*(((n - 1) // _BLOCK * _BLOCK, n) for n in level.shape))
+                same = np.array_equal(cog.read_masks(1, window=last), source.read_masks(1, window=last))
+                pixels = cog.read(window=last)
+                if self._compress != "jpeg":
+                    same = same and np.array_equal(pixels, source.read(window=last))
+            if not same:
+                raise OSError("what GDAL wrote differs from what it was given")
+
+    def _make_picture(self, made: Path) -> None:
+        """Write the strips as PNG or JPEG: no georeference and no tags, which would go into a sidecar."""
+        source = self._parts / "mosaic.vrt"
+        colours = "rgba" if self._driver == "PNG" and not self._all_valid else "rgb"
+        source.write_bytes(_to_bytes(_vrt(self._levels[0], colours)))
+        options = {"QUALITY": 95} if self._driver == "JPEG" else {}
+        rasterio.shutil.copy(source, made, driver=self._driver, **options)
+        ending = _ENDINGS[self._driver]
+        with made.open("rb") as file:
+            file.seek(-len(ending), os.SEEK_END)
+            if file.read() != ending:
+                raise OSError("GDAL did not write it to its end")
+
+    def _publish(self, made: Path) -> None:
+        if not self._overwrite and self._target.exists():
+            raise OutputExists(f"{self._out} has come to exist meanwhile; pass --overwrite to replace it")
+        made.replace(self._target)
+        # They belong to the file that was replaced: GDAL would show its overviews and statistics for ours.
+        for sidecar in (".aux.xml", ".ovr", ".msk"):
+            self._target.with_name(self._target.name + sidecar).unlink(missing_ok=True)
+
+
+@dataclass(kw_only=True)
+class _Level:
+    """The mosaic (number 0) or one of its overviews: what is written, and which rows wait to be halved."""
+
+    number: int
+    height: int
+    width: int
+    rows: int = 0
+    strips: list[tuple[int, int]] = field(default_factory=list)
+    """First row and number of rows, of each strip on disk."""
+    waiting: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    """`(4, rows, width)` each."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def vrt_name(self) -> str:
+        return f"overview-{self.number}.vrt" if self.number else "mosaic.vrt"
+
+    def strip_name(self, row: int) -> str:
+        return f"overview-{self.number}-{row:08d}.tif" if self.number else f"strip-{row:08d}.tif"
+
+    def gather(self, rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+        """Take rows that are on disk and give back those that may be halved: an even number, or the last."""
+        self.waiting.append(rgba)
+        complete = self.rows == self.height
+        count = sum(block.shape[1] for block in self.waiting)
+        if count < _GATHER and not complete:
+            return None
+        ready = np.concatenate(self.waiting, axis=1) if len(self.waiting) > 1 else rgba
+        even = count if complete else count - count % 2
+        # A copy, or one row would keep the whole strip in memory.
+        self.waiting = [ready[:, even:].copy()] if even < count else []
+        return ready[:, :even]
+
+
+def _levels(shape: tuple[int, int]) -> list[_Level]:
+    height, width = shape
+    if height < 1 or width < 1:
+        raise ValueError(f"a mosaic has pixels, not {shape}")
+    levels = [_Level(number=0, height=height, width=width)]
+    while max(height, width) > _BLOCK:
+        height, width = (height + 1) // 2, (width + 1) // 2  # GDAL's sizes
+        levels.append(_Level(number=len(levels), height=height, width=width))
+    return levels
+
+
+def _masked(rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Put colours and validity into one uint8 `(4, rows, width)`: 0 where invalid, else the last is 255."""
+    rgba = np.empty((4, *valid.shape), np.uint8)
+    np.multiply(rgb, valid, out=rgba[:3])
+    np.multiply(valid, 255, out=rgba[3], casting="unsafe")
+    return rgba
+
+
+_RECIPROCALS = np.array([0, 65536, 32768, 21846, 16384], np.uint32)
+"""65536 / n, rounded up: `x * _RECIPROCALS[n] >> 16` is `x // n` for x up to 32767, without a division."""
+
+
+def _halve(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Mean of each 2 x 2 pixels over the valid ones, halves rounded up; valid where one of the four is.
+
+    Parameters
+    ----------
+    rgba
+        uint8 `(4, rows, width)` as `_masked` makes it.
+
+    Returns
+    -------
+    uint8 `(4, ceil(rows / 2), ceil(width / 2))`, of the same kind.
+    """
+    _, rows, width = rgba.shape
+    if rows % 2 or width % 2:
+        rgba = np.pad(rgba, ((0, 0), (0, rows % 2), (0, width % 2)))  # with invalid pixels
+    pairs = np.add(rgba[:, 0::2], rgba[:, 1::2], dtype=np.uint16)
+    total = pairs[..., 0::2] + pairs[..., 1::2]
+    if total[3].min() == 4 * 255:
+        return ((total + 2) >> 2).astype(np.uint8)
+    # Invalid pixels are 0 in all four bands: the sum is that of the valid ones, the last band's mean is 255.
+    count = total[3] // 255
+    means: npt.NDArray[np.uint32] = (total + count // 2) * _RECIPROCALS[count] >> 16
+    return means.astype(np.uint8)
+
+
+def _vrt(level: _Level, kind: str, overviews: list[_Level] | None = None) -> ET.Element:
+    """Describe a level's strips as one raster.
+
+    Parameters
+    ----------
+    level
+        Its strips lie beside the VRT.
+    kind
+        "masked" (three bands and a mask), "rgba" or "rgb".
+    overviews
+        Their VRTs lie beside this one.
+    """
+    root = ET.Element("VRTDataset", rasterXSize=str(level.width), rasterYSize=str(level.height))
+    colours = ("Red", "Green", "Blue", "Alpha")[: 4 if kind == "rgba" else 3]
+    for number, colour in enumerate(colours, start=1):
+        band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
+        ET.SubElement(band, "ColorInterp").text = colour
+        for overview in overviews or []:  # the mask's overviews are these ones' masks
+            element = ET.SubElement(band, "Overview")
+            ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = overview.vrt_name
+            ET.SubElement(element, "SourceBand").text = str(number)
+        _add_strips(band, level, number)
+    if kind == "masked":
+        mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        _add_strips(mask, level, 4)
+    return root
+
+
+def _add_strips(band: ET.Element, level: _Level, number: int) -> None:
+    """Say that a band of a VRT is this one of the strips."""
+    for row, rows in level.strips:
+        source = ET.SubElement(band, "SimpleSource")
+        ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = level.strip_name(row)
+        ET.SubElement(source, "SourceBand").text = str(number)
+        # With the size and type given, GDAL opens a strip only when it reads it.
+        size = {"RasterXSize": str(level.width), "RasterYSize": str(rows)}
+        ET.SubElement(source, "SourceProperties", size, DataType="Byte")
+        extent = {"xOff": "0", "xSize": str(level.width), "ySize": str(rows)}
+        ET.SubElement(source, "SrcRect", extent, yOff="0")
+        ET.SubElement(source, "DstRect", extent, yOff=str(row))
+
+
+def _georeference(georeference: Georeference) -> list[ET.Element]:
+    """Where a VRT lies, every number as repr gives it, which reads back as the same float."""
+    elements = []
+    if georeference.crs is not None:
+        elements.append(ET.Element("SRS"))
+        elements[-1].text = georeference.crs.to_wkt(version="WKT2_2019")
+    if georeference.transform is not None:
+        numbers = (repr(float(number)) for number in georeference.transform.to_gdal())
+        elements.append(ET.Element("GeoTransform"))
+        elements[-1].text = ", ".join(numbers)
+    if georeference.gcps:
+        crs = georeference.gcp_crs
+        projection = crs.to_wkt(version="WKT2_2019") if crs is not None else ""
+        elements.append(ET.Element("GCPList", Projection=projection))
+        for gcp in georeference.gcps:
+            place = {"Pixel": gcp.col, "Line": gcp.row, "X": gcp.x, "Y": gcp.y, "Z": gcp.z or 0.0}
+            attributes = {key: repr(float(value)) for key, value in place.items()}
+            ET.SubElement(elements[-1], "GCP", attributes, Id=str(gcp.id or ""))
+    return elements
+
+
+def _metadata(tags: Mapping[str, str]) -> ET.Element:
+    element = ET.Element("Metadata")
+    for key, value in tags.items():
+        # To GDAL a transform is of pixel corners either way; for this tag it makes up a CRS where none is.
+        if key != "AREA_OR_POINT":
+            ET.SubElement(element, "MDI", key=str(key)).text = str(value)
+    return element
+
+
+def _to_bytes(root: ET.Element) -> bytes:
+    text: str = ET.tostring(root, encoding="unicode")
+    return text.encode(errors="replace")  # file names that are no UTF-8 may be in the tags
+
+
+def _encode(bands: npt.NDArray[np.uint8], *, driver: str, **options: Any) -> bytes:
+    """Encode uint8 `(bands, rows, width)` in memory."""
+    count, height, width = bands.shape
+    profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": "uint8"}
+    with MemoryFile() as memory:
+        with memory.open(**profile, **options) as dataset:
+            dataset.write(bands)
+        encoded: bytes = memory.read()
+    return encoded
+
+
+@contextmanager
+def _without_georeference() -> Iterator[None]:
+    """Say nothing where a raster has none on purpose; not while streaming: all threads share the filters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def _open(path: Path, **options: int) -> DatasetReader:
+    with _without_georeference():
+        return rasterio.open(path, **options)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file such that its name never stands for a part of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _driver(out: Path) -> str:
+    try:
+        return _DRIVERS[out.suffix.lower()]
+    except KeyError:
+        known = ", ".join(_DRIVERS)
+        raise OptionError(f"cannot write {out}: suffix {out.suffix!r} is none of {known}") from None
+
+
+def _parts_folder(out: Path) -> Path:
+    target = out.resolve()
+    return target.with_name(target.name + ".parts")
+
+
+def _check_parts(out: Path) -> None:
+    """Refuse to put strips where something else lies that we would have to remove."""
+    parts = _parts_folder(out)
+    if not os.path.lexists(parts):
+        return
+    if parts.is_symlink() or not parts.is_dir():
+        raise OutputUnwritable(f"cannot write {out}: {parts} is where the strips' folder goes; move it")
+    foreign = sorted(entry.name for entry in parts.iterdir() if not _OURS.fullmatch(entry.name))
+    if foreign:
+        raise OutputUnwritable(
+            f"cannot write {out}: {parts}, the strips' folder, holds {foreign[0]}, which is not ours; move it"
+        )
+
+
+@contextmanager
+def _unwritable(out: Path) -> Iterator[None]:
+    """Turn what the system or GDAL says into one line: what, why, how much space is left, what to do."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+        space = ""
+        with suppress(OSError):
+            space = f" ({shutil.disk_usage(out.resolve().parent).free / 1e9:.1f} GB free there)"
+        raise OutputUnwritable(
+            f"cannot write {out}: {' '.join(reason.split())}{space}; "
+            f"free some space, or choose a folder that takes the file"
+        ) from error

@@ -1,0 +1,285 @@
+"""Values to model input and back: the only place where either is scaled.
+
+Stored values -> the model's unit -> stretched to [-1, 1]; and [-1, 1] -> uint8.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.errors import UnitsMismatch, UnitsUnknown
+from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
+
+FILL = 0.0
+"""What invalid pixels become before inference, in [-1, 1]: the middle, so that a border looks like land of
+medium brightness instead of a cliff (the model has never seen either)."""
+
+_LINEAR_POWER = {"dn": 2, "amplitude": 2, "power": 1}
+"""Exponent that makes power of a linear unit."""
+
+
+def convert(values: NDArray[np.float32], source: Unit, target: Unit) -> NDArray[np.float32]:
+    """Convert between units: power = amplitude ** 2 = 10 ** (dB / 10).
+
+    `dn` is amplitude up to a factor that is not known here; see `Stretch.invariant_to_gain`.
+
+    Parameters
+    ----------
+    values
+        float32, any shape, in `source`. Negative power or amplitude (noise removed) counts as 0.
+    source, target
+        Units; `byte` converts to nothing but itself.
+
+    Returns
+    -------
+    ndarray
+        float32 of the same shape, in `target`; -inf dB where the power is 0.
+
+    Raises
+    ------
+    UnitsMismatch
+        Where one of two different units is `byte`.
+    """
+    if source == target or {source, target} == {"dn", "amplitude"}:
+        return values
+    if "byte" in (source, target):
+        raise UnitsMismatch(
+            f"values are {source}, the model works on {target}: there is no conversion; "
+            "give --stretch LOW HIGH in the scene's own unit"
+        )
+    with np.errstate(divide="ignore"):
+        if target == "db":
+            scale = np.float32(10 * _LINEAR_POWER[source])
+            return np.asarray(scale * np.log10(np.maximum(values, 0)), np.float32)
+        if source == "db":
+            exponent = values / np.float32(10 * _LINEAR_POWER[target])
+            return np.asarray(np.power(np.float32(10), exponent), np.float32)
+    if target == "power":
+        return np.square(np.maximum(values, 0))
+    return np.sqrt(np.maximum(values, 0))
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How one scene's values become one model's input: fixed before the first window, so no window differs."""
+
+    source: Unit
+    """Unit of the scene's values."""
+    target: Unit
+    """Unit in which the stretch is applied."""
+    low: float
+    """Becomes -1."""
+    high: float
+    """Becomes 1."""
+
+    def __str__(self) -> str:
+        if self.source == self.target == "byte" and (self.low, self.high) == (0, 255):
+            return "bytes as they are"
+        return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
+
+    def encode(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Stretch to [-1, 1] and clip; invalid pixels become `FILL`.
+
+        Parameters
+        ----------
+        values
+            float32 (H, W) in `source`.
+        valid
+            bool (H, W).
+
+        Returns
+        -------
+        ndarray
+            float32 (H, W) in [-1, 1], without NaN.
+        """
+        converted = convert(values, self.source, self.target)
+        # One pass over the strip each; -inf (no power, in dB) is clipped to -1 like any other low value.
+        scaled = (converted - np.float32(self.low)) * np.float32(2 / (self.high - self.low))
+        scaled -= 1
+        np.clip(scaled, -1, 1, out=scaled)
+        scaled[~valid] = FILL
+        return scaled
+
+
+AS_IT_IS = Encoding("byte", "byte", 0, 255)
+"""Bytes that were stretched by their maker: 0 becomes -1, 255 becomes 1."""
+
+
+def choose_stretch(
+    source: Unit, signature: ModelSignature, stretch: Stretch | None
+) -> tuple[Unit, tuple[Stretch, ...]]:
+    """Decide in which unit to stretch, and how, one stretch per band of the model.
+
+    Parameters
+    ----------
+    source
+        Unit of the scene's values.
+    signature
+        What the model was trained on.
+    stretch
+        The user's own, in the model's unit; in the scene's own unit where that cannot be converted.
+
+    Returns
+    -------
+    unit, stretches
+        Bytes give 0 to 255 where no stretch is asked for: they were stretched by their maker.
+
+    Raises
+    ------
+    UnitsMismatch
+        Where the model works on bytes, or on calibrated values that a fixed range means something for, and the
+        scene has others.
+    """
+    bands = len(signature.bands)
+    if source == "byte":
+        return "byte", (stretch or Stretch(Bound(0), Bound(255)),) * bands
+    if signature.unit == "byte":
+        if stretch is None:
+            raise UnitsMismatch(
+                f"values are {source}, the model takes bytes stretched by their maker: give --stretch LOW HIGH "
+                "(percentiles as p1 p99), or a byte scene"
+            )
+        return source, (stretch,) * bands
+    chosen = (stretch,) * bands if stretch else signature.stretch
+    fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]
+    if source == "dn" and fixed and stretch is None and signature.unit != "dn":
+        raise UnitsMismatch(
+            f"values are uncalibrated DN, the model expects calibrated {signature.unit} from {fixed[0]}: "
+            "calibrate the scene, or give --stretch p1 p99"
+        )
+    return signature.unit, chosen
+
+
+def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float]:
+    """Turn a stretch into two values.
+
+    Parameters
+    ----------
+    stretch
+        Values or percentiles.
+    sample
+        float32 (n,), valid pixels of the whole scene in the stretch's unit; never of one window. May be empty
+        where the scene has no valid pixel.
+
+    Returns
+    -------
+    low, high
+        low < high. Percentiles that coincide (a flat scene) are set apart by the smallest step that float32
+        still sees, so that the flat value becomes -1.
+    """
+    low, high = (_value(bound, sample) for bound in (stretch.low, stretch.high))
+    if not low < high:
+        high = low + max(abs(low) * 1e-6, 1e-12)
+    return low, high
+
+
+def decode(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Turn model output into grey levels: clip to [-1, 1], (y + 1) / 2 * 255, rounded.
+
+    Rounding is the inverse of encoding: bytes come back as they were. (Truncating, as the system that this
+    one re-implements does, is half a level darker on average.)
+
+    Parameters
+    ----------
+    image
+        float32, any shape.
+
+    Returns
+    -------
+    ndarray
+        uint8 of the same shape.
+    """
+    scaled = image * np.float32(127.5)
+    scaled += np.float32(128)  # 127.5, and half a level for rounding
+    np.clip(scaled, 0, 255, out=scaled)
+    return scaled.astype(np.uint8)
+
+
+def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) -> tuple[Unit, str]:
+    """Tell a raster's unit from its dtype, its names and tags, and its values.
+
+    Names decide where they speak; values that contradict them, or leave two units possible, are refused:
+    a wrong unit gives a picture that looks right and is not.
+
+    Parameters
+    ----------
+    dtype
+        Of the stored values.
+    names
+        Band description, unit tags, file name; most telling first.
+    sample
+        float32 (n,), valid values, as stored. Not empty.
+
+    Returns
+    -------
+    unit, reason
+        The reason reads after "because".
+
+    Raises
+    ------
+    UnitsUnknown
+        Where it cannot be told.
+    """
+    lowest, median, highest = (float(v) for v in np.percentile(sample, (0, 50, 100)))
+    seen = f"{dtype} values from {lowest:.4g} to {highest:.4g}, median {median:.4g}"
+    named = _named_unit(names)
+    if named:
+        unit, reason = named
+        if unit == "db" and not _looks_like_db(lowest, median, highest):
+            raise UnitsUnknown(f"{reason}, but {seen} are not dB: give --units (and --scale)")
+        if unit != "db" and median < 0:
+            raise UnitsUnknown(f"{reason}, but {seen} are not {unit}: give --units")
+        return unit, reason
+    if dtype == "uint8":
+        return "byte", "uint8: taken as stretched by its maker"
+    if dtype in ("uint16", "int16", "int32", "uint32") and lowest >= 0 and highest > 255:
+        return "dn", f"{seen}"
+    if dtype.startswith("float") and median < 0 and _looks_like_db(lowest, median, highest):
+        return "db", f"{seen}"
+    raise UnitsUnknown(f"{seen} could be several units: give --units dn, amplitude, power, db or byte")
+
+
+# Lowest and highest backscatter in dB that a Sentinel-1 product holds, with room: noise equivalent sigma0
+# is about -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
+_DB_LOWEST, _DB_HIGHEST = -100.0, 60.0
+
+_NAMES: tuple[tuple[str, Unit, str], ...] = (
+    # ASF HyP3: ..._RTC30_G_gpuned_...: g/s for gamma0/sigma0, then p/d/a for power/dB/amplitude.
+    (r"_[gs]p[um][nf][ec][dm](_|$|\.)", "power", "HyP3 file name says power"),
+    (r"_[gs]d[um][nf][ec][dm](_|$|\.)", "db", "HyP3 file name says dB"),
+    (r"_[gs]a[um][nf][ec][dm](_|$|\.)", "amplitude", "HyP3 file name says amplitude"),
+    (r"(^|[^a-z])(db|decibels?)($|[^a-z])", "db", "its name or tag says dB"),
+    (r"rtc-s1|opera_l2_rtc", "power", "OPERA RTC-S1 is linear gamma0"),
+    (r"\.rtc\.", "power", "its name says RTC, linear gamma0"),
+    (r"linear power", "power", "its tag says linear power"),
+    (
+        r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_v[vh]($|[^a-z_])",
+        "power",
+        "SNAP band name says linear",
+    ),
+    (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "SNAP band name says intensity"),
+    (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "SNAP band name says uncalibrated amplitude"),
+)
+
+
+def _named_unit(names: tuple[str, ...]) -> tuple[Unit, str] | None:
+    for name in names:
+        for pattern, unit, reason in _NAMES:
+            if re.search(pattern, name.lower()):
+                return unit, f"{reason} ({name})"
+    return None
+
+
+def _looks_like_db(lowest: float, median: float, highest: float) -> bool:
+    return lowest >= _DB_LOWEST and highest <= _DB_HIGHEST and -45 <= median <= 20
+
+
+def _value(bound: Bound, sample: NDArray[np.float32]) -> float:
+    if not bound.percentile:
+        return bound.at
+    finite = sample[np.isfinite(sample)]  # -inf dB, where the power is 0
+    return float(np.percentile(finite, bound.at)) if finite.size else 0.0
