@@ -100,7 +100,7 @@ def simulated_chips(signature: ModelSignature, count: int = 8, seed: int = 1) ->
     land = np.kron(levels, np.ones((cell, cell)))[..., :side, :side]
     amplitude = land * np.sqrt(rng.gamma(_LOOKS, 1 / _LOOKS, land.shape))
     chips = np.clip(2 * amplitude - 1, -1, 1).astype(np.float32)
-    return np.ascontiguousarray(np.broadcast_to(chips, (count, signature.channels, side, side)))
+    return np.array(np.broadcast_to(chips, (count, signature.channels, side, side)))
 
 
 def compare(
@@ -191,7 +191,7 @@ def _cut(path: Path, signature: ModelSignature, most: int) -> Iterator[NDArray[n
                 chip = np.stack(
                     [e.encode(v[:, window], valid[:, window]) for e, v in zip(encodings, values, strict=True)]
                 )
-                yield np.ascontiguousarray(np.broadcast_to(chip, (signature.channels, side, side)))
+                yield np.array(np.broadcast_to(chip, (signature.channels, side, side)))
                 found += 1
 
 

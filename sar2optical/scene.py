@@ -32,6 +32,10 @@ POLARISATIONS = ("VV", "VH", "HH", "HV")
 SAMPLE_LIMIT = 4_000_000
 """Pixels that percentiles are taken from, at most: the 99th of as many lies within 0.01 percentiles."""
 
+SAMPLE_LEAST = 100_000
+"""Pixels under which a sparse scene is sampled again, more finely: the 99th percentile of as many lies within 0.1
+percentiles."""
+
 _CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
 
 
@@ -165,17 +169,27 @@ class Scene:
         return self._dataset.scales[index - 1], self._dataset.offsets[index - 1]
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
-        """Give valid values of each band on a regular grid over the whole scene."""
+        """Give valid values of each band on a regular grid over the whole scene; on a finer one where few are."""
         height, width = self.shape
-        step = max(1, int(np.ceil(np.sqrt(height * width / SAMPLE_LIMIT))))
+        step = _grid_step(height * width)
+        samples, valid = self._on_grid(step)
+        if samples[0].size < min(valid, SAMPLE_LEAST):
+            samples, _ = self._on_grid(_grid_step(valid))
+        return samples
+
+    def _on_grid(self, step: int) -> tuple[tuple[NDArray[np.float32], ...], int]:
+        """Give valid values of every `step`-th row and column, and how many valid pixels there are in all."""
+        height = self.shape[0]
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self._indices]
+        total = 0
         for start in range(0, height, _CHUNK_ROWS):
             values, valid = self._read(start, min(start + _CHUNK_ROWS, height))
+            total += int(np.count_nonzero(valid))
             rows = slice(-start % step, None, step)  # the grid goes on across chunks
             chosen = valid[rows, ::step]
             for sample, band in zip(samples, values, strict=True):
                 sample.append(band[rows, ::step][chosen])
-        return tuple(np.concatenate(sample) for sample in samples)
+        return tuple(np.concatenate(sample) for sample in samples), total
 
     def _unit(self) -> tuple[Unit | None, str]:
         if self._options.unit:
@@ -267,8 +281,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 def _cause(error: BaseException) -> str:
     """Give GDAL's own words, which rasterio keeps as the cause, on one line and without the path again."""
-    text = str(error.__cause__ or error)
-    return " ".join(text.split())[:160]
+    text = " ".join(str(error.__cause__ or error).split())
+    text = re.sub(r"(`|')[^']*/[^']*'|^\S*/\S*: ", "", text)
+    return text.strip().rstrip(".")[:160] or type(error).__name__
 
 
 def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:
@@ -353,7 +368,7 @@ def _choose_bands(
         if len(matches) != 1:
             raise BandNotFound(
                 f"{dataset.name}: the model was trained on {band}, the file has {_listed(named)}: "
-                "give --band with the one to use"
+                f"give --band {named[1] or 1} to use that one all the same"
             )
         indices.append(matches[0])
     return tuple(indices)
@@ -381,6 +396,11 @@ def _georeference(dataset: Any) -> Georeference:
         return Georeference(gcps=tuple(gcps), gcp_crs=gcp_crs)
     transform = None if dataset.transform == Affine.identity() else dataset.transform
     return Georeference(crs=dataset.crs, transform=transform)
+
+
+def _grid_step(pixels: int) -> int:
+    """Spacing of a square grid that leaves `SAMPLE_LIMIT` of as many pixels."""
+    return max(1, int(np.ceil(np.sqrt(pixels / SAMPLE_LIMIT))))
 
 
 def _as_stored(nodata: float, dtype: np.dtype[Any]) -> Any:

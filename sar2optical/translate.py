@@ -321,7 +321,7 @@ def _windows(strips: Iterator[_Strip], plan: WindowPlan, finisher: _Finisher) ->
     """Cut strips into windows, leaving out those without a valid pixel."""
     for strip in strips:
         finisher.expect(strip.row, strip.valid)
-        columns = strip.valid.any(axis=0)
+        columns = np.logical_or.reduce(strip.valid, axis=0)
         for col, start in enumerate(plan.cols):
             if columns[start : start + plan.window].any():
                 yield _Placed(strip.row, col, strip.sar[:, :, start : start + plan.window])

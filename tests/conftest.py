@@ -38,6 +38,7 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
         tags: Mapping[str, str] | None = None,
         mask: np.ndarray | None = None,
         scales: Sequence[float] | None = None,
+        palette: Mapping[int, tuple[int, int, int, int]] | None = None,
         **profile: Any,
     ) -> Path:
         bands = array if array.ndim == 3 else array[None]
@@ -52,6 +53,8 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
                     dst.set_band_description(k, text)
                 if tags:
                     dst.update_tags(**tags)
+                if palette:
+                    dst.write_colormap(1, dict(palette))
                 if scales:
                     dst.scales = scales
                 if mask is not None:

@@ -161,9 +161,7 @@ def test_the_georeference_is_kept_to_the_last_bit(tmp_path, place):
         assert cog.crs == place.crs
         points, crs = cog.gcps
         assert crs == place.gcp_crs
-        assert [(p.row, p.col, p.x, p.y, p.z) for p in points] == [
-            (p.row, p.col, p.x, p.y, p.z) for p in place.gcps
-        ]
+        assert [(p.row, p.col, p.x, p.y, p.z) for p in points] == [(p.row, p.col, p.x, p.y, p.z) for p in place.gcps]
     assert names(tmp_path) == ["out.tif"]
 
 
@@ -175,9 +173,7 @@ def cog_validate_quietly(path):
 
 # One column of more than 512 rows is left out: rio-cogeo takes the decimation from the width, which stays 1,
 # and finds fault with GDAL's own COGs too.
-@pytest.mark.parametrize(
-    "shape", [(1, 1), (1, 700), (300, 1), (511, 513), (512, 512), (513, 3), (1025, 2049)]
-)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (300, 1), (511, 513), (512, 512), (513, 3), (1025, 2049)])
 @pytest.mark.parametrize("place", ["utm", "gcps"])
 def test_every_size_is_a_valid_cog(tmp_path, shape, place):
     rgb, valid = colours(*shape)
@@ -194,9 +190,7 @@ def test_tags_are_kept_whatever_they_hold(tmp_path):
         assert cog.tags() == {**tags, "AREA_OR_POINT": "Area"}
 
 
-@pytest.mark.parametrize(
-    "name", ["with space.tif", "q'uote\"s.tif", "<a>&amp;.TIFF", "größe-光.tif", "%20#?.tif"]
-)
+@pytest.mark.parametrize("name", ["with space.tif", "q'uote\"s.tif", "<a>&amp;.TIFF", "größe-光.tif", "%20#?.tif"])
 def test_any_file_name_will_do(tmp_path, monkeypatch, name):
     folder = tmp_path / "a & b"
     folder.mkdir()
@@ -523,9 +517,7 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
     assert names(tmp_path) == ["folder.tif", "there.tif"]
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self").is_dir(), reason="needs a folder that takes no files, even from root"
-)
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files, even from root")
 def test_a_folder_that_takes_no_files_is_refused():
     with pytest.raises(OutputUnwritable, match=r"cannot write /proc/a\.tif: .*choose a folder"):
         check_output(Path("/proc/a.tif"), overwrite=False)

@@ -1,0 +1,167 @@
+"""Engines: what they run on is what was asked for, or an error that says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.errors import (
+    DeviceUnavailable,
+    InferenceFailed,
+    ModelUnreadable,
+    OptionError,
+    SignatureError,
+)
+from tests.conftest import BYTES, make_identity
+
+BACKENDS = ["openvino", "onnxruntime", "pytorch"]
+
+
+def model_for(backend, exported, checkpoint):
+    return checkpoint if backend == "pytorch" else exported
+
+
+def chips(count, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, 1, 256, 256)).astype(np.float32)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_gives_the_generators_output(backend, exported, checkpoint):
+    import torch
+
+    from sar2optical.models.checkpoint import load_generator
+
+    sar = chips(3)
+    generator, _ = load_generator(checkpoint)
+    with torch.inference_mode():
+        expected = generator(torch.from_numpy(sar)).numpy()
+    options = EngineOptions(device="cpu", precision="fp32", batch=2, threads=1)
+    with open_engine(model_for(backend, exported, checkpoint), backend=backend, options=options) as engine:
+        found = np.concatenate([engine.run(sar[:2]), engine.run(sar[2:])])  # a full batch and a short one
+        assert engine.signature == BYTES
+        assert (engine.backend, engine.precision) == (backend, "fp32")
+        assert engine.device.startswith("cpu")
+    assert expected.std() > 0.01
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_result_is_the_callers_own(backend, exported, checkpoint):
+    options = EngineOptions(device="cpu", threads=1)
+    with open_engine(model_for(backend, exported, checkpoint), backend=backend, options=options) as engine:
+        first = engine.run(chips(1, seed=1))
+        kept = first.copy()
+        engine.run(chips(1, seed=2))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_auto_takes_openvino_on_a_cpu(exported):
+    with open_engine(exported) as engine:
+        assert engine.backend == "openvino"
+        assert engine.precision in ("bf16", "fp32")
+
+
+def test_openvino_runs_fp32_when_asked_and_says_so(exported):
+    with open_engine(exported, options=EngineOptions(precision="fp32")) as engine:
+        assert engine.precision == "fp32"
+
+
+def test_openvino_bf16_is_close_and_not_fp32(exported):
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(DeviceUnavailable, match="bf16"):
+            open_engine(exported, options=EngineOptions(precision="bf16"))
+        return
+    outputs = {}
+    for precision in ("fp32", "bf16"):
+        with open_engine(exported, options=EngineOptions(precision=precision)) as engine:
+            assert engine.precision == precision
+            outputs[precision] = engine.run(chips(1))
+    difference = np.abs(outputs["fp32"] - outputs["bf16"]).max()
+    assert 0 < difference < 0.1
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_threads_set_how_many_runs_go_at_once(exported, backend):
+    for threads in (1, 2):
+        with open_engine(exported, backend=backend, options=EngineOptions(device="cpu", threads=threads)) as engine:
+            assert engine.streams == threads
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_device_that_is_not_here_is_an_error(backend, exported, checkpoint):
+    import torch
+
+    if torch.cuda.is_available() and backend != "openvino":
+        pytest.skip("this machine has the device")
+    with pytest.raises(DeviceUnavailable, match="cuda is not available"):
+        open_engine(model_for(backend, exported, checkpoint), backend=backend, options=EngineOptions(device="cuda"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_precision_that_a_backend_lacks_is_an_error(exported, precision):
+    with pytest.raises(DeviceUnavailable, match=f"precision {precision} is not available with onnxruntime"):
+        open_engine(exported, backend="onnxruntime", options=EngineOptions(precision=precision))
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_file_without_a_signature_is_refused(tmp_path, backend):
+    path = make_identity(tmp_path / "bare.onnx", None)
+    with pytest.raises(SignatureError, match="no signature"):
+        open_engine(path, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_signature_of_another_version_is_refused(tmp_path, backend):
+    import onnx
+
+    path = make_identity(tmp_path / "future.onnx", BYTES)
+    model = onnx.load(path)
+    entry = model.metadata_props[0]
+    entry.value = entry.value.replace('"version": 1', '"version": 99')
+    onnx.save(model, path)
+    with pytest.raises(SignatureError, match="version 99, this release reads 1"):
+        open_engine(path, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_corrupt_models_are_refused_in_one_line(tmp_path, exported, backend):
+    whole = exported.read_bytes()
+    for name, content in {"cut": whole[: len(whole) // 2], "text": b"hello", "empty": b""}.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelUnreadable) as caught:
+            open_engine(path, backend=backend)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_kinds_that_are_not_models_are_named(tmp_path):
+    with pytest.raises(ModelUnreadable, match=r"unknown kind of model '.zip'"):
+        open_engine(tmp_path / "model.zip")
+    with pytest.raises(ModelUnreadable, match="no such file"):
+        open_engine(tmp_path / "none.onnx")
+
+
+def test_a_backend_that_does_not_run_the_file_is_named(checkpoint):
+    with pytest.raises(OptionError, match=r"openvino does not run .pth"):
+        open_engine(checkpoint, backend="openvino")
+
+
+def test_options_that_no_engine_can_use_are_refused():
+    with pytest.raises(OptionError, match="threads is 0"):
+        EngineOptions(threads=0)
+    with pytest.raises(OptionError, match="batch size is 0"):
+        EngineOptions(batch=0)
+
+
+def test_input_of_another_shape_is_refused(exported):
+    with open_engine(exported) as engine:
+        for wrong in (np.zeros((1, 1, 128, 128), np.float32), np.zeros((2, 1, 256, 256), np.float32)):
+            with pytest.raises(InferenceFailed, match="the engine takes"):
+                engine.run(wrong)
+        with pytest.raises(InferenceFailed, match="float64"):
+            engine.run(np.zeros((1, 1, 256, 256)))

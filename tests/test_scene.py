@@ -1,0 +1,258 @@
+"""Opening scenes: bands, units, validity, and refusals."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.control import GroundControlPoint
+
+from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsUnknown
+from sar2optical.scene import SAMPLE_LEAST, SceneOptions, open_scene
+from tests.conftest import UTM, speckle
+
+VH = ("VH",)
+DB = np.linspace(-25, -3, 40 * 30, dtype=np.float32).reshape(40, 30)
+
+
+def opened(path, **options):
+    return open_scene(path, VH, SceneOptions(**options))
+
+
+def rows_of(path, **options):
+    with opened(path, **options) as scene:
+        return scene.read_rows(0, scene.shape[0])
+
+
+def test_values_and_place_come_as_they_are(make_raster):
+    path = make_raster(DB, descriptions=["VH"], **UTM)
+    with opened(path) as scene:
+        values, valid = scene.read_rows(10, 25)
+        assert scene.shape == (40, 30)
+        assert scene.unit == "db"
+        assert scene.georeference.crs == rasterio.CRS.from_epsg(32631)
+        assert scene.georeference.transform == UTM["transform"]
+        assert not scene.georeference.gcps
+    assert valid.all()
+    np.testing.assert_array_equal(values[0], DB[10:25])
+
+
+def test_ground_control_points_are_kept_and_are_no_affine(make_raster):
+    gcps = [GroundControlPoint(r, c, 7 + c / 100, 45 - r / 100, 3.5) for r in (0, 40) for c in (0, 30)]
+    path = make_raster(speckle((40, 30)).astype(np.uint16) * 3, gcps=gcps, crs="EPSG:4326")
+    with opened(path) as scene:
+        found = scene.georeference
+    assert [(g.row, g.col, g.x, g.y, g.z) for g in found.gcps] == [(g.row, g.col, g.x, g.y, g.z) for g in gcps]
+    assert found.gcp_crs == rasterio.CRS.from_epsg(4326)
+    assert found.transform is None
+
+
+def test_a_picture_without_a_place_has_none(make_raster):
+    with opened(make_raster(speckle((20, 20)), "chip.png")) as scene:
+        assert scene.georeference.transform is None
+        assert scene.georeference.crs is None
+        assert scene.unit == "byte"
+
+
+@pytest.mark.parametrize("nodata", [-99.0, -9999.0, -3.4028234663852886e38])
+def test_declared_nodata_is_invalid_and_zero(make_raster, nodata):
+    values = DB.copy()
+    values[3, 4] = nodata
+    found, valid = rows_of(make_raster(values, nodata=nodata, descriptions=["VH"]))
+    assert not valid[3, 4]
+    assert valid.sum() == valid.size - 1
+    assert found[0, 3, 4] == 0
+
+
+def test_nan_and_infinity_are_invalid(make_raster):
+    values = DB.copy()
+    values[0, 0], values[5, 6] = np.nan, -np.inf
+    found, valid = rows_of(make_raster(values, nodata=np.nan), unit="db")
+    assert [tuple(place) for place in np.argwhere(~valid)] == [(0, 0), (5, 6)]
+    assert np.isfinite(found).all()
+
+
+def test_a_users_nodata_counts_beside_the_files(make_raster):
+    values = DB.copy()
+    values[0, 0], values[1, 1] = -99, -88
+    _, valid = rows_of(make_raster(values, nodata=-99), unit="db", nodata=-88)
+    assert [tuple(place) for place in np.argwhere(~valid)] == [(0, 0), (1, 1)]
+
+
+def test_a_mask_band_is_heeded(make_raster):
+    mask = np.full((40, 30), 255, np.uint8)
+    mask[:, :7] = 0
+    _, valid = rows_of(make_raster(DB, mask=mask), unit="db")
+    np.testing.assert_array_equal(valid, mask == 255)
+
+
+def test_an_alpha_band_is_heeded(make_raster):
+    grey = speckle((20, 20))
+    alpha = np.full((20, 20), 255, np.uint8)
+    alpha[4] = 0
+    _, valid = rows_of(make_raster(np.stack([grey, grey, grey, alpha]), "chip.png"))
+    np.testing.assert_array_equal(valid, alpha == 255)
+
+
+def test_the_zero_border_of_a_raw_grd_is_invalid(make_raster):
+    dn = speckle((40, 30)).astype(np.uint16) * 4
+    dn[:, :5] = 0
+    with opened(make_raster(dn)) as scene:
+        _, valid = scene.read_rows(0, 40)
+        assert scene.unit == "dn"
+        assert scene.samples[0].min() > 0
+    np.testing.assert_array_equal(valid, dn > 0)
+
+
+def test_zero_decibels_are_a_value(make_raster):
+    values = DB.copy()
+    values[2, 2] = 0
+    _, valid = rows_of(make_raster(values), unit="db")
+    assert valid.all()
+
+
+def test_the_files_scale_and_offset_are_applied(make_raster):
+    stored = (DB * 100).round().astype(np.int16)
+    path = make_raster(stored, descriptions=["Sigma0_VH_db"], scales=[0.01])
+    values, _ = rows_of(path)
+    np.testing.assert_allclose(values[0], stored * 0.01, rtol=1e-5)
+
+
+def test_a_users_scale_replaces_the_files(make_raster):
+    stored = (DB * 100).round().astype(np.int16)
+    values, _ = rows_of(make_raster(stored), unit="db", scale=0.01)
+    np.testing.assert_allclose(values[0], stored * 0.01, rtol=1e-5)
+
+
+def test_hundredths_of_decibels_without_a_scale_are_refused(make_raster):
+    stored = (DB * 100).round().astype(np.int16)
+    with pytest.raises(UnitsUnknown, match=r"--units"), opened(make_raster(stored)):
+        pass
+
+
+@pytest.mark.parametrize("band", ["VH", "vh", "2"])
+def test_a_band_by_polarisation_or_index(make_raster, band):
+    path = make_raster(np.stack([DB, DB - 7]), descriptions=["VV", "VH"])
+    with open_scene(path, ("VV",), SceneOptions(bands=(band,), unit="db")) as scene:
+        values, _ = scene.read_rows(0, 40)
+    np.testing.assert_array_equal(values[0], DB - 7)
+
+
+def test_the_models_polarisation_is_found_by_description(make_raster):
+    path = make_raster(np.stack([DB, DB - 7]), descriptions=["Sigma0_VV_db", "Sigma0_VH_db"])
+    with opened(path) as scene:
+        assert scene.polarisations == ("VH",)
+        np.testing.assert_array_equal(scene.read_rows(0, 40)[0][0], DB - 7)
+
+
+def test_another_polarisation_is_taken_only_when_asked_for(make_raster):
+    path = make_raster(DB, "S1A_IW_VV_db.tif")
+    with pytest.raises(BandNotFound, match=r"trained on VH, the file has 1 \(VV\): give --band VV"), opened(path):
+        pass
+    with opened(path, bands=("VV",)) as scene:
+        assert scene.polarisations == ("VV",)
+
+
+def test_a_lone_band_without_a_name_is_taken(make_raster):
+    with opened(make_raster(DB)) as scene:
+        assert scene.polarisations == (None,)
+
+
+def test_several_bands_without_names_are_not_guessed(make_raster):
+    with (
+        pytest.raises(BandNotFound, match=r"1 \(not named\), 2 \(not named\)"),
+        opened(make_raster(np.stack([DB, DB]))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("band", ["0", "3", "HH"])
+def test_a_band_that_is_not_there_is_named(make_raster, band):
+    path = make_raster(np.stack([DB, DB]), descriptions=["VV", "VH"])
+    with (
+        pytest.raises(BandNotFound, match=rf"no band {band}, the file has 1 \(VV\), 2 \(VH\)"),
+        opened(path, bands=(band,)),
+    ):
+        pass
+
+
+def test_a_grey_picture_saved_in_colour_is_grey(make_raster):
+    grey = speckle((20, 20))
+    values, _ = rows_of(make_raster(np.stack([grey] * 3), "chip.png"))
+    np.testing.assert_array_equal(values[0], grey)
+
+
+def test_a_colour_picture_is_not_sar(make_raster):
+    colours = np.stack([speckle((20, 20), seed=k) for k in range(3)])
+    path = make_raster(colours, "photo.png")
+    with pytest.raises(BandNotFound, match="not SAR"), opened(path):
+        pass
+
+
+def test_a_palette_is_refused(make_raster):
+    path = make_raster(speckle((20, 20)), palette={k: (k, 0, 255 - k, 255) for k in range(256)})
+    with pytest.raises(SceneUnreadable, match="palette"), opened(path):
+        pass
+
+
+def test_complex_data_is_refused(make_raster):
+    path = make_raster(DB.astype(np.complex64))
+    with pytest.raises(SceneUnreadable, match="complex64.*SLC"), opened(path):
+        pass
+
+
+def test_missing_empty_and_disguised_files_say_which_they_are(tmp_path):
+    empty, text = tmp_path / "empty.tif", tmp_path / "text.tif"
+    empty.touch()
+    text.write_text("not a raster at all")
+    for path, said in [
+        (tmp_path / "none.tif", "no such file"),
+        (empty, "empty"),
+        (text, "not a raster"),
+        (tmp_path, "folder"),
+    ]:
+        with pytest.raises(SceneUnreadable, match=said) as caught, opened(path):
+            pass
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_names_the_rows(make_raster):
+    path = make_raster(np.random.default_rng(1).normal(-15, 3, (600, 600)).astype(np.float32), blockysize=16)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SceneUnreadable, match=r"rows \d+ to \d+ .*truncated"), opened(path, unit="db"):
+        pass
+
+
+def test_reading_leaves_the_file_as_it_was(make_raster):
+    path = make_raster(DB, nodata=-99, **UTM)
+    path.chmod(0o444)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    rows_of(path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_percentiles_of_a_few_scattered_pixels_are_of_all_of_them(make_raster):
+    values = np.zeros((3000, 3000), np.float32)  # sampled every second pixel at first
+    places = (np.arange(1, 2999, 300), np.arange(1, 2999, 300))
+    values[places] = np.arange(1, 11)
+    with opened(make_raster(values, nodata=0), unit="power") as scene:
+        assert sorted(scene.samples[0]) == list(range(1, 11))
+
+
+def test_the_sample_of_a_large_scene_is_bounded_and_true(make_raster):
+    ramp = np.broadcast_to(np.linspace(1, 1000, 4500, dtype=np.uint16), (2500, 4500))
+    with opened(make_raster(ramp, tiled=True, blockxsize=256, blockysize=256)) as scene:
+        sample = scene.samples[0]
+    assert SAMPLE_LEAST < sample.size < 4_000_000
+    assert np.percentile(sample, 50) == pytest.approx(500, abs=2)
+
+
+def test_a_rotated_affine_is_kept(make_raster):
+    rotated = Affine(9.78, 2.08, 500_000, 2.08, -9.78, 4_800_000)
+    with opened(make_raster(DB, crs="EPSG:32631", transform=rotated), unit="db") as scene:
+        assert scene.georeference.transform == rotated
