@@ -1,0 +1,262 @@
+"""Commands as people run them: exit codes, one line for an error, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from tests.conftest import UTM, make_identity, signature_of, speckle
+
+BIN = Path(sys.executable).parent
+
+
+def command(name, *args, **kwargs):
+    return subprocess.run(
+        [BIN / name, *map(str, args)], capture_output=True, text=True, timeout=120, check=False, **kwargs
+    )
+
+
+def scene(*args, **kwargs):
+    return command("sar2opt-scene", *args, **kwargs)
+
+
+def outputs(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith("out"))
+
+
+def assert_refused(result, code, *said):
+    """One line on stderr that says what, and no traceback."""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    for text in said:
+        assert text in errors[0]
+
+
+def test_a_scene_becomes_a_mosaic_with_the_bundled_generator(make_raster, tmp_path):
+    src, out = make_raster(speckle((300, 400)), descriptions=["VH"], **UTM), tmp_path / "out.tif"
+    result = scene(src, out, "--preview", tmp_path / "preview.png")
+    assert result.returncode == 0, result.stderr
+    assert f"{out}: 400 x 300" in result.stdout
+    assert "Mpx/s" in result.stdout
+    assert "Warning" not in result.stderr
+    with rasterio.open(out) as mosaic:
+        rgb = mosaic.read()
+        assert mosaic.crs == rasterio.CRS.from_epsg(32631)
+    assert rgb.shape == (3, 300, 400)
+    assert rgb.std() > 5
+    assert (tmp_path / "preview.png").stat().st_size > 1000
+
+
+def test_quiet_prints_nothing(make_raster, tmp_path, identity_model):
+    src = make_raster(speckle((60, 60)), descriptions=["VH"])
+    result = scene(src, tmp_path / "out.tif", "--model", identity_model, "-q")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_every_option_is_accepted(make_raster, tmp_path, identity_model):
+    src = make_raster(np.stack([speckle((60, 60)).astype(np.uint16) * 4] * 2), descriptions=["VV", "VH"])
+    options = (
+        "--backend onnxruntime --device cpu --precision fp32 --band 2 --units dn --stretch p1 p99 --nodata 0 --overlap 32 "
+        "--batch-size 2 --threads 1 --compress zstd -v"
+    ).split()
+    result = scene(src, tmp_path / "out.tif", "--model", identity_model, *options)
+    assert result.returncode == 0, result.stderr
+    with rasterio.open(tmp_path / "out.tif") as mosaic:
+        assert mosaic.profile["compress"] == "zstd"
+        assert mosaic.tags()["SAR2OPTICAL_OVERLAP"] == "32"
+        assert "onnxruntime fp32" in mosaic.tags()["SAR2OPTICAL_ENGINE"]
+
+
+def test_files_that_are_no_scene(tmp_path, make_raster, identity_model):
+    empty, text, cut = tmp_path / "empty.tif", tmp_path / "text.tif", make_raster(speckle((900, 900)), "cut.tif")
+    empty.touch()
+    text.write_text("hello")
+    cut.write_bytes(cut.read_bytes()[:200_000])
+    for path, said in [
+        (tmp_path / "no.tif", "no such file"),
+        (empty, "empty"),
+        (text, "not a raster"),
+        (cut, "truncated"),
+    ]:
+        result = scene(path, tmp_path / "out.tif", "--model", identity_model)
+        assert_refused(result, 1, str(path), said)
+    assert outputs(tmp_path) == []
+
+
+def test_bands_and_values_that_cannot_be_used(tmp_path, make_raster, identity_model):
+    cases = [
+        (make_raster(speckle((60, 60)), "a_VV.tif"), [], "give --band VV"),
+        (make_raster(speckle((60, 60)), "b.tif"), ["--band", "HH"], "no band HH"),
+        (make_raster(speckle((60, 60)).astype(np.complex64), "c.tif"), [], "complex64"),
+        (make_raster(speckle((60, 60)) * np.float32(0.001), "d.tif"), [], "--units"),
+    ]
+    for src, options, said in cases:
+        assert_refused(scene(src, tmp_path / "out.tif", "--model", identity_model, *options), 1, str(src), said)
+    assert outputs(tmp_path) == []
+
+
+def test_models_that_cannot_be_used(tmp_path, make_raster, exported):
+    src = make_raster(speckle((60, 60)))
+    text, cut = tmp_path / "text.onnx", tmp_path / "cut.onnx"
+    text.write_text("hello")
+    cut.write_bytes(exported.read_bytes()[:-5000])
+    bare = make_identity(tmp_path / "bare.onnx", None)
+    odd = tmp_path / "model.zip"
+    odd.touch()
+    pickled = tmp_path / "text.pth"
+    pickled.write_text("hello")
+    cases = [
+        (tmp_path / "none.onnx", "no such file"),
+        (text, "no ONNX model"),
+        (cut, "corrupt"),
+        (bare, "no signature"),
+        (odd, "unknown kind"),
+        (pickled, "checkpoint"),
+    ]
+    for model, said in cases:
+        assert_refused(scene(src, tmp_path / "out.tif", "--model", model), 1, str(model), said)
+    assert outputs(tmp_path) == []
+
+
+def test_outputs_that_cannot_be_written(tmp_path, make_raster, identity_model):
+    src = make_raster(speckle((60, 60)))
+    there = tmp_path / "out_there.tif"
+    there.write_bytes(b"precious")
+    for out, said in [
+        (tmp_path / "none" / "o.tif", "no folder"),
+        (there, "--overwrite"),
+        (tmp_path / "o.jp2", ".tif"),
+        (Path("/proc/o.tif"), "/proc"),
+    ]:
+        assert_refused(scene(src, out, "--model", identity_model), 1, str(out.name), said)
+    assert there.read_bytes() == b"precious"
+
+
+def test_wrong_usage_is_exit_2(tmp_path, make_raster):
+    src = make_raster(speckle((60, 60)))
+    for options in (["--batch-size", "0"], ["--units", "volts"], ["--stretch", "a", "b"], ["--compress", "zip"]):
+        result = scene(src, tmp_path / "out.tif", *options)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+    assert_refused(scene(src, tmp_path / "out.tif", "--overlap", "256"), 1, "overlap is 256")
+    assert outputs(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, make_raster, identity_model):
+    src = make_raster(speckle((900, 900)))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    result = scene(src, tmp_path / "out.tif", "--model", identity_model, preexec_fn=limit)
+    assert_refused(result, 1, "out.tif")
+    assert outputs(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_and_is_exit_130(tmp_path, make_raster, exported):
+    src = make_raster(speckle((3000, 3000)))
+    out = tmp_path / "out.tif"
+    started = subprocess.Popen(
+        [BIN / "sar2opt-scene", src, out, "--model", exported], stderr=subprocess.PIPE, text=True
+    )
+    parts = tmp_path / "out.tif.parts"
+    deadline = time.monotonic() + 60
+    while not (parts.is_dir() and any(parts.iterdir())):
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    _, stderr = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert outputs(tmp_path) == []
+
+
+def test_a_killed_run_leaves_nothing_at_the_output_and_the_next_one_succeeds(tmp_path, make_raster, exported):
+    src = make_raster(speckle((2000, 2000)))
+    out = tmp_path / "out.tif"
+    started = subprocess.Popen([BIN / "sar2opt-scene", src, out, "--model", exported], stderr=subprocess.DEVNULL)
+    parts = tmp_path / "out.tif.parts"
+    deadline = time.monotonic() + 60
+    while not (parts.is_dir() and any(parts.iterdir())):
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait(timeout=60)
+    assert not out.exists()
+    assert scene(src, out, "--model", exported).returncode == 0
+    assert outputs(tmp_path) == ["out.tif"]
+
+
+def test_help_answers_without_loading_a_library():
+    code = (
+        "import sys; from click.testing import CliRunner; from sar2optical.cli.scene import main; "
+        "from export.cli import main as export; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0; "
+        "assert CliRunner().invoke(export, ['--help']).exit_code == 0; "
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino', 'rasterio', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_export_then_translate(tmp_path, make_raster, checkpoint):
+    model, out = tmp_path / "model.onnx", tmp_path / "out.tif"
+    result = command("sar2opt-export", checkpoint, model)
+    assert result.returncode == 0, result.stderr
+    assert "lowest PSNR" in result.stdout
+    assert "simulated" in result.stdout
+    result = scene(make_raster(speckle((300, 300))), out, "--model", model)
+    assert result.returncode == 0, result.stderr
+    assert "tiny with openvino" in result.stdout
+
+
+def test_export_refuses_in_one_line(tmp_path, checkpoint):
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    assert_refused(command("sar2opt-export", text, tmp_path / "out.onnx"), 1, str(text))
+    assert_refused(command("sar2opt-export", checkpoint, tmp_path / "out.bin"), 1, ".onnx")
+    assert command("sar2opt-export", checkpoint, tmp_path / "out.onnx", "--opset", "3").returncode == 2
+    assert outputs(tmp_path) == []
+
+
+def test_a_missing_library_is_named_with_its_extra(tmp_path, make_raster, identity_model):
+    # What Python runs first in that process: a None there reads as "not installed".
+    hide = "import sys\nsys.modules.update(dict.fromkeys(['openvino', 'onnxruntime']))\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = scene(make_raster(speckle((60, 60))), tmp_path / "out.tif", "--model", identity_model, env=environment)
+    assert_refused(result, 1, "pip install 'sar2optical[cpu]'")
+
+
+def test_signatures_of_two_bands_need_two_bands(tmp_path, make_raster):
+    two = signature_of(bands=("VV", "VH"), stretch=signature_of().stretch * 2, channels=2)
+    model = make_identity(tmp_path / "two.onnx", two)
+    both = make_raster(np.stack([speckle((60, 60)), speckle((60, 60), seed=1)]), descriptions=["VH", "VV"])
+    result = scene(both, tmp_path / "out.tif", "--model", model)
+    assert result.returncode == 0, result.stderr
+    with rasterio.open(tmp_path / "out.tif") as mosaic, rasterio.open(both) as src:
+        np.testing.assert_array_equal(mosaic.read(1), src.read(2))  # VV comes first, wherever it stands
+    assert_refused(scene(both, tmp_path / "out2.tif", "--model", model, "--band", "VV"), 1, "1 bands asked for")
+
+
+@pytest.mark.parametrize("name", ["sar2opt-scene", "sar2opt-export"])
+def test_the_version_is_the_packages(name):
+    from sar2optical import __version__
+
+    assert __version__ in command(name, "--version").stdout

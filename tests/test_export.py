@@ -1,0 +1,204 @@
+"""Exporting: what is written does what its source does, or is not written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.build import export
+from export.to_onnx import fold, to_onnx
+from export.verify import chips_from, compare, simulated_chips
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.errors import (
+    CheckpointMismatch,
+    ExportUnsupported,
+    OutputExists,
+    OutputUnwritable,
+    ParityFailed,
+)
+from sar2optical.models.checkpoint import load_generator, seed_signature
+from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+from tests.conftest import BYTES, make_identity, speckle
+
+
+def lively(arguments):
+    """A generator whose batch norms are as training leaves them."""
+    torch.manual_seed(3)
+    generator = UNetGenerator(arguments)
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.05, 0.2)
+            torch.nn.init.normal_(module.weight, 1, 0.1)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return generator.eval()
+
+
+@pytest.mark.parametrize("upsampling", [None, "nearest", "bilinear", "bicubic"])
+def test_folding_changes_no_output(upsampling):
+    generator = lively(GeneratorArguments(in_channels=3, base_channels=4, upsampling=upsampling))
+    folded, signature = fold(generator, seed_signature("seed", 3))
+    grey = torch.rand(2, 1, 256, 256) * 2 - 1
+    with torch.inference_mode():
+        expected, found = generator(grey.expand(-1, 3, -1, -1)), folded(grey)
+    assert signature.channels == 1
+    assert expected.std() > 0.01
+    assert (expected - found).abs().max() < 1e-5
+    assert not any(isinstance(m, (torch.nn.BatchNorm2d, torch.nn.Dropout)) for m in folded.modules())
+    assert any(isinstance(m, torch.nn.Dropout) for m in generator.modules())  # the source is left as it was
+
+
+def test_channels_that_are_no_copies_are_not_folded():
+    generator = lively(GeneratorArguments(in_channels=2, base_channels=4))
+    two = BYTES.stretch * 2
+    from tests.conftest import signature_of
+
+    folded, signature = fold(generator, signature_of(bands=("VV", "VH"), stretch=two, channels=2))
+    assert signature.channels == folded.arguments.in_channels == 2
+
+
+@pytest.mark.parametrize("upsampling", [None, "nearest", "bilinear", "bicubic"])
+def test_a_bare_state_dict_of_three_channels_becomes_a_file_of_one(tmp_path, upsampling):
+    generator = lively(GeneratorArguments(in_channels=3, base_channels=4, upsampling=upsampling))
+    source, out = tmp_path / "pix2pix_gen_7.pth", tmp_path / "model.onnx"
+    torch.save(generator.state_dict(), source)
+    made = export(source, out, upsampling=upsampling)
+    assert made.signature.bands == ("VV",)
+    assert made.signature.channels == 1
+    assert made.parity.psnr > 100
+    grey = np.random.default_rng(0).uniform(-1, 1, (3, 1, 256, 256)).astype(np.float32)
+    with torch.inference_mode():
+        expected = generator(torch.from_numpy(grey).expand(-1, 3, -1, -1)).numpy()
+    with open_engine(out, options=EngineOptions(precision="fp32", batch=3)) as engine:
+        assert np.abs(engine.run(grey) - expected).max() < 1e-4
+
+
+def test_the_file_says_what_it_is(exported):
+    model = onnx.load(exported)
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(props["sar2optical.signature"])["bands"] == ["VH"]
+    assert props["sar2optical.precision"] == "fp32"
+    assert float(props["sar2optical.parity_psnr_db"]) > 100
+    assert props["sar2optical.parity_chips"].endswith("simulated")
+    (sar,), (optical,) = model.graph.input, model.graph.output
+    assert (sar.name, optical.name) == ("sar", "optical")
+    dims = [d.dim_param or d.dim_value for d in sar.type.tensor_type.shape.dim]
+    assert dims == ["N", 1, 256, 256]
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"Dropout", "BatchNormalization"}
+    assert b"/site-packages/" not in exported.read_bytes()  # no trace of the exporting machine
+
+
+def test_any_batch_runs(exported):
+    chips = np.random.default_rng(0).uniform(-1, 1, (5, 1, 256, 256)).astype(np.float32)
+    outputs = []
+    for batch in (1, 5):
+        options = EngineOptions(device="cpu", batch=batch)
+        with open_engine(exported, backend="onnxruntime", options=options) as engine:
+            runs = [engine.run(chips[k : k + batch]) for k in range(0, 5, batch)]
+            outputs.append(np.concatenate(runs))
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_the_opset_asked_for_is_written(tmp_path, checkpoint, opset):
+    export(checkpoint, tmp_path / "model.onnx", opset=opset)
+    assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == opset
+
+
+def test_an_opset_that_cannot_be_written_is_refused(checkpoint):
+    generator, signature = load_generator(checkpoint)
+    with pytest.raises(ExportUnsupported, match="opset is 11: give 17 to"):
+        to_onnx(*fold(generator, signature), opset=11)
+
+
+def test_half_storage_halves_the_file_and_runs_in_fp32(tmp_path, checkpoint, exported):
+    made = export(checkpoint, tmp_path / "half.onnx", storage="fp16")
+    assert made.out.stat().st_size < 0.6 * exported.stat().st_size
+    assert 50 < made.parity.psnr < 120  # rounded, and not by much
+    with open_engine(made.out, options=EngineOptions(precision="fp32")) as engine:
+        assert engine.precision == "fp32"
+
+
+def test_parity_is_proved_on_the_chips_given(tmp_path, checkpoint, make_raster):
+    folder = tmp_path / "s1"
+    folder.mkdir()
+    for k in range(3):
+        make_raster(speckle((300, 300), seed=k), f"s1/{k}.png")
+    made = export(checkpoint, tmp_path / "model.onnx", verify_with=tmp_path)
+    assert made.parity.chips == 3
+    assert made.parity.source == tmp_path.name
+
+
+def test_chips_of_a_scene_are_valid_windows_as_the_model_sees_them(make_raster):
+    grey = speckle((600, 800))
+    grey[:, :256] = 0
+    chips = chips_from(make_raster(grey, nodata=0), BYTES)
+    assert chips.shape == (4, 1, 256, 256)
+    np.testing.assert_allclose(chips[0, 0], grey[:256, 256:512] / 127.5 - 1, atol=1e-6)
+
+
+def test_a_folder_without_a_chip_is_refused(tmp_path, make_raster):
+    make_raster(speckle((64, 64)), "small.png")
+    with pytest.raises(ExportUnsupported, match="no chip of 256 x 256"):
+        chips_from(tmp_path, BYTES)
+    with pytest.raises(ExportUnsupported, match="no such file or folder"):
+        chips_from(tmp_path / "none", BYTES)
+
+
+def test_simulated_chips_cover_the_range(exported):
+    chips = simulated_chips(BYTES)
+    assert chips.shape == (8, 1, 256, 256)
+    assert -1 <= chips.min() < -0.9
+    assert 0.9 < chips.max() <= 1
+
+
+def test_a_model_that_does_something_else_fails(tmp_path, checkpoint):
+    generator, signature = load_generator(checkpoint)
+    with (
+        open_engine(make_identity(tmp_path / "other.onnx", signature)) as engine,
+        pytest.raises(ParityFailed, match=r"parity is \d+\.\d dB against the source, at least 80"),
+    ):
+        compare(generator, engine, simulated_chips(signature), source="simulated", floor=80)
+
+
+def test_below_the_floor_no_file_appears(tmp_path, checkpoint, monkeypatch):
+    import export.build
+
+    monkeypatch.setitem(export.build.FLOORS, "fp32", 1000.0)
+    with pytest.raises(ParityFailed):
+        export.build.export(checkpoint, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_kept_unless_told(tmp_path, checkpoint):
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"precious")
+    with pytest.raises(OutputExists, match="--overwrite"):
+        export(checkpoint, out)
+    assert out.read_bytes() == b"precious"
+    export(checkpoint, out, overwrite=True)
+    assert onnx.load(out).graph.name
+
+
+def test_sources_and_targets_of_another_kind_are_named(tmp_path, checkpoint):
+    with pytest.raises(ExportUnsupported, match=r"\.pth"):
+        export(tmp_path / "model.h5", tmp_path / "model.onnx")
+    with pytest.raises(ExportUnsupported, match=r"\.onnx"):
+        export(checkpoint, tmp_path / "model.engine")
+    with pytest.raises(OutputUnwritable, match="no folder"):
+        export(checkpoint, tmp_path / "none" / "model.onnx")
+
+
+def test_a_discriminator_is_not_exported(tmp_path):
+    from sar2optical.models.patchgan import Discriminator
+
+    source = tmp_path / "disc.pth"
+    torch.save(Discriminator(base_channels=4).state_dict(), source)
+    with pytest.raises(CheckpointMismatch, match="no generator"):
+        export(source, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
