@@ -121,9 +121,7 @@ class SimulatedScene:
         return out
 
 
-def write_scene(
-    path: Path, scene: SimulatedScene, progress: Callable[[int, int], None] | None = None
-) -> None:
+def write_scene(path: Path, scene: SimulatedScene, progress: Callable[[int, int], None] | None = None) -> None:
     """Write a scene as a tiled GeoTIFF, strip by strip; a file already at `path` is replaced when done.
 
     Parameters
@@ -349,9 +347,7 @@ def land_cover(area: Area) -> Floats:
     u, v = area.x / width, area.y / height
     coast = (0.9 * u + 0.55 * (1 - v) - 0.3 + 0.04 * area.noise("coast", width / 6)) * width
     coast += 14 * area.noise("coves", 70) + 4 * area.noise("rocks", 22)
-    hilly = np.clip(
-        (0.3 - v + 0.1 * area.noise("range", width / 5) + 0.02 * area.noise("spurs", 60)) / 0.14, 0, 1
-    )
+    hilly = np.clip((0.3 - v + 0.1 * area.noise("range", width / 5) + 0.02 * area.noise("spurs", 60)) / 0.14, 0, 1)
     city = 0.56 - u + 0.4 * area.noise("city", 640) + _raggedness(area)
     decibel = np.where(city > 0, _city(area), _farmland(area))
     decibel = np.where(hilly > 0.08, _hills(area, hilly), decibel)
@@ -502,9 +498,7 @@ def _with_water(area: Area, decibel: Floats, hilly: Floats) -> Floats:
     """Cut a meandering river with its banks, and lakes; float32 (h, w), dB."""
     height, width = area.scene.height, area.scene.width
     middle = Area(area.scene, area.x[:, :1] * 0, np.append(area.y, area.y[-1:] + 1, axis=0))
-    course = (
-        70 * middle.noise("valley", 520) + 46 * middle.noise("meander", 150) + 9 * middle.noise("bank", 48)
-    )
+    course = 70 * middle.noise("valley", 520) + 46 * middle.noise("meander", 150) + 9 * middle.noise("bank", 48)
     course += np.float32(0.74 * width) - np.float32(0.2 * width / height) * middle.y
     fall = np.diff(course, axis=0)
     # Over the course's own slope, so that the river is as wide where it runs across the rows.

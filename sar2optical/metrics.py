@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -117,3 +119,91 @@ def _smooth(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _same_shape(reference: NDArray[np.generic], other: NDArray[np.generic]) -> None:
     if reference.shape != other.shape:
         raise ValueError(f"images of {reference.shape} and {other.shape} cannot be compared")
+
+
+def seam_score(
+    image: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    rows: Sequence[int],
+    cols: Sequence[int],
+    window: int,
+) -> float:
+    """Mean absolute step across window edges over the mean step elsewhere; 1 where edges cannot be told.
+
+    Parameters
+    ----------
+    image
+        (C, H, W), any real dtype.
+    valid
+        bool (H, W); a step counts where both of its pixels are valid.
+    rows, cols
+        First row and column of each row and column of windows. A window's first pixel and the one past its last
+        are where its edges lie, but for those on the image's border.
+    window
+        Side of a window.
+
+    Returns
+    -------
+    float
+        nan where there is no edge, or nothing elsewhere.
+    """
+    at_edges = elsewhere = 0.0
+    counts = [0, 0]
+    for axis, starts in ((1, rows), (2, cols)):
+        length = image.shape[axis]
+        edges = {place for start in starts for place in (start, start + window) if 0 < place < length}
+        is_edge = np.zeros(length - 1, np.bool_)
+        is_edge[[place - 1 for place in edges]] = True
+        pixels = np.moveaxis(image, axis, 0)
+        usable = np.moveaxis(valid, axis - 1, 0)
+        for place in range(length - 1):  # one line at a time: a whole scene's steps would fill the memory
+            both = usable[place] & usable[place + 1]
+            step = np.subtract(pixels[place + 1], pixels[place], dtype=np.float32)[:, both]
+            total = float(np.abs(step).sum())
+            if is_edge[place]:
+                at_edges += total
+            else:
+                elsewhere += total
+            counts[not is_edge[place]] += step.size
+    if not all(counts) or elsewhere == 0:
+        return float("nan")
+    return (at_edges / counts[0]) / (elsewhere / counts[1])
+
+
+def low_passed_rms(
+    reference: NDArray[np.generic], other: NDArray[np.generic], valid: NDArray[np.bool_], *, side: int = 32
+) -> float:
+    """Root mean square of the difference of two images after a box mean of `side` x `side`.
+
+    Sees patches of slightly different brightness, which leave steps too small for `seam_score`.
+
+    Parameters
+    ----------
+    reference, other
+        (C, H, W), any real dtype, in the same unit.
+    valid
+        bool (H, W); only boxes of valid pixels alone count.
+    side
+        Of the boxes, which lie side by side.
+
+    Returns
+    -------
+    float
+        In the images' unit; nan where no box counts.
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ.
+    """
+    _same_shape(reference, other)
+    height, width = (n // side * side for n in valid.shape)
+    squares, count = 0.0, 0
+    for row in range(0, height, side):
+        rows = slice(row, row + side)
+        whole = valid[rows, :width].reshape(side, -1, side).all(axis=(0, 2))
+        difference = np.subtract(other[:, rows, :width], reference[:, rows, :width], dtype=np.float32)
+        means = difference.reshape(len(difference), side, -1, side).mean(axis=(1, 3))[:, whole]
+        squares += float(np.square(means, dtype=np.float64).sum())
+        count += means.size
+    return float(np.sqrt(squares / count)) if count else float("nan")

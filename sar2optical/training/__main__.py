@@ -34,11 +34,12 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
 @click.option("--steps", default=TrainConfig.steps, show_default=True)
 @click.option("--batch", default=TrainConfig.batch, show_default=True)
 @click.option("--base-channels", default=TrainConfig.base_channels, show_default=True)
+@click.option("--l1-weight", default=TrainConfig.l1_weight, show_default=True, help="Of L1 against the GAN.")
 @click.option("--seed", default=TrainConfig.seed, show_default=True)
 @click.option("--threads", type=int, help="CPU threads; all where not given.")
 def main(  # noqa: D103
     data: Path, out: Path, name: str, band: str, unit: str, stretch: Stretch,
-    steps: int, batch: int, base_channels: int, seed: int, threads: int | None,
+    steps: int, batch: int, base_channels: int, l1_weight: float, seed: int, threads: int | None,
 ) -> None:  # fmt: skip
     import torch
 
@@ -46,7 +47,7 @@ def main(  # noqa: D103
 
     if threads:
         torch.set_num_threads(threads)
-    config = TrainConfig(steps=steps, batch=batch, base_channels=base_channels, seed=seed)
+    config = TrainConfig(steps=steps, batch=batch, base_channels=base_channels, l1_weight=l1_weight, seed=seed)
     try:
         signature = ModelSignature(name=name, bands=(band,), unit=unit, stretch=(stretch,))  # type: ignore[arg-type]
         chips = [read_pair(pair) for pair in find_pairs(data)]

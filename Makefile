@@ -1,0 +1,43 @@
+# Both `make demo` and `make test` work in a fresh clone: they make .venv and install what they need into it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO ?= demo
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.demo
+	@mkdir -p $(DEMO)
+	$(BIN)/python -m bench simulate $(DEMO)/scene.tif --overwrite
+	$(BIN)/sar2opt-scene $(DEMO)/scene.tif $(DEMO)/mosaic.tif --preview $(DEMO)/mosaic.png --overwrite
+	@echo "the mosaic is $(DEMO)/mosaic.tif, its picture $(DEMO)/mosaic.png"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench engines
+	$(BIN)/python -m bench scene
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# Made again when the dependencies change, not when the code does: the install is editable.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[cpu]'
+	@touch $@
+
+# torch first, by itself: otherwise what depends on it may pull in another build.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,21 @@
+"""`python -m bench COMMAND`: run from the checkout."""
+
+from __future__ import annotations
+
+import click
+
+from bench.engines import main as engines
+from bench.scene import main as scene
+from bench.seams import main as seams
+from bench.simulate import main as simulate
+
+
+@click.group()
+def main() -> None:
+    """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
+
+
+for command in (engines, scene, seams, simulate):
+    main.add_command(command)
+
+main()

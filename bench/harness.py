@@ -1,0 +1,92 @@
+"""Fair comparisons on shared machines: candidates take turns, medians of their rounds are compared."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical import __version__
+from sar2optical.engines import Engine
+
+
+def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Let each candidate measure itself once per round, in turn.
+
+    What slows the machine for a while slows all of them, so ratios hold where single figures do not.
+
+    Returns
+    -------
+    dict
+        Each candidate's figures, in rounds' order.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, measure in candidates.items():
+            figures[name].append(measure())
+    return figures
+
+
+def engine_rate(engine: Engine, windows: NDArray[np.float32]) -> float:
+    """Windows per second of an engine alone, with as many runs in flight as it takes.
+
+    Parameters
+    ----------
+    engine
+        Opened.
+    windows
+        float32 (n, C, H, W) in [-1, 1], n a multiple of the engine's batch.
+    """
+    batches = [windows[k : k + engine.batch] for k in range(0, len(windows), engine.batch)]
+    with ThreadPoolExecutor(engine.streams) as streams:
+        began = time.perf_counter()
+        for _ in streams.map(engine.run, batches):
+            pass
+        return len(windows) / (time.perf_counter() - began)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident set of this process so far, in MB (Linux counts in KiB, macOS in bytes)."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def table(rows: list[list[str]]) -> str:
+    """Lay out rows in columns; the first row is the header, all columns but the first to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def save(path: Path | None, name: str, figures: Any) -> None:
+    """Write raw figures with what they were taken on."""
+    if path is None:
+        return
+    record = {
+        "bench": name,
+        "version": __version__,
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "taken": time.strftime("%Y-%m-%d"),
+        "figures": figures,
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def median(figures: list[float]) -> float:
+    """Give the middle figure."""
+    return statistics.median(figures)

@@ -1,0 +1,69 @@
+"""What an overlap costs, and what it buys: steps at window edges, and patches of differing brightness."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from bench.harness import save, table
+from sar2optical.engines import EngineOptions
+from sar2optical.metrics import low_passed_rms, seam_score
+from sar2optical.scene import SceneOptions
+from sar2optical.translate import Report, TranslateOptions, translate
+from sar2optical.windows import plan_windows
+
+REFERENCE = 192
+"""Overlap of the mosaic that others are compared with: every pixel is seen by 16 windows."""
+
+
+@click.command("seams")
+@click.argument("scene", type=click.Path(path_type=Path))
+@click.option("--overlap", "overlaps", type=int, multiple=True, default=(0, 16, 32, 64, 96, 128), show_default=True)
+@click.option("--model", type=click.Path(path_type=Path), help="The bundled generator where not given.")
+@click.option("--band", "bands", multiple=True)
+@click.option("--window", default=256, show_default=True, help="Side of the model's window.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the figures.")
+def main(
+    scene: Path, overlaps: tuple[int, ...], model: Path | None, bands: tuple[str, ...], window: int, out: Path | None
+) -> None:
+    """Measure seams of SCENE's mosaic for several overlaps."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def mosaic(overlap: int) -> tuple[Report, NDArray[np.uint8], NDArray[np.bool_]]:
+            options = TranslateOptions(
+                engine=EngineOptions(precision="fp32"),
+                scene=SceneOptions(bands=bands),
+                overlap=overlap,
+                compress="none",
+                overwrite=True,
+            )
+            path = Path(folder) / "mosaic.tif"
+            report = translate(scene, path, model=model, options=options)
+            with rasterio.open(path) as dataset:
+                return report, dataset.read(), dataset.dataset_mask() == 255
+
+        _, reference, valid = mosaic(REFERENCE)
+        figures = []
+        for overlap in overlaps:
+            report, image, _ = mosaic(overlap)
+            plan = plan_windows(report.shape, window, overlap)
+            figures.append(
+                {
+                    "overlap": overlap,
+                    "windows": report.windows_run,
+                    "seam_score": seam_score(image, valid, plan.rows, plan.cols, window),
+                    "low_passed_rms": low_passed_rms(reference, image, valid),
+                }
+            )
+    rows = [["overlap", "windows", "step at edges / elsewhere", f"low-passed RMS against {REFERENCE}"]]
+    rows += [
+        [str(f["overlap"]), str(f["windows"]), f"{f['seam_score']:.3f}", f"{f['low_passed_rms']:.2f}"]
+        for f in figures
+    ]
+    click.echo(table(rows))
+    save(out, "seams", figures)

@@ -1,0 +1,73 @@
+"""What a user installs: the packages, the weights, and no tool of ours."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy, offline."""
+    folder = tmp_path_factory.mktemp("wheel")
+    skip = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo", "runs")
+    source = shutil.copytree(ROOT, folder / "source", ignore=skip)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", folder, source], check=True)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield path, archive
+
+
+def test_the_wheel_holds_the_packages_and_the_weights(wheel):
+    _, archive = wheel
+    names = archive.namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"sar2optical", "export"}
+    assert {"sar2optical/weights/generator.onnx", "sar2optical/weights/MODEL_CARD.md", "sar2optical/py.typed"} <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_leaves_room_for_another_set_of_weights(wheel):
+    path, archive = wheel
+    weights = sum(info.file_size for info in archive.infolist() if "/weights/" in info.filename)
+    assert 1_000_000 < weights < 30_000_000
+    assert path.stat().st_size < 30_000_000
+
+
+def test_the_commands_are_on_the_path(wheel):
+    _, archive = wheel
+    (entry,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+    text = archive.read(entry).decode()
+    assert "sar2opt-scene = sar2optical.cli.scene:main" in text
+    assert "sar2opt-export = export.cli:main" in text
+
+
+def test_developers_tools_reach_no_user(wheel):
+    _, archive = wheel
+    (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+    requires = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist")
+    base = {line.split(">")[0] for line in requires if "extra" not in line}
+    assert base == {"numpy", "rasterio", "click", "tqdm"}
+    for tool in ("pytest", "ruff", "mypy", "rio-cogeo"):
+        assert all('extra == "dev"' in line for line in requires if line.startswith(tool))
+    assert not any("torch" in line for line in requires if 'extra == "cpu"' in line)
+
+
+def test_constraints_pin_what_is_depended_on_and_nothing_else():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = {*project["dependencies"], *extras["cpu"], *extras["export"], *extras["train"], *extras["dev"]}
+    names = {line.split(">")[0].split("[")[0] for line in named} - {"sar2optical"}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines if line and not line.startswith("#")}
+    assert pinned == names
