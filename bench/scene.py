@@ -13,7 +13,8 @@ from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.models.zoo import bundled
 from sar2optical.scene import SceneOptions
-from sar2optical.translate import DEFAULT_OVERLAP, Report, TranslateOptions, translate
+from sar2optical.translate import Report, TranslateOptions, translate
+from sar2optical.windows import DEFAULT_OVERLAP
 
 
 @click.command("scene")

@@ -34,15 +34,9 @@ from sar2optical.errors import InferenceFailed, OptionError
 from sar2optical.models.zoo import bundled
 from sar2optical.mosaic import MosaicWriter, check_output
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, resolve
-from sar2optical.scene import Scene, SceneOptions, open_scene
+from sar2optical.scene import GDAL_CACHE_BYTES, Scene, SceneOptions, open_scene
 from sar2optical.signature import ModelSignature, Stretch
-from sar2optical.windows import WindowPlan, plan_windows
-
-DEFAULT_OVERLAP = 64
-"""Pixels; see CONTRIBUTING for what larger and smaller ones were measured to do."""
-
-_CACHE_BYTES = 128_000_000
-"""GDAL's block cache: holds a row of blocks of a full scene; by default it takes 5 % of the memory."""
+from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]
 """Told of a stage ("translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
@@ -134,7 +128,7 @@ def translate(
     model = model or bundled()
     _check_outputs(src, out, options)
     with (
-        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
         open_engine(model, backend=options.backend, options=options.engine) as engine,
         open_scene(src, engine.signature.bands, options.scene) as scene,
     ):

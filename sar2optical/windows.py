@@ -6,15 +6,8 @@ from dataclasses import dataclass
 
 from sar2optical.errors import OptionError
 
-
-@dataclass(frozen=True)
-class Window:
-    """A pixel rectangle of a scene; may reach over the far edges where the scene is smaller than a window."""
-
-    row: int
-    col: int
-    height: int
-    width: int
+DEFAULT_OVERLAP = 64
+"""Pixels; see CONTRIBUTING for what larger and smaller ones were measured to cost and to do."""
 
 
 @dataclass(frozen=True)

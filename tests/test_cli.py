@@ -67,7 +67,10 @@ def test_quiet_prints_nothing(make_raster, tmp_path, identity_model):
 
 def test_every_option_is_accepted(make_raster, tmp_path, identity_model):
     src = make_raster(np.stack([speckle((60, 60)).astype(np.uint16) * 4] * 2), descriptions=["VV", "VH"])
-    options = ["--backend", "onnxruntime", "--device", "cpu", "--precision", "fp32", "--band", "2", "--units", "dn", "--stretch", "p1", "p99", "--nodata", "0", "--overlap", "32", "--batch-size", "2", "--threads", "1", "--compress", "zstd", "-v"]
+    options = (
+        "--backend onnxruntime --device cpu --precision fp32 --band 2 --units dn --stretch p1 p99 --nodata 0 "
+        "--overlap 32 --batch-size 2 --threads 1 --compress zstd -v"
+    ).split()
     result = scene(src, tmp_path / "out.tif", "--model", identity_model, *options)
     assert result.returncode == 0, result.stderr
     with rasterio.open(tmp_path / "out.tif") as mosaic:

@@ -84,11 +84,25 @@ def test_openvino_bf16_is_close_and_not_fp32(exported):
     assert 0 < difference < 0.1
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_threads_set_how_many_runs_go_at_once(exported, backend):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_set_how_many_runs_go_at_once(exported, checkpoint, backend):
+    model = model_for(backend, exported, checkpoint)
     for threads in (1, 2):
-        with open_engine(exported, backend=backend, options=EngineOptions(device="cpu", threads=threads)) as engine:
+        with open_engine(model, backend=backend, options=EngineOptions(device="cpu", threads=threads)) as engine:
             assert engine.streams == threads
+
+
+def test_pytorch_gets_its_threads_back(checkpoint):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with open_engine(checkpoint, options=EngineOptions(device="cpu")):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

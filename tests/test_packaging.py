@@ -33,7 +33,9 @@ def test_the_wheel_holds_the_packages_and_the_weights(wheel):
     names = archive.namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"sar2optical", "export"}
-    assert {"sar2optical/weights/generator.onnx", "sar2optical/weights/MODEL_CARD.md", "sar2optical/py.typed"} <= set(names)
+    assert {"sar2optical/weights/generator.onnx", "sar2optical/weights/MODEL_CARD.md", "sar2optical/py.typed"} <= set(
+        names
+    )
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -200,7 +200,7 @@ def test_a_palette_is_refused(make_raster):
 
 def test_complex_data_is_refused(make_raster):
     path = make_raster(DB.astype(np.complex64))
-    with pytest.raises(SceneUnreadable, match="complex64.*SLC"), opened(path):
+    with pytest.raises(SceneUnreadable, match=r"complex64.*SLC"), opened(path):
         pass
 
 

@@ -186,14 +186,15 @@ def test_overlapping_windows_are_blended_without_a_step(make_raster, tmp_path):
     assert steps[96] <= 2
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_batch_size_and_threads_change_no_pixel(make_raster, tmp_path, exported, backend):
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "pytorch"])
+def test_batch_size_and_threads_change_no_pixel(make_raster, tmp_path, exported, checkpoint, backend):
+    model = checkpoint if backend == "pytorch" else exported
     src = make_raster(speckle((600, 600)), **UTM)
     mosaics = []
     for batch, threads in [(1, 1), (3, 2), (8, 2)]:
         options = EngineOptions(device="cpu", batch=batch, threads=threads)
         out = tmp_path / f"{batch}-{threads}.tif"
-        run(src, out, exported, backend=backend, engine=options)
+        run(src, out, model, backend=backend, engine=options)
         mosaics.append(pixels(out)[0])
     assert mosaics[0].std() > 3  # three equal blank mosaics would be no proof
     np.testing.assert_array_equal(mosaics[0], mosaics[1])

@@ -11,6 +11,7 @@ import click
 
 from sar2optical.cli.common import reports_errors, set_up_logging
 from sar2optical.signature import UNITS, Stretch
+from sar2optical.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
     from sar2optical.translate import Progress, Report
@@ -76,7 +77,7 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
     help="Values, or percentiles of the scene (p1 p99); the model's own where not given.",
 )
 @click.option("--nodata", type=float, help="Stored value that means nothing, beside what the file declares.")
-@click.option("--overlap", type=int, help="Pixels that neighbouring windows share.  [default: 64]")
+@click.option("--overlap", type=int, default=DEFAULT_OVERLAP, show_default=True, help="Pixels that neighbours share.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows per run of the model."
 )
@@ -111,10 +112,10 @@ def main(
         click.echo(summary(report))
 
 
-def _options(*, preview: Path | None, overlap: int | None, units: str, **choices: Any) -> Any:
+def _options(*, preview: Path | None, units: str, **choices: Any) -> Any:
     from sar2optical.engines import EngineOptions
     from sar2optical.scene import SceneOptions
-    from sar2optical.translate import DEFAULT_OVERLAP, TranslateOptions
+    from sar2optical.translate import TranslateOptions
 
     return TranslateOptions(
         backend=choices["backend"],
@@ -131,7 +132,7 @@ def _options(*, preview: Path | None, overlap: int | None, units: str, **choices
             scale=choices["scale"],
         ),
         stretch=choices["stretch"],
-        overlap=DEFAULT_OVERLAP if overlap is None else overlap,
+        overlap=choices["overlap"],
         compress=choices["compress"],
         overwrite=choices["overwrite"],
         preview=preview,

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sar2optical.engines.base import EngineBase, EngineOptions, refuse_device, refuse_precision
+from sar2optical.engines.base import (
+    EngineBase,
+    EngineOptions,
+    default_threads,
+    refuse_device,
+    refuse_precision,
+)
 from sar2optical.errors import InferenceFailed
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.unet import UNetGenerator
@@ -19,7 +25,14 @@ class PyTorchEngine(EngineBase):
     """A generator in eval mode, channels last."""
 
     def __init__(
-        self, generator: UNetGenerator, signature: ModelSignature, *, device: str, precision: str, batch: int
+        self,
+        generator: UNetGenerator,
+        signature: ModelSignature,
+        *,
+        device: str,
+        precision: str,
+        batch: int,
+        streams: int,
     ) -> None:
         where = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
         super().__init__(
@@ -28,11 +41,16 @@ class PyTorchEngine(EngineBase):
             device=f"{device} ({where})",
             precision=precision,
             batch=batch,
-            streams=1,
+            streams=streams,
         )
         self._device = torch.device(device)
         generator.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._generator: UNetGenerator | None = generator
+        self._threads_before = torch.get_num_threads()
+        if device == "cpu":
+            # Each run on its caller's thread: two threads on one window, in bf16, were seen to round differently
+            # from batch to batch. PyTorch has one setting for the process, given back by `close`.
+            torch.set_num_threads(1)
 
     @torch.inference_mode()
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -46,7 +64,9 @@ class PyTorchEngine(EngineBase):
             raise InferenceFailed(f"pytorch stopped: {str(error)[:120]}: lower --batch-size") from error
 
     def close(self) -> None:
-        """Release the generator."""
+        """Release the generator, and give PyTorch its threads back."""
+        if self._generator is not None:
+            torch.set_num_threads(self._threads_before)
         self._generator = None
 
 
@@ -57,7 +77,12 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
     refuse_device("pytorch", device, here)
     precision = options.precision if options.precision != "auto" else "fp32"
     refuse_precision("pytorch", precision, ["fp32", "bf16"])
-    if options.threads:
-        torch.set_num_threads(options.threads)  # PyTorch has one setting for the whole process
     generator, signature = load_generator(path)
-    return PyTorchEngine(generator, signature, device=device, precision=precision, batch=options.batch)
+    return PyTorchEngine(
+        generator,
+        signature,
+        device=device,
+        precision=precision,
+        batch=options.batch,
+        streams=(options.threads or default_threads()) if device == "cpu" else 1,
+    )

@@ -1,0 +1,129 @@
+"""How close two images are, against values by hand and a slow loop."""
+
+from __future__ import annotations
+
+from math import exp, inf, isnan, log10
+
+import numpy as np
+import pytest
+
+from sar2optical.metrics import psnr, ssim
+
+
+def noisy(shape=(3, 20, 17), *, noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    reference = rng.uniform(0, 1, shape)
+    return reference, reference + rng.normal(0, noise, shape)
+
+
+def slow_ssim(x, y, data_range, valid=None):
+    """Wang et al. 2004, equation 13: every window by itself, variances about its own weighted mean."""
+    weights = np.array([[exp(-(i * i + j * j) / (2 * 1.5**2)) for j in range(-5, 6)] for i in range(-5, 6)])
+    weights /= weights.sum()
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    values = []
+    for c in range(x.shape[0]):
+        for i in range(x.shape[1] - 10):
+            for j in range(x.shape[2] - 10):
+                if valid is not None and not valid[i : i + 11, j : j + 11].all():
+                    continue
+                a, b = x[c, i : i + 11, j : j + 11].astype(float), y[c, i : i + 11, j : j + 11].astype(float)
+                mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
+                var_a = (weights * (a - mean_a) ** 2).sum()
+                var_b = (weights * (b - mean_b) ** 2).sum()
+                both = (weights * (a - mean_a) * (b - mean_b)).sum()
+                values.append(
+                    (2 * mean_a * mean_b + c1)
+                    * (2 * both + c2)
+                    / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+                )
+    return np.mean(values)
+
+
+def test_psnr_of_known_errors():
+    reference = np.zeros((1, 2, 2))
+    other = np.array([[[1, 1], [1, 3]]])  # mean squared error 12 / 4 = 3
+    assert psnr(reference, other, data_range=255) == pytest.approx(10 * log10(255**2 / 3))
+    assert psnr(reference, reference + 0.2, data_range=2) == pytest.approx(20)
+
+
+def test_psnr_of_bytes_does_not_wrap_around():
+    dark, light = np.full((3, 4, 4), 1, np.uint8), np.full((3, 4, 4), 254, np.uint8)
+    assert psnr(dark, light, data_range=255) == pytest.approx(20 * log10(255 / 253))
+    assert psnr(light, dark, data_range=255) == psnr(dark, light, data_range=255)
+
+
+def test_psnr_counts_valid_pixels_only():
+    reference = np.zeros((2, 2, 3))
+    other = np.array([[[2, 9, np.nan], [0, 2, 7]], [[0, 9, np.inf], [2, 0, 7]]])
+    valid = np.array([[True, False, False], [True, True, False]])  # six errors: 2, 0, 2, 0, 2, 0
+    assert psnr(reference, other, data_range=10, valid=valid) == pytest.approx(10 * log10(100 / 2))
+    assert psnr(reference[0], other[0], data_range=10, valid=valid) == pytest.approx(10 * log10(100 / (8 / 3)))
+
+
+def test_equal_images_score_highest():
+    image, _ = noisy()
+    assert psnr(image, image.copy(), data_range=1) == inf
+    assert ssim(image, image.copy(), data_range=1) == pytest.approx(1)
+
+
+def test_no_valid_pixel_is_no_score():
+    image, other = noisy()
+    nothing = np.zeros(image.shape[1:], bool)
+    assert isnan(psnr(image, other, data_range=1, valid=nothing))
+    assert isnan(ssim(image, other, data_range=1, valid=nothing))
+
+
+def test_ssim_of_two_flat_images_is_that_of_their_means():
+    grey = np.full((1, 11, 11), 100.0), np.full((1, 11, 11), 150.0)
+    c1 = 2.55**2
+    expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
+    assert ssim(*grey, data_range=255) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ssim_of_an_image_and_its_negative_about_the_same_mean_is_negative():
+    checks = np.indices((1, 16, 16)).sum(axis=0) % 2 * 2.0 - 1
+    assert ssim(checks, -checks, data_range=2) < -0.9
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+@pytest.mark.parametrize("shape", [(1, 11, 11), (3, 12, 15)])
+def test_ssim_equals_a_slow_loop_over_windows(shape, noise):
+    reference, other = noisy(shape, noise=noise)
+    assert ssim(reference, other, data_range=1) == pytest.approx(slow_ssim(reference, other, 1), abs=1e-10)
+
+
+def test_ssim_of_bytes_equals_the_slow_loop():
+    reference, other = noisy((2, 13, 12))
+    grey = [np.clip(image * 255, 0, 255).astype(np.uint8) for image in (reference, other)]
+    assert ssim(*grey, data_range=255) == pytest.approx(slow_ssim(*grey, 255), abs=1e-10)
+
+
+def test_ssim_leaves_out_every_window_that_touches_an_invalid_pixel():
+    reference, other = noisy((2, 14, 24))
+    valid = np.ones((14, 24), bool)
+    valid[3, 4] = False
+    expected = slow_ssim(reference, other, 1, valid)
+    spoilt = other.copy()
+    spoilt[:, 3, 4] = np.nan
+    assert ssim(reference, spoilt, data_range=1, valid=valid) == pytest.approx(expected, abs=1e-10)
+    assert ssim(reference, other, data_range=1) != pytest.approx(expected, abs=1e-4)
+
+
+def test_more_noise_is_less_similar():
+    scores = [ssim(*noisy(noise=noise), data_range=1) for noise in (0.05, 0.1, 0.2, 0.4)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] - scores[-1] > 0.2
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("shape", [(3, 20, 16), (1, 20, 17), (20, 17)])
+def test_images_of_different_shape_are_not_compared(metric, shape):
+    with pytest.raises(ValueError, match=r"\(3, 20, 17\)"):
+        metric(np.zeros((3, 20, 17)), np.zeros(shape), data_range=1)
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 11), (3, 11, 10), (1, 1, 1)])
+def test_images_smaller_than_ssims_window_are_refused(shape):
+    with pytest.raises(ValueError, match="smaller than the 11 x 11 window"):
+        ssim(np.zeros(shape), np.zeros(shape), data_range=1)
