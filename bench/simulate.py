@@ -510,7 +510,7 @@ def _with_water(area: Area, decibel: Floats, hilly: Floats) -> Floats:
     return np.where((lake > 1.3) & (hilly < 0.5), np.float32(LAKE), decibel)
 
 
-@click.command()
+@click.command("simulate")
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--size", nargs=2, type=click.IntRange(min=1), default=(2000, 2000), metavar="HEIGHT WIDTH")
 @click.option("--seed", type=click.IntRange(min=0), default=SimulatedScene.seed, show_default=True)

@@ -137,8 +137,10 @@ def _fold_block(block: nn.Sequential) -> None:
 def _quietly_export(folded: UNetGenerator, example: torch.Tensor, opset: int) -> torch.onnx.ONNXProgram:
     """Run PyTorch's exporter without its chatter: what matters of it is checked afterwards."""
     batch = torch.export.Dim(BATCH_AXIS, min=1)
-    level = logging.getLogger("onnxscript").level
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -153,7 +155,8 @@ def _quietly_export(folded: UNetGenerator, example: torch.Tensor, opset: int) ->
                 verbose=False,
             )
     finally:
-        logging.getLogger("onnxscript").setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None
     return program
 

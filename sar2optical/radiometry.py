@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 from sar2optical.errors import UnitsMismatch, UnitsUnknown
 from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
 
-FILL = 0.0
-"""What invalid pixels become before inference, in [-1, 1]: the middle, so that a border looks like land of
-medium brightness instead of a cliff (the model has never seen either)."""
-
 _LINEAR_POWER = {"dn": 2, "amplitude": 2, "power": 1}
 """Exponent that makes power of a linear unit."""
 
@@ -82,7 +78,7 @@ class Encoding:
         return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
 
     def encode(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Stretch to [-1, 1] and clip; invalid pixels become `FILL`.
+        """Stretch to [-1, 1] and clip; invalid pixels become 0, see `sar2optical.fill`.
 
         Parameters
         ----------
@@ -101,7 +97,7 @@ class Encoding:
         scaled = (converted - np.float32(self.low)) * np.float32(2 / (self.high - self.low))
         scaled -= 1
         np.clip(scaled, -1, 1, out=scaled)
-        scaled[~valid] = FILL
+        scaled[~valid] = 0
         return scaled
 
 

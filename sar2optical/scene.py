@@ -28,8 +28,8 @@ from sar2optical.radiometry import guess_unit
 from sar2optical.signature import Unit
 
 GDAL_CACHE_BYTES = 128_000_000
-"""For `rasterio.Env(GDAL_CACHEMAX=...)`, which takes bytes: a row of blocks of a full scene fits; by default GDAL takes
-5 % of the machine's memory."""
+"""For `rasterio.Env(GDAL_CACHEMAX=...)`, which takes bytes: a row of blocks of a full scene fits. By default GDAL
+takes 5 % of the machine's memory."""
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 

@@ -31,6 +31,7 @@ from sar2optical import __version__
 from sar2optical.blend import Blender
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.errors import InferenceFailed, OptionError
+from sar2optical.fill import mirror_invalid
 from sar2optical.models.zoo import bundled
 from sar2optical.mosaic import MosaicWriter, check_output
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, resolve
@@ -235,7 +236,7 @@ class _Strip:
     sar: NDArray[np.float32]
     """(channels, window, padded width) in [-1, 1]."""
     valid: NDArray[np.bool_]
-    """(window or the scene's height, width): no padding."""
+    """(window, padded width); padding is not valid."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,8 @@ class _Placed:
     col: int
     sar: NDArray[np.float32]
     """(channels, window, window), a view into its strip."""
+    valid: NDArray[np.bool_]
+    """(window, window), likewise."""
 
 
 def _stream(scene: Scene, plan: WindowPlan, encodings: list[Encoding], engine: Engine, finisher: _Finisher) -> int:
@@ -258,6 +261,10 @@ def _stream(scene: Scene, plan: WindowPlan, encodings: list[Encoding], engine: E
 
 def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher) -> int:
     """Run batches on the engine's streams; hand results on in the windows' order."""
+
+    def run(batch: list[_Placed]) -> NDArray[np.float32]:
+        return engine.run(np.stack([mirror_invalid(placed.sar, placed.valid) for placed in batch]))
+
     count = 0
     pending: deque[tuple[list[_Placed], Future[NDArray[np.float32]]]] = deque()
 
@@ -270,8 +277,7 @@ def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher) -> i
         try:
             while batch := list(islice(windows, engine.batch)):
                 count += len(batch)
-                sar = np.stack([placed.sar for placed in batch])
-                pending.append((batch, streams.submit(engine.run, sar)))
+                pending.append((batch, streams.submit(run, batch)))
                 if len(pending) > 2 * engine.streams:  # one in work and one waiting for each stream
                     collect()
             while pending:
@@ -298,17 +304,11 @@ def _strips(scene: Scene, plan: WindowPlan, encodings: list[Encoding], channels:
         sar = np.concatenate((sar[:, deep - kept :], fresh), axis=1)
         valid = np.concatenate((valid[deep - kept :], usable))
         read = start + deep
-        yield _Strip(row, _shaped(sar, channels, window, padded), valid)
-
-
-def _shaped(sar: NDArray[np.float32], channels: int, window: int, padded: int) -> NDArray[np.float32]:
-    """Pad a small scene by reflection; repeat a lone band over the model's channels."""
-    _, height, width = sar.shape
-    if (height, width) != (window, padded):
-        sar = np.pad(sar, ((0, 0), (0, window - height), (0, padded - width)), mode="reflect")
-    if len(sar) != channels:
-        sar = np.broadcast_to(sar, (channels, *sar.shape[1:]))
-    return sar
+        missing = (0, window - deep), (0, padded - width)  # of a scene smaller than a window
+        shaped = np.pad(sar, ((0, 0), *missing)) if np.any(missing) else sar
+        if len(shaped) != channels:
+            shaped = np.broadcast_to(shaped, (channels, *shaped.shape[1:]))  # copies of a lone band
+        yield _Strip(row, shaped, np.pad(valid, missing) if np.any(missing) else valid)
 
 
 def _windows(strips: Iterator[_Strip], plan: WindowPlan, finisher: _Finisher) -> Iterator[_Placed]:
@@ -318,7 +318,8 @@ def _windows(strips: Iterator[_Strip], plan: WindowPlan, finisher: _Finisher) ->
         columns = np.logical_or.reduce(strip.valid, axis=0)
         for col, start in enumerate(plan.cols):
             if columns[start : start + plan.window].any():
-                yield _Placed(strip.row, col, strip.sar[:, :, start : start + plan.window])
+                window = slice(start, start + plan.window)
+                yield _Placed(strip.row, col, strip.sar[:, :, window], strip.valid[:, window])
 
 
 def _ahead(items: Iterator[_T], worker: ThreadPoolExecutor) -> Iterator[_T]:
@@ -352,7 +353,7 @@ class _Finisher:
     def expect(self, row: int, valid: NDArray[np.bool_]) -> None:
         """Take note of which pixels of a coming strip are valid."""
         start, stop = self._plan.strip(row)
-        strip = valid[: stop - start]
+        strip = valid[: stop - start, : self._plan.shape[1]]
         # Empty strips may come by the hundred between two windows: held as a single False each.
         self._valid.append(strip if strip.any() else np.broadcast_to(np.False_, strip.shape))
 

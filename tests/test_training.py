@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sar2optical.data.pairs import Chips
-from sar2optical.errors import DataError, ModelUnreadable
+from sar2optical.errors import DataError, ModelUnreadable, OptionError
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.training.config import TrainConfig
 from sar2optical.training.evaluate import generator_prediction, linear_fit, mean_colour, score
@@ -101,3 +101,8 @@ def test_baselines_give_what_they_say():
     # Mean squared error of a ramp of 0 to 255 about its mean is (256^2 - 1) / 12, in two of three bands.
     error = 2 / 3 * (256**2 - 1) / 12
     assert score(mean_colour(chips), chips).psnr == pytest.approx(10 * math.log10(255**2 / error))
+
+
+def test_a_batch_of_one_is_refused():
+    with pytest.raises(OptionError, match="batch is 1: give 2 or more"):
+        TrainConfig(batch=1)

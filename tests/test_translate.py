@@ -318,3 +318,15 @@ def test_progress_ends_at_the_whole(make_raster, tmp_path, identity_model):
     assert done[0] == 0
     assert done == sorted(done)
     assert done[-1] == seen[-1][2] == 600 * 300
+
+
+def test_nodata_does_not_darken_what_lies_beside_it(make_raster, tmp_path, exported):
+    # Constant ground with a nodata half gives what constant ground gives: the generator never sees the hole.
+    flat = np.full((256, 256), 120, np.uint8)
+    holed = flat.copy()
+    holed[:, 100:] = 0
+    mosaics = []
+    for name, grey in (("flat", flat), ("holed", holed)):
+        run(make_raster(grey, f"{name}.tif", nodata=0), tmp_path / f"{name}_out.tif", exported)
+        mosaics.append(pixels(tmp_path / f"{name}_out.tif")[0][:, :, :100])
+    np.testing.assert_array_equal(*mosaics)

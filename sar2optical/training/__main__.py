@@ -47,8 +47,8 @@ def main(  # noqa: D103
 
     if threads:
         torch.set_num_threads(threads)
-    config = TrainConfig(steps=steps, batch=batch, base_channels=base_channels, l1_weight=l1_weight, seed=seed)
     try:
+        config = TrainConfig(steps=steps, batch=batch, base_channels=base_channels, l1_weight=l1_weight, seed=seed)
         signature = ModelSignature(name=name, bands=(band,), unit=unit, stretch=(stretch,))  # type: ignore[arg-type]
         chips = [read_pair(pair) for pair in find_pairs(data)]
         with tqdm(total=steps, unit="step", mininterval=5) as bar:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sar2optical.errors import OptionError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -38,8 +40,11 @@ class TrainConfig:
     """Of the first weights, the windows and the dropout."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be positive")
+        if self.steps < 1:
+            raise OptionError(f"steps is {self.steps}: give 1 or more")
+        if self.batch < 2:
+            # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
+            raise OptionError(f"batch is {self.batch}: give 2 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as plain values."""
