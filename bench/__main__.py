@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bench.engines import main as engines
+from bench.picture import main as picture
 from bench.scene import main as scene
 from bench.seams import main as seams
 from bench.simulate import main as simulate
@@ -15,7 +16,7 @@ def main() -> None:
     """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
 
 
-for command in (engines, scene, seams, simulate):
+for command in (engines, picture, scene, seams, simulate):
     main.add_command(command)
 
 main()

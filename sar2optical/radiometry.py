@@ -142,6 +142,11 @@ def choose_stretch(
         return source, (stretch,) * bands
     chosen = (stretch,) * bands if stretch else signature.stretch
     fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]
+    if source != "dn" and fixed and stretch is None and signature.unit == "dn":
+        raise UnitsMismatch(
+            f"values are calibrated {source}, the model expects uncalibrated DN from {fixed[0]}: "
+            "give the uncalibrated scene, or --stretch p1 p99"
+        )
     if source == "dn" and fixed and stretch is None and signature.unit != "dn":
         raise UnitsMismatch(
             f"values are uncalibrated DN, the model expects calibrated {signature.unit} from {fixed[0]}: "
@@ -166,9 +171,18 @@ def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float
     low, high
         low < high. Percentiles that coincide (a flat scene) are set apart by the smallest step that float32
         still sees, so that the flat value becomes -1.
+
+    Raises
+    ------
+    UnitsMismatch
+        Where a percentile and a value lie the wrong way round.
     """
     low, high = (_value(bound, sample) for bound in (stretch.low, stretch.high))
-    if not low < high:
+    if low > high:  # a percentile beyond a value
+        raise UnitsMismatch(
+            f"stretch {stretch} is {low:.4g} to {high:.4g} on this scene, upside down: give --stretch p1 p99"
+        )
+    if low == high:
         high = low + max(abs(low) * 1e-6, 1e-12)
     return low, high
 
@@ -227,7 +241,7 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
         unit, reason = named
         if unit == "db" and not _looks_like_db(lowest, median, highest):
             raise UnitsUnknown(f"{reason}, but {seen} are not dB: give --units (and --scale)")
-        if unit != "db" and median < 0:
+        if unit in _BRIGHTEST and not 0 <= median <= _BRIGHTEST[unit]:
             raise UnitsUnknown(f"{reason}, but {seen} are not {unit}: give --units")
         return unit, reason
     if dtype == "uint8":
@@ -243,17 +257,21 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
 # is about -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
 _DB_LOWEST, _DB_HIGHEST = -100.0, 60.0
 
+# No scene's median is brighter than +20 dB, in linear units.
+_BRIGHTEST: dict[Unit, float] = {"power": 100.0, "amplitude": 10.0, "dn": float("inf")}
+
 _NAMES: tuple[tuple[str, Unit, str], ...] = (
     # ASF HyP3: ..._RTC30_G_gpuned_...: g/s for gamma0/sigma0, then p/d/a for power/dB/amplitude.
-    (r"_[gs]p[um][nf][ec][dm](_|$|\.)", "power", "HyP3 file name says power"),
-    (r"_[gs]d[um][nf][ec][dm](_|$|\.)", "db", "HyP3 file name says dB"),
-    (r"_[gs]a[um][nf][ec][dm](_|$|\.)", "amplitude", "HyP3 file name says amplitude"),
-    (r"(^|[^a-z])(db|decibels?)($|[^a-z])", "db", "its name or tag says dB"),
+    (r"_[gs]p[uw][nf][ec][dm](_|$|\.)", "power", "HyP3 file name says power"),
+    (r"_[gs]d[uw][nf][ec][dm](_|$|\.)", "db", "HyP3 file name says dB"),
+    (r"_[gs]a[uw][nf][ec][dm](_|$|\.)", "amplitude", "HyP3 file name says amplitude"),
+    # A word of its own: hexadecimal ids in ESA's names hold "db" too.
+    (r"(^|[^a-z0-9])(db|decibels?)($|[^a-z0-9])", "db", "its name or tag says dB"),
     (r"rtc-s1|opera_l2_rtc", "power", "OPERA RTC-S1 is linear gamma0"),
     (r"\.rtc\.", "power", "its name says RTC, linear gamma0"),
     (r"linear power", "power", "its tag says linear power"),
     (
-        r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_v[vh]($|[^a-z_])",
+        r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_[vh]{2}($|[^a-z_])",
         "power",
         "SNAP band name says linear",
     ),
@@ -271,7 +289,8 @@ def _named_unit(names: tuple[str, ...]) -> tuple[Unit, str] | None:
 
 
 def _looks_like_db(lowest: float, median: float, highest: float) -> bool:
-    return lowest >= _DB_LOWEST and highest <= _DB_HIGHEST and -45 <= median <= 20
+    # Linear values lie in that range too, but none of them below 0.
+    return _DB_LOWEST <= lowest < 0 and highest <= _DB_HIGHEST and -45 <= median <= 20
 
 
 def _value(bound: Bound, sample: NDArray[np.float32]) -> float:

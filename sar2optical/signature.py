@@ -34,7 +34,10 @@ class Bound:
             raise ValueError(f"percentile {self.at:g} is outside 0 to 100")
 
     def __str__(self) -> str:
-        return f"p{self.at:g}" if self.percentile else f"{self.at:g}"
+        # As many digits as tell it from every other number; 17 are more than a reader wants of a round one.
+        short = f"{self.at:g}"
+        number = short if float(short) == self.at else repr(float(self.at))
+        return f"p{number}" if self.percentile else number
 
     @classmethod
     def parse(cls, text: str) -> Bound:
@@ -151,7 +154,7 @@ class ModelSignature:
             version = record["version"]
         except (ValueError, TypeError, KeyError) as error:
             raise SignatureError(
-                f"{source}: its signature is not readable ({text[:40]!r}): export it again"
+                f"{source}: its signature is not readable ({str(text)[:40]!r}): export it again"
             ) from error
         if version != VERSION:
             raise SignatureError(
@@ -163,9 +166,9 @@ class ModelSignature:
                 name=str(record["name"]),
                 bands=tuple(str(b) for b in record["bands"]),
                 unit=record["unit"],
-                stretch=tuple(Stretch.parse(*pair) for pair in record["stretch"]),
+                stretch=tuple(Stretch.parse(*map(str, pair)) for pair in record["stretch"]),
                 window=int(record["window"]),
                 channels=int(record["channels"]),
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise SignatureError(f"{source}: malformed signature ({error}): export it again") from error

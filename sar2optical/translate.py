@@ -186,8 +186,8 @@ def _check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> Non
 
 def _encodings(scene: Scene, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:
     """Fix how each band becomes model input, from the whole scene's statistics."""
-    if scene.unit is None:
-        return [AS_IT_IS] * len(signature.bands)
+    if scene.unit is None or not scene.samples[0].size:
+        return [AS_IT_IS] * len(signature.bands)  # no valid pixel will be encoded
     unit, stretches = choose_stretch(scene.unit, signature, stretch)
     encodings = []
     for sample, chosen in zip(scene.samples, stretches, strict=True):

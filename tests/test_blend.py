@@ -22,7 +22,7 @@ LAYOUTS = [
     ((17, 40), 16, 15),
     ((19, 22), 12, 1),
 ]
-THREEFOLD = (17, 9), 8, 2  # rows start at 0, 6 and 9: rows 6 to 8 and 9 to 13 are shared, with one to spare
+THREEFOLD = (15, 9), 8, 2  # rows start at 0, 6 and 7: all three windows hold row 7
 FOURFOLD = (13, 20), 8, 6  # a stride of a quarter of the window
 
 

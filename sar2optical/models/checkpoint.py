@@ -6,8 +6,10 @@ shape read off the tensors. Both load strictly: no key missing, none unknown, no
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ FORMAT = "sar2optical.generator"
 _FIRST = "encoder.enc1.conv_block.0.weight"
 _UPSAMPLED = "decoder.dec1.conv_block.0.1.weight"
 _HEAD = "head.0.weight"
+_MAGIC = (b"PK\x03\x04", b"\x80")  # a zip, as torch.save writes, or a bare pickle
 _SHOWN = 4  # keys named in a message before it only counts
 
 
@@ -56,17 +59,16 @@ def read_arguments(state_dict: Mapping[str, Tensor], *, upsampling: Upsampling =
     try:
         first, head = state_dict[_FIRST], state_dict[_HEAD]
         base_channels, in_channels = first.shape[:2]
-        out_channels = head.shape[0]
+        return GeneratorArguments(
+            in_channels=in_channels,
+            out_channels=head.shape[0],
+            base_channels=base_channels,
+            upsampling=upsampling if _UPSAMPLED in state_dict else None,
+        )
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointMismatch(
             f"no generator: needs {_FIRST} and {_HEAD}, has {_some(list(state_dict))}"
         ) from error
-    return GeneratorArguments(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        base_channels=base_channels,
-        upsampling=upsampling if _UPSAMPLED in state_dict else None,
-    )
 
 
 def load_generator(
@@ -171,7 +173,8 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputUnwritable(
             f"{path}: cannot be written ({error}): free space, or choose another folder"
         ) from error
@@ -186,12 +189,19 @@ def read_tensors(path: Path) -> dict[str, Any]:
         Where the file is missing, corrupt, or holds anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on old pickles: what matters comes as an exception
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelUnreadable(f"{path}: no such file: check the path") from error
     except IsADirectoryError as error:
         raise ModelUnreadable(f"{path}: is a folder: give the checkpoint's file") from error
+    except PermissionError as error:
+        raise ModelUnreadable(f"{path}: may not be read: check its permissions") from error
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            if not file.read(4).startswith(_MAGIC):
+                raise ModelUnreadable(f"{path}: no checkpoint, but something else: fetch it again") from error
         raise ModelUnreadable(
             f"{path}: not a file of plain tensors: save the generator's state_dict() by itself"
         ) from error
@@ -209,14 +219,17 @@ def read_tensors(path: Path) -> dict[str, Any]:
 def _own(content: dict[str, Any], path: Path) -> tuple[GeneratorArguments, ModelSignature, dict[str, Tensor]]:
     try:
         arguments = GeneratorArguments(**content["arguments"])
-        text, state_dict = content["signature"], content["state_dict"]
+        text, state_dict = content["signature"], _bare(content["state_dict"], path)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelUnreadable(f"{path}: a checkpoint with parts missing ({error}): save it again") from error
     return arguments, ModelSignature.from_json(text, source=str(path)), state_dict
 
 
-def _bare(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+def _bare(content: Any, path: Path) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        raise CheckpointMismatch(f"{path}: weights are a {type(content).__name__}, no state dict: save it again")
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    strangers += [key for key in content if not isinstance(key, str) and key not in strangers]
     if strangers or not content:
         raise CheckpointMismatch(
             f"{path}: not a state dict of tensors (holds {_some(strangers)}): "
@@ -247,4 +260,4 @@ def _some(keys: list[str]) -> str:
     if not keys:
         return "none"
     more = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(str, keys[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,221 @@
+"""Which module may know which: imports point down, and importing stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+ROOMS = (
+    "errors",
+    "windows",
+    "signature",
+    "radiometry",
+    "fill",
+    "blend",
+    "metrics",
+    "scene",
+    "safe",
+    "geocode",
+    "mosaic",
+    "manifest",
+    "models",
+    "engines",
+    "data",
+    "translate",
+    "training",
+    "cluster",
+    "doctor",
+    "cli",
+)
+"""From the ground up. A new module goes in where it belongs, here and in the design."""
+
+TORCH = ("sar2optical.models", "sar2optical.data", "sar2optical.training", "export", "bench")
+WHERE = {
+    "torch": (*TORCH, "sar2optical.engines.pytorch", "sar2optical.engines.tensorrt"),
+    "lightning": ("sar2optical.training",),
+    "lightning_fabric": ("sar2optical.training",),
+    "torchmetrics": ("sar2optical.training", "bench"),
+    "matplotlib": ("sar2optical.training", "bench"),
+    "onnx": ("export", "bench"),
+    "onnxscript": ("export",),
+    "onnxruntime": ("sar2optical.engines.onnxruntime", "export"),
+    "openvino": ("sar2optical.engines.openvino", "export"),
+    "tensorrt": ("sar2optical.engines.tensorrt", "export"),
+    "dask": ("sar2optical.cluster",),
+    "distributed": ("sar2optical.cluster",),
+    "xarray": ("sar2optical.safe",),
+    "xarray_sentinel": ("sar2optical.safe",),
+}
+"""The rooms that may import a heavy library."""
+
+NO_TORCH = ("sar2optical.models.zoo",)
+
+
+def modules(*packages):
+    """Map the names of all modules in the checkout to their files."""
+    found = {}
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+OURS = modules("sar2optical", "export", "bench")
+
+
+def imports(source, module, *, is_package=False):
+    """Names that a module imports, wherever in it: `from a.b import c` is a.b.c where that is a module, else a.b."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                names.add(full if full in OURS else base)
+    return names
+
+
+def imports_of(module):
+    path = OURS[module]
+    return imports(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def within(module, package):
+    return module == package or module.startswith(package + ".")
+
+
+def test_imports_are_read_in_every_form():
+    source = (
+        "import os\n"
+        "from sar2optical import windows, __version__\n"
+        "from .errors import OptionError\n"
+        "def later():\n"
+        "    import torch.nn as nn\n"
+        "    from . import scene\n"
+    )
+    assert imports(source, "sar2optical.mosaic") == {
+        "os", "sar2optical", "sar2optical.windows", "sar2optical.errors", "torch.nn", "sar2optical.scene",
+    }  # fmt: skip
+    assert imports("from .base import Engine", "sar2optical.engines", is_package=True) == {"sar2optical.engines.base"}
+    assert imports("from ..errors import X", "sar2optical.engines.base") == {"sar2optical.errors"}
+
+
+def test_every_module_has_its_place_in_the_list():
+    assert {room(module) for module in OURS if within(module, "sar2optical")} - {None} <= set(ROOMS)
+
+
+def test_the_corridor_knows_its_rooms():
+    assert {"sar2optical.windows", "sar2optical.blend", "sar2optical.scene"} <= imports_of("sar2optical.translate")
+
+
+@pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])
+def test_imports_point_down(module):
+    if room(module) is None:
+        ours = {name for name in imports_of(module) if within(name, "sar2optical")}
+        assert not ours, "the package itself imports none of its rooms"
+        return
+    level = ROOMS.index(room(module))
+    above = {
+        name
+        for name in imports_of(module)
+        if within(name, "sar2optical") and room(name) is not None and ROOMS.index(room(name)) > level
+    }
+    assert not above
+
+
+def test_no_module_imports_itself_over_others():
+    graph = defaultdict(set)
+    for module in OURS:
+        graph[module] |= {name for name in imports_of(module) if name in OURS and name != module}
+    order = list(TopologicalSorter(graph).static_order())  # raises where there is a circle
+    assert order.index("sar2optical.errors") < order.index("sar2optical.translate")
+
+
+@pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])
+def test_the_package_knows_neither_export_nor_bench(module):
+    assert not {name for name in imports_of(module) if within(name, "export") or within(name, "bench")}
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_heavy_libraries_stay_in_their_rooms(module):
+    used = {name.split(".")[0] for name in imports_of(module)} & WHERE.keys()
+    strangers = {library for library in used if not any(within(module, place) for place in WHERE[library])}
+    assert not strangers
+    if module in NO_TORCH:
+        assert "torch" not in used
+
+
+def test_the_rooms_of_heavy_libraries_are_really_used():
+    for library, module in (
+        ("torch", "sar2optical.models.unet"),
+        ("onnxruntime", "sar2optical.engines.onnxruntime"),
+        ("openvino", "sar2optical.engines.openvino"),
+    ):
+        assert library in {name.split(".")[0] for name in imports_of(module)}
+
+
+HEAVY = ["torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "rasterio"]
+
+
+def loaded_by(code):
+    """Run code in a fresh interpreter; tell which heavy libraries it has loaded."""
+    code += f"\nimport sys\nprint('loaded', *[name for name in {HEAVY} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    word, *names = result.stdout.splitlines()[-1].split()
+    assert word == "loaded"
+    return result.stdout, names
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    assert loaded_by("import sar2optical; assert sar2optical.__version__")[1] == []
+
+
+def test_help_loads_no_heavy_library():
+    out, names = loaded_by(
+        "from sar2optical.cli.scene import main\n"
+        "try:\n    main(['--help'], prog_name='sar2opt-scene')\n"
+        "except SystemExit as end:\n    assert end.code == 0"
+    )
+    assert "Usage: sar2opt-scene" in out
+    assert names == []
+
+
+def test_the_corridor_loads_rasterio_and_no_library_that_runs_models():
+    assert loaded_by("import sar2optical.translate")[1] == ["rasterio"]
+
+
+def test_a_scene_is_translated_where_there_is_no_torch(make_raster, identity_model, tmp_path):
+    from tests.conftest import UTM, speckle
+
+    src = make_raster(speckle((30, 20)), descriptions=["VH"], **UTM)
+    out = tmp_path / "out.tif"
+    _, names = loaded_by(
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from sar2optical.translate import TranslateOptions, translate\n"
+        "options = TranslateOptions(backend='onnxruntime')\n"
+        f"translate({str(src)!r}, Path({str(out)!r}), model=Path({str(identity_model)!r}), options=options)\n"
+        "del sys.modules['torch']"
+    )
+    assert out.is_file()
+    assert "onnxruntime" in names
+    assert not {"torch", "openvino", "onnx"} & set(names)
