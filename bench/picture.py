@@ -46,4 +46,5 @@ def _read(path: Path, longest: int, bands: int) -> tuple[NDArray[np.float32], ND
         read = src.read(
             list(range(1, bands + 1)), out_shape=(bands, *shape), resampling=Resampling.average, masked=True
         )
-    return read.filled(0).astype(np.float32), ~np.ma.getmaskarray(read).any(axis=0)
+    invalid = np.logical_or.reduce(np.ma.getmaskarray(read), axis=0)
+    return read.filled(0).astype(np.float32), ~invalid

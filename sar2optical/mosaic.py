@@ -20,12 +20,10 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +36,9 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
+from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
+from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
 __all__ = ["COMPRESSIONS", "MosaicWriter", "check_output"]
 
@@ -53,12 +53,6 @@ _COMPRESS_OPTIONS: dict[str, dict[str, str]] = {
 }
 COMPRESSIONS = tuple(_COMPRESS_OPTIONS)
 """What `compress` may be, the default first."""
-
-_BLOCK = 512
-"""Side of a COG's blocks; the smallest overview fits into one (the convention that validators check)."""
-
-_GATHER = 128
-"""Rows that wait at most (plus one strip) before they are halved: single rows would make a file each."""
 
 _JPEG_LONGEST = 65500
 """libjpeg's JPEG_MAX_DIMENSION."""
@@ -168,11 +162,11 @@ class MosaicWriter:
         self._out = out
         self._target = out.resolve()  # a link stays a link
         self._parts = _parts_folder(out)
-        self._description = [*_georeference(georeference), _metadata(tags)]
+        self._description = [*place_of(georeference), metadata_of(tags)]
         self._compress = compress
         self._overwrite = overwrite
         self._threads = threads
-        self._levels = _levels(shape)
+        self._levels = levels_of(shape)
         self._all_valid = True
 
     def __enter__(self) -> MosaicWriter:
@@ -217,7 +211,7 @@ class MosaicWriter:
         if mosaic.rows + rows > mosaic.height:
             raise ValueError(f"{mosaic.rows} + {rows} rows are more than the mosaic's {mosaic.height}")
         self._all_valid = self._all_valid and bool(valid.all())
-        self._append(_masked(rgb, valid))
+        self._append(mask_out(rgb, valid))
 
     def finish(self) -> None:
         """Make the output of the strips, verify it and rename it into place.
@@ -271,11 +265,11 @@ class MosaicWriter:
         level = self._levels[number]
         with _unwritable(path), rasterio.Env(**_GDAL):
             source = self._parts / "overview-0.vrt"
-            source.write_bytes(_to_bytes(_vrt(level, "rgba")))
+            source.write_bytes(to_bytes(describe(level, "rgba")))
             with _open(source) as dataset:
                 picture = dataset.read()
             while max(picture.shape) > longest:
-                picture = _halve(picture)
+                picture = halve(picture)
             with _without_georeference():
                 encoded = _encode(picture[:3] if picture[3].all() else picture, driver="PNG")
             _write_whole(path.resolve(), encoded)
@@ -288,10 +282,10 @@ class MosaicWriter:
             ready = finer.gather(rgba)
             if ready is None:
                 return
-            rgba = _halve(ready)
+            rgba = halve(ready)
             self._store(coarser, rgba)
 
-    def _store(self, level: _Level, rgba: npt.NDArray[np.uint8]) -> None:
+    def _store(self, level: Level, rgba: npt.NDArray[np.uint8]) -> None:
         # The transform means nothing, but without one rasterio warns.
         options = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
         encoded = _encode(rgba, driver="GTiff", transform=Affine.translation(1, 1), **options)
@@ -321,16 +315,16 @@ class MosaicWriter:
 
     def _make_cog(self, made: Path) -> None:
         for level in self._levels[1:]:
-            (self._parts / level.vrt_name).write_bytes(_to_bytes(_vrt(level, "masked")))
-        mosaic = _vrt(self._levels[0], "masked", overviews=self._levels[1:])
+            (self._parts / level.vrt_name).write_bytes(to_bytes(describe(level, "masked")))
+        mosaic = describe(self._levels[0], "masked", overviews=self._levels[1:])
         mosaic.extend(self._description)
         source = self._parts / self._levels[0].vrt_name
-        source.write_bytes(_to_bytes(mosaic))
+        source.write_bytes(to_bytes(mosaic))
         rasterio.shutil.copy(
             source,
             made,
             driver="COG",
-            BLOCKSIZE=_BLOCK,
+            BLOCKSIZE=BLOCK,
             OVERVIEWS="FORCE_USE_EXISTING",
             NUM_THREADS=self._threads,
             BIGTIFF="IF_SAFER",
@@ -348,7 +342,7 @@ class MosaicWriter:
             with _open(made, **which) as cog, _open(self._parts / level.vrt_name) as source:
                 if cog.shape != level.shape:
                     raise OSError(f"GDAL wrote {cog.shape} pixels of {level.shape}")
-                last = Window.from_slices(*(((n - 1) // _BLOCK * _BLOCK, n) for n in level.shape))
+                last = Window.from_slices(*(((n - 1) // BLOCK * BLOCK, n) for n in level.shape))
                 same = np.array_equal(cog.read_masks(1, window=last), source.read_masks(1, window=last))
                 pixels = cog.read(window=last)
                 if self._compress != "jpeg":
@@ -360,7 +354,7 @@ class MosaicWriter:
         """Write the strips as PNG or JPEG: no georeference and no tags, which would go into a sidecar."""
         source = self._parts / "mosaic.vrt"
         colours = "rgba" if self._driver == "PNG" and not self._all_valid else "rgb"
-        source.write_bytes(_to_bytes(_vrt(self._levels[0], colours)))
+        source.write_bytes(to_bytes(describe(self._levels[0], colours)))
         options = {"QUALITY": 95} if self._driver == "JPEG" else {}
         rasterio.shutil.copy(source, made, driver=self._driver, **options)
         ending = _ENDINGS[self._driver]
@@ -376,169 +370,6 @@ class MosaicWriter:
         # They belong to the file that was replaced: GDAL would show its overviews and statistics for ours.
         for sidecar in (".aux.xml", ".ovr", ".msk"):
             self._target.with_name(self._target.name + sidecar).unlink(missing_ok=True)
-
-
-@dataclass(kw_only=True)
-class _Level:
-    """The mosaic (number 0) or one of its overviews: what is written, and which rows wait to be halved."""
-
-    number: int
-    height: int
-    width: int
-    rows: int = 0
-    strips: list[tuple[int, int]] = field(default_factory=list)
-    """First row and number of rows, of each strip on disk."""
-    waiting: list[npt.NDArray[np.uint8]] = field(default_factory=list)
-    """`(4, rows, width)` each."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.height, self.width
-
-    @property
-    def vrt_name(self) -> str:
-        return f"overview-{self.number}.vrt" if self.number else "mosaic.vrt"
-
-    def strip_name(self, row: int) -> str:
-        return f"overview-{self.number}-{row:08d}.tif" if self.number else f"strip-{row:08d}.tif"
-
-    def gather(self, rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
-        """Take rows that are on disk and give back those that may be halved: an even number, or the last."""
-        self.waiting.append(rgba)
-        complete = self.rows == self.height
-        count = sum(block.shape[1] for block in self.waiting)
-        if count < _GATHER and not complete:
-            return None
-        ready = np.concatenate(self.waiting, axis=1) if len(self.waiting) > 1 else rgba
-        even = count if complete else count - count % 2
-        # A copy, or one row would keep the whole strip in memory.
-        self.waiting = [ready[:, even:].copy()] if even < count else []
-        return ready[:, :even]
-
-
-def _levels(shape: tuple[int, int]) -> list[_Level]:
-    height, width = shape
-    if height < 1 or width < 1:
-        raise ValueError(f"a mosaic has pixels, not {shape}")
-    levels = [_Level(number=0, height=height, width=width)]
-    while max(height, width) > _BLOCK:
-        height, width = (height + 1) // 2, (width + 1) // 2  # GDAL's sizes
-        levels.append(_Level(number=len(levels), height=height, width=width))
-    return levels
-
-
-def _masked(rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Put colours and validity into one uint8 `(4, rows, width)`: 0 where invalid, else the last is 255."""
-    rgba = np.empty((4, *valid.shape), np.uint8)
-    np.multiply(rgb, valid, out=rgba[:3])
-    np.multiply(valid, 255, out=rgba[3], casting="unsafe")
-    return rgba
-
-
-_RECIPROCALS = np.array([0, 65536, 32768, 21846, 16384], np.uint32)
-"""65536 / n, rounded up: `x * _RECIPROCALS[n] >> 16` is `x // n` for x up to 32767, without a division."""
-
-
-def _halve(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Mean of each 2 x 2 pixels over the valid ones, halves rounded up; valid where one of the four is.
-
-    Parameters
-    ----------
-    rgba
-        uint8 `(4, rows, width)` as `_masked` makes it.
-
-    Returns
-    -------
-    uint8 `(4, ceil(rows / 2), ceil(width / 2))`, of the same kind.
-    """
-    _, rows, width = rgba.shape
-    if rows % 2 or width % 2:
-        rgba = np.pad(rgba, ((0, 0), (0, rows % 2), (0, width % 2)))  # with invalid pixels
-    pairs = np.add(rgba[:, 0::2], rgba[:, 1::2], dtype=np.uint16)
-    total = pairs[..., 0::2] + pairs[..., 1::2]
-    if total[3].min() == 4 * 255:
-        return ((total + 2) >> 2).astype(np.uint8)
-    # Invalid pixels are 0 in all four bands: the sum is that of the valid ones, the last band's mean is 255.
-    count = total[3] // 255
-    means: npt.NDArray[np.uint32] = (total + count // 2) * _RECIPROCALS[count] >> 16
-    return means.astype(np.uint8)
-
-
-def _vrt(level: _Level, kind: str, overviews: list[_Level] | None = None) -> ET.Element:
-    """Describe a level's strips as one raster.
-
-    Parameters
-    ----------
-    level
-        Its strips lie beside the VRT.
-    kind
-        "masked" (three bands and a mask), "rgba" or "rgb".
-    overviews
-        Their VRTs lie beside this one.
-    """
-    root = ET.Element("VRTDataset", rasterXSize=str(level.width), rasterYSize=str(level.height))
-    colours = ("Red", "Green", "Blue", "Alpha")[: 4 if kind == "rgba" else 3]
-    for number, colour in enumerate(colours, start=1):
-        band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
-        ET.SubElement(band, "ColorInterp").text = colour
-        for overview in overviews or []:  # the mask's overviews are these ones' masks
-            element = ET.SubElement(band, "Overview")
-            ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = overview.vrt_name
-            ET.SubElement(element, "SourceBand").text = str(number)
-        _add_strips(band, level, number)
-    if kind == "masked":
-        mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        _add_strips(mask, level, 4)
-    return root
-
-
-def _add_strips(band: ET.Element, level: _Level, number: int) -> None:
-    """Say that a band of a VRT is this one of the strips."""
-    for row, rows in level.strips:
-        source = ET.SubElement(band, "SimpleSource")
-        ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = level.strip_name(row)
-        ET.SubElement(source, "SourceBand").text = str(number)
-        # With the size and type given, GDAL opens a strip only when it reads it.
-        size = {"RasterXSize": str(level.width), "RasterYSize": str(rows)}
-        ET.SubElement(source, "SourceProperties", size, DataType="Byte")
-        extent = {"xOff": "0", "xSize": str(level.width), "ySize": str(rows)}
-        ET.SubElement(source, "SrcRect", extent, yOff="0")
-        ET.SubElement(source, "DstRect", extent, yOff=str(row))
-
-
-def _georeference(georeference: Georeference) -> list[ET.Element]:
-    """Where a VRT lies, every number as repr gives it, which reads back as the same float."""
-    elements = []
-    if georeference.crs is not None:
-        elements.append(ET.Element("SRS"))
-        elements[-1].text = georeference.crs.to_wkt(version="WKT2_2019")
-    if georeference.transform is not None:
-        numbers = (repr(float(number)) for number in georeference.transform.to_gdal())
-        elements.append(ET.Element("GeoTransform"))
-        elements[-1].text = ", ".join(numbers)
-    if georeference.gcps:
-        crs = georeference.gcp_crs
-        projection = crs.to_wkt(version="WKT2_2019") if crs is not None else ""
-        elements.append(ET.Element("GCPList", Projection=projection))
-        for gcp in georeference.gcps:
-            place = {"Pixel": gcp.col, "Line": gcp.row, "X": gcp.x, "Y": gcp.y, "Z": gcp.z or 0.0}
-            attributes = {key: repr(float(value)) for key, value in place.items()}
-            ET.SubElement(elements[-1], "GCP", attributes, Id=str(gcp.id or ""))
-    return elements
-
-
-def _metadata(tags: Mapping[str, str]) -> ET.Element:
-    element = ET.Element("Metadata")
-    for key, value in tags.items():
-        # To GDAL a transform is of pixel corners either way; for this tag it makes up a CRS where none is.
-        if key != "AREA_OR_POINT":
-            ET.SubElement(element, "MDI", key=str(key)).text = str(value)
-    return element
-
-
-def _to_bytes(root: ET.Element) -> bytes:
-    text: str = ET.tostring(root, encoding="unicode")
-    return text.encode(errors="replace")  # file names that are no UTF-8 may be in the tags
 
 
 def _encode(bands: npt.NDArray[np.uint8], *, driver: str, **options: Any) -> bytes:

@@ -152,9 +152,9 @@ def translate(
             run = _stream(scene, plan, encodings, engine, _Finisher(plan, writer, progress))
             finished = time.perf_counter()
             _announce(progress, "mosaic", 0, plan)
+            writer.finish()
             if options.preview:
                 writer.write_preview(options.preview)
-            writer.finish()
             _announce(progress, "mosaic", scene.shape[0], plan)
         ended = time.perf_counter()
         return Report(

@@ -24,6 +24,8 @@ ROOMS = (
     "scene",
     "safe",
     "geocode",
+    "pyramid",
+    "vrt",
     "mosaic",
     "manifest",
     "models",

@@ -1,0 +1,88 @@
+"""Real Sentinel-1 rasters, where they are at hand: each becomes a mosaic of its own shape, place and validity."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rio_cogeo.cogeo import cog_validate
+
+from sar2optical.engines import EngineOptions
+from sar2optical.errors import UnitsUnknown
+from sar2optical.scene import SceneOptions
+from sar2optical.translate import TranslateOptions, translate
+
+SHARED = Path(__file__).parents[2] / "shared"
+SCENES = sorted(p for p in (SHARED / "data" / "scenes").rglob("*.tif*") if "S2RGB" not in p.parts)
+
+pytestmark = pytest.mark.skipif(not SCENES, reason="needs real Sentinel-1 scenes, which do not come with the project")
+
+
+def what_the_file_does_not_tell(path):
+    """Hundredths of dB without a scale; VV alone, or bands without names, for a model of VH."""
+    if "SIG0" in path.name:
+        return SceneOptions(bands=("1",), unit="db", scale=0.01)
+    if "VH" in path.name.upper() or "Hand" in path.name:
+        return SceneOptions()
+    return SceneOptions(bands=("1",))
+
+
+def validity(path, index):
+    """Which pixels hold a value: by the file's nodata, NaN, or the zero border of raw GRD."""
+    with rasterio.open(path) as src:
+        values, nodata = src.read(index), src.nodata
+        raw = src.dtypes[0] == "uint16"
+    usable = np.isfinite(values)
+    if nodata is not None and not np.isnan(nodata):
+        usable &= values != nodata
+    return usable & (values != 0) if raw else usable
+
+
+@pytest.mark.parametrize("path", SCENES, ids=lambda p: p.name)
+def test_a_real_scene_becomes_its_mosaic(path, tmp_path):
+    out = tmp_path / "out.tif"
+    options = what_the_file_does_not_tell(path)
+    translate(path, out, options=TranslateOptions(scene=options, preview=tmp_path / "preview.png"))
+    assert cog_validate(out, strict=True) == (True, [], [])
+    with rasterio.open(path) as src, rasterio.open(out) as mosaic:
+        assert mosaic.shape == src.shape
+        assert mosaic.crs == src.crs
+        assert mosaic.transform == src.transform
+        found, expected = mosaic.gcps, src.gcps
+        assert [(g.row, g.col, g.x, g.y, g.z) for g in found[0]] == [
+            (g.row, g.col, g.x, g.y, g.z) for g in expected[0]
+        ]
+        assert found[1] == expected[1]
+        names = src.descriptions
+        mask, rgb = mosaic.dataset_mask() == 255, mosaic.read()
+    index = names.index("VH") + 1 if "VH" in names else 1
+    np.testing.assert_array_equal(mask, validity(path, index))
+    if mask.sum() > 1000:
+        assert rgb[:, mask].std() > 5  # a picture, not a plain
+
+
+def test_hundredths_of_decibels_are_rightly_refused(tmp_path):
+    (path,) = [p for p in SCENES if "SIG0" in p.name]
+    with pytest.raises(UnitsUnknown, match="--units"):
+        translate(path, tmp_path / "out.tif", options=TranslateOptions(scene=SceneOptions(bands=("1",))))
+
+
+def test_batches_and_threads_change_no_pixel_of_a_sparse_scene(tmp_path):
+    tool = SHARED / "tools" / "make_scenes.py"
+    make = [sys.executable, "-W", "ignore", tool, tmp_path, "--split", "val"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    mosaics = []
+    for batch, threads in [(1, 1), (3, 2), (8, 2)]:
+        options = TranslateOptions(engine=EngineOptions(batch=batch, threads=threads), compress="none")
+        out = tmp_path / f"{batch}-{threads}.tif"
+        report = translate(tmp_path / "val_s1_vh.tif", out, options=options)
+        with rasterio.open(out) as mosaic:
+            mosaics.append(mosaic.read())
+    assert report.windows_run < report.windows / 5
+    assert mosaics[0].std() > 10
+    np.testing.assert_array_equal(mosaics[0], mosaics[1])
+    np.testing.assert_array_equal(mosaics[0], mosaics[2])
