@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 
@@ -14,6 +15,7 @@ from export.verify import Parity, chips_from, compare, simulated_chips
 from sar2optical import __version__
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import ExportUnsupported, OutputExists, OutputUnwritable
+from sar2optical.files import write_whole
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.unet import UNetGenerator, Upsampling
 from sar2optical.signature import ModelSignature
@@ -77,16 +79,13 @@ def export(
     if storage == "fp16":
         round_weights(folded)
     model = to_onnx(folded, signature, opset=opset, storage=storage)
-    partial = out.with_name(f".{out.stem}.part.onnx")
-    try:
-        _write(model.SerializeToString(), partial)
-        parity = _verified(generator, partial, signature, floor=FLOORS[storage], chips=verify_with)
-        entries = {entry.key: entry.value for entry in model.metadata_props}
-        onnx.helper.set_model_props(model, {**entries, **_metadata(parity, precision, storage)})
-        _write(model.SerializeToString(), partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with TemporaryDirectory() as folder:
+        candidate = Path(folder) / "candidate.onnx"
+        _write(model.SerializeToString(), candidate)
+        parity = _verified(generator, candidate, signature, floor=FLOORS[storage], chips=verify_with)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**entries, **_metadata(parity, precision, storage)})
+    _write(model.SerializeToString(), out)
     return Exported(out, out.stat().st_size / 1e6, signature, parity, opset)
 
 
@@ -105,10 +104,7 @@ def _check(source: Path, out: Path, *, overwrite: bool) -> None:
 
 def _write(content: bytes, path: Path) -> None:
     try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(path, content)
     except OSError as error:
         raise OutputUnwritable(
             f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"

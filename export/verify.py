@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
-from sar2optical.errors import ExportUnsupported, ParityFailed, Sar2OpticalError
+from sar2optical.errors import BandNotFound, ExportUnsupported, ParityFailed
 from sar2optical.metrics import psnr, ssim
 from sar2optical.models.unet import UNetGenerator
 from sar2optical.radiometry import Encoding, choose_stretch, convert, resolve
@@ -200,5 +200,5 @@ def _lenient(path: Path, bands: tuple[str, ...]) -> SceneOptions:
     try:
         with open_scene(path, bands):
             return SceneOptions()
-    except Sar2OpticalError:
+    except BandNotFound:
         return SceneOptions(bands=tuple(str(k + 1) for k in range(len(bands))))

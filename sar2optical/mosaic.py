@@ -36,6 +36,7 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
+from sar2optical.files import write_whole
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
@@ -272,7 +273,7 @@ class MosaicWriter:
                 picture = halve(picture)
             with _without_georeference():
                 encoded = _encode(picture[:3] if picture[3].all() else picture, driver="PNG")
-            _write_whole(path.resolve(), encoded)
+            write_whole(path.resolve(), encoded)
 
     def _append(self, rgba: npt.NDArray[np.uint8]) -> None:
         """Store `(4, rows, width)` of the mosaic, and of each level what has become complete with it."""
@@ -290,7 +291,7 @@ class MosaicWriter:
         options = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
         encoded = _encode(rgba, driver="GTiff", transform=Affine.translation(1, 1), **options)
         with _unwritable(self._out):
-            _write_whole(self._parts / level.strip_name(level.rows), encoded)
+            write_whole(self._parts / level.strip_name(level.rows), encoded)
         level.strips.append((level.rows, rgba.shape[1]))
         level.rows += rgba.shape[1]
 
@@ -394,21 +395,6 @@ def _without_georeference() -> Iterator[None]:
 def _open(path: Path, **options: int) -> DatasetReader:
     with _without_georeference():
         return rasterio.open(path, **options)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file such that its name never stands for a part of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def _driver(out: Path) -> str:

@@ -7,6 +7,7 @@ error with the remedy, never a silent substitute.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -108,7 +109,7 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-class EngineBase:
+class EngineBase(ABC):
     """What all engines share: a description, padding of short batches, the context manager."""
 
     def __init__(
@@ -145,10 +146,11 @@ class EngineBase:
             sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
         return self._infer(np.ascontiguousarray(sar))[:count]
 
+    @abstractmethod
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         """Translate a full batch."""
-        raise NotImplementedError  # pragma: no cover
 
+    @abstractmethod
     def close(self) -> None:
         """Release what the engine holds."""
 

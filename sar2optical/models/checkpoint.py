@@ -6,8 +6,7 @@ shape read off the tensors. Both load strictly: no key missing, none unknown, no
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sar2optical.errors import CheckpointMismatch, ModelUnreadable, OutputUnwritable, SignatureError
+from sar2optical.files import write_whole
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator, Upsampling
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
@@ -158,25 +158,20 @@ def save_generator(
 
 
 def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """`torch.save` to a neighbour, flushed to disk, then renamed: `path` is the old file or the new one.
+    """`torch.save`, such that `path` is the old file or the new one, never a part.
 
     Raises
     ------
     OutputUnwritable
         Where the file cannot be written.
     """
-    partial = path.with_name(path.name + ".part")
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
     try:
-        with partial.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        write_whole(path, buffer.getvalue())
+    except OSError as error:
         raise OutputUnwritable(
-            f"{path}: cannot be written ({error}): free space, or choose another folder"
+            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
         ) from error
 
 
