@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -35,12 +36,17 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
 @click.option("--batch", default=TrainConfig.batch, show_default=True)
 @click.option("--base-channels", default=TrainConfig.base_channels, show_default=True)
 @click.option("--l1-weight", default=TrainConfig.l1_weight, show_default=True, help="Of L1 against the GAN.")
+@click.option(
+    "--finish-from", default=TrainConfig.finish_from, show_default=True, help="Share of the steps after which"
+)
+@click.option(
+    "--finish-l1-weight", default=TrainConfig.finish_l1_weight, show_default=True, help="this is the weight of L1."
+)
 @click.option("--seed", default=TrainConfig.seed, show_default=True)
 @click.option("--threads", type=int, help="CPU threads; all where not given.")
 def main(  # noqa: D103
-    data: Path, out: Path, name: str, band: str, unit: str, stretch: Stretch,
-    steps: int, batch: int, base_channels: int, l1_weight: float, seed: int, threads: int | None,
-) -> None:  # fmt: skip
+    data: Path, out: Path, name: str, band: str, unit: str, stretch: Stretch, threads: int | None, **settings: Any
+) -> None:
     import torch
 
     from sar2optical.data.pairs import find_pairs, read_pair
@@ -48,10 +54,10 @@ def main(  # noqa: D103
     if threads:
         torch.set_num_threads(threads)
     try:
-        config = TrainConfig(steps=steps, batch=batch, base_channels=base_channels, l1_weight=l1_weight, seed=seed)
+        config = TrainConfig(**settings)
         signature = ModelSignature(name=name, bands=(band,), unit=unit, stretch=(stretch,))  # type: ignore[arg-type]
         chips = [read_pair(pair) for pair in find_pairs(data)]
-        with tqdm(total=steps, unit="step", mininterval=5) as bar:
+        with tqdm(total=config.steps, unit="step", mininterval=5) as bar:
 
             def show(report: StepReport) -> None:
                 bar.update(report.step - bar.n)
@@ -60,7 +66,7 @@ def main(  # noqa: D103
             train(chips, config, signature, out, on_step=show)
     except (Sar2OpticalError, ValueError) as error:
         sys.exit(f"error: {error}")
-    click.echo(f"{out / 'generator.pth'}: {steps} steps of {batch} pairs")
+    click.echo(f"{out / 'generator.pth'}: {config.steps} steps of {config.batch} pairs")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ class TrainConfig:
     """Adam's second momentum (same source)."""
     l1_weight: float = 100.0
     """Weight of L1 against the adversarial term (same source, equation 4)."""
+    finish_from: float = 1.0
+    """Share of the steps after which `finish_l1_weight` is in force; 1: never."""
+    finish_l1_weight: float = 100.0
+    """Weight of L1 at the end. A higher one trades texture that the discriminator likes for fidelity."""
     decay_from: float = 0.5
     """Share of the steps after which the learning rate falls linearly to 0."""
     ema_decay: float = 0.999
@@ -49,6 +53,10 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as plain values."""
         return asdict(self)
+
+    def l1_weight_at(self, step: int) -> float:
+        """Give the weight of L1 at a step."""
+        return self.l1_weight if step < self.finish_from * self.steps else self.finish_l1_weight
 
     def rate_at(self, step: int) -> float:
         """Give the learning rate of a step: constant, then linearly down to 0 past the last one."""

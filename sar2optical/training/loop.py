@@ -86,7 +86,7 @@ class Trainer:
         loss_adversarial = adversarial_loss(on_fake)
         loss_l1 = reconstruction_loss(optical, fake)
         generator_optimizer.zero_grad()
-        (loss_adversarial + self.config.l1_weight * loss_l1).backward()  # type: ignore[no-untyped-call]
+        (loss_adversarial + self.config.l1_weight_at(self.step) * loss_l1).backward()  # type: ignore[no-untyped-call]
         generator_optimizer.step()
 
         self.step += 1
