@@ -154,11 +154,22 @@ def _quietly_export(folded: UNetGenerator, example: torch.Tensor, opset: int) ->
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
+    except Exception as error:  # of many types, some of which wrap a Ctrl-C
+        if _was_interrupted(error):
+            raise KeyboardInterrupt from error
+        cause = " ".join(str(error).split())[:120]
+        raise ExportUnsupported(f"PyTorch cannot trace this generator ({cause})") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     assert program is not None
     return program
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _serialized(program: torch.onnx.ONNXProgram) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ CHIPS = 16
 """Chips that are compared, at most."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_T = TypeVar("_T")
+
 _RANGE = 2.0  # of [-1, 1]
 _FLAT = 1e-4  # standard deviation over a chip under which an output counts as constant
 
@@ -69,18 +72,13 @@ def chips_from(path: Path, signature: ModelSignature) -> NDArray[np.float32]:
     SceneError
         Where a raster cannot be used.
     """
-    files = _rasters(path)
-    every = max(1, len(files) // CHIPS)
-    chips: list[NDArray[np.float32]] = []
-    for file in files[::every]:
-        per_file = CHIPS if len(files) == 1 else 1
-        chips.extend(_cut(file, signature, per_file))
-        if len(chips) >= CHIPS:
-            break
+    files = _spread(_rasters(path), CHIPS)
+    per_file = CHIPS // max(len(files), 1)
+    chips = [chip for file in files for chip in _cut(file, signature, per_file)]
     if not chips:
         side = signature.window
         raise ExportUnsupported(f"{path}: no chip of {side} x {side} or more: give a folder of chips, or a scene")
-    return np.stack(chips[:CHIPS])
+    return np.stack(chips)
 
 
 def simulated_chips(signature: ModelSignature, count: int = 8, seed: int = 1) -> NDArray[np.float32]:
@@ -171,8 +169,7 @@ def _rasters(path: Path) -> list[Path]:
 def _cut(path: Path, signature: ModelSignature, most: int) -> Iterator[NDArray[np.float32]]:
     """Cut windows with valid pixels only, spread over the raster."""
     side = signature.window
-    bands = signature.bands
-    with open_scene(path, bands, _lenient(path, bands)) as scene:
+    with open_scene(path, signature.bands, _lenient(path, signature.bands)) as scene:
         height, width = scene.shape
         if min(scene.shape) < side or scene.unit is None:
             return
@@ -181,18 +178,22 @@ def _cut(path: Path, signature: ModelSignature, most: int) -> Iterator[NDArray[n
             Encoding(scene.unit, unit, *resolve(stretch, convert(sample, scene.unit, unit)))
             for stretch, sample in zip(stretches, scene.samples, strict=True)
         ]
-        found = 0
+        places = []
         for row in range(0, height - side + 1, side):
+            _, valid = scene.read_rows(row, row + side)
+            places += [(row, c) for c in range(0, width - side + 1, side) if valid[:, c : c + side].all()]
+        for row, col in _spread(places, most):
             values, valid = scene.read_rows(row, row + side)
-            for col in range(0, width - side + 1, side):
-                window = slice(col, col + side)
-                if found == most or not valid[:, window].all():
-                    continue
-                chip = np.stack(
-                    [e.encode(v[:, window], valid[:, window]) for e, v in zip(encodings, values, strict=True)]
-                )
-                yield np.array(np.broadcast_to(chip, (signature.channels, side, side)))
-                found += 1
+            window = slice(col, col + side)
+            bands = zip(encodings, values, strict=True)
+            chip = np.stack([encoding.encode(band[:, window], valid[:, window]) for encoding, band in bands])
+            yield np.array(np.broadcast_to(chip, (signature.channels, side, side)))
+
+
+def _spread(items: list[_T], most: int) -> list[_T]:
+    """Give at most so many of the items, evenly spread."""
+    chosen = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
+    return [items[k] for k in chosen]
 
 
 def _lenient(path: Path, bands: tuple[str, ...]) -> SceneOptions:

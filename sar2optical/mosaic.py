@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -37,6 +36,7 @@ from rasterio.windows import Window
 
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
 from sar2optical.files import write_whole
+from sar2optical.parts import PartsFolder
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
@@ -60,9 +60,6 @@ _JPEG_LONGEST = 65500
 
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 """Last bytes of a whole file, of the formats that say so."""
-
-_OURS = re.compile(r"\.?(strip-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)(\.\w+)*", re.ASCII)
-"""Names of the files in `OUT.parts`; GDAL and we add .tmp and the like."""
 
 _GDAL = {
     "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
@@ -106,7 +103,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
         # os.access says yes to root whatever the file system thinks, so a nameless file is made for real.
         with tempfile.TemporaryFile(dir=folder):
             pass
-        _check_parts(out)
+        PartsFolder(out).check()
 
 
 class MosaicWriter:
@@ -162,7 +159,8 @@ class MosaicWriter:
             )
         self._out = out
         self._target = out.resolve()  # a link stays a link
-        self._parts = _parts_folder(out)
+        self._folder = PartsFolder(out)
+        self._parts = self._folder.path
         self._description = [*place_of(georeference), metadata_of(tags)]
         self._compress = compress
         self._overwrite = overwrite
@@ -172,19 +170,13 @@ class MosaicWriter:
 
     def __enter__(self) -> MosaicWriter:
         with _unwritable(self._out):
-            _check_parts(self._out)
-            if self._parts.exists():
-                _log.info("removing %s, left by a run that was killed", self._parts)
-                shutil.rmtree(self._parts)
-            self._parts.mkdir()
+            self._folder.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._parts, ignore_errors=True)
-        if self._parts.exists():
-            _log.warning("%s could not be removed; it is no longer needed", self._parts)
+        self._folder.__exit__(kind, error, trace)
 
     def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next finished rows to disk, for good, and their part of the overviews.
@@ -367,6 +359,9 @@ class MosaicWriter:
     def _publish(self, made: Path) -> None:
         if not self._overwrite and self._target.exists():
             raise OutputExists(f"{self._out} has come to exist meanwhile; pass --overwrite to replace it")
+        if not self._target.exists():
+            made.replace(self._target)
+            return
         made.replace(self._target)
         # They belong to the file that was replaced: GDAL would show its overviews and statistics for ours.
         for sidecar in (".aux.xml", ".ovr", ".msk"):
@@ -405,25 +400,6 @@ def _driver(out: Path) -> str:
         raise OptionError(f"cannot write {out}: suffix {out.suffix!r} is none of {known}") from None
 
 
-def _parts_folder(out: Path) -> Path:
-    target = out.resolve()
-    return target.with_name(target.name + ".parts")
-
-
-def _check_parts(out: Path) -> None:
-    """Refuse to put strips where something else lies that we would have to remove."""
-    parts = _parts_folder(out)
-    if not os.path.lexists(parts):
-        return
-    if parts.is_symlink() or not parts.is_dir():
-        raise OutputUnwritable(f"cannot write {out}: {parts} is where the strips' folder goes; move it")
-    foreign = sorted(entry.name for entry in parts.iterdir() if not _OURS.fullmatch(entry.name))
-    if foreign:
-        raise OutputUnwritable(
-            f"cannot write {out}: {parts}, the strips' folder, holds {foreign[0]}, which is not ours; move it"
-        )
-
-
 @contextmanager
 def _unwritable(out: Path) -> Iterator[None]:
     """Turn what the system or GDAL says into one line: what, why, how much space is left, what to do."""
@@ -431,7 +407,7 @@ def _unwritable(out: Path) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except (OSError, RasterioError, CPLE_BaseError) as error:
+    except (OSError, UnicodeError, RasterioError, CPLE_BaseError) as error:
         reason = str(getattr(error, "strerror", None) or error)
         space = ""
         with suppress(OSError):

@@ -182,9 +182,7 @@ def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float
         raise UnitsMismatch(
             f"stretch {stretch} is {low:.4g} to {high:.4g} on this scene, upside down: give --stretch p1 p99"
         )
-    if low == high:
-        high = low + max(abs(low) * 1e-6, 1e-12)
-    return low, high
+    return low, max(high, low + max(abs(low) * 1e-6, 1e-12))
 
 
 def decode(image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -239,8 +237,12 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
     named = _named_unit(names)
     if named:
         unit, reason = named
+        if dtype == "uint8":
+            raise UnitsUnknown(
+                f"{reason}, but {seen} were stretched by somebody: give --units byte, or --units {unit}"
+            )
         if unit == "db" and not _looks_like_db(lowest, median, highest):
-            raise UnitsUnknown(f"{reason}, but {seen} are not dB: give --units (and --scale)")
+            raise UnitsUnknown(f"{reason}, but {seen} are not all dB: give --units (and --scale), or --nodata")
         if unit in _BRIGHTEST and not 0 <= median <= _BRIGHTEST[unit]:
             raise UnitsUnknown(f"{reason}, but {seen} are not {unit}: give --units")
         return unit, reason
@@ -250,7 +252,10 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
         return "dn", f"{seen}"
     if dtype.startswith("float") and median < 0 and _looks_like_db(lowest, median, highest):
         return "db", f"{seen}"
-    raise UnitsUnknown(f"{seen} could be several units: give --units dn, amplitude, power, db or byte")
+    raise UnitsUnknown(
+        f"{seen} could be several units: give --units dn, amplitude, power, db or byte "
+        "(and --nodata or --scale, where the file does not tell)"
+    )
 
 
 # Lowest and highest backscatter in dB that a Sentinel-1 product holds, with room: noise equivalent sigma0

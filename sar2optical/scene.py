@@ -23,13 +23,15 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsUnknown
+from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
 from sar2optical.radiometry import guess_unit
 from sar2optical.signature import Unit
 
 GDAL_CACHE_BYTES = 128_000_000
 """For `rasterio.Env(GDAL_CACHEMAX=...)`, which takes bytes: a row of blocks of a full scene fits. By default GDAL
 takes 5 % of the machine's memory."""
+
+_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 
@@ -70,6 +72,10 @@ class SceneOptions:
     scale: float | None = None
     """Factor from stored values to their unit; None: as the file declares."""
 
+    def __post_init__(self) -> None:
+        if self.scale is not None and not (np.isfinite(self.scale) and self.scale):
+            raise OptionError(f"scale is {self.scale:g}: give a finite factor other than 0")
+
 
 class Scene:
     """An open SAR raster; made by `open_scene`.
@@ -97,6 +103,7 @@ class Scene:
         self._indices = indices
         self._options = options
         self.path: str = dataset.name
+        self.files: tuple[Path, ...] = tuple(Path(name) for name in dataset.files)
         self.shape: tuple[int, int] = dataset.shape
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
@@ -142,11 +149,10 @@ class Scene:
                 stored = self._dataset.read(index, window=window)
                 valid &= self._usable(index, stored, window)
                 scale, offset = self._scales[k]
-                if (scale, offset) == (1, 0):
-                    values[k] = stored
-                else:
+                with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is not usable
                     np.multiply(stored, scale, out=values[k], casting="unsafe")
                     values[k] += np.float32(offset)
+                valid &= np.isfinite(values[k])
         except (RasterioError, OSError) as error:
             raise SceneUnreadable(
                 f"{self.path}: rows {start} to {stop} cannot be read ({_cause(error)}): "
@@ -157,14 +163,17 @@ class Scene:
         return values, valid
 
     def _usable(self, index: int, stored: NDArray[np.generic], window: RasterWindow) -> NDArray[np.bool_]:
-        usable = np.isfinite(stored)
+        usable = np.ones(stored.shape, np.bool_)
         for nodata in (self._dataset.nodatavals[index - 1], self._options.nodata):
             if nodata is not None and not np.isnan(nodata):
                 usable &= stored != _as_stored(nodata, stored.dtype)
-        flags = self._dataset.mask_flag_enums[index - 1]
-        if MaskFlags.per_dataset in flags:  # a mask band, or an alpha band
+        # What is left: mask bands, of the file or of this band, and alpha.
+        if self._dataset.mask_flag_enums[index - 1] not in ([MaskFlags.all_valid], [MaskFlags.nodata]):
             usable &= self._dataset.read_masks(index, window=window) != 0
-        return np.asarray(usable)
+        elif ColorInterp.alpha in self._dataset.colorinterp:  # of a type that GDAL makes no mask of
+            alpha = self._dataset.colorinterp.index(ColorInterp.alpha) + 1
+            usable &= self._dataset.read(alpha, window=window) != 0
+        return usable
 
     def _scale(self, index: int) -> tuple[float, float]:
         """Factor and offset from stored values to their unit."""
@@ -262,7 +271,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # GCP scenes and chips are welcome
         try:
             dataset = rasterio.open(path)
-        except (RasterioError, OSError) as error:
+        except (RasterioError, OSError, UnicodeError) as error:
             raise SceneUnreadable(_why_unreadable(Path(path), error)) from error
         with dataset:
             if dataset.count == 0:
@@ -297,7 +306,7 @@ def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:
         raise SceneUnreadable(
             f"{dataset.name}: has a colour palette, so its values are no grey levels: convert it to grey"
         )
-    if options.bands or kinds[:3] != (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
+    if options.bands or kinds[:3] != _RGB:
         return
     rows = RasterWindow(0, dataset.height // 2, dataset.width, 1)
     try:
@@ -321,24 +330,21 @@ def _refuse_complex(dataset: Any, indices: tuple[int, ...]) -> None:
 
 
 def _polarisations(dataset: Any) -> dict[int, str | None]:
-    """Tell each band's polarisation from its description and tags; a lone band's from the file too."""
+    """Tell each band's polarisation, but alpha's: from its description and tags, a lone band's from the file too."""
     named: dict[int, str | None] = {}
-    for index in dataset.indexes:
-        texts = [dataset.descriptions[index - 1] or "", *_tag_texts(dataset.tags(index))]
-        named[index] = _single_polarisation(texts)
-    if dataset.count == 1 and named[1] is None:
-        named[1] = _single_polarisation(_tag_texts(dataset.tags())) or _single_polarisation([Path(dataset.name).stem])
-    elif _is_grey_rgb(dataset):
-        named = dict.fromkeys(named, _single_polarisation([Path(dataset.name).stem]))
+    for index, kind in zip(dataset.indexes, dataset.colorinterp, strict=True):
+        if kind != ColorInterp.alpha:
+            texts = [dataset.descriptions[index - 1] or "", *_tag_texts(dataset.tags(index))]
+            named[index] = _single_polarisation(texts)
+    if named[1] is None and _is_lone(dataset, named):
+        file = _tag_texts(dataset.tags())
+        named[1] = _single_polarisation(file) or _single_polarisation([Path(dataset.name).stem])
     return named
 
 
-def _is_grey_rgb(dataset: Any) -> bool:
-    """Say whether the bands are one picture's colours; `_refuse_non_sar` has seen that they are equal."""
-    return dataset.colorinterp[0] in (ColorInterp.red, ColorInterp.gray) and dataset.colorinterp[-1] in (
-        ColorInterp.blue,
-        ColorInterp.alpha,
-    )
+def _is_lone(dataset: Any, named: dict[int, str | None]) -> bool:
+    """Say whether band 1 is all there is: by itself, or as red, green and blue alike."""
+    return len(named) == 1 or dataset.colorinterp[:3] == _RGB
 
 
 def _tag_texts(tags: Mapping[str, str]) -> list[str]:
@@ -362,17 +368,15 @@ def _choose_bands(
                 f"({', '.join(model_bands)}): give --band once for each"
             )
         return tuple(_asked_band(dataset, named, band) for band in asked)
-    if len(model_bands) == 1:
-        lone = dataset.count == 1 or _is_grey_rgb(dataset)
-        if lone and named[1] in (None, model_bands[0]):
-            return (1,)
+    if len(model_bands) == 1 and _is_lone(dataset, named) and named[1] in (None, model_bands[0]):
+        return (1,)
     indices = []
     for band in model_bands:
         matches = [index for index, name in named.items() if name == band]
         if len(matches) != 1:
             raise BandNotFound(
                 f"{dataset.name}: the model was trained on {band}, the file has {_listed(named)}: "
-                f"give --band {named[1] or 1} to use that one all the same"
+                f"give --band {_unambiguous(named)} to use that one all the same"
             )
         indices.append(matches[0])
     return tuple(indices)
@@ -388,6 +392,12 @@ def _asked_band(dataset: Any, named: dict[int, str | None], band: str) -> int:
         if len(matches) == 1:
             return matches[0]
     raise BandNotFound(f"{dataset.name}: no band {band}, the file has {_listed(named)}: give one of those")
+
+
+def _unambiguous(named: dict[int, str | None]) -> str:
+    """Give what to ask for band 1 by."""
+    name = named[1]
+    return name if name and list(named.values()).count(name) == 1 else "1"
 
 
 def _listed(named: dict[int, str | None]) -> str:

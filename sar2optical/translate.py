@@ -16,7 +16,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -133,6 +133,7 @@ def translate(
         open_engine(model, backend=options.backend, options=options.engine) as engine,
         open_scene(src, engine.signature.bands, options.scene) as scene,
     ):
+        _refuse_inputs(scene.files, out, options)
         signature = engine.signature
         plan = plan_windows(scene.shape, signature.window, options.overlap)
         encodings = _encodings(scene, signature, options.stretch)
@@ -175,13 +176,21 @@ def translate(
 def _check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
     """Refuse what cannot be written before anything is computed."""
     check_output(out, overwrite=options.overwrite)
-    for path in (out, options.preview):
-        if path and path.exists() and Path(src).exists() and path.samefile(src):
-            raise OptionError(f"{path}: is the scene itself: give another output")
+    _refuse_inputs((Path(src),), out, options)
     if options.preview:
+        if options.preview.resolve() == out.resolve():
+            raise OptionError(f"{out}: is the preview too: give the preview another name")
         if options.preview.suffix.lower() != ".png":
             raise OptionError(f"preview {options.preview} is no .png: give a name that ends in .png")
         check_output(options.preview, overwrite=options.overwrite)
+
+
+def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions) -> None:
+    """Refuse to write over the scene, or over a file that it is made of (a VRT's sources)."""
+    for source in inputs:
+        for path in (out, options.preview):
+            if path and path.exists() and source.exists() and path.samefile(source):
+                raise OptionError(f"{path}: is the scene itself, or a part of it: give another output")
 
 
 def _encodings(scene: Scene, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:

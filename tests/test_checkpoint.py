@@ -407,3 +407,17 @@ def test_a_place_that_takes_no_file_is_said(tmp_path, name):
     assert str(caught.value).startswith(f"{path}: cannot be written")
     assert len(str(caught.value).splitlines()) == 1
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_generator_of_other_colours_than_three_is_refused(tmp_path):
+    refused(CheckpointMismatch, saved(tmp_path, generator(out_channels=4).state_dict()), "RGB")
+
+
+def test_a_bare_state_dict_of_two_bands_does_not_say_which(tmp_path):
+    refused(SignatureError, saved(tmp_path, generator(in_channels=2).state_dict()), "2 channels")
+
+
+def test_sparse_weights_are_refused(tmp_path):
+    state = generator().state_dict()
+    state[HEAD] = state[HEAD].to_sparse()
+    refused(CheckpointMismatch, saved(tmp_path, state), HEAD)

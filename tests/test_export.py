@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -202,3 +207,25 @@ def test_a_discriminator_is_not_exported(tmp_path):
     with pytest.raises(CheckpointMismatch, match="no generator"):
         export(source, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_chips_of_a_scene_are_spread_over_it(make_raster):
+    rows = np.repeat(np.arange(1, 9, dtype=np.uint8) * 30, 256)
+    scene = make_raster(np.broadcast_to(rows[:, None], (2048, 2048)).copy())
+    levels = {round(float((chip.mean() + 1) * 127.5)) for chip in chips_from(scene, BYTES)}
+    assert levels == {30, 60, 90, 120, 150, 180, 210, 240}
+
+
+def test_an_interrupted_export_is_interrupted(tmp_path, checkpoint):
+    command = [Path(sys.executable).parent / "sar2opt-export", checkpoint, tmp_path / "model.onnx"]
+    for delay in (1.0, 2.2, 3.4):  # loading, tracing, whatever comes then
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        if process.returncode == 0:  # it was faster
+            (tmp_path / "model.onnx").unlink()
+            continue
+        assert process.returncode == 130, stderr
+        assert "Traceback" not in stderr
+        assert list(tmp_path.iterdir()) == []

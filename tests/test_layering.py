@@ -25,6 +25,7 @@ ROOMS = (
     "scene",
     "safe",
     "geocode",
+    "parts",
     "pyramid",
     "vrt",
     "mosaic",

@@ -301,7 +301,7 @@ def test_leaving_with_an_exception_leaves_nothing(tmp_path, error):
     def interrupted():
         with MosaicWriter(tmp_path / "out.tif", shape=(9, 4), georeference=NORTH_UP, tags={}) as writer:
             writer.write(*colours(3, 4))
-            assert names(tmp_path / "out.tif.parts") == ["strip-00000000.tif"]
+            assert names(tmp_path / "out.tif.parts") == ["lock", "strip-00000000.tif"]
             raise error
 
     with pytest.raises(error):
@@ -478,13 +478,36 @@ def test_a_killed_run_leaves_nothing_at_the_output_and_does_not_stop_the_next(tm
 def test_a_folder_of_that_name_with_other_files_is_not_touched(tmp_path):
     parts = tmp_path / "out.tif.parts"
     parts.mkdir()
+    (parts / "lock").touch()
     (parts / "strip-00000000.tif").write_text("ours")
     (parts / "thesis.doc").write_text("mine")
     with pytest.raises(OutputUnwritable, match=r"thesis\.doc"):
         check_output(tmp_path / "out.tif", overwrite=True)
     with pytest.raises(OutputUnwritable, match=r"thesis\.doc"):
         write(tmp_path / "out.tif", *colours(5, 6))
-    assert names(parts) == ["strip-00000000.tif", "thesis.doc"]
+    assert names(parts) == ["lock", "strip-00000000.tif", "thesis.doc"]
+
+
+def test_a_scene_in_a_folder_of_that_name_is_not_touched(tmp_path):
+    parts = tmp_path / "out.tif.parts"
+    parts.mkdir()
+    (parts / "mosaic.tif").write_text("my scene")  # a name that we use too
+    with pytest.raises(OutputUnwritable, match=r"holds mosaic\.tif, which is not ours"):
+        write(tmp_path / "out.tif", *colours(5, 6))
+    assert (parts / "mosaic.tif").read_text() == "my scene"
+
+
+def test_a_second_run_on_one_output_is_refused_while_the_first_lasts(tmp_path):
+    out = tmp_path / "out.tif"
+    rgb, valid = colours(8, 6)
+    with MosaicWriter(out, shape=(8, 6), georeference=Georeference(), tags={}) as first:
+        first.write(rgb[:, :4], valid[:4])
+        with pytest.raises(OutputUnwritable, match="another run is writing it"):
+            write(out, *colours(8, 6))
+        first.write(rgb[:, 4:], valid[4:])
+        first.finish()
+    with rasterio.open(out) as cog:
+        assert np.array_equal(cog.read(), np.where(valid, rgb, 0))
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/")])

@@ -10,7 +10,7 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsUnknown
+from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
 from sar2optical.scene import SAMPLE_LEAST, SceneOptions, open_scene
 from tests.conftest import UTM, speckle
 
@@ -256,3 +256,70 @@ def test_a_rotated_affine_is_kept(make_raster):
     rotated = Affine(9.78, 2.08, 500_000, 2.08, -9.78, 4_800_000)
     with opened(make_raster(DB, crs="EPSG:32631", transform=rotated), unit="db") as scene:
         assert scene.georeference.transform == rotated
+
+
+def test_an_alpha_band_hides_no_polarisation(make_raster):
+    alpha = np.full((40, 30), 255, np.uint8)
+    alpha[:, :4] = 0
+    bands = np.stack([speckle((40, 30)), speckle((40, 30), seed=1), alpha])
+    path = make_raster(bands, descriptions=["Gamma0_VV", "Gamma0_VH", ""], photometric="MINISBLACK", alpha=True)
+    with opened(path, unit="power") as scene:
+        values, valid = scene.read_rows(0, 40)
+        assert scene.polarisations == ("VH",)
+    np.testing.assert_array_equal(valid, alpha == 255)
+    np.testing.assert_array_equal(values[0][valid], bands[1][valid])
+
+
+def test_a_bands_own_mask_is_heeded(make_raster, tmp_path):
+    values = make_raster(DB, "values.tif")
+    mask = make_raster(np.where(np.arange(30) < 11, 0, 255).astype(np.uint8)[None].repeat(40, axis=0), "mask.tif")
+    size = 'rasterXSize="30" rasterYSize="40"'
+    source = "<SimpleSource><SourceFilename>{}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+    vrt = tmp_path / "scene.vrt"
+    vrt.write_text(
+        f'<VRTDataset {size}><VRTRasterBand dataType="Float32" band="1">{source.format(values)}'
+        f'<MaskBand><VRTRasterBand dataType="Byte">{source.format(mask)}</VRTRasterBand></MaskBand>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    _, valid = rows_of(vrt, unit="db")
+    assert valid.sum() == 40 * 19
+    assert not valid[:, :11].any()
+
+
+def test_the_remedy_for_a_grey_picture_of_another_polarisation_works(make_raster):
+    path = make_raster(np.stack([speckle((20, 20))] * 3), "chip_VV.png")
+    with pytest.raises(BandNotFound, match="give --band VV"), opened(path):
+        pass
+    with opened(path, bands=("VV",)) as scene:
+        assert scene.polarisations == ("VV",)
+
+
+def test_bands_of_one_name_are_asked_for_by_index(make_raster):
+    path = make_raster(np.stack([DB, DB]), descriptions=["VV", "VV"])
+    with pytest.raises(BandNotFound, match="give --band 1 "), opened(path):
+        pass
+
+
+def test_what_float32_does_not_hold_is_invalid(make_raster):
+    values = DB.astype(np.float64)
+    values[1, 1] = 1e300
+    found, valid = rows_of(make_raster(values), unit="db")
+    assert [tuple(place) for place in np.argwhere(~valid)] == [(1, 1)]
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, np.inf, np.nan])
+def test_a_scale_that_leaves_nothing_is_refused(scale):
+    with pytest.raises(OptionError, match="scale is"):
+        SceneOptions(scale=scale)
+
+
+def test_grey_levels_under_a_name_of_calibrated_values_are_not_guessed(make_raster):
+    path = make_raster(speckle((40, 30), high=60), "OPERA_L2_RTC-S1_T137_VH_BROWSE.png")
+    with pytest.raises(UnitsUnknown, match="--units byte"), opened(path):
+        pass
+
+
+def test_a_name_that_is_no_utf8_is_a_name(tmp_path):
+    with pytest.raises(SceneUnreadable), opened(tmp_path / "bad\udcff.tif"):
+        pass

@@ -330,3 +330,31 @@ def test_nodata_does_not_darken_what_lies_beside_it(make_raster, tmp_path, expor
         run(make_raster(grey, f"{name}.tif", nodata=0), tmp_path / f"{name}_out.tif", exported)
         mosaics.append(pixels(tmp_path / f"{name}_out.tif")[0][:, :, :100])
     np.testing.assert_array_equal(*mosaics)
+
+
+def test_the_preview_is_another_file_than_the_output(make_raster, tmp_path, identity_model):
+    out = tmp_path / "out.png"
+    with pytest.raises(OptionError, match="is the preview too"):
+        run(make_raster(speckle((60, 60))), out, identity_model, preview=tmp_path / "." / "out.png", overwrite=True)
+    assert not out.exists()
+
+
+def test_a_file_that_the_scene_is_made_of_is_never_the_output(make_raster, tmp_path, identity_model):
+    source = make_raster(speckle((60, 60)), "source.tif")
+    before = source.read_bytes()
+    vrt = tmp_path / "scene.vrt"
+    vrt.write_text(
+        '<VRTDataset rasterXSize="60" rasterYSize="60"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">source.tif</SourceFilename><SourceBand>1</SourceBand>'
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(OptionError, match="a part of it"):
+        run(vrt, source, identity_model, overwrite=True)
+    assert source.read_bytes() == before
+
+
+def test_sidecars_of_no_file_of_ours_are_left_alone(make_raster, tmp_path, identity_model):
+    sidecar = tmp_path / "out.tif.aux.xml"
+    sidecar.write_text("<PAMDataset/>")
+    run(make_raster(speckle((60, 60))), tmp_path / "out.tif", identity_model)
+    assert sidecar.read_text() == "<PAMDataset/>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -16,6 +17,9 @@ from sar2optical.errors import Sar2OpticalError
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 
+TERMINATED = 143
+"""Likewise after SIGTERM."""
+
 
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what a user can mend into one line on stderr: exit 1, or 130 after Ctrl-C.
@@ -25,6 +29,8 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        # A batch system's way to say stop: leaves through every context manager, as Ctrl-C does.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         try:
             command(*args, **kwargs)
         except Sar2OpticalError as error:
@@ -44,7 +50,8 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 def one_line(error: BaseException) -> str:
     """Give an error's text without line breaks."""
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return text.encode(errors="replace").decode()  # file names need not be UTF-8
 
 
 def set_up_logging(verbosity: int) -> None:

@@ -77,7 +77,13 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
     help="Values, or percentiles of the scene (p1 p99); the model's own where not given.",
 )
 @click.option("--nodata", type=float, help="Stored value that means nothing, beside what the file declares.")
-@click.option("--overlap", type=int, default=DEFAULT_OVERLAP, show_default=True, help="Pixels that neighbours share.")
+@click.option(
+    "--overlap",
+    type=click.IntRange(0),
+    default=DEFAULT_OVERLAP,
+    show_default=True,
+    help="Pixels that neighbours share.",
+)
 @click.option(
     "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows per run of the model."
 )

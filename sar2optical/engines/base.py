@@ -204,7 +204,32 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
             f"{path.name} with {name} needs {error.name}: pip install 'sar2optical[{_EXTRAS[name]}]'"
         ) from error
     engine: Engine = module.open(path, options)
+    _try_out(engine, path)
     return engine
+
+
+def _try_out(engine: Engine, path: Path) -> None:
+    """Run one blank batch: a model that is not what its signature says is refused here, and not after hours.
+
+    It also has the libraries finish their setting up on one thread. Two first runs at once were seen to wait for each
+    other for ever in OpenVINO's Python layer.
+    """
+    signature = engine.signature
+    side, batch = signature.window, engine.batch
+    blank = np.zeros((batch, signature.channels, side, side), np.float32)
+    try:
+        image = engine.run(blank)
+    except InferenceFailed as error:
+        engine.close()
+        raise ModelUnreadable(
+            f"{path}: does not run on the input of its own signature, {blank.shape} ({error}): export it again"
+        ) from error
+    if image.shape != (batch, 3, side, side) or image.dtype != np.float32:
+        engine.close()
+        raise ModelUnreadable(
+            f"{path}: gives {image.dtype} {image.shape} for {blank.shape}, not float32 {(batch, 3, side, side)}: "
+            "give an RGB generator"
+        )
 
 
 def refuse_device(backend: str, device: str, available: Iterable[str]) -> None:

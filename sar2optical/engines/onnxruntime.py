@@ -42,7 +42,7 @@ class OnnxRuntimeEngine(EngineBase):
         try:
             return np.asarray(self._session.run(None, {self._input: sar})[0])
         except Exception as error:  # its exceptions have no public root
-            raise InferenceFailed(f"onnxruntime stopped: {str(error)[:120]}: lower --batch-size") from error
+            raise InferenceFailed(f"onnxruntime stopped: {' '.join(str(error).split())[:120]}") from error
 
     def close(self) -> None:
         """Release the session."""

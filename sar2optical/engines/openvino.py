@@ -47,8 +47,8 @@ class OpenVINOEngine(EngineBase):
         request = self._idle.get()
         try:
             return np.array(request.infer([sar], share_inputs=True, share_outputs=True)[0])
-        except RuntimeError as error:
-            raise InferenceFailed(f"openvino stopped: {_first_line(error)}: lower --batch-size") from error
+        except Exception as error:  # of many types; none of ours can come out of it
+            raise InferenceFailed(f"openvino stopped: {_first_line(error)}") from error
         finally:
             self._idle.put(request)
 
@@ -67,7 +67,6 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     precision = _precision(core, options.precision)
     threads = options.threads or default_threads()
     sides = (signature.channels, signature.window, signature.window)
-    model.reshape([options.batch, *sides])
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],  # said always: OpenVINO's own default is bf16 where it can
         # A stream of its own for each thread: none waits for another at the end of a layer, and a window's
@@ -78,6 +77,7 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
         "ENABLE_CPU_PINNING": False,  # reading and writing want a turn on those cores too
     }
     try:
+        model.reshape([options.batch, *sides])
         compiled = core.compile_model(model, _DEVICE, settings)
     except RuntimeError as error:
         raise ModelUnreadable(

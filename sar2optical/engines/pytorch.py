@@ -61,7 +61,7 @@ class PyTorchEngine(EngineBase):
                 out = self._generator(batch)
             return np.asarray(out.float().contiguous().cpu().numpy())
         except RuntimeError as error:
-            raise InferenceFailed(f"pytorch stopped: {str(error)[:120]}: lower --batch-size") from error
+            raise InferenceFailed(f"pytorch stopped: {' '.join(str(error).split())[:120]}") from error
 
     def close(self) -> None:
         """Release the generator, and give PyTorch its threads back."""

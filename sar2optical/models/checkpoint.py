@@ -28,6 +28,7 @@ _FIRST = "encoder.enc1.conv_block.0.weight"
 _UPSAMPLED = "decoder.dec1.conv_block.0.1.weight"
 _HEAD = "head.0.weight"
 _MAGIC = (b"PK\x03\x04", b"\x80")  # a zip, as torch.save writes, or a bare pickle
+_RGB = 3
 _SHOWN = 4  # keys named in a message before it only counts
 
 
@@ -104,9 +105,16 @@ def load_generator(
             arguments = read_arguments(state_dict, upsampling=upsampling or "nearest")
         except CheckpointMismatch as error:
             raise CheckpointMismatch(f"{path}: {error}") from error
+        if signature is None and arguments.in_channels not in (1, 3):
+            raise SignatureError(
+                f"{path}: takes {arguments.in_channels} channels, and a bare state dict does not say of which bands: "
+                "save it with its signature (sar2optical.models.checkpoint.save_generator)"
+            )
         stored = seed_signature(path.stem, arguments.in_channels)
     generator = UNetGenerator(arguments)
     _load_strictly(generator, state_dict, path)
+    if arguments.out_channels != _RGB:
+        raise CheckpointMismatch(f"{path}: gives {arguments.out_channels} channels: give an RGB generator")
     chosen = signature or stored
     if chosen.channels != arguments.in_channels:
         raise SignatureError(
@@ -223,7 +231,7 @@ def _own(content: dict[str, Any], path: Path) -> tuple[GeneratorArguments, Model
 def _bare(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise CheckpointMismatch(f"{path}: weights are a {type(content).__name__}, no state dict: save it again")
-    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    strangers = [key for key, value in content.items() if not isinstance(value, Tensor) or value.is_sparse]
     strangers += [key for key in content if not isinstance(key, str) and key not in strangers]
     if strangers or not content:
         raise CheckpointMismatch(
