@@ -30,11 +30,13 @@ clean:
 
 # Made again when the dependencies change, not when the code does: the install is editable.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV), a minute or so"
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
 # torch first, by itself: otherwise what depends on it may pull in another build.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV), a few minutes"
 	$(PIP) torch
 	$(PIP) -e '.[dev]'
 	@touch $@

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from affine import Affine
 from onnx import TensorProto, helper
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.signature import METADATA_KEY, Bound, ModelSignature, Stretch
@@ -38,6 +39,7 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
         tags: Mapping[str, str] | None = None,
         mask: np.ndarray | None = None,
         scales: Sequence[float] | None = None,
+        colorinterp: Sequence[ColorInterp] | None = None,
         palette: Mapping[int, tuple[int, int, int, int]] | None = None,
         **profile: Any,
     ) -> Path:
@@ -48,6 +50,8 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
         with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, "w", height=bands.shape[1], width=bands.shape[2], **settings) as dst:
+                if colorinterp:
+                    dst.colorinterp = colorinterp
                 dst.write(bands)
                 for k, text in enumerate(descriptions, 1):
                     dst.set_band_description(k, text)

@@ -68,7 +68,7 @@ def test_developers_tools_reach_no_user(wheel):
 def test_constraints_pin_what_is_depended_on_and_nothing_else():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = {*project["dependencies"], *extras["cpu"], *extras["export"], *extras["train"], *extras["dev"]}
+    named = {*project["dependencies"], *extras["cpu"], *extras["export"], *extras["dev"]}
     names = {line.split(">")[0].split("[")[0] for line in named} - {"sar2optical"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0] for line in lines if line and not line.startswith("#")}

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
 from sar2optical.scene import SAMPLE_LEAST, SceneOptions, open_scene
@@ -262,7 +263,10 @@ def test_an_alpha_band_hides_no_polarisation(make_raster):
     alpha = np.full((40, 30), 255, np.uint8)
     alpha[:, :4] = 0
     bands = np.stack([speckle((40, 30)), speckle((40, 30), seed=1), alpha])
-    path = make_raster(bands, descriptions=["Gamma0_VV", "Gamma0_VH", ""], photometric="MINISBLACK", alpha=True)
+    kinds = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha]
+    path = make_raster(
+        bands, descriptions=["Gamma0_VV", "Gamma0_VH", ""], photometric="MINISBLACK", colorinterp=kinds
+    )
     with opened(path, unit="power") as scene:
         values, valid = scene.read_rows(0, 40)
         assert scene.polarisations == ("VH",)
