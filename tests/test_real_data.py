@@ -11,8 +11,12 @@ import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
 
-from sar2optical.engines import EngineOptions
+from sar2optical.data.augment import grid_windows
+from sar2optical.data.pairs import find_pairs, read_pair
+from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import UnitsUnknown
+from sar2optical.metrics import psnr
+from sar2optical.models.zoo import bundled
 from sar2optical.scene import SceneOptions
 from sar2optical.translate import TranslateOptions, translate
 
@@ -86,3 +90,18 @@ def test_batches_and_threads_change_no_pixel_of_a_sparse_scene(tmp_path):
     assert mosaics[0].std() > 10
     np.testing.assert_array_equal(mosaics[0], mosaics[1])
     np.testing.assert_array_equal(mosaics[0], mosaics[2])
+
+
+def test_the_fastest_engine_keeps_50_db_against_fp32_with_the_bundled_generator():
+    engines = {p: open_engine(bundled(), options=EngineOptions(precision=p)) for p in ("fp32", "auto")}
+    figures = []
+    for pair in find_pairs(SHARED / "data" / "pairs_volkov" / "val"):
+        for sar, _ in grid_windows(read_pair(pair), 256):
+            given = sar[None].astype(np.float32) / 127.5 - 1
+            expected, found = (engine.run(given) for engine in engines.values())
+            figures.append(psnr(expected, found, data_range=2))
+    for engine in engines.values():
+        engine.close()
+    assert len(figures) == 80
+    assert min(figures) >= 50, f"lowest {min(figures):.1f} dB, mean {np.mean(figures):.1f} dB"
+    print(f"lowest {min(figures):.1f} dB, mean {np.mean(figures):.1f} dB")  # pytest -s
