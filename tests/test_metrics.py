@@ -7,7 +7,7 @@ from math import exp, inf, isnan, log10
 import numpy as np
 import pytest
 
-from sar2optical.metrics import psnr, ssim
+from sar2optical.metrics import low_passed_rms, psnr, seam_score, ssim
 
 
 def noisy(shape=(3, 20, 17), *, noise=0.1, seed=0):
@@ -127,3 +127,37 @@ def test_images_of_different_shape_are_not_compared(metric, shape):
 def test_images_smaller_than_ssims_window_are_refused(shape):
     with pytest.raises(ValueError, match="smaller than the 11 x 11 window"):
         ssim(np.zeros(shape), np.zeros(shape), data_range=1)
+
+
+def test_a_step_at_window_edges_is_seen_and_one_elsewhere_is_not_taken_for_it():
+    ramp = np.broadcast_to(np.arange(64.0) * 2, (1, 64, 64)).copy()  # every step is 2, downwards 0
+    valid = np.ones((64, 64), bool)
+    edges = {"rows": (0,), "cols": (0, 24), "window": 40}  # edges at 24 and 40
+    assert seam_score(ramp, valid, **edges) == pytest.approx(1)
+    raised = ramp.copy()
+    raised[:, :, 24:] += 4  # that step is now 6: two edges have a mean of 4
+    assert seam_score(raised, valid, **edges) == pytest.approx(2)
+    elsewhere = ramp.copy()
+    elsewhere[:, :, 11:] += 61  # 61 others: 60 of 2, one of 63, a mean of 3
+    assert seam_score(elsewhere, valid, **edges) == pytest.approx(2 / 3)
+
+
+def test_a_generators_own_pattern_is_no_seam():
+    pattern = np.cumsum(np.where(np.arange(64) % 8 == 0, 5.0, 1.0))
+    image = np.broadcast_to(pattern, (1, 64, 64))
+    valid = np.ones((64, 64), bool)
+    edges = {"rows": (0,), "cols": (0, 24), "window": 40}
+    assert seam_score(image, valid, **edges) > 3
+    assert seam_score(image, valid, **edges, period=8) == pytest.approx(1)
+
+
+def test_patches_of_another_brightness_are_seen_and_noise_is_not():
+    reference = np.zeros((3, 64, 96), np.uint8)
+    valid = np.ones((64, 96), bool)
+    patched = reference.copy()
+    patched[:, :, 32:64] = 3  # one box of three in each row: root of 9 / 3
+    assert low_passed_rms(reference, patched, valid) == pytest.approx(3**0.5)
+    checkered = (np.indices((64, 96)).sum(axis=0) % 2 * 2)[None].repeat(3, axis=0) + 99.0
+    assert low_passed_rms(np.full((3, 64, 96), 100.0), checkered, valid) == pytest.approx(0)
+    valid[:, 40] = False  # no whole box is left of the patch
+    assert low_passed_rms(reference, patched, valid) == 0
