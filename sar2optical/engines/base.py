@@ -232,32 +232,17 @@ def _try_out(engine: Engine, path: Path) -> None:
         )
 
 
-def refuse_device(backend: str, device: str, available: Iterable[str]) -> None:
-    """Raise where `device` is not one of those that the backend has here.
+def refuse_unless(what: str, asked: str, backend: str, available: Iterable[str]) -> None:
+    """Raise where a device or precision is not one of those that a backend has here.
 
     Raises
     ------
     DeviceUnavailable
-        With the devices that there are.
+        With those that there are.
     """
     names = list(available)
-    if device not in names:
-        raise DeviceUnavailable(f"device {device} is not available with {backend}: give {_any_of(names)}")
-
-
-def refuse_precision(backend: str, precision: str, available: Iterable[str]) -> None:
-    """Raise where `precision` is not one of those that the backend runs this file in, here.
-
-    Raises
-    ------
-    DeviceUnavailable
-        With the precisions that there are.
-    """
-    names = list(available)
-    if precision not in names:
-        raise DeviceUnavailable(
-            f"precision {precision} is not available with {backend} for this file: give {_any_of(names)}"
-        )
+    if asked not in names:
+        raise DeviceUnavailable(f"{what} {asked} is not available with {backend}: give {_any_of(names)}")
 
 
 def default_threads() -> int:

@@ -13,8 +13,7 @@ from sar2optical.engines.base import (
     EngineBase,
     EngineOptions,
     default_threads,
-    refuse_device,
-    refuse_precision,
+    refuse_unless,
 )
 from sar2optical.errors import DeviceUnavailable, InferenceFailed, ModelUnreadable, SignatureError
 from sar2optical.signature import METADATA_KEY, ModelSignature
@@ -53,9 +52,9 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
     """Load an ONNX file; see `open_engine`."""
     here = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     device = options.device if options.device != "auto" else "cpu"
-    refuse_device("onnxruntime", device, here)
+    refuse_unless("device", device, "onnxruntime", here)
     if options.precision != "auto":
-        refuse_precision("onnxruntime", options.precision, ["fp32"])
+        refuse_unless("precision", options.precision, "onnxruntime", ["fp32"])
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _ERRORS_ONLY
     streams = 1

@@ -14,8 +14,7 @@ from sar2optical.engines.base import (
     EngineBase,
     EngineOptions,
     default_threads,
-    refuse_device,
-    refuse_precision,
+    refuse_unless,
 )
 from sar2optical.errors import InferenceFailed, ModelUnreadable, SignatureError
 from sar2optical.signature import METADATA_KEY, ModelSignature
@@ -60,7 +59,7 @@ class OpenVINOEngine(EngineBase):
 def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     """Compile an ONNX file for the CPU; see `open_engine`."""
     if options.device != "auto":
-        refuse_device("openvino", options.device, ["cpu"])
+        refuse_unless("device", options.device, "openvino", ["cpu"])
     core = openvino.Core()
     model = _read(core, path)
     signature = _signature(model, path)
@@ -111,7 +110,7 @@ def _precision(core: openvino.Core, asked: str) -> str:
         here.append("bf16")
     if asked == "auto":
         return here[-1]
-    refuse_precision("openvino", asked, here)
+    refuse_unless("precision", asked, "openvino", here)
     return asked
 
 

@@ -12,8 +12,7 @@ from sar2optical.engines.base import (
     EngineBase,
     EngineOptions,
     default_threads,
-    refuse_device,
-    refuse_precision,
+    refuse_unless,
 )
 from sar2optical.errors import InferenceFailed
 from sar2optical.models.checkpoint import load_generator
@@ -74,9 +73,9 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
     """Load a checkpoint; see `open_engine`."""
     here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     device = options.device if options.device != "auto" else here[-1]
-    refuse_device("pytorch", device, here)
+    refuse_unless("device", device, "pytorch", here)
     precision = options.precision if options.precision != "auto" else "fp32"
-    refuse_precision("pytorch", precision, ["fp32", "bf16"])
+    refuse_unless("precision", precision, "pytorch", ["fp32", "bf16"])
     generator, signature = load_generator(path)
     return PyTorchEngine(
         generator,
