@@ -52,6 +52,8 @@ def test_the_commands_are_on_the_path(wheel):
     text = archive.read(entry).decode()
     assert "sar2opt-scene = sar2optical.cli.scene:main" in text
     assert "sar2opt-export = export.cli:main" in text
+    for name, module in (("data", "data"), ("train", "train"), ("eval", "evaluate")):
+        assert f"sar2opt-{name} = sar2optical.cli.{module}:main" in text
 
 
 def test_developers_tools_reach_no_user(wheel):
@@ -68,7 +70,7 @@ def test_developers_tools_reach_no_user(wheel):
 def test_constraints_pin_what_is_depended_on_and_nothing_else():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = {*project["dependencies"], *extras["cpu"], *extras["export"], *extras["dev"]}
+    named = {*project["dependencies"], *(line for name in ("cpu", "export", "train", "hub", "dev") for line in extras[name])}
     names = {line.split(">")[0].split("[")[0] for line in named} - {"sar2optical"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0] for line in lines if line and not line.startswith("#")}
