@@ -101,6 +101,105 @@ def ssim(
     return float(np.mean(index)) if index.size else float("nan")
 
 
+def sam(
+    reference: NDArray[np.generic], other: NDArray[np.generic], *, valid: NDArray[np.bool_] | None = None
+) -> float:
+    """Spectral angle: arccos of the cosine between the colour vectors of a pixel, mean over pixels.
+
+    Kruse et al. 1993, "The spectral image processing system (SIPS)", equation for alpha. Blind to brightness: a
+    multiple of a colour is at 0 degrees from it. A zero vector has no direction, so a pixel that is zero in
+    either image does not count.
+
+    Parameters
+    ----------
+    reference, other
+        (C, H, W), any real dtype; the origin must be black (grey levels, not [-1, 1]).
+    valid
+        bool (H, W); pixels that count. All where not given.
+
+    Returns
+    -------
+    float
+        In degrees, 0 to 90 where no value is negative; nan where no pixel counts.
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ.
+    """
+    _same_shape(reference, other)
+    x, y = reference.astype(np.float64), other.astype(np.float64)
+    if valid is not None:
+        x, y = x[:, valid], y[:, valid]
+    lengths = np.sqrt(np.sum(x * x, axis=0) * np.sum(y * y, axis=0))
+    counts = lengths > 0
+    if not counts.any():
+        return float("nan")
+    # Rounding leaves cosines of equal colours a hair above 1, where arccos has no value.
+    cosine = np.clip(np.sum(x * y, axis=0)[counts] / lengths[counts], -1, 1)
+    return float(np.degrees(np.arccos(cosine)).mean())
+
+
+def l1(
+    reference: NDArray[np.generic], other: NDArray[np.generic], *, valid: NDArray[np.bool_] | None = None
+) -> float:
+    """Mean absolute error.
+
+    Parameters
+    ----------
+    reference, other
+        (..., H, W), any real dtype, in the same unit.
+    valid
+        bool (H, W); pixels that count. All where not given.
+
+    Returns
+    -------
+    float
+        In the images' unit; nan where no pixel is valid.
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ.
+    """
+    _same_shape(reference, other)
+    difference = np.abs(np.subtract(reference, other, dtype=np.float64))
+    if valid is not None:
+        difference = difference[..., valid]
+    return float(difference.mean()) if difference.size else float("nan")
+
+
+def gradient_energy(image: NDArray[np.generic], valid: NDArray[np.bool_] | None = None) -> float:
+    """Mean squared forward difference along rows plus that along columns, mean over channels.
+
+    mean((x[r, c + 1] - x[r, c]) ** 2) + mean((x[r + 1, c] - x[r, c]) ** 2). Between a prediction and the truth the
+    ratio tells sharpness, whatever lies where: below 1 the prediction is smoother, above 1 it has detail (or noise)
+    that the truth has not.
+
+    Parameters
+    ----------
+    image
+        (C, H, W), any real dtype.
+    valid
+        bool (H, W); a difference counts where both of its pixels are valid. All where not given.
+
+    Returns
+    -------
+    float
+        In the image's unit squared; an axis without a difference that counts adds nothing, nan where neither has one.
+    """
+    x = image.astype(np.float64)
+    energies = []
+    for axis in (-2, -1):
+        squares = np.square(np.diff(x, axis=axis))
+        if valid is not None:
+            ends = np.moveaxis(valid, axis, 0)
+            squares = squares[..., np.moveaxis(ends[1:] & ends[:-1], 0, axis)]
+        if squares.size:
+            energies.append(float(squares.mean()))
+    return sum(energies) if energies else float("nan")
+
+
 def _smooth(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Gaussian-weighted mean of each full window: (..., H, W) -> (..., H - 10, W - 10)."""
     offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)

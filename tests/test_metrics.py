@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from math import exp, inf, isnan, log10
+from math import acos, degrees, exp, inf, isnan, log10, sqrt
 
 import numpy as np
 import pytest
 
-from sar2optical.metrics import low_passed_rms, psnr, seam_score, ssim
+from sar2optical.metrics import gradient_energy, l1, low_passed_rms, psnr, sam, seam_score, ssim
 
 
 def noisy(shape=(3, 20, 17), *, noise=0.1, seed=0):
@@ -123,10 +123,119 @@ def test_images_of_different_shape_are_not_compared(metric, shape):
         metric(np.zeros((3, 20, 17)), np.zeros(shape), data_range=1)
 
 
+@pytest.mark.parametrize("metric", [sam, l1])
+def test_colours_and_errors_of_different_shape_are_not_compared(metric):
+    with pytest.raises(ValueError, match=r"\(3, 20, 17\)"):
+        metric(np.zeros((3, 20, 17)), np.zeros((3, 17, 20)))
+
+
 @pytest.mark.parametrize("shape", [(3, 10, 11), (3, 11, 10), (1, 1, 1)])
 def test_images_smaller_than_ssims_window_are_refused(shape):
     with pytest.raises(ValueError, match="smaller than the 11 x 11 window"):
         ssim(np.zeros(shape), np.zeros(shape), data_range=1)
+
+
+def grey_levels(seed=3, side=40):
+    """A smooth image and a noisy copy, float64 (3, side, side + 7) in 5 to 250."""
+    rng = np.random.default_rng(seed)
+    waves = np.sin(np.arange(side)[:, None] / 5) + np.cos(np.arange(side + 7) / 4)
+    truth = np.stack([127 + 40 * waves, 120 - 30 * waves, np.full_like(waves, 90.0)])
+    return truth, np.clip(truth + rng.normal(0, 12, truth.shape), 5, 250)
+
+
+def test_psnr_and_ssim_are_those_of_torchmetrics():
+    import torch
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    truth, fake = grey_levels()
+    a, b = (torch.from_numpy(image)[None] for image in (truth, fake))
+    theirs = peak_signal_noise_ratio(b, a, data_range=255.0).item()
+    assert psnr(truth, fake, data_range=255) == pytest.approx(theirs, abs=1e-4)
+    # Theirs pads by reflection: only full windows are compared, as ours counts only those.
+    _, full = structural_similarity_index_measure(
+        b, a, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=255.0, return_full_image=True
+    )
+    assert ssim(truth, fake, data_range=255) == pytest.approx(full[..., 5:-5, 5:-5].mean().item(), abs=1e-4)
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image():
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    truth, fake = grey_levels()
+    theirs = peak_signal_noise_ratio(truth, fake, data_range=255)
+    assert psnr(truth, fake, data_range=255) == pytest.approx(theirs, abs=1e-4)
+    _, full = structural_similarity(
+        truth, fake, data_range=255, channel_axis=0, full=True,
+        gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    )  # fmt: skip
+    assert ssim(truth, fake, data_range=255) == pytest.approx(full[:, 5:-5, 5:-5].mean(), abs=1e-4)
+    assert 0.1 < full.mean() < 0.95  # a comparison of something
+
+
+def test_spectral_angle_is_that_of_torchmetrics():
+    import torch
+    from torchmetrics.functional.image import spectral_angle_mapper
+
+    truth, fake = grey_levels()
+    theirs = spectral_angle_mapper(torch.from_numpy(fake)[None], torch.from_numpy(truth)[None]).item()
+    assert sam(truth, fake) == pytest.approx(degrees(theirs), abs=1e-4)
+    assert sam(truth, fake) > 1
+
+
+def test_spectral_angles_of_known_colours():
+    red, green, grey = ([255, 0, 0], [0, 9, 0], [7, 7, 7])
+    reference = np.array([red, red, red], np.uint8).T.reshape(3, 1, 3)
+    other = np.array([red, green, grey], np.uint8).T.reshape(3, 1, 3)
+    angles = [0, 90, degrees(acos(1 / sqrt(3)))]
+    assert sam(reference, other) == pytest.approx(np.mean(angles))
+    assert sam(reference, other, valid=np.array([[True, False, True]])) == pytest.approx((angles[0] + angles[2]) / 2)
+
+
+def test_spectral_angle_is_blind_to_brightness_and_not_to_hue():
+    truth, _ = grey_levels()
+    assert sam(truth, truth * 0.3) == pytest.approx(0, abs=1e-5)
+    assert sam(truth, truth[::-1]) > 5
+
+
+def test_black_has_no_hue():
+    reference = np.array([[[0, 9]], [[0, 0]], [[0, 0]]])
+    other = np.array([[[9, 0]], [[0, 9]], [[0, 0]]])  # black beside red, then red beside green
+    assert sam(reference, other) == pytest.approx(90)
+    assert isnan(sam(reference, np.zeros_like(other)))
+
+
+def test_l1_of_known_errors():
+    reference, other = np.array([[[1, 250, 7]]], np.uint8), np.array([[[3, 240, 8]]], np.uint8)
+    assert l1(reference, other) == pytest.approx((2 + 10 + 1) / 3)
+    assert l1(reference, other, valid=np.array([[True, False, True]])) == pytest.approx(1.5)
+    assert isnan(l1(reference, other, valid=np.zeros((1, 3), bool)))
+
+
+def test_gradient_energy_of_known_slopes():
+    rows, cols = np.indices((5, 8))
+    image = np.stack([3 * rows + 2 * cols, 0 * rows])  # 9 + 4 in one channel of two
+    assert gradient_energy(image) == pytest.approx(6.5)
+    assert gradient_energy(image + 100) == pytest.approx(6.5)
+    assert gradient_energy(image.astype(np.uint8)[:, ::-1]) == pytest.approx(6.5)  # bytes do not wrap around
+
+
+def test_gradient_energy_counts_differences_of_valid_pixels_only():
+    image = np.zeros((1, 3, 4))
+    image[0, :, 2] = 50  # a column that is not valid
+    image[0, :, 1] = 1
+    valid = np.ones((3, 4), bool)
+    valid[:, 2] = False
+    assert gradient_energy(image, valid) == pytest.approx(
+        1
+    )  # columns 0 to 1 step by one; down a column, nothing does
+    assert isnan(gradient_energy(image, np.zeros((3, 4), bool)))
+
+
+def test_a_blur_has_less_gradient_energy_and_noise_more():
+    truth, noisy_one = grey_levels()
+    blurred = (noisy_one[:, 1:, 1:] + noisy_one[:, :-1, 1:] + noisy_one[:, 1:, :-1] + noisy_one[:, :-1, :-1]) / 4
+    assert gradient_energy(blurred) < 0.6 * gradient_energy(noisy_one)
+    assert gradient_energy(noisy_one) > 1.5 * gradient_energy(truth)
 
 
 def test_a_step_at_window_edges_is_seen_and_one_elsewhere_is_not_taken_for_it():
