@@ -19,7 +19,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("source", type=_FILE)
+@click.argument("source")
 @click.argument("out", type=_FILE)
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
 @click.option(
@@ -50,13 +50,17 @@ _FILE = click.Path(path_type=Path)
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(source: Path, out: Path, quiet: bool, **options: Any) -> None:
-    """Export a generator checkpoint SOURCE to an ONNX file OUT, verified before it appears."""
+def main(source: str, out: Path, quiet: bool, **options: Any) -> None:
+    """Export a generator checkpoint SOURCE to an ONNX file OUT, verified before it appears.
+
+    SOURCE is a file, or the name of a published generator (pix2pix_gen_180), which is fetched from its hub once.
+    """
     set_up_logging(-1 if quiet else 0)
     _require("torch", "onnx", "onnxscript", "onnxruntime")
     from export.build import export
+    from sar2optical.models.zoo import resolve
 
-    made = export(source, out, **options)
+    made = export(resolve(source), out, **options)
     if not quiet:
         click.echo(table(made))
 

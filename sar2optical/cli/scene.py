@@ -33,8 +33,8 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
-    help="Generator (.onnx, .pth); the bundled one where not given.",
+    help="Generator: a file (.onnx, .pth), or the name of a published one (pix2pix_gen_180), which is fetched once; "
+    "the bundled one where not given.",
 )
 @click.option(
     "--backend",
@@ -102,7 +102,7 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(
-    scene: str, out: Path, model: Path | None, preview: Path | None, quiet: bool, verbose: bool, **choices: Any
+    scene: str, out: Path, model: str | None, preview: Path | None, quiet: bool, verbose: bool, **choices: Any
 ) -> None:  # fmt: skip
     """Translate a Sentinel-1 raster SCENE into an RGB mosaic OUT.
 
@@ -110,10 +110,12 @@ def main(
     appears when it is whole; the scene is only read.
     """
     set_up_logging(-1 if quiet else int(verbose))
+    from sar2optical.models.zoo import resolve
     from sar2optical.translate import translate
 
+    found = None if model is None else resolve(model)
     with _progress(hidden=quiet) as progress:
-        report = translate(scene, out, model=model, options=_options(preview=preview, **choices), progress=progress)
+        report = translate(scene, out, model=found, options=_options(preview=preview, **choices), progress=progress)
     if not quiet:
         click.echo(summary(report))
 
