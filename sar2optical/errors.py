@@ -26,6 +26,7 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
     │   ├── OutputExists           (FileExistsError)
     │   └── OutputUnwritable       (OSError)      no folder, no permission, no space
     ├── DataError                  (ValueError)   pairs missing, of differing size, unreadable
+    ├── TrainingDiverged           (RuntimeError) losses that are no numbers, a discriminator beyond doubt
     └── OptionError                (ValueError)   a value that no run can use
 """
 
@@ -52,6 +53,7 @@ __all__ = [
     "SceneError",
     "SceneUnreadable",
     "SignatureError",
+    "TrainingDiverged",
     "UnitsMismatch",
     "UnitsUnknown",
 ]
@@ -139,6 +141,10 @@ class OutputUnwritable(OutputError, OSError):
 
 class DataError(Sar2OpticalError, ValueError):
     """Training pairs are missing, of differing size or unreadable."""
+
+
+class TrainingDiverged(Sar2OpticalError, RuntimeError):
+    """Training came to where going on makes no sense; what was saved before is good."""
 
 
 class OptionError(Sar2OpticalError, ValueError):

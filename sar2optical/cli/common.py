@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from sar2optical.errors import Sar2OpticalError
+from sar2optical.signature import Stretch
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -46,6 +47,16 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             os._exit(INTERRUPTED)
 
     return run
+
+
+def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] | None) -> Stretch | None:
+    """Read an option of two bounds; click's callback."""
+    if value is None:
+        return None
+    try:
+        return Stretch.parse(*value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import reports_errors, set_up_logging
-from sar2optical.signature import UNITS, Stretch
+from sar2optical.cli.common import parse_stretch, reports_errors, set_up_logging
+from sar2optical.signature import UNITS
 from sar2optical.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
     from sar2optical.translate import Progress, Report
 
 _MPX = 1_000_000
-
-
-def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] | None) -> Stretch | None:
-    if value is None:
-        return None
-    try:
-        return Stretch.parse(*value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,7 +63,7 @@ def _parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str]
 @click.option(
     "--stretch",
     nargs=2,
-    callback=_parse_stretch,
+    callback=parse_stretch,
     metavar="LOW HIGH",
     help="Values, or percentiles of the scene (p1 p99); the model's own where not given.",
 )

@@ -219,6 +219,17 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
+def bare_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a bare state dict, whichever network's.
+
+    Raises
+    ------
+    ModelUnreadable, CheckpointMismatch
+        Where the file is missing, corrupt, or holds anything but tensors.
+    """
+    return _bare(read_tensors(path), path)
+
+
 def _own(content: dict[str, Any], path: Path) -> tuple[GeneratorArguments, ModelSignature, dict[str, Tensor]]:
     try:
         arguments = GeneratorArguments(**content["arguments"])

@@ -1,65 +1,183 @@
-"""Everything that changes a training run."""
+"""What a training run is made of: what changes its result, and what only changes how it is run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from sar2optical.errors import OptionError
+
+Upsampling = Literal["nearest", "bilinear", "bicubic"]
+DiscriminatorKind = Literal["patch", "pixel"]
+Objective = Literal["vanilla", "lsgan", "hinge"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that changes a run; saved whole in the checkpoint."""
+    """Everything that changes a run's weights; saved whole in its state.
 
-    steps: int = 3600
-    """Optimizer steps of the generator (and of the discriminator)."""
-    batch: int = 8
-    """Pairs per step."""
-    window: int = 256
-    """Side of a training window in pixels."""
-    base_channels: int = 24
+    The defaults are the recipe that serves best; `SEED_RECIPE` is the one of the system that this one re-implements.
+    """
+
+    base_channels: int = 64
     """Width of the generator (64 in Isola et al. 2017)."""
-    discriminator_channels: int = 32
+    upsampling: Upsampling | None = None
+    """None: transposed convolution; else upsampling by this mode, then a 3 x 3 convolution."""
+    discriminator: DiscriminatorKind = "patch"
+    """Judges overlapping patches, or single pixels."""
+    discriminator_channels: int = 64
     """Width of the discriminator (64 in Isola et al. 2017)."""
+    discriminator_layers: int = 3
+    """Depth of "patch": 3 sees 70 x 70 pixels."""
+    conditional: bool = True
+    """Whether the discriminator sees the SAR image beside the optical one."""
+
+    objective: Objective = "vanilla"
+    """Cross entropy (Goodfellow et al. 2014), least squares (Mao et al. 2017) or hinge (Lim and Ye 2017)."""
+    gan_weight: float = 1.0
+    """Weight of the adversarial term; 0 trains without a discriminator."""
+    gan_from: float = 0.0
+    """Share of the steps after which the discriminator joins in."""
+    l1_weight: float = 100.0
+    """Weight of L1 against the adversarial term (Isola et al. 2017, equation 4)."""
+    ssim_weight: float = 0.0
+    """Weight of 1 - SSIM."""
+    texture_weight: float = 0.0
+    """Weight of the error of local gradient energy, see `losses.texture_loss`: without it, images blur."""
+
+    epochs: int = 200
+    """Passes over the training windows; `steps` overrules it."""
+    steps: int | None = None
+    """Updates of the generator."""
+    batch: int = 32
+    """Pairs per forward pass, on all devices together."""
+    accumulate: int = 1
+    """Forward passes per update."""
     learning_rate: float = 2e-4
     """Adam's step (Isola et al. 2017, section 3.3)."""
     beta1: float = 0.5
     """Adam's first momentum (same source)."""
     beta2: float = 0.999
     """Adam's second momentum (same source)."""
-    l1_weight: float = 100.0
-    """Weight of L1 against the adversarial term (same source, equation 4)."""
-    finish_from: float = 1.0
-    """Share of the steps after which `finish_l1_weight` is in force; 1: never."""
-    finish_l1_weight: float = 100.0
-    """Weight of L1 at the end. A higher one trades texture that the discriminator likes for fidelity."""
     decay_from: float = 0.5
-    """Share of the steps after which the learning rate falls linearly to 0."""
+    """Share of the steps after which the learning rate falls linearly to 0; 1: never."""
     ema_decay: float = 0.999
-    """Of the moving average of weights and batch-norm statistics; the average is what is kept."""
-    bf16: bool = True
-    """Compute in bfloat16 where it is safe to (torch.autocast)."""
-    seed: int = 1
-    """Of the first weights, the windows and the dropout."""
+    """Of the moving average of weights and batch-norm statistics, which is what is evaluated and kept; 0: the
+    weights themselves are."""
+
+    window: int = 256
+    """Side of a training window in pixels."""
+    crop: bool = True
+    """Cut windows at random places; else on the grid of whole windows."""
+    flip: bool = True
+    """Mirror half of the windows."""
+    turn: bool = True
+    """Turn windows by 0, 90, 180 or 270 degrees."""
+
+    precision: Precision = "auto"
+    """Of the arithmetic: torch.autocast to bf16 or fp16 (with loss scaling); auto takes bf16 where the hardware
+    has it. What was taken is in the state: a resumed run takes the same."""
+    channels_last: bool = True
+    """Memory layout of the images."""
+    compile: bool = False
+    """Compile generator, discriminator and losses (torch.compile)."""
+    seed: int = 42
+    """Of the first weights, the order of the windows and the dropout."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"steps is {self.steps}: give 1 or more")
-        if self.batch < 2:
-            # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
-            raise OptionError(f"batch is {self.batch}: give 2 or more")
+        for name in ("base_channels", "discriminator_channels", "discriminator_layers", "epochs", "accumulate"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
+        # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
+        _check("batch", self.batch, self.batch >= 2, "2 or more")
+        _check("window", self.window, self.window >= 256 and self.window % 256 == 0, "a multiple of 256")
+        for name in ("gan_from", "decay_from"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        for name in ("beta1", "beta2", "ema_decay"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more, under 1")
+        for name in ("gan_weight", "l1_weight", "ssim_weight", "texture_weight"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "more than 0")
+        kinds = {
+            "upsampling": (None, *get_args(Upsampling)),
+            "discriminator": get_args(DiscriminatorKind),
+            "objective": get_args(Objective),
+            "precision": get_args(Precision),
+        }
+        for name, choices in kinds.items():
+            _check(name, getattr(self, name), getattr(self, name) in choices, " or ".join(map(str, choices)))
 
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as plain values."""
         return asdict(self)
 
-    def l1_weight_at(self, step: int) -> float:
-        """Give the weight of L1 at a step."""
-        return self.l1_weight if step < self.finish_from * self.steps else self.finish_l1_weight
+    def gan_at(self, step: int, steps: int) -> bool:
+        """Say whether the discriminator takes part in a step, of so many."""
+        return self.gan_weight > 0 and step >= self.gan_from * steps
 
-    def rate_at(self, step: int) -> float:
+    def rate_at(self, step: int, steps: int) -> float:
         """Give the learning rate of a step: constant, then linearly down to 0 past the last one."""
-        start = self.decay_from * self.steps
-        left = (self.steps - step) / max(self.steps - start, 1)
+        left = (steps - step) / max(steps - self.decay_from * steps, 1)
         return self.learning_rate * min(1.0, left)
+
+
+SEED_RECIPE: dict[str, Any] = {
+    "decay_from": 1.0,
+    "ema_decay": 0.0,
+    "crop": False,
+    "flip": False,
+    "turn": False,
+    "precision": "fp32",
+    "channels_last": False,
+}
+"""What the re-implemented system does where its configuration file has no say, so that the file gives its run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; may differ when it goes on."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, or one of Lightning's other accelerators (mps)."""
+    devices: int = 1
+    """Devices, or processes on a CPU; under torchrun, those of this machine."""
+    threads: int | None = None
+    """CPU threads of the arithmetic; PyTorch's choice where None."""
+    workers: int = 2
+    """Threads that prepare windows ahead; 0: prepared when needed."""
+    save_every: float = 5.0
+    """Epochs between saves."""
+    eval_every: float = 5.0
+    """Epochs between evaluations."""
+    keep: int = 3
+    """Numbered generators that are kept beside the newest; 0: all."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files, where it is installed."""
+    comet: str | None = None
+    """Comet project to report to."""
+    comet_name: str | None = None
+    """What the run is called there."""
+    comet_entity: str | None = None
+    """Comet workspace."""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "threads"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value >= 1, "1 or more")
+        for name in ("workers", "keep"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("save_every", "eval_every"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """List the settings that differ, as "name one/other"."""
+    names = [field.name for field in fields(TrainConfig)]
+    names += [name for name in (*one, *other) if name not in names]
+    return [f"{name} {one.get(name)}/{other.get(name)}" for name in names if one.get(name) != other.get(name)]
+
+
+def _check(name: str, value: Any, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise OptionError(f"{name} is {value}: give {wanted}")

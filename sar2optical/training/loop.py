@@ -1,141 +1,68 @@
-"""The training loop: one generator forward, a discriminator step, a generator step, the moving average."""
+"""The training loop: steps, saves, evaluations and pictures, from the first step or from where a run stopped."""
 
 from __future__ import annotations
 
-import copy
+import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from lightning_fabric import Fabric
 
-from sar2optical.data.augment import random_window
+from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
-from sar2optical.errors import DataError, ModelUnreadable
-from sar2optical.models.checkpoint import read_tensors, save_atomically, save_generator
-from sar2optical.models.patchgan import Discriminator
-from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+from sar2optical.errors import DeviceUnavailable, OptionError, OutputUnwritable
+from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
-from sar2optical.training.config import TrainConfig
-from sar2optical.training.losses import adversarial_loss, discriminator_loss, reconstruction_loss
+from sar2optical.training import plots
+from sar2optical.training.batches import Batches
+from sar2optical.training.config import RunOptions, TrainConfig
+from sar2optical.training.evaluate import Score, generator_prediction, score
+from sar2optical.training.journal import Journal
+from sar2optical.training.trainer import Losses, Trainer
 
-_N = TypeVar("_N", bound=nn.Module)
+_log = logging.getLogger(__name__)
+
+STATE = "state.pth"
+"""What a run goes on from."""
+GENERATOR = "generator.pth"
+"""The newest generator, with its signature."""
+
+_SHOWN = 6  # chips on a sheet
+_LOG_STEPS = 50  # between rows of metrics.csv, at most
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Losses of one step."""
+    """What is told after each step."""
 
     step: int
-    discriminator: float
-    adversarial: float
-    l1: float
+    steps: int
+    losses: Losses
+    images_per_second: float
+    """Since the run began or went on, evaluations and saves included."""
+    score: Score | None
+    """Where this step was followed by an evaluation."""
 
 
-class Trainer:
-    """A generator, its discriminator, and everything that a step changes.
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended."""
 
-    A step's windows and dropout depend on the seed and the step's number alone, so a run that goes on
-    from a saved state repeats what an uninterrupted one does.
+    generator: Path
+    step: int
+    steps: int
+    precision: str
+    score: Score | None
+    """Of the last evaluation."""
 
-    Parameters
-    ----------
-    config
-        The run's settings.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.step = 0
-        torch.manual_seed(config.seed)
-        arguments = GeneratorArguments(in_channels=1, base_channels=config.base_channels)
-        self.generator = _prepared(UNetGenerator(arguments))
-        self.discriminator = _prepared(Discriminator(4, config.discriminator_channels))
-        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        betas = (config.beta1, config.beta2)
-        self._optimizers = [
-            torch.optim.Adam(net.parameters(), config.learning_rate, betas=betas)
-            for net in (self.generator, self.discriminator)
-        ]
-
-    def advance(self, chips: Sequence[Chips]) -> StepReport:
-        """Take one step on random windows of `chips`."""
-        sar, optical = self._batch(chips)
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)  # dropout
-        generator_optimizer, discriminator_optimizer = self._optimizers
-        for optimizer in self._optimizers:
-            optimizer.param_groups[0]["lr"] = self.config.rate_at(self.step)
-
-        with self._autocast():
-            fake = self.generator(sar)
-        self.discriminator.requires_grad_(True)
-        with self._autocast():
-            on_real = self.discriminator(torch.cat((sar, optical), 1))
-            on_fake = self.discriminator(torch.cat((sar, fake.detach()), 1))
-        loss_d = discriminator_loss(on_real, on_fake)
-        discriminator_optimizer.zero_grad()
-        loss_d.backward()  # type: ignore[no-untyped-call]
-        discriminator_optimizer.step()
-
-        self.discriminator.requires_grad_(False)  # no gradients for weights that this half leaves alone
-        with self._autocast():
-            on_fake = self.discriminator(torch.cat((sar, fake), 1))
-        loss_adversarial = adversarial_loss(on_fake)
-        loss_l1 = reconstruction_loss(optical, fake)
-        generator_optimizer.zero_grad()
-        (loss_adversarial + self.config.l1_weight_at(self.step) * loss_l1).backward()  # type: ignore[no-untyped-call]
-        generator_optimizer.step()
-
-        self.step += 1
-        _blend_in(self.average, self.generator, self._ema_decay())
-        return StepReport(self.step, loss_d.item(), loss_adversarial.item(), loss_l1.item())
-
-    def save(self, path: Path) -> None:
-        """Write everything that `load` needs to go on, atomically."""
-        content = {
-            "step": self.step,
-            "config": self.config.to_dict(),
-            "networks": [net.state_dict() for net in self._networks()],
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-        }
-        save_atomically(path, content)
-
-    def load(self, path: Path) -> None:
-        """Go on from a saved state.
-
-        Raises
-        ------
-        ModelUnreadable
-            Where the file is no saved state, or one of a run with other settings.
-        """
-        content = read_tensors(path)
-        if content.get("config") != self.config.to_dict():
-            raise ModelUnreadable(f"{path}: from a run with other settings: give those, or another folder")
-        self.step = content["step"]
-        for net, state in zip(self._networks(), content["networks"], strict=True):
-            net.load_state_dict(state)
-        for optimizer, state in zip(self._optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-
-    def _networks(self) -> tuple[nn.Module, ...]:
-        return self.generator, self.discriminator, self.average
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16)
-
-    def _ema_decay(self) -> float:
-        # A young average forgets faster, or it would keep the random first weights for thousands of steps.
-        return min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-
-    def _batch(self, chips: Sequence[Chips]) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng([self.config.seed, self.step])
-        chosen = rng.integers(len(chips), size=self.config.batch)
-        windows = [random_window(chips[k], self.config.window, rng) for k in chosen]
-        sar, optical = (np.stack(half) for half in zip(*windows, strict=True))
-        return to_tensor(sar), to_tensor(optical)
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return self.step >= self.steps
 
 
 def train(
@@ -144,80 +71,217 @@ def train(
     signature: ModelSignature,
     out: Path,
     *,
-    save_every: int = 200,
+    validation: Sequence[Chips] = (),
+    options: RunOptions | None = None,
+    restart: bool = False,
+    first_weights: tuple[Path | None, Path | None] = (None, None),
     on_step: Callable[[StepReport], None] | None = None,
-) -> UNetGenerator:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
     """Train a generator, or go on with the run that `out` holds.
 
     Parameters
     ----------
-    chips
-        Training pairs, sides of at least a window.
+    chips, validation
+        Pairs to train on, and to evaluate on while training; sides of at least a window.
     config, signature
         The run's settings; what the generator expects, saved beside it.
     out
-        Folder for `state.pth` (to go on from) and `generator.pth` (the moving average).
-    save_every
-        Steps between saves.
+        Folder for `state.pth`, `generator.pth` (and numbered ones), `metrics.csv`, graphs, sheets of validation chips
+        and TensorBoard's files; made where it is not there.
+    options
+        How the run is carried out.
+    restart
+        Begin anew where `out` holds a run; its files are replaced as the new run gets there.
+    first_weights
+        A generator's and a discriminator's file to start from, where the run is new.
     on_step
-        Told of each step.
+        Told of each step, on the first rank.
+    should_stop
+        Asked before each step; the run is saved then, and can go on later.
 
     Returns
     -------
-    UNetGenerator
-        The moving average, in eval mode.
+    Trained
 
     Raises
     ------
     DataError
-        Where a chip is smaller than a window.
+        Where there is no pair, or a chip is smaller than a window.
+    CheckpointMismatch, ModelUnreadable
+        Where `out` holds a run with other settings or a state that is none.
+    DeviceUnavailable, OptionError
+        Where the device is not here, or does not fit the batch.
+    TrainingDiverged
+        Where losses are no numbers any more; the last saved state is good.
     OutputUnwritable
-        Where a checkpoint cannot be written.
+        Where something cannot be written; what was there stays.
     """
-    for pair in chips:
-        if min(pair.sar.shape[1:]) < config.window:
-            raise DataError(f"a chip of {pair.sar.shape[1:]} is smaller than the window of {config.window}")
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config)
-    state = out / "state.pth"
-    if state.exists():
-        trainer.load(state)
-    while trainer.step < config.steps:
-        report = trainer.advance(chips)
-        if on_step:
-            on_step(report)
-        if trainer.step % save_every == 0 or trainer.step == config.steps:
-            trainer.save(state)
-            notes = {"steps": trainer.step, "pairs_per_step": config.batch}
-            save_generator(out / "generator.pth", trainer.average, signature, notes=notes)
-    return trainer.average
-
-
-def to_tensor(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-    """Bytes (N, C, H, W) -> float32 in [-1, 1], channels last: (x / 255 - 0.5) / 0.5."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1)
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _prepared(net: _N) -> _N:
-    """First weights as in pix2pix: N(0, 0.02); batch norm N(1, 0.02); biases 0 (Isola et al. 2017, 6.2)."""
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.normal_(module.weight, 0.0, 0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)
-            nn.init.zeros_(module.bias)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return net.train()
-
-
-@torch.no_grad()
-def _blend_in(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move the average towards the current weights and batch-norm statistics."""
-    for kept, new in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
+    options = options or RunOptions()
+    fabric = _launched(options)
+    if config.batch % fabric.world_size or config.batch // fabric.world_size < 2:
+        raise OptionError(
+            f"batch is {config.batch} on {fabric.world_size} devices: give a multiple, 2 or more for each"
+        )
+    _make_folder(out)
+    with Batches(
+        chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers
+    ) as batches:
+        per_epoch = -(-batches.windows_per_epoch // (config.batch * config.accumulate))
+        steps = config.steps or config.epochs * per_epoch
+        trainer = Trainer(config, signature, steps=steps, fabric=fabric)
+        state = out / STATE
+        if state.exists() and not restart:
+            trainer.load(state)
+            _log.info("going on from step %d of %d in %s", trainer.step, steps, out)
         else:
-            kept.copy_(new)
+            trainer.start_from(*first_weights)
+        run = _Run(trainer, batches, out, options, validation, per_epoch)
+        return run.until_the_end(on_step, should_stop)
+
+
+class _Run:
+    """One run's cadence; only the first rank writes."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        out: Path,
+        options: RunOptions,
+        validation: Sequence[Chips],
+        per_epoch: int,
+    ) -> None:
+        self._trainer, self._batches, self._out, self._options = trainer, batches, out, options
+        self._validation, self._per_epoch = validation, per_epoch
+        self._leads = trainer.fabric.is_global_zero
+        self._save_steps = max(1, round(options.save_every * per_epoch))
+        self._eval_steps = max(1, round(options.eval_every * per_epoch))
+        self._log_steps = min(_LOG_STEPS, per_epoch)
+        self._journal = Journal(out, options, trainer.config.to_dict(), step=trainer.step) if self._leads else None
+        self._losses: list[Losses] = []
+        self._score: Score | None = None
+        self._began, self._images = time.perf_counter(), 0
+
+    def until_the_end(
+        self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool]
+    ) -> Trained:
+        trainer, config = self._trainer, self._trainer.config
+        stopped = False
+        while trainer.step < trainer.steps and not stopped:
+            first = trainer.step * config.accumulate
+            losses = trainer.advance([self._batches.batch(first + k) for k in range(config.accumulate)])
+            self._losses.append(losses)
+            self._images += config.batch * config.accumulate
+            stopped = self._agree(should_stop())
+            scored = self._after_step(stopped=stopped)
+            if on_step and self._leads:
+                on_step(StepReport(trainer.step, trainer.steps, losses, self._rate(), scored))
+        if self._journal:
+            self._journal.close()
+        out = self._out / GENERATOR
+        return Trained(out, trainer.step, trainer.steps, config.precision, self._score)
+
+    def _after_step(self, *, stopped: bool) -> Score | None:
+        step, last = self._trainer.step, self._trainer.step == self._trainer.steps
+        scored = None
+        saves = step % self._save_steps == 0 or last or stopped
+        evaluates = bool(self._validation) and (step % self._eval_steps == 0 or last)
+        if saves or evaluates:
+            self._trainer.sync_statistics()
+        if self._leads and evaluates:
+            scored = self._score = self._evaluate()
+        if self._leads and (step % self._log_steps == 0 or saves or evaluates):
+            self._write_row(scored)
+        if self._leads and (step % self._per_epoch == 0 or last or stopped):
+            assert self._journal is not None
+            plots.draw(self._out, self._journal.rows)
+        if self._leads and saves:
+            self._save(numbered=not stopped or last)
+        if saves or evaluates:
+            self._trainer.fabric.barrier()
+        return scored
+
+    def _evaluate(self) -> Score:
+        net = self._trainer.result
+        training = net.training
+        predict = generator_prediction(net.eval())
+        found = score(predict, self._validation)
+        windows = [window for chip in self._validation for window in grid_windows(chip, 256)]
+        chosen = np.linspace(0, len(windows) - 1, min(_SHOWN, len(windows))).round().astype(int)
+        rows = [(windows[k][0], predict(windows[k][0]), windows[k][1]) for k in chosen]
+        net.train(training)
+        step = self._trainer.step
+        plots.sheet(
+            self._out / f"sheet-{step:07d}.png", rows, f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}"
+        )
+        return found
+
+    def _write_row(self, scored: Score | None) -> None:
+        names = ("loss_D", "loss_G", "loss_G_GAN", "loss_G_L1", "loss_G_SSIM", "loss_G_texture")
+        means = np.mean([list(asdict(losses).values()) for losses in self._losses], axis=0)
+        assert len(fields(Losses)) == len(names)
+        trainer = self._trainer
+        row = {
+            "step": trainer.step,
+            "epoch": trainer.step / self._per_epoch,
+            "images_per_s": self._rate(),
+            "learning_rate": trainer.config.rate_at(trainer.step - 1, trainer.steps),
+            **dict(zip(names, map(float, means), strict=True)),
+        }
+        if scored:
+            row |= {f"val_{name}": getattr(scored, name) for name in ("psnr", "ssim", "l1", "gradient_ratio")}
+        assert self._journal is not None
+        self._journal.write(row)
+        self._losses = []
+
+    def _save(self, *, numbered: bool) -> None:
+        """Write the generator, and last the state: a kill between them repeats some steps, and loses nothing."""
+        trainer = self._trainer
+        notes = {"step": trainer.step, "images": trainer.step * trainer.config.batch * trainer.config.accumulate}
+        paths = [self._out / GENERATOR]
+        if numbered:
+            paths.append(self._out / f"generator-{trainer.step:07d}.pth")
+        for path in paths:
+            save_generator(path, trainer.result, trainer.signature, notes=notes)
+        trainer.save(self._out / STATE)
+        older = sorted(self._out.glob("generator-*.pth"))[: -self._options.keep or None]
+        for path in older if self._options.keep else ():
+            path.unlink()
+
+    def _rate(self) -> float:
+        return self._images / (time.perf_counter() - self._began)
+
+    def _agree(self, stop: bool) -> bool:
+        """Stop on all ranks where one is told to."""
+        fabric = self._trainer.fabric
+        if fabric.world_size == 1:
+            return stop
+        return bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)  # type: ignore[operator]
+
+
+def _launched(options: RunOptions) -> Fabric:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = options.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable("device cuda is not available here: give --device cpu")
+    strategy = "ddp" if options.devices > 1 else "auto"
+    try:
+        fabric = Fabric(accelerator=device, devices=options.devices, strategy=strategy)
+    except Exception as error:  # of many types
+        raise DeviceUnavailable(
+            f"{options.devices} x {device} cannot be had ({' '.join(str(error).split())[:120]}): give --device cpu"
+        ) from error
+    fabric.launch()
+    return fabric
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{out}: cannot be made ({error.strerror}): choose another folder") from error
+
+
+

@@ -1,30 +1,111 @@
-"""The objective of pix2pix: conditional GAN plus L1 (Isola et al. 2017, equations 1 to 4)."""
+"""Objectives: adversarial terms in three forms, and how far an image is from the true one."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+from torch.nn.functional import avg_pool2d, conv2d, l1_loss, relu, softplus
+
+from sar2optical.training.config import Objective
+
+_SIDE = 11  # of the SSIM window, and its sigma (Wang et al. 2004, section III-B)
+_SIGMA = 1.5
+_C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # same source; the range of [-1, 1] is 2
+_BOX = 32  # pixels; a texture is judged over a few of its grains
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean of the cross entropies of real logits against 1 and fake logits against 0.
+def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective = "vanilla") -> Tensor:
+    """Say how badly a discriminator tells real from fake: the mean over both halves.
 
     The mean halves the objective, which slows the discriminator down against the generator
     (Isola et al. 2017, section 3.3).
+
+    Parameters
+    ----------
+    real, fake
+        Logits of any shape.
+    objective
+        "vanilla": cross entropy against 1 and 0 (Goodfellow et al. 2014); "lsgan": squared distance from 1 and 0
+        (Mao et al. 2017, equation 9); "hinge": max(0, 1 - real) and max(0, 1 + fake) (Lim and Ye 2017).
+
+    Returns
+    -------
+    Tensor
+        float32 scalar.
     """
     real, fake = real.float(), fake.float()
-    on_real = binary_cross_entropy_with_logits(real, torch.ones_like(real))
-    on_fake = binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
-    return (on_real + on_fake) / 2
+    if objective == "vanilla":
+        halves = softplus(-real).mean(), softplus(fake).mean()
+    elif objective == "lsgan":
+        halves = (real - 1).square().mean(), fake.square().mean()
+    else:
+        halves = relu(1 - real).mean(), relu(1 + fake).mean()
+    return (halves[0] + halves[1]) / 2
 
 
-def adversarial_loss(fake: Tensor) -> Tensor:
-    """Cross entropy of fake logits against 1: the generator wants to be believed."""
+def adversarial_loss(fake: Tensor, objective: Objective = "vanilla") -> Tensor:
+    """Say how little a generator is believed: the same sources' terms for fake logits. May be negative for "hinge"."""
     fake = fake.float()
-    return binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+    if objective == "vanilla":
+        return softplus(-fake).mean()
+    if objective == "lsgan":
+        return (fake - 1).square().mean()
+    return -fake.mean()
 
 
 def reconstruction_loss(optical: Tensor, fake: Tensor) -> Tensor:
     """Mean absolute difference of images in [-1, 1]."""
     return l1_loss(fake.float(), optical)
+
+
+def ssim_loss(optical: Tensor, fake: Tensor) -> Tensor:
+    """1 - SSIM, mean over images, channels and full windows (Wang et al. 2004, equation 13).
+
+    Parameters
+    ----------
+    optical, fake
+        (N, C, H, W) in [-1, 1], sides of 11 or more.
+    """
+    x, y = optical.float().contiguous(), fake.float().contiguous()
+    mean_x, mean_y, xx, yy, xy = _smooth(torch.cat((x, y, x * x, y * y, x * y), 1)).chunk(5, 1)
+    covariance = xy - mean_x * mean_y
+    variances = xx - mean_x.square() + yy - mean_y.square()
+    luminance = (2 * mean_x * mean_y + _C1) / (mean_x.square() + mean_y.square() + _C1)
+    return 1 - (luminance * (2 * covariance + _C2) / (variances + _C2)).mean()
+
+
+def texture_loss(optical: Tensor, fake: Tensor) -> Tensor:
+    """Compare how much detail there is, not where: squared error of local gradient energy, over its mean square.
+
+    L1 and SSIM both reward a blur where details cannot be told from the SAR image. The energy of details can be told:
+    cities have it, water has not. The error is squared because the energy that is then expected of an image is the
+    true one's mean, and not its median, which is lower.
+
+    Parameters
+    ----------
+    optical, fake
+        (N, C, H, W) in [-1, 1], sides of 32 or more.
+
+    Returns
+    -------
+    Tensor
+        float32 scalar; 0 for equal energies in all boxes of 32 x 32 pixels, near 1 for a flat fake.
+    """
+    real, made = _local_energy(optical.float()), _local_energy(fake.float())
+    return (made - real).square().mean() / real.square().mean().clamp_min(1e-12)
+
+
+def _local_energy(image: Tensor) -> Tensor:
+    """Mean squared step to the right and down: (N, C, H, W) -> (N, 1, h, w), a box of 32 every 16 pixels."""
+    right = image.diff(dim=-1)[..., :-1, :]
+    down = image.diff(dim=-2)[..., :-1]
+    return avg_pool2d((right.square() + down.square()).mean(1, keepdim=True), _BOX, _BOX // 2, ceil_mode=False)
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Gaussian-weighted mean of each full window: (N, C, H, W) -> (N, C, H - 10, W - 10)."""
+    offsets = torch.arange(_SIDE, dtype=x.dtype, device=x.device) - _SIDE // 2
+    kernel = torch.exp(-offsets.square() / (2 * _SIGMA**2))
+    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, _SIDE)
+    rows = conv2d(x, kernel[..., None], groups=x.shape[1])
+    return conv2d(rows, kernel[..., None, :], groups=x.shape[1])

@@ -1,0 +1,131 @@
+"""Which windows a step trains on: decided by the seed and the window's number alone, prepared ahead by threads."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sar2optical.data.augment import random_window
+from sar2optical.data.pairs import Chips
+from sar2optical.errors import DataError
+from sar2optical.training.config import TrainConfig
+
+Window = tuple[NDArray[Any], NDArray[np.uint8]]
+"""SAR (C, H, W), uint8 or float32 in [-1, 1], and optical uint8 (3, H, W)."""
+
+_AHEAD = 2  # micro-batches in preparation
+
+
+class Batches:
+    """The endless sequence of training windows, in batches.
+
+    An epoch visits each chip as often as whole windows fit into it, in an order of its own. The window with number i
+    is the same whatever the batch size, the number of ranks or of threads, so a run that goes on needs to know no
+    more than its step.
+
+    Parameters
+    ----------
+    chips
+        Training pairs; may decode when asked.
+    config
+        Batch, window, augmentation and seed are used.
+    rank, ranks
+        Which share of every batch to give, of how many.
+    workers
+        Threads that prepare windows ahead; 0: none.
+
+    Raises
+    ------
+    DataError
+        Where there is no chip, or one is smaller than a window.
+    """
+
+    def __init__(
+        self, chips: Sequence[Chips], config: TrainConfig, *, rank: int = 0, ranks: int = 1, workers: int = 0
+    ) -> None:
+        self._chips, self._config = chips, config
+        self._rank, self._share = rank, config.batch // ranks
+        self._visits = _visits(_shapes(chips), config.window)
+        self._order = lru_cache(2)(self._shuffled)
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._ahead: OrderedDict[int, list[Future[Window]]] = OrderedDict()
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows in one epoch."""
+        return len(self._visits)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Give this rank's share of the batch with that number, counted from 0.
+
+        Returns
+        -------
+        sar, optical
+            float32 (n, C, window, window) and (n, 3, window, window) in [-1, 1].
+        """
+        indices = self._indices(number)
+        if self._pool is None:
+            windows = [self._window(index) for index in indices]
+        else:
+            for k in range(number, number + _AHEAD + 1):
+                if k not in self._ahead:
+                    self._ahead[k] = [self._pool.submit(self._window, index) for index in self._indices(k)]
+            windows = [future.result() for future in self._ahead.pop(number)]
+            for k in [k for k in self._ahead if k < number]:
+                del self._ahead[k]
+        sar, optical = zip(*windows, strict=True)
+        return to_tensor(np.stack(sar)), to_tensor(np.stack(optical))
+
+    def _indices(self, number: int) -> range:
+        first = number * self._config.batch + self._rank * self._share
+        return range(first, first + self._share)
+
+    def _window(self, index: int) -> Window:
+        epoch, place = divmod(index, len(self._visits))
+        chip = self._chips[self._visits[self._order(epoch)[place]]]
+        rng = np.random.default_rng([self._config.seed, index])
+        config = self._config
+        return random_window(chip, config.window, rng, crop=config.crop, flips=config.flip, turns=config.turn)
+
+    def _shuffled(self, epoch: int) -> NDArray[np.intp]:
+        return np.random.default_rng([self._config.seed, epoch, 1]).permutation(len(self._visits))
+
+
+def to_tensor(images: NDArray[Any]) -> Tensor:
+    """Images (N, C, H, W) -> float32 in [-1, 1]: bytes by (x / 255 - 0.5) / 0.5, floats as they are."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return tensor.float().div_(127.5).sub_(1) if images.dtype == np.uint8 else tensor.float()
+
+
+def _shapes(chips: Sequence[Chips]) -> list[tuple[int, int]]:
+    known: list[tuple[int, int]] | None = getattr(chips, "shapes", None)  # a store knows them without decoding
+    return known if known is not None else [chip.optical.shape[1:] for chip in chips]  # type: ignore[misc]
+
+
+def _visits(shapes: Sequence[tuple[int, int]], window: int) -> NDArray[np.intp]:
+    """Repeat each chip's index as often as whole windows fit into it."""
+    if not shapes:
+        raise DataError("no training pair is left: give a folder with s1 and s2")
+    smallest = min(shapes, key=min)
+    if min(smallest) < window:
+        raise DataError(f"a chip of {smallest[0]} x {smallest[1]} is smaller than the window of {window}: leave it out")
+    return np.repeat(np.arange(len(shapes)), [(h // window) * (w // window) for h, w in shapes])

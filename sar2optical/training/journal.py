@@ -1,0 +1,137 @@
+"""What a run writes down as it goes: a table of figures, TensorBoard, Comet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from sar2optical.errors import BackendNotInstalled, OutputUnwritable
+from sar2optical.files import write_whole
+from sar2optical.training.config import RunOptions
+
+_log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "step", "epoch", "images_per_s", "learning_rate", "loss_D", "loss_G", "loss_G_GAN", "loss_G_L1", "loss_G_SSIM",
+    "loss_G_texture", "val_psnr", "val_ssim", "val_l1", "val_gradient_ratio",
+)  # fmt: skip
+"""Of metrics.csv: means since the row before; val_* where there was an evaluation."""
+
+Row = Mapping[str, float]
+
+
+class _Sink(Protocol):
+    def write(self, row: Row) -> None: ...
+    def close(self) -> None: ...
+
+
+class Journal:
+    """Figures of a run, to every place that was asked for.
+
+    Parameters
+    ----------
+    folder
+        Gets `metrics.csv` and, where asked for and installed, `tensorboard/`.
+    options
+        TensorBoard and Comet.
+    settings
+        Told to Comet.
+    step
+        What the run goes on from: later rows, which a killed run wrote after its last save, are dropped.
+
+    Raises
+    ------
+    BackendNotInstalled
+        Where Comet is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, options: RunOptions, settings: Mapping[str, Any], *, step: int) -> None:
+        self._path = folder / "metrics.csv"
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= step] if step else []
+        self._sinks: list[_Sink] = []
+        if options.tensorboard and find_spec("tensorboard"):
+            self._sinks.append(_TensorBoard(folder / "tensorboard", step))
+        if options.comet:
+            self._sinks.append(_Comet(options, settings))
+
+    def write(self, row: Row) -> None:
+        """Add a row; the table on disk is the old one or the new one, never a part.
+
+        Raises
+        ------
+        OutputUnwritable
+            Where the disk takes no more.
+        """
+        self.rows.append(dict(row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in self.rows)
+        try:
+            write_whole(self._path, text.getvalue().encode())
+        except OSError as error:
+            raise OutputUnwritable(f"{self._path}: cannot be written ({error.strerror}): free space") from error
+        for sink in self._sinks:
+            sink.write(row)
+
+    def close(self) -> None:
+        """Finish what is still being sent."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read `metrics.csv`; an absent one has no rows.
+
+    Raises
+    ------
+    OutputUnwritable
+        Where it is no table of ours: it would be overwritten.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{key: float(value) for key, value in row.items() if value} for row in rows if row["step"]]
+    except (KeyError, ValueError, TypeError) as error:
+        raise OutputUnwritable(f"{path}: no table of a run: move it away, or choose another folder") from error
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)  # type: ignore[no-untyped-call]
+
+    def write(self, row: Row) -> None:
+        for name, value in row.items():
+            if name != "step":
+                group = "validation" if name.startswith("val_") else "training"
+                self._writer.add_scalar(f"{group}/{name}", value, int(row["step"]))  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class _Comet:
+    def __init__(self, options: RunOptions, settings: Mapping[str, Any]) -> None:
+        try:
+            import comet_ml
+        except ModuleNotFoundError as error:
+            raise BackendNotInstalled("--comet needs comet_ml: pip install 'sar2optical[comet]'") from error
+        self._experiment = comet_ml.Experiment(project_name=options.comet, workspace=options.comet_entity)
+        if options.comet_name:
+            self._experiment.set_name(options.comet_name)
+        self._experiment.log_parameters(dict(settings))
+
+    def write(self, row: Row) -> None:
+        self._experiment.log_metrics(dict(row), step=int(row["step"]), epoch=int(row["epoch"]))
+
+    def close(self) -> None:
+        self._experiment.end()

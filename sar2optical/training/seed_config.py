@@ -1,0 +1,169 @@
+"""Settings from a YAML file: the re-implemented system's `config.yaml` as it is, or names of our own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sar2optical.errors import OptionError
+from sar2optical.training.config import SEED_RECIPE, RunOptions, TrainConfig
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """What a configuration file says."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """Fields of `TrainConfig`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of `RunOptions`."""
+    generator: Path | None = None
+    """First weights of the generator."""
+    discriminator: Path | None = None
+    """First weights of the discriminator."""
+    channels: int | None = None
+    """Input channels of the generator."""
+    split_mode: str | None = None
+    """random or split."""
+    split_ratio: tuple[float, ...] | None = None
+    split_file: Path | None = None
+    split_seed: int | None = None
+    validate: bool = True
+    """Whether to evaluate on the validation part while training."""
+    ignored: tuple[str, ...] = ()
+    """Keys that other commands, or arguments, stand for here."""
+
+
+# section.key -> field of TrainConfig or RunOptions, where the value passes as it is.
+_CONFIG = {
+    "dataset.seed": "seed",
+    "model.netD": "discriminator",
+    "model.lambda_L1": "l1_weight",
+    "model.is_CGAN": "conditional",
+    "model.c_hid": "discriminator_channels",
+    "model.n_layers": "discriminator_layers",
+    "training.num_epochs": "epochs",
+    "training.batch_size": "batch",
+    "training.lr": "learning_rate",
+    "training.beta1": "beta1",
+    "training.beta2": "beta2",
+}
+_OPTIONS = {
+    "training.save_freq": "save_every",
+    "training.eval_freq": "eval_every",
+    "training.device": "device",
+    "training.num_workers": "workers",
+}
+_TREATED = {
+    "dataset.split_mode", "dataset.split_ratio", "dataset.split_file",
+    "model.c_in", "model.c_out", "model.use_upsampling", "model.mode",
+    "training.use_validation", "training.resume", "training.gen_checkpoint", "training.disc_checkpoint",
+    "logging.comet",
+}  # fmt: skip
+# DATA and OUT are arguments here, order is always shuffled by the seed, and a run knows its own step.
+_IGNORED = {
+    "dataset.root_dir", "dataset.shuffle", "training.resume_epoch", "training.checkpoint_dir",
+    "training.results_dir",
+}  # fmt: skip
+_OTHER_COMMANDS = {
+    "inference": {"image_path", "output_path", "gen_checkpoint", "device"},
+    "export": {"gen_checkpoint", "export_path", "export_format", "is_dynamic", "input_shape", "onnx"},
+}
+_COMET = {"enabled", "project", "name", "entity"}
+_SECTIONS = {"inference", "export", "dataset", "model", "training", "logging"}
+
+
+def read_settings(path: Path) -> FileSettings:
+    """Read a configuration file; nothing in it is executed.
+
+    Parameters
+    ----------
+    path
+        YAML: the sections inference, export, dataset, model, training and logging of the re-implemented system, or
+        fields of `TrainConfig` and `RunOptions` by name.
+
+    Raises
+    ------
+    OptionError
+        Where it is missing, no YAML, or has a key or value that nothing here understands.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: no YAML ({' '.join(str(error).split())[:100]}): correct it") from error
+    if not isinstance(content, dict) or not content:
+        raise OptionError(f"{path}: holds {type(content).__name__}, no settings: give name: value lines")
+    if _SECTIONS & content.keys():
+        return _seed_settings(content, path)
+    ours = {f.name for f in fields(TrainConfig)}, {f.name for f in fields(RunOptions)}
+    _refuse_unknown(content, ours[0] | ours[1], path)
+    config, options = ({k: v for k, v in content.items() if k in names} for names in ours)
+    return FileSettings(config, options)
+
+
+def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
+    flat = _flattened(content, path)
+    known = _CONFIG.keys() | _OPTIONS.keys() | _TREATED | _IGNORED
+    _refuse_unknown(flat, known, path)
+    config = {**SEED_RECIPE, **{_CONFIG[k]: v for k, v in flat.items() if k in _CONFIG}}
+    options = {_OPTIONS[k]: v for k, v in flat.items() if k in _OPTIONS}
+    if flat.get("model.use_upsampling"):
+        config["upsampling"] = flat.get("model.mode", "nearest")
+    if flat.get("model.c_out", 3) != 3:
+        raise OptionError(f"{path}: model.c_out is {flat['model.c_out']}: optical images have 3 channels")
+    comet = flat.get("logging.comet") or {}
+    _refuse_unknown({f"logging.comet.{key}": 0 for key in comet}, {f"logging.comet.{key}" for key in _COMET}, path)
+    if comet.get("enabled"):
+        options |= {
+            "comet": comet.get("project") or "pix2pix",
+            "comet_name": comet.get("name"),
+            "comet_entity": comet.get("entity"),
+        }
+    resume = bool(flat.get("training.resume"))
+    files = [_path(flat.get(f"training.{net}_checkpoint")) if resume else None for net in ("gen", "disc")]
+    ratio = flat.get("dataset.split_ratio")
+    return FileSettings(
+        config,
+        options,
+        generator=files[0],
+        discriminator=files[1],
+        channels=flat.get("model.c_in", 3),
+        split_mode=flat.get("dataset.split_mode"),
+        split_ratio=tuple(ratio) if ratio else None,
+        split_file=_path(flat.get("dataset.split_file")),
+        split_seed=flat.get("dataset.seed"),
+        validate=bool(flat.get("training.use_validation", False)),
+        ignored=tuple(sorted({*(k for k in flat if k in _IGNORED), *(s for s in _OTHER_COMMANDS if s in content)})),
+    )
+
+
+def _flattened(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Give the training sections as section.key: value; check the other sections' keys."""
+    flat: dict[str, Any] = {}
+    _refuse_unknown(content, _SECTIONS, path)
+    for section, values in content.items():
+        if not isinstance(values, dict):
+            raise OptionError(f"{path}: section {section} is {values!r}: give name: value lines")
+        if section in _OTHER_COMMANDS:
+            _refuse_unknown(values, _OTHER_COMMANDS[section], path)
+        else:
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+    return flat
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: set[str], path: Path) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), sorted(known), 1, 0.4)
+            raise OptionError(f"{path}: unknown key {key}: {f'did you mean {near[0]}' if near else 'remove it'}")
+
+
+def _path(text: Any) -> Path | None:
+    return Path(str(text)) if text else None

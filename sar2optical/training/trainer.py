@@ -1,0 +1,409 @@
+"""A generator, its discriminator, and everything that a step changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sar2optical.errors import CheckpointMismatch, DeviceUnavailable, ModelUnreadable, TrainingDiverged
+from sar2optical.models.checkpoint import bare_state_dict, load_generator, read_tensors, save_atomically
+from sar2optical.models.patchgan import Discriminator
+from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+from sar2optical.signature import ModelSignature
+from sar2optical.training.config import Precision, TrainConfig, differences
+from sar2optical.training.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    reconstruction_loss,
+    ssim_loss,
+    texture_loss,
+)
+
+FORMAT = "sar2optical.training"
+
+_RGB = 3
+_N = TypeVar("_N", bound=nn.Module)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# A discriminator that has been right beyond doubt for this many steps on end teaches the generator nothing any more.
+_SURE, _PATIENCE = 1e-4, 200
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one step, unweighted, means over its pairs and all devices; 0 where a term takes no part."""
+
+    discriminator: float = 0.0
+    generator: float = 0.0
+    """Weighted sum of the terms below: what the generator minimizes."""
+    adversarial: float = 0.0
+    l1: float = 0.0
+    ssim: float = 0.0
+    """1 - SSIM."""
+    texture: float = 0.0
+
+
+class Trainer:
+    """The networks, their optimizers, and one step of both.
+
+    The order of a step is pix2pix's: one generator forward, the discriminator's update, then the generator's against
+    the updated discriminator. Dropout depends on the seed, the step and the rank alone, so a run that goes on from a
+    saved state repeats what an uninterrupted one does.
+
+    Parameters
+    ----------
+    config
+        The run's settings. Precision "auto" becomes the one that is taken.
+    signature
+        What the generator will expect.
+    fabric
+        Device and ranks; this process's CPU or first GPU where not given.
+    steps
+        Updates of the whole run.
+    backend
+        Of torch.compile, where the settings ask for it.
+
+    Raises
+    ------
+    DeviceUnavailable
+        Where the precision is not to be had on the device.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        signature: ModelSignature,
+        *,
+        steps: int,
+        fabric: Fabric | None = None,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        self.fabric = fabric or Fabric(devices=1)
+        self.device = self.fabric.device
+        self.config = replace(config, precision=choose_precision(config.precision, self.device.type))
+        self.signature, self.steps, self.step = signature, steps, 0
+        torch.manual_seed(config.seed)
+        arguments = GeneratorArguments(
+            in_channels=signature.channels, base_channels=config.base_channels, upsampling=config.upsampling
+        )
+        self.generator = self._placed(initialized(UNetGenerator(arguments)))
+        judged = _RGB + (signature.channels if config.conditional else 0)
+        self.discriminator = self._placed(
+            initialized(
+                Discriminator(
+                    judged,
+                    config.discriminator_channels,
+                    kind=config.discriminator,
+                    n_layers=config.discriminator_layers,
+                )
+            )
+        )
+        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        betas = (config.beta1, config.beta2)
+        fused = self.device.type in ("cpu", "cuda") and config.precision != "fp16"
+        self._optimizers = [
+            torch.optim.Adam(net.parameters(), config.learning_rate, betas=betas, fused=fused)
+            for net in (self.generator, self.discriminator)
+        ]
+        # Loss scaling keeps fp16's small gradients from vanishing; in other precisions it does nothing.
+        self._scalers = [
+            torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "fp16") for _ in self._optimizers
+        ]
+        self._sure = 0
+        self._translate: Callable[[Tensor], Tensor] = self.generator
+        self._judge: Callable[..., Tensor] = self._discriminator_loss
+        self._weigh: Callable[..., tuple[Tensor, ...]] = self._generator_losses
+        if config.compile:
+            self._translate, self._judge, self._weigh = (
+                torch.compile(f, backend=backend) for f in (self.generator, self._judge, self._weigh)
+            )
+
+    @property
+    def result(self) -> UNetGenerator:
+        """The generator that is evaluated and kept: the moving average, where there is one."""
+        return self.average if self.config.ema_decay else self.generator
+
+    def advance(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Losses:
+        """Take one step.
+
+        Parameters
+        ----------
+        batches
+            As many as the settings accumulate; SAR float32 (n, C, H, W) and optical float32 (n, 3, H, W), [-1, 1].
+
+        Raises
+        ------
+        TrainingDiverged
+            Where a loss is no number any more, or the discriminator has been sure of itself for too long. The weights
+            are spoilt then; the saved state is not.
+        """
+        placed = [tuple(self._place(half) for half in batch) for batch in batches]
+        for optimizer in self._optimizers:
+            optimizer.param_groups[0]["lr"] = self.config.rate_at(self.step, self.steps)
+        gan = self.config.gan_at(self.step, self.steps)
+        losses = self._alternate(placed, gan=gan)
+        self.step += 1
+        if self.config.ema_decay:
+            # A young average forgets faster, or it would keep the random first weights for thousands of steps.
+            _blend_in(self.average, self.generator, min(self.config.ema_decay, self.step / (9 + self.step)))
+        mean = self.fabric.all_reduce(losses, reduce_op="mean")
+        report = Losses(*mean.tolist())  # type: ignore[union-attr]
+        self._stop_where_diverged(report, gan=gan)
+        return report
+
+    def _alternate(self, batches: Sequence[tuple[Tensor, ...]], *, gan: bool) -> Tensor:
+        """Update the discriminator, then the generator; give the terms of `Losses`, in its order."""
+        single = len(batches) == 1
+        loss_d = torch.zeros((), device=self.device)
+        if gan:
+            self.discriminator.requires_grad_(True)
+            kept = None
+            for k, (sar, optical) in enumerate(batches):
+                if single:
+                    fake = kept = self._fake(sar, k)
+                else:  # made again below, so that memory is that of one batch; statistics are only moved there
+                    with torch.no_grad(), _statistics_kept(self.generator):
+                        fake = self._fake(sar, k)
+                loss = self._judge(sar, optical, fake.detach()) / len(batches)
+                self._backward(loss, 1)
+                loss_d = loss_d + loss.detach()
+            self._update(1)
+        self.discriminator.requires_grad_(False)  # no gradients for weights that this half leaves alone
+        terms = torch.zeros(4, device=self.device)
+        total = torch.zeros((), device=self.device)
+        for k, (sar, optical) in enumerate(batches):
+            fake = kept if gan and single and kept is not None else self._fake(sar, k)
+            parts = torch.stack(self._weigh(sar, optical, fake, gan)) / len(batches)
+            loss = (parts * self._weights(gan)).sum()
+            self._backward(loss, 0)
+            terms, total = terms + parts.detach(), total + loss.detach()
+        self._update(0)
+        return torch.cat((loss_d[None], total[None], terms))
+
+    def _fake(self, sar: Tensor, k: int) -> Tensor:
+        seed = (self.config.seed * 1_000_003 + self.step) * self.config.accumulate + k
+        torch.manual_seed(seed * self.fabric.world_size + self.fabric.global_rank)  # dropout
+        with self._autocast():
+            return self._translate(sar)
+
+    def _discriminator_loss(self, sar: Tensor, optical: Tensor, fake: Tensor) -> Tensor:
+        with self._autocast():
+            real, made = self.discriminator(self._judged(sar, optical)), self.discriminator(self._judged(sar, fake))
+        return discriminator_loss(real, made, self.config.objective)
+
+    def _generator_losses(self, sar: Tensor, optical: Tensor, fake: Tensor, gan: bool) -> tuple[Tensor, ...]:
+        nothing = torch.zeros((), device=self.device)
+        adversarial = nothing
+        if gan:
+            with self._autocast():
+                logits = self.discriminator(self._judged(sar, fake))
+            adversarial = adversarial_loss(logits, self.config.objective)
+        ssim = ssim_loss(optical, fake) if self.config.ssim_weight else nothing
+        texture = texture_loss(optical, fake) if self.config.texture_weight else nothing
+        return adversarial, reconstruction_loss(optical, fake), ssim, texture
+
+    def _weights(self, gan: bool) -> Tensor:
+        config = self.config
+        weights = (config.gan_weight if gan else 0.0, config.l1_weight, config.ssim_weight, config.texture_weight)
+        return torch.tensor(weights, device=self.device)
+
+    def _judged(self, sar: Tensor, optical: Tensor) -> Tensor:
+        return torch.cat((sar, optical.to(sar.dtype)), 1) if self.config.conditional else optical
+
+    def _backward(self, loss: Tensor, which: int) -> None:
+        self._scalers[which].scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self, which: int) -> None:
+        """Apply the mean of all ranks' gradients."""
+        optimizer, scaler = self._optimizers[which], self._scalers[which]
+        if self.fabric.world_size > 1:
+            self._average_gradients((self.generator, self.discriminator)[which])
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    def _average_gradients(self, net: nn.Module) -> None:
+        """Replace each gradient by its mean over ranks, in one message."""
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        flat = self.fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        parts = flat.split([g.numel() for g in gradients])  # type: ignore[union-attr]
+        for gradient, mean in zip(gradients, parts, strict=True):
+            gradient.copy_(mean.view(gradient.shape))
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.precision
+        return torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32")
+
+    def _placed(self, net: _N) -> _N:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        return net
+
+    def _place(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return images.to(self.device, non_blocking=True).contiguous(memory_format=layout)
+
+    def _stop_where_diverged(self, report: Losses, *, gan: bool) -> None:
+        broken = [name for name, value in asdict(report).items() if not abs(value) < float("inf")]
+        # fp16 overflows now and then: the scaler skips such a step by itself, and a loss that stays broken comes back.
+        if broken:
+            raise TrainingDiverged(
+                f"step {self.step}: loss {broken[0]} is {getattr(report, broken[0])}: lower --learning-rate, or "
+                "give --precision fp32; the last saved state is untouched"
+            )
+        self._sure = self._sure + 1 if gan and report.discriminator < _SURE else 0
+        if self._sure >= _PATIENCE:
+            raise TrainingDiverged(
+                f"step {self.step}: the discriminator's loss has been under {_SURE:g} for {_PATIENCE} steps, so the "
+                "generator learns nothing from it: narrow it (--discriminator-channels), or weigh L1 higher; the last "
+                "saved state is untouched"
+            )
+
+    def sync_statistics(self) -> None:
+        """Give all ranks the mean of their batch-norm statistics: each has seen its own share."""
+        if self.fabric.world_size > 1:
+            for net in (self.generator, self.discriminator, self.average):
+                for buffer in net.buffers():
+                    if buffer.is_floating_point():
+                        buffer.copy_(self.fabric.all_reduce(buffer.clone(), reduce_op="mean"))  # type: ignore[arg-type]
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs to go on, atomically.
+
+        Randomness has no state but seed and step: each step draws from generators of its own.
+
+        Raises
+        ------
+        OutputUnwritable
+            Where the file cannot be written; the one before stays.
+        """
+        content = {
+            "format": FORMAT,
+            "step": self.step,
+            "steps": self.steps,
+            "config": self.config.to_dict(),
+            "signature": self.signature.to_json(),
+            "sure": self._sure,
+            "networks": [net.state_dict() for net in self._networks()],
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "scalers": [scaler.state_dict() for scaler in self._scalers],
+        }
+        save_atomically(path, content)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state.
+
+        Raises
+        ------
+        ModelUnreadable
+            Where the file is no saved state, or corrupt.
+        CheckpointMismatch
+            Where it is of a run with other settings; they are named.
+        """
+        content = read_tensors(path)
+        if content.get("format") != FORMAT:
+            raise ModelUnreadable(f"{path}: no state of a training run: give --restart, or another folder")
+        own = {**self.config.to_dict(), "signature": self.signature.to_json(), "steps": self.steps, "epochs": None}
+        theirs = {**content["config"], "signature": content["signature"], "steps": content["steps"], "epochs": None}
+        other = differences(theirs, own)
+        if other:
+            raise CheckpointMismatch(
+                f"{path}: of a run with other settings (there/here: {', '.join(other)}): give those, --restart, or "
+                "another folder"
+            )
+        self.step, self._sure = content["step"], content["sure"]
+        parts = (self._networks(), self._optimizers, self._scalers)
+        for mine, saved in zip(parts, ("networks", "optimizers", "scalers"), strict=True):
+            for target, state in zip(mine, content[saved], strict=True):  # type: ignore[arg-type]
+                target.load_state_dict(state)
+
+    def start_from(self, generator: Path | None, discriminator: Path | None) -> None:
+        """Take first weights from files instead of chance: a generator's checkpoint, a discriminator's state dict.
+
+        Raises
+        ------
+        ModelUnreadable, CheckpointMismatch
+            Where a file is no such thing, or of another width.
+        """
+        if generator:
+            _load_strictly(self.generator, load_generator(generator)[0].state_dict(), generator)
+            self.average.load_state_dict(self.generator.state_dict())
+        if discriminator:
+            _load_strictly(self.discriminator, bare_state_dict(discriminator), discriminator)
+
+    def _networks(self) -> tuple[nn.Module, ...]:
+        return self.generator, self.discriminator, self.average
+
+
+def choose_precision(asked: Precision, device: str) -> Precision:
+    """Take bf16 where the hardware computes in it and nothing else is asked for.
+
+    A CPU without AVX512-BF16 or AMX-BF16 emulates it, many times slower than fp32.
+
+    Raises
+    ------
+    DeviceUnavailable
+        Where fp16 is asked for on a CPU, whose convolutions have no gradient in it.
+    """
+    if asked == "fp16" and device == "cpu":
+        raise DeviceUnavailable("precision fp16 is not available for training on a CPU: give bf16 or fp32")
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def initialized(net: _N) -> _N:
+    """First weights as in pix2pix: N(0, 0.02); batch norm N(1, 0.02); biases 0 (Isola et al. 2017, 6.2)."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
+    return net.train()
+
+
+@contextmanager
+def _statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Leave batch norm's running statistics as they are during a forward pass in training mode."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointMismatch(
+            f"{path}: does not fit this network ({first[:160]}): give the file's width and kind, or another file"
+        ) from error
+
+
+@torch.no_grad()
+def _blend_in(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """Move the average towards the current weights and batch-norm statistics."""
+    for kept, new in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
