@@ -191,7 +191,7 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> Chips:
         than `reading.min_side`.
     """
     reading = reading or Reading()
-    sar, optical = _read_sar(pair.sar, reading), _read_optical(pair.optical, reading.optical_max)
+    sar, optical = read_sar(pair.sar, reading), read_optical(pair.optical, reading)
     if sar.shape[1:] != optical.shape[1:]:
         raise DataError(
             f"{pair.sar} is {_size(sar)}, {pair.optical} is {_size(optical)}: sizes must agree, cut both to one place"
@@ -208,12 +208,20 @@ def _size(image: NDArray[Any]) -> str:
     return f"{image.shape[2]} x {image.shape[1]}"
 
 
-def _read_sar(path: Path, reading: Reading) -> SarArray:
+def read_sar(path: Path, reading: Reading) -> SarArray:
+    """Read a SAR chip, as in `Chips`.
+
+    Raises
+    ------
+    DataError
+        Where it is unreadable, damaged, or its values are not what `reading` says.
+    """
     _refuse_damaged(path)
     signature = reading.signature
     if signature is None and not reading.bands:
         return _read_grey(path)
     options = SceneOptions(bands=reading.bands, unit=reading.unit)
+    _expect_no_place()
     try:
         with open_scene(path, signature.bands if signature else reading.bands, options) as scene:
             return _encoded(scene, signature)
@@ -228,7 +236,7 @@ def _encoded(scene: Scene, signature: ModelSignature | None) -> SarArray:
     if scene.unit == "byte" or (scene.unit is None and _is_of_bytes(Path(scene.path))):
         return values.astype(np.uint8)
     if signature is None:
-        raise DataError(f"{scene.path}: its values are no bytes: say what they become (a model's signature)")
+        raise DataError(f"{scene.path}: its values are no bytes: a model's signature says what they become")
     try:
         encodings = _encodings(scene, signature)
     except UnitsMismatch as error:
@@ -255,7 +263,9 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
     """Read grey levels, saved as grey or as colour."""
     with _opened(path) as chip:
         if chip.dtypes[0] != "uint8":
-            raise DataError(f"{path}: {chip.dtypes[0]}, not 8 bit: say what its values become (a model's signature)")
+            raise DataError(
+                f"{path}: {chip.dtypes[0]}, not 8 bit: name its bands (--band VV), so that it can be encoded"
+            )
         if chip.colorinterp[0] == ColorInterp.palette:
             raise DataError(f"{path}: has a colour palette, so its values are no grey levels: convert it to grey")
         if chip.colorinterp[:3] != _RGB:
@@ -266,8 +276,14 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
     return colours[:1]
 
 
-def _read_optical(path: Path, brightest: float) -> NDArray[np.uint8]:
-    """Read red, green, blue: the bands called so, or the first three."""
+def read_optical(path: Path, reading: Reading) -> NDArray[np.uint8]:
+    """Read red, green and blue of an optical chip, as in `Chips`: the bands called so, or the first three.
+
+    Raises
+    ------
+    DataError
+        Where it is unreadable, damaged, or of another type than 8 or 16 bit integers.
+    """
     _refuse_damaged(path)
     with _opened(path) as chip:
         if chip.count < 3:
@@ -277,11 +293,12 @@ def _read_optical(path: Path, brightest: float) -> NDArray[np.uint8]:
         indices = [kinds.index(kind) + 1 for kind in _RGB] if named else [1, 2, 3]
         stored = np.asarray(chip.read(indices))
     if stored.dtype == np.uint8:
-        return stored.astype(np.uint8, copy=False)
+        return stored
     if stored.dtype not in (np.uint16, np.int16):
         raise DataError(f"{path}: {stored.dtype}: an optical chip is 8 bit, or 16 bit reflectance x 10000")
     # Half a level for rounding, as model output is brought to bytes.
-    return np.clip(stored * np.float32(255 / brightest) + np.float32(0.5), 0, 255).astype(np.uint8)
+    levels = np.clip(stored * np.float32(255 / reading.optical_max) + np.float32(0.5), 0, 255)
+    return np.asarray(levels, np.uint8)
 
 
 def _refuse_damaged(path: Path) -> None:
@@ -296,12 +313,19 @@ def _refuse_damaged(path: Path) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open with GDAL; its refusals, of reading too, as our error."""
+    _expect_no_place()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place on Earth
-            dataset = rasterio.open(path)
-        with dataset:
+        with rasterio.open(path) as dataset:
             yield dataset
     except (RasterioError, OSError) as error:
         cause = " ".join(str(error.__cause__ or error).split())
         raise DataError(f"{path}: not readable ({cause}): fetch it again") from error
+
+
+def _expect_no_place() -> None:
+    """Let rasterio stay quiet about chips without a place on Earth, from now on.
+
+    For good, because `warnings.catch_warnings` changes the filters of all threads, and chips are read in several.
+    """
+    if not any(kept[0] == "ignore" and kept[2] is NotGeoreferencedWarning for kept in warnings.filters):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -11,9 +11,9 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias, get_args
 
+from sar2optical.data.output import refuse_existing, write_output
 from sar2optical.data.pairs import Pair, find_pairs
-from sar2optical.errors import DataError, OptionError, OutputExists, OutputUnwritable
-from sar2optical.files import write_whole
+from sar2optical.errors import DataError, OptionError
 
 SplitName = Literal["train", "val", "test"]
 
@@ -180,13 +180,9 @@ def write_split(path: Path, splits: Splits, *, overwrite: bool = False) -> None:
     OutputUnwritable
         Where there is no such folder, or it takes no files.
     """
-    if path.exists() and not overwrite:
-        raise OutputExists(f"{path} exists; pass --overwrite to replace it, or choose another name")
+    refuse_existing(path, overwrite=overwrite)
     record = {"data": {field.name: getattr(splits, field.name) for field in fields(splits)}}
-    try:
-        write_whole(path, json.dumps(record, indent=1).encode())
-    except OSError as error:
-        raise OutputUnwritable(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    write_output(path, json.dumps(record, indent=1).encode())
 
 
 def pairs_of(splits: Splits, name: SplitName, pairs: Iterable[Pair], root: Path) -> list[Pair]:

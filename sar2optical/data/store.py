@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 from sar2optical.data.pairs import Chips, Pair, Reading, read_pair
 from sar2optical.errors import DataError, OptionError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _AHEAD = 64  # pairs that are decoded and wait to be kept or dropped: bounds the memory of a first pass
 
@@ -101,7 +104,14 @@ class ChipStore(Sequence[Chips]):
         shapes: list[tuple[int, int]] = []
         kept: dict[int, Chips] = {}
         bad: list[tuple[Pair, str]] = []
-        for done, (pair, chips) in enumerate(_read_all(pairs, reading, workers), 1):
+
+        def read(pair: Pair) -> Chips | DataError:
+            try:
+                return read_pair(pair, reading)
+            except DataError as error:
+                return error
+
+        for done, (pair, chips) in enumerate(in_order(read, pairs, workers), 1):
             if isinstance(chips, Chips):
                 size = chips.sar.nbytes + chips.optical.nbytes
                 if size <= room:
@@ -143,19 +153,12 @@ class ChipStore(Sequence[Chips]):
         return read_pair(self.pairs[k], self.reading)
 
 
-def _read_all(pairs: Sequence[Pair], reading: Reading, workers: int) -> Iterator[tuple[Pair, Chips | DataError]]:
-    """Read in threads (GDAL and zlib let go of Python's lock), give in order."""
-
-    def read(pair: Pair) -> Chips | DataError:
-        try:
-            return read_pair(pair, reading)
-        except DataError as error:
-            return error
-
+def in_order(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
+    """Work in threads (GDAL and zlib let go of Python's lock), give in order, with few results waiting."""
     with ThreadPoolExecutor(workers, thread_name_prefix="chips") as pool:
-        for start in range(0, len(pairs), _AHEAD):
-            some = pairs[start : start + _AHEAD]
-            yield from zip(some, pool.map(read, some), strict=True)
+        for start in range(0, len(items), _AHEAD):
+            some = items[start : start + _AHEAD]
+            yield from zip(some, pool.map(work, some), strict=True)
 
 
 def _judge(bad: Sequence[tuple[Pair, str]], total: int, *, skip: bool) -> None:

@@ -1,0 +1,217 @@
+"""`sar2opt-data`: training pairs checked, split and fetched."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sar2optical.cli.common import INTERRUPTED, reports_errors, set_up_logging
+from sar2optical.errors import DataError
+from sar2optical.signature import UNITS
+
+if TYPE_CHECKING:
+    from sar2optical.data.check import Report
+    from sar2optical.data.pairs import Pair, Reading
+    from sar2optical.data.splits import Splits
+
+_SHOWN = 5
+"""Problems of a kind that are listed; the JSON file has all."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="sar2optical")
+def main() -> None:
+    """Check, split and fetch pairs of SAR and optical chips.
+
+    Pairs lie in folders s1 and s2 with chips of equal names, or in folders of terrain classes that hold these.
+    """
+    set_up_logging(0)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw histograms of the values (.png).")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Also write all that was found as JSON.")
+@click.option("--window", type=click.IntRange(1), default=256, show_default=True, help="Side that a chip must have.")
+@click.option("--band", "bands", multiple=True, help="Polarisation or index from 1, of chips that are no bytes.")
+@click.option(
+    "--units", type=click.Choice(["auto", *UNITS]), default="auto", show_default=True, help="Of the SAR chips."
+)
+@click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
+@reports_errors
+def check(folder: Path, plot: Path | None, record: Path | None, overwrite: bool, **choices: Any) -> None:
+    """Look at every chip of DIR: partners, damage, sizes, empty ones, duplicates. Exit 1 where anything is wrong."""
+    from sar2optical.data import check as checking
+    from sar2optical.data.output import refuse_existing, write_output
+
+    for out in (plot, record):
+        if out:
+            refuse_existing(out, overwrite=overwrite)
+    with _bar("looking at") as progress:
+        report = checking.check(folder, _reading(**choices), progress=progress)
+    click.echo(_overview(report))
+    if record:
+        write_output(record, report.to_json().encode())
+    if plot:
+        checking.plot(report, plot)
+    if report.problems:
+        counts = Counter(problem.kind for problem in report.problems)
+        listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        raise DataError(f"{folder}: {listed}: mend or remove those chips")
+
+
+def _reading(window: int, bands: tuple[str, ...], units: str) -> Reading:
+    from sar2optical.data.pairs import Reading
+    from sar2optical.signature import Bound, ModelSignature, Stretch
+
+    # Percentiles in dB: every unit but bytes can be brought to it, calibrated or not.
+    stretch = (Stretch(Bound(1, True), Bound(99, True)),) * len(bands)
+    signature = ModelSignature(name="check", bands=bands, stretch=stretch, channels=len(bands)) if bands else None
+    unit: Any = None if units == "auto" else units
+    return Reading(signature=signature, bands=bands, unit=unit, min_side=window)
+
+
+def _overview(report: Report) -> str:
+    rows = [("class", "pairs"), *((name or "-", str(count)) for name, count in report.classes.items())]
+    lines = [_table([*rows, ("all", str(report.pairs))])]
+    for kind in dict.fromkeys(problem.kind for problem in report.problems):
+        some = [problem for problem in report.problems if problem.kind == kind]
+        lines.append(f"\n{kind}: {len(some)}")
+        lines += [f"  {problem.chip.relative_to(report.root)}: {problem.detail}" for problem in some[:_SHOWN]]
+        if len(some) > _SHOWN:
+            lines.append(f"  and {len(some) - _SHOWN} more (--json lists all)")
+    return "\n".join(lines)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT.json", type=click.Path(path_type=Path))
+@click.option(
+    "--by",
+    type=click.Choice(["scene", "random"]),
+    default="scene",
+    show_default=True,
+    help="Whole scenes, told by SEN1-2 names; or chip by chip, so that neighbours of test chips are in training.",
+)
+@click.option(
+    "--ratio", nargs=3, type=float, default=(0.7, 0.15, 0.15), show_default=True, help="Of train, val and test."
+)
+@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.json where it is there.")
+@reports_errors
+def split(folder: Path, out: Path, by: str, ratio: tuple[float, float, float], seed: int, overwrite: bool) -> None:
+    """Say which pairs of DIR train, validate and test, in OUT.json."""
+    from sar2optical.data.output import refuse_existing
+    from sar2optical.data.pairs import find_pairs
+    from sar2optical.data.splits import random_split, scene_split, write_split
+
+    refuse_existing(out, overwrite=overwrite)
+    pairs = find_pairs(folder)
+    splits = (scene_split if by == "scene" else random_split)(pairs, folder, ratio, seed)
+    write_split(out, splits, overwrite=overwrite)
+    click.echo(_shares(splits, pairs, folder))
+    for text in _doubts(splits, by):
+        click.echo(f"warning: {text}", err=True)
+
+
+def _shares(splits: Splits, pairs: Sequence[Pair], folder: Path) -> str:
+    """Tabulate pairs per split and class, and scenes."""
+    from sar2optical.data.splits import SPLITS, scene_key
+
+    terrain = {pair.sar.relative_to(folder).as_posix(): pair.terrain for pair in pairs}
+    classes = sorted(set(terrain.values()))
+    rows = [("split", *(name or "-" for name in classes), "all", "scenes")]
+    for name in SPLITS:
+        counts = Counter(terrain[chip] for chip in splits[name])
+        numbers = (*(counts[c] for c in classes), len(splits[name]), len({scene_key(c) for c in splits[name]}))
+        rows.append((name, *map(str, numbers)))
+    return _table(rows)
+
+
+def _doubts(splits: Splits, by: str) -> Iterator[str]:
+    from sar2optical.data.splits import SPLITS, scene_key, scenes_shared
+
+    shared = scenes_shared(splits)
+    if shared:
+        yield (
+            f"scenes in more than one split: {len(shared)}; neighbours of a test chip are in training, and figures "
+            "flatter: --by scene keeps them apart"
+        )
+    empty = [name for name in SPLITS if not splits[name]]
+    if empty:
+        yield f"nothing is left for {' and '.join(empty)}: give more scenes, or another ratio"
+    if by == "scene" and all(scene_key(chip) == chip for name in SPLITS for chip in splits[name]):
+        yield "no name tells its scene (ROIs1970_fall_s1_13_p265), so each chip counts as one: a split at random"
+
+
+@main.group()
+def download() -> None:
+    """Fetch training data. Not tried against the real sources: only against servers on one machine."""
+
+
+@download.command()
+@reports_errors
+def kaggle() -> None:
+    """Fetch 16,000 pairs of SEN1-2 with kagglehub, into its cache; prints the folder.
+
+    The set is requiemonk/sentinel12-image-pairs-segregated-by-terrain. Not tried against the real Kaggle.
+    """
+    from sar2optical.data.download import fetch_kaggle
+
+    click.echo(fetch_kaggle())
+
+
+@download.command()
+@click.argument("url")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--sha256", help="Checksum that the file must have.")
+@reports_errors
+def tum(url: str, out: Path, sha256: str | None) -> None:
+    """Fetch one archive of SEN1-2 from URL into OUT; run again, it goes on where it broke off.
+
+    The page https://mediatum.ub.tum.de/1436631 links to the archives. Not tried against the real server.
+    """
+    from sar2optical.data.download import fetch
+
+    try:
+        with _bar("fetching", unit="B", unit_scale=True) as progress:
+            fetch(url, out, sha256=sha256, progress=progress)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {out}.part is kept; run the same command again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(f"{out}: {out.stat().st_size} bytes" + (", checksum as given" if sha256 else ""))
+
+
+@contextmanager
+def _bar(action: str, **form: Any) -> Iterator[Callable[[int, int], None]]:
+    """Show how far it is, on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=0, desc=action, leave=False, disable=None, **{"unit": " pairs", **form}) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Align columns: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""What is wrong with a folder of pairs, and what its values look like."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.data.output import write_output
+from sar2optical.data.pairs import Pair, Reading, SarArray, look_for_pairs, read_optical, read_sar
+from sar2optical.data.store import in_order
+from sar2optical.errors import DataError
+
+Kind = Literal["no partner", "unreadable", "sizes differ", "small", "empty", "duplicate"]
+"""What can be wrong with a chip. Training refuses the first four; it takes empty ones and duplicates, but an empty
+chip teaches nothing, and a duplicate may be in training and test both."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one chip."""
+
+    kind: Kind
+    chip: Path
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `check` found."""
+
+    root: Path
+    classes: dict[str, int]
+    """Pairs per terrain, usable or not; the key is empty where there are no class folders."""
+    problems: tuple[Problem, ...]
+    """By kind, then in the order of chips."""
+    sar: NDArray[np.int64] = field(compare=False)
+    """(256,): pixels per grey level of all readable pairs; encoded values fall on the level that shows them."""
+    optical: NDArray[np.int64] = field(compare=False)
+    """(3, 256): likewise of red, green and blue."""
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs, usable or not."""
+        return sum(self.classes.values())
+
+    def count(self, kind: Kind) -> int:
+        """Give how many problems are of a kind."""
+        return sum(problem.kind == kind for problem in self.problems)
+
+    def to_json(self) -> str:
+        """Write as JSON: paths relative to the folder, histograms as lists."""
+        record = {
+            "root": str(self.root),
+            "classes": self.classes,
+            "problems": [
+                {"kind": p.kind, "chip": p.chip.relative_to(self.root).as_posix(), "detail": p.detail}
+                for p in self.problems
+            ],
+            "histograms": {"sar": self.sar.tolist(), "optical": self.optical.tolist()},
+        }
+        return json.dumps(record, indent=1)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a pair that was looked at: no pixels."""
+
+    problems: tuple[Problem, ...]
+    digest: bytes = b""
+    sar: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_LEVELS, np.int64))
+    optical: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, _LEVELS), np.int64))
+
+
+def check(
+    root: Path,
+    reading: Reading | None = None,
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Look at every chip of a folder.
+
+    Parameters
+    ----------
+    root
+        As for `sar2optical.data.pairs.find_pairs`.
+    reading
+        How chips are read; `min_side` is the window that they must hold.
+    workers
+        Threads that read.
+    progress
+        Called with the pairs looked at so far, and their number in all.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    DataError
+        Where the folder is missing, holds no chips at all, or two of one name.
+    """
+    reading = reading or Reading()
+    found = look_for_pairs(root)
+    if not found.pairs and not found.lonely:
+        raise DataError(f"{root}: no pairs: needs folders s1 and s2 with chips of equal names")
+    problems = [Problem("no partner", chip, f"no {partner}") for chip, partner in found.lonely]
+    sar, optical = np.zeros(_LEVELS, np.int64), np.zeros((3, _LEVELS), np.int64)
+    first: dict[bytes, Path] = {}
+    for done, (pair, seen) in enumerate(in_order(lambda p: _look(p, reading), found.pairs, workers), 1):
+        problems += seen.problems
+        sar += seen.sar
+        optical += seen.optical
+        if seen.digest:
+            original = first.setdefault(seen.digest, pair.sar)
+            if original is not pair.sar:
+                problems.append(Problem("duplicate", pair.sar, f"same values as {original}"))
+        if progress:
+            progress(done, len(found.pairs))
+    problems.sort(key=lambda problem: KINDS.index(problem.kind))
+    classes = dict(sorted(Counter(pair.terrain for pair in found.pairs).items()))
+    return Report(root=root, classes=classes, problems=tuple(problems), sar=sar, optical=optical)
+
+
+def _look(pair: Pair, reading: Reading) -> _Seen:
+    problems: list[Problem] = []
+    images: list[NDArray[Any]] = []
+    for path, read in ((pair.sar, read_sar), (pair.optical, read_optical)):
+        try:
+            images.append(read(path, reading))
+        except DataError as error:
+            problems.append(Problem("unreadable", path, str(error).removeprefix(f"{path}: ")))
+    if problems:
+        return _Seen(tuple(problems))
+    sar, optical = images
+    (height, width), other = sar.shape[1:], optical.shape[1:]
+    if (height, width) != other:
+        problems.append(Problem("sizes differ", pair.sar, f"{width} x {height}, partner {other[1]} x {other[0]}"))
+    if min(height, width) < reading.min_side:
+        problems.append(Problem("small", pair.sar, f"{width} x {height}, less than {reading.min_side}"))
+    flat = [path for path, image in ((pair.sar, sar), (pair.optical, optical)) if _is_flat(image)]
+    problems += [Problem("empty", path, "one value throughout, or no valid pixel") for path in flat]
+    # Empty chips are alike, which says nothing more about them.
+    digest = b"" if pair.sar in flat else blake2b(sar.tobytes(), digest_size=16).digest() + repr(sar.shape).encode()
+    colours = np.stack([_histogram(band) for band in optical])
+    return _Seen(tuple(problems), digest, _histogram(sar), colours)
+
+
+def _is_flat(image: NDArray[Any]) -> bool:
+    return bool((image == image[:, :1, :1]).all())
+
+
+def _histogram(image: SarArray) -> NDArray[np.int64]:
+    levels = image if image.dtype == np.uint8 else (image * np.float32(127.5) + np.float32(128)).astype(np.uint8)
+    return np.bincount(levels.ravel(), minlength=_LEVELS)
+
+
+def plot(report: Report, out: Path) -> None:
+    """Draw the histograms of SAR and of red, green and blue side by side.
+
+    Parameters
+    ----------
+    report
+        Of `check`.
+    out
+        A picture (.png); replaced where it is there.
+
+    Raises
+    ------
+    DataError
+        Where matplotlib is not installed, or no pair could be read.
+    OutputUnwritable
+        Where the folder takes no files.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise DataError("a plot needs matplotlib: pip install 'sar2optical[train]'") from error
+    if not report.sar.any():
+        raise DataError(f"{report.root}: no pair could be read, so there is nothing to plot: leave --plot out")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _draw(left, f"SAR, {report.pairs} pairs", [("grey", report.sar)])
+    _draw(right, "optical", zip(("red", "green", "blue"), report.optical, strict=True))
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    write_output(out, picture.getvalue())
+
+
+def _draw(axes: Any, title: str, histograms: Iterable[tuple[str, NDArray[np.int64]]]) -> None:
+    for colour, counts in histograms:
+        axes.step(np.arange(_LEVELS), counts / counts.sum(), where="mid", color=colour)
+    axes.set(title=title, xlabel="grey level", ylabel="share of pixels", xlim=(0, _LEVELS - 1))
+    axes.set_ylim(bottom=0)
