@@ -314,3 +314,40 @@ def low_passed_rms(
         squares += float(np.square(means, dtype=np.float64).sum())
         count += means.size
     return float(np.sqrt(squares / count)) if count else float("nan")
+
+
+def bootstrap_ratios(
+    tally: NDArray[np.float64], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Give ratios of sums, and the percentile interval of them when rows are drawn with replacement.
+
+    Efron 1979, "Bootstrap methods: another look at the jackknife".
+
+    Parameters
+    ----------
+    tally
+        float64 (n, 2, k): numerators and denominators of each chip.
+    resamples, level, seed
+        Draws, share of them inside the interval, and what decides them.
+
+    Returns
+    -------
+    values, low, high
+        float64 (k,) each; the ends are nan where n is 1.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(tally)
+
+    def ratios(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a flat truth has no gradients to compare with
+            above, below = rows.sum(axis=0)
+            return np.asarray(above / below)
+
+    values = ratios(tally)
+    if n < 2:
+        nothing = np.full(len(values), np.nan)
+        return values, nothing, nothing
+    drawn = np.sort([ratios(tally[rng.integers(n, size=n)]) for _ in range(resamples)], axis=0)
+    # Order statistics, not interpolated: an infinite PSNR between them would leave nan.
+    outside = int((1 - level) / 2 * resamples)
+    return values, drawn[outside], drawn[resamples - 1 - outside]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,36 @@ def _session(path: Path, settings: Any, device: str) -> Any:
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise DeviceUnavailable(f"device {device} does not work with onnxruntime here: give --device cpu")
     return session
+
+
+def open_features(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    """Load an ONNX file that turns images into features, to run on the CPU.
+
+    Parameters
+    ----------
+    path
+        One input, uint8 (N, 3, H, W); the first output is taken.
+
+    Returns
+    -------
+    callable
+        Raises `ModelUnreadable` where the file does not run on its argument.
+
+    Raises
+    ------
+    ModelUnreadable
+        Where the file is no ONNX model.
+    """
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    session = _session(path, settings, "cpu")
+    name = session.get_inputs()[0].name
+
+    def run(images: NDArray[np.uint8]) -> NDArray[Any]:
+        try:
+            return np.asarray(session.run(None, {name: images})[0])
+        except Exception as error:  # its exceptions have no public root
+            reason = " ".join(str(error).split())[:100]
+            raise ModelUnreadable(f"{path}: does not run on uint8 {images.shape} ({reason}): export it so") from error
+
+    return run

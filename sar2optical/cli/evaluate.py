@@ -1,0 +1,208 @@
+"""`sar2opt-eval`: generators' scores on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sar2optical.cli.common import reports_errors, set_up_logging
+
+if TYPE_CHECKING:
+    from sar2optical.data.pairs import Pair, Reading
+    from sar2optical.engines import Engine
+    from sar2optical.training.evaluate import Evaluation, Predict
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("data", type=_PATH)
+@click.option("--fit-on", type=_PATH, help="Folder of pairs that the baselines are fitted on; DATA where not given.")
+@click.option("--split", type=_PATH, help="Split file (JSON): of DATA, only one part is scored.")
+@click.option(
+    "--part",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Which part of the split.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch"]),
+    default="auto",
+    show_default=True,
+    help="Library that runs the models; auto takes the fastest installed.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic, as in sar2opt-scene.",
+)
+@click.option(
+    "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
+)
+@click.option("--limit", type=click.IntRange(1), help="Score the first N chips alone.", metavar="N")
+@click.option("--json", "json_out", type=_PATH, help="Write every figure (.json).")
+@click.option("--markdown", "markdown_out", type=_PATH, help="Write the tables (.md).")
+@click.option(
+    "--picture", "picture_out", type=_PATH, help="Draw the first model's worst, median and best windows (.png)."
+)
+@click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
+@click.version_option(package_name="sar2optical")
+@reports_errors
+def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> None:
+    """Score MODELs on the pairs in DATA, beside a mean colour and a linear fit of the SAR level.
+
+    A MODEL is a file (.onnx, .pth), or the name of a published generator (pix2pix_gen_180, bundled). DATA holds s1/
+    and s2/, or one folder of those per terrain class.
+    """
+    set_up_logging(-1 if quiet else 0)
+    from sar2optical.training import report
+
+    outs = {kind: options[f"{kind}_out"] for kind in ("json", "markdown", "picture") if options[f"{kind}_out"]}
+    _check_outputs(list(outs.values()), overwrite=options["overwrite"])
+    with ExitStack() as stack:
+        engines = _engines(models, options, stack)
+        evaluation, draw = _evaluation(engines, data, options, quiet=quiet)
+        if "picture" in outs:
+            _write(outs["picture"], draw())
+    if "json" in outs:
+        _write(outs["json"], report.as_json(evaluation).encode())
+    if "markdown" in outs:
+        _write(outs["markdown"], report.markdown(evaluation).encode())
+    if not quiet:
+        click.echo(report.text(evaluation))
+
+
+def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack) -> dict[str, Engine]:
+    """Open every model; names say what runs."""
+    from sar2optical.engines import EngineOptions, open_engine
+    from sar2optical.errors import OptionError
+    from sar2optical.models.zoo import resolve
+
+    settings = EngineOptions(device=options["device"], precision=options["precision"])
+    engines: dict[str, Engine] = {}
+    for model in models:
+        engine = stack.enter_context(open_engine(resolve(model), backend=options["backend"], options=settings))
+        runs = f"{engine.backend} {engine.precision}"
+        name = f"{Path(model).name}, {runs}"
+        if name in engines:  # of one name in two folders
+            name = f"{model}, {runs}"
+        if name in engines:
+            raise OptionError(f"{model}: given twice: give each model once")
+        engines[name] = engine
+    sides = {engine.signature.window for engine in engines.values()}
+    if len(sides) > 1:
+        raise OptionError(
+            f"models of windows {' and '.join(map(str, sorted(sides)))} see different pixels: "
+            "score them one at a time"
+        )
+    return engines
+
+
+def _evaluation(
+    engines: dict[str, Engine], data: Path, options: dict[str, Any], *, quiet: bool
+) -> tuple[Evaluation, Callable[[], bytes]]:
+    """Score; also give what draws the picture, while the engines are open."""
+    from sar2optical.data.pairs import Reading
+    from sar2optical.data.splits import load_pairs
+    from sar2optical.training.evaluate import baselines, engine_prediction, evaluate, read_samples
+    from sar2optical.training.fid import open_features
+
+    signatures = [engine.signature for engine in engines.values()]
+    reading = Reading(signature=signatures[0], min_side=signatures[0].window)
+    pairs = load_pairs(data, options["split"], options["part"])[: options["limit"]]
+    features = open_features(options["features"]) if options["features"] else None
+    fit_on = options["fit_on"]
+    fitting = load_pairs(fit_on) if fit_on else pairs
+    predictions = {name: engine_prediction(engine) for name, engine in engines.items()}
+
+    with _progress(len(fitting) + len(pairs), hidden=quiet) as step:
+        samples = _told(read_samples(fitting, fit_on or data, reading), step)
+        fitted = baselines((sample.chips for sample in samples), "" if fit_on else "of these chips")
+        evaluation = evaluate(
+            {**predictions, **fitted},
+            _alike(read_samples(pairs, data, reading), signatures),
+            window=signatures[0].window,
+            features=features,
+            on_chip=step,
+        )
+    first = next(iter(predictions))
+    return evaluation, lambda: _picture(evaluation, pairs, reading, first, predictions[first])
+
+
+def _told(samples: Iterator[Any], step: Callable[[], None]) -> Iterator[Any]:
+    for sample in samples:
+        yield sample
+        step()
+
+
+def _alike(samples: Iterator[Any], signatures: list[Any]) -> Iterator[Any]:
+    """Refuse values that the models would encode differently: the chips are encoded once, for all."""
+    from sar2optical.errors import OptionError
+
+    kinds = {(signature.bands, signature.unit, signature.stretch) for signature in signatures}
+    for sample in samples:
+        if len(kinds) > 1 and sample.chips.sar.dtype != "uint8":
+            raise OptionError(
+                f"{sample.name}: no bytes, and the models want its values in {len(kinds)} encodings: "
+                "score them one at a time"
+            )
+        yield sample
+
+
+def _picture(evaluation: Evaluation, pairs: list[Pair], reading: Reading, name: str, predict: Predict) -> bytes:
+    from sar2optical.data.augment import grid_windows
+    from sar2optical.data.pairs import read_pair
+    from sar2optical.training import report
+
+    shown = []
+    for which, at in report.chosen(evaluation.windows):
+        sar, real = grid_windows(read_pair(pairs[at.chip], reading), evaluation.window)[at.window]
+        place = (
+            f", window {at.window}" if evaluation.windows[-1].window or len(evaluation.windows) > len(pairs) else ""
+        )
+        label = f"{which}: {at.psnr:.2f} dB\n{Path(evaluation.chips[at.chip]).stem}{place}"
+        shown.append(report.Shown(label, sar, predict(sar), real))
+    return report.picture(shown, f"{name}: by PSNR, of {len(evaluation.windows)} windows")
+
+
+@contextmanager
+def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" chips", desc="scoring", leave=False, disable=hidden or None) as bar:
+        yield lambda: bar.update() and None
+
+
+def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:
+    from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
+
+    if len(set(paths)) < len(paths):
+        raise OptionError(f"{paths[0]}: two outputs of one name: give each its own")
+    for path in paths:
+        if not path.parent.is_dir():
+            raise OutputUnwritable(f"{path}: no folder {path.parent}: make it first")
+        if path.exists() and not overwrite:
+            raise OutputExists(f"{path}: exists: choose another name, or give --overwrite")
+
+
+def _write(path: Path, content: bytes) -> None:
+    from sar2optical.errors import OutputUnwritable
+    from sar2optical.files import write_whole
+
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OutputUnwritable(
+            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
+        ) from error

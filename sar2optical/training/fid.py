@@ -1,0 +1,169 @@
+"""FID and KID over the features of a network that the user has in a file: none is fetched, none is assumed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.errors import BackendNotInstalled, ModelUnreadable
+
+_log = logging.getLogger(__name__)
+
+Features = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+"""Images uint8 (N, 3, H, W) -> features float64 (N, d)."""
+
+NO_FEATURES = "FID, KID: no feature extractor given (--features FILE)"
+"""What reports say where there are no distances."""
+
+_KID_SUBSET = 1000  # images in a subset (Binkowski et al. 2018, section 4)
+_KID_SUBSETS = 100
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far the predictions' features are from the truths', as sets."""
+
+    fid: float
+    """Frechet distance of the two normal distributions (Heusel et al. 2017); nan for fewer than two images."""
+    kid: float
+    """Squared maximum mean discrepancy, polynomial kernel of degree 3 (Binkowski et al. 2018); nan likewise."""
+    images: int
+    """In each set."""
+    features: int
+    """Their number."""
+    note: str = ""
+    """What to know before comparing; empty where there are images enough."""
+
+
+def open_features(path: Path) -> Features:
+    """Open a feature extractor.
+
+    Parameters
+    ----------
+    path
+        TorchScript (`.pt`, `.ts`) or ONNX (`.onnx`): images uint8 (N, 3, H, W), red, green, blue, to features
+        (N, d). Scaling to what the network was trained on belongs into the file. A TorchScript file is a program:
+        its operations run on your machine, though none of Python's (it is not unpickled as objects are). Open none
+        that you do not trust.
+
+    Returns
+    -------
+    callable
+        Runs on the CPU.
+
+    Raises
+    ------
+    ModelUnreadable
+        Where the file is missing or of another kind; from the callable, where its output is not finite (N, d).
+    BackendNotInstalled
+        Where the library that runs it is missing.
+    """
+    openers = {".onnx": _open_onnx, ".pt": _open_torchscript, ".ts": _open_torchscript}
+    opener = openers.get(path.suffix.lower())
+    if opener is None:
+        raise ModelUnreadable(
+            f"{path}: unknown kind of feature extractor: give TorchScript (.pt, .ts) or ONNX (.onnx)"
+        )
+    if not path.is_file():
+        raise ModelUnreadable(f"{path}: no such file: check the path")
+    run = opener(path)
+
+    def features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        batches = [run(images[k : k + _BATCH]) for k in range(0, len(images), _BATCH)]
+        for out in batches:
+            if out.ndim != 2:
+                raise ModelUnreadable(f"{path}: gives {out.shape}: a feature extractor gives (N, features)")
+            if not np.isfinite(out).all():
+                raise ModelUnreadable(f"{path}: gives features that are not finite: check what input it wants")
+        found = np.concatenate(batches).astype(np.float64)
+        if len(found) != len(images):
+            raise ModelUnreadable(f"{path}: gives {len(found)} rows for {len(images)} images: one each is needed")
+        return found
+
+    return features
+
+
+def distances(real: NDArray[np.float64], fake: NDArray[np.float64]) -> Distances:
+    """Compute FID and KID with torchmetrics, from features.
+
+    Parameters
+    ----------
+    real, fake
+        float64 (N, d).
+
+    Returns
+    -------
+    Distances
+        KID is the mean over 100 subsets of 1000 images, drawn with a fixed seed; fewer images are one subset.
+
+    Raises
+    ------
+    BackendNotInstalled
+        Where torchmetrics is missing.
+    """
+    count, width = fake.shape
+    if min(len(real), count) < 2:
+        return Distances(float("nan"), float("nan"), count, width, f"{count} image: two or more are needed")
+    note = ""
+    if count <= width:
+        note = f"{count} images for {width} features: FID is biased, compare it only within this table"
+    try:
+        import torch
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalled(f"FID and KID need {error.name}: pip install 'sar2optical[train]'") from error
+    given = torch.nn.Identity()
+    given.num_features = width
+    size = min(_KID_SUBSET, count, len(real))
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", UserWarning)  # that features are kept in memory: they are here already
+        torch.manual_seed(0)
+        fid = FrechetInceptionDistance(feature=given)
+        # Every subset of all images is the same one.
+        kid = KernelInceptionDistance(given, subsets=_KID_SUBSETS if size < count else 1, subset_size=size)
+        for metric in (fid.set_dtype(torch.float64), kid):
+            metric.update(torch.from_numpy(real), real=True)
+            metric.update(torch.from_numpy(fake), real=False)
+        return Distances(float(fid.compute()), float(kid.compute()[0]), count, width, note)
+
+
+def _open_onnx(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    try:
+        from sar2optical.engines.onnxruntime import open_features as opened
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalled(f"{path.name} needs {error.name}: pip install 'sar2optical[cpu]'") from error
+    return opened(path)
+
+
+def _open_torchscript(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalled(f"{path.name} needs {error.name}: pip install 'sar2optical[train]'") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such: these files are around
+            module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+    except Exception as error:  # a corrupt file surfaces as any of several types
+        raise ModelUnreadable(
+            f"{path}: corrupt, or no TorchScript: save it with torch.jit.save, or give ONNX (.onnx)"
+        ) from error
+
+    def run(images: NDArray[np.uint8]) -> NDArray[Any]:
+        try:
+            with torch.inference_mode():
+                return np.asarray(module(torch.from_numpy(np.ascontiguousarray(images))).numpy())
+        except Exception as error:
+            reason = " ".join(str(error).split())[-100:]
+            raise ModelUnreadable(f"{path}: does not run on uint8 {images.shape} ({reason}): export it so") from error
+
+    return run
