@@ -7,7 +7,6 @@ import click
 from bench.engines import main as engines
 from bench.picture import main as picture
 from bench.scene import main as scene
-from bench.scores import main as scores
 from bench.seams import main as seams
 from bench.simulate import main as simulate
 
@@ -17,7 +16,7 @@ def main() -> None:
     """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
 
 
-for command in (engines, picture, scene, scores, seams, simulate):
+for command in (engines, picture, scene, seams, simulate):
     main.add_command(command)
 
 main()

@@ -7,7 +7,7 @@ from math import acos, degrees, exp, inf, isnan, log10, sqrt
 import numpy as np
 import pytest
 
-from sar2optical.metrics import gradient_energy, l1, low_passed_rms, psnr, sam, seam_score, ssim
+from sar2optical.metrics import bootstrap_ratios, gradient_energy, l1, low_passed_rms, psnr, sam, seam_score, ssim
 
 
 def noisy(shape=(3, 20, 17), *, noise=0.1, seed=0):
@@ -270,3 +270,40 @@ def test_patches_of_another_brightness_are_seen_and_noise_is_not():
     assert low_passed_rms(np.full((3, 64, 96), 100.0), checkered, valid) == pytest.approx(0)
     valid[:, 40] = False  # no whole box is left of the patch
     assert low_passed_rms(reference, patched, valid) == 0
+
+
+def tally_of(values, weights=None):
+    """Chips with one figure each: sums over their windows, and how many those are."""
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    return np.stack([np.asarray(values) * weights, weights], axis=1)[..., None]
+
+
+def test_intervals_are_those_of_a_mean():
+    values = np.random.default_rng(5).normal(20, 3, 400)
+    mean, low, high = bootstrap_ratios(tally_of(values))
+    assert mean[0] == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20  # of a normal mean: the bootstrap's own noise is some percent of it
+    assert high[0] - mean[0] == pytest.approx(half, rel=0.15)
+    assert mean[0] - low[0] == pytest.approx(half, rel=0.15)
+
+
+def test_chips_weigh_by_their_windows_and_are_drawn_whole():
+    mean, low, high = bootstrap_ratios(tally_of([10.0, 20.0], [3, 1]))
+    assert mean[0] == 12.5
+    assert (low[0], high[0]) == (10, 20)  # one draw in four is twice the same chip
+
+
+def test_draws_depend_on_the_seed_alone():
+    tally = tally_of(np.random.default_rng(1).normal(size=30))
+    assert np.array_equal(bootstrap_ratios(tally), bootstrap_ratios(tally))
+    assert not np.array_equal(bootstrap_ratios(tally)[1], bootstrap_ratios(tally, seed=1)[1])
+
+
+def test_one_chip_has_no_interval_and_an_infinite_figure_spoils_none():
+    mean, low, high = bootstrap_ratios(tally_of([7.0]))
+    assert mean[0] == 7
+    assert isnan(low[0])
+    assert isnan(high[0])
+    mean, low, high = bootstrap_ratios(tally_of([inf, *range(1, 9)]))
+    assert mean[0] == high[0] == inf
+    assert 1 < low[0] < 9

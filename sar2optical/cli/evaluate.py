@@ -53,7 +53,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--json", "json_out", type=_PATH, help="Write every figure (.json).")
 @click.option("--markdown", "markdown_out", type=_PATH, help="Write the tables (.md).")
 @click.option(
-    "--picture", "picture_out", type=_PATH, help="Draw the first model's worst, median and best windows (.png)."
+    "--picture", "picture_out", type=_PATH, help="Draw the first model's best, median and worst windows (.png)."
 )
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")

@@ -20,7 +20,6 @@ from sar2optical.training.fid import NO_FEATURES
 
 HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "gradient ratio", "FID", "KID")
 
-_CHOSEN = ("worst", "median", "best")
 _NONE = "-"
 
 
@@ -97,10 +96,11 @@ def as_json(evaluation: Evaluation) -> str:
 
 
 def chosen(windows: Sequence[WindowScore]) -> list[tuple[str, WindowScore]]:
-    """Choose the windows of worst, median and best PSNR; fewer where there are fewer."""
-    ranked = sorted(windows, key=lambda one: (one.psnr, one.chip, one.window))
-    places = dict(zip((0, len(ranked) // 2, len(ranked) - 1), _CHOSEN, strict=True)) if len(ranked) > 2 else {}
-    places = places or dict(zip((0, len(ranked) - 1), ("worst", "best"), strict=True))
+    """Choose the windows of best, median and worst PSNR; fewer where there are fewer."""
+    ranked = sorted(windows, key=lambda one: (-one.psnr, one.chip, one.window))
+    places = {0: "best", len(ranked) - 1: "worst"} if len(ranked) > 1 else {0: "only"}
+    if len(ranked) > 2:
+        places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"}
     return [(name, ranked[k]) for k, name in places.items()]
 
 
@@ -117,7 +117,7 @@ def picture(shown: Sequence[Shown], title: str) -> bytes:
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as error:
         raise BackendNotInstalled(f"--picture needs {error.name}: pip install 'sar2optical[train]'") from error
-    figure = Canvas(figsize=(9.6, 0.6 + 3.3 * len(shown)), dpi=120, layout="constrained")
+    figure = Canvas(figsize=(9.6, 0.6 + 3.1 * len(shown)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(len(shown), 3, squeeze=False)
