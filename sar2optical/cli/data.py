@@ -74,7 +74,9 @@ def _reading(window: int, bands: tuple[str, ...], units: str) -> Reading:
     stretch = (Stretch(Bound(1, True), Bound(99, True)),) * len(bands)
     signature = ModelSignature(name="check", bands=bands, stretch=stretch, channels=len(bands)) if bands else None
     unit: Any = None if units == "auto" else units
-    return Reading(signature=signature, bands=bands, unit=unit, min_side=window)
+    # By name, a lone band that has none of its own passes; by index, any band does.
+    asked = bands if any(band.isdecimal() for band in bands) else ()
+    return Reading(signature=signature, bands=asked, unit=unit, min_side=window)
 
 
 def _overview(report: Report) -> str:
