@@ -1,0 +1,229 @@
+"""Fetching: whole or not at all, on from where it broke off, against real servers on this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from sar2optical.data.download import SOURCES, fetch, fetch_kaggle
+from sar2optical.errors import DataError, OutputExists, OutputUnwritable
+
+BODY = np.random.default_rng(0).bytes(3_000_000)
+SUM = sha256(BODY).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `body` at /set.zip, with ranges (RFC 9110, 14); behaves badly where told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body = BODY
+        self.etag = '"one"'
+        self.ranges = True
+        self.breaks_at: int | None = None
+        self.length_told = True
+        self.asked: list[str | None] = []
+        self.sent = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/set.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def do_GET(self) -> None:
+        server = self.server
+        if self.path != "/set.zip":
+            self.send_error(404)
+            return
+        asked = self.headers.get("Range")
+        server.asked.append(asked)
+        fresh = self.headers.get("If-Range") in (None, server.etag)
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges and fresh else 0
+        size = len(server.body)
+        if start >= size:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        if server.length_told:
+            self.send_header("Content-Length", str(size - start))
+        self.end_headers()
+        stop = size if server.breaks_at is None else min(size, server.breaks_at)
+        self.wfile.write(server.body[start:stop])
+        server.sent += stop - start
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    with Server() as running:
+        thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def broken_off(server: Server, out: Path, at: int = 1_234_567) -> None:
+    server.breaks_at = at
+    with pytest.raises(DataError, match=f"broke off after {at} of 3000000 bytes: run the same command again"):
+        fetch(server.url, out)
+    server.breaks_at = None
+    server.sent = 0
+    server.asked.clear()
+
+
+def test_a_file_comes_whole_and_alone(server, tmp_path):
+    told: list[tuple[int, int]] = []
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), progress=lambda *counts: told.append(counts))
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+    assert names(tmp_path) == ["set.zip"]
+    assert told[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_what_broke_off_is_not_at_the_outputs_name_and_goes_on(server, tmp_path):
+    out = tmp_path / "set.zip"
+    broken_off(server, out)
+    assert names(tmp_path) == ["set.zip.part", "set.zip.part.tag"]
+    fetch(server.url, out)
+    assert out.read_bytes() == BODY
+    assert server.asked == ["bytes=1234567-"]
+    assert server.sent == len(BODY) - 1_234_567
+    assert names(tmp_path) == ["set.zip"]
+
+
+def test_a_server_without_ranges_sends_it_all_anew(server, tmp_path):
+    broken_off(server, tmp_path / "set.zip")
+    server.ranges = False
+    fetch(server.url, tmp_path / "set.zip")
+    assert server.sent == len(BODY)
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+
+
+def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old(server, tmp_path):
+    broken_off(server, tmp_path / "set.zip")
+    server.body, server.etag = BODY[::-1], '"two"'
+    fetch(server.url, tmp_path / "set.zip")
+    assert (tmp_path / "set.zip").read_bytes() == BODY[::-1]
+
+
+def test_without_a_version_or_a_checksum_it_begins_anew(server, tmp_path):
+    server.etag = ""
+    broken_off(server, tmp_path / "set.zip")
+    fetch(server.url, tmp_path / "set.zip")
+    assert server.asked == [None]
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+
+
+def test_without_a_version_a_checksum_lets_it_go_on(server, tmp_path):
+    server.etag = ""
+    broken_off(server, tmp_path / "set.zip")
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM)
+    assert server.sent == len(BODY) - 1_234_567
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+
+
+def test_another_checksum_deletes_the_file_and_says_so(server, tmp_path):
+    with pytest.raises(DataError, match=f"its sha256 is {SUM}, not 0000.*deleted"):
+        fetch(server.url, tmp_path / "set.zip", sha256="0" * 64)
+    assert names(tmp_path) == []
+
+
+def test_a_part_that_is_whole_is_only_renamed(server, tmp_path):
+    """As after a kill between the last byte and the new name."""
+    (tmp_path / "set.zip.part").write_bytes(BODY)
+    (tmp_path / "set.zip.part.tag").write_text('"one"')
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM)
+    assert server.sent == 0
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+
+
+def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
+    (tmp_path / "set.zip.part").write_bytes(BODY + b"more")
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM)
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+
+
+def test_a_length_that_is_not_told_needs_no_length(server, tmp_path):
+    server.length_told = False
+    told: list[tuple[int, int]] = []
+    fetch(server.url, tmp_path / "set.zip", progress=lambda *counts: told.append(counts))
+    assert told[-1] == (len(BODY), 0)
+    assert (tmp_path / "set.zip").read_bytes() == BODY
+
+
+def test_a_file_that_is_there_stays(server, tmp_path):
+    (tmp_path / "set.zip").write_text("mine")
+    with pytest.raises(OutputExists):
+        fetch(server.url, tmp_path / "set.zip")
+    assert (tmp_path / "set.zip").read_text() == "mine"
+    assert server.asked == []
+
+
+def test_folders_that_are_not_there_are_named(server, tmp_path):
+    with pytest.raises(OutputUnwritable, match="there is no folder"):
+        fetch(server.url, tmp_path / "absent" / "set.zip")
+
+
+def test_a_part_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "set.zip.part").mkdir()
+    with pytest.raises(OutputUnwritable, match=r"cannot write .*set\.zip\.part"):
+        fetch(server.url, tmp_path / "set.zip")
+
+
+def test_addresses_and_servers_that_do_not_answer_are_named(server, tmp_path):
+    with pytest.raises(DataError, match="the server answers 404"):
+        fetch(server.url + "x", tmp_path / "set.zip")
+    for url in ("file:///etc/hostname", "set.zip", "https://"):
+        with pytest.raises(DataError, match="no address of http or https"):
+            fetch(url, tmp_path / "set.zip")
+    with pytest.raises(DataError, match="give 64 hexadecimal digits"):
+        fetch(server.url, tmp_path / "set.zip", sha256="abc")
+    server.server_close()
+    with pytest.raises(DataError, match="run the same command again"):
+        fetch("http://127.0.0.1:9/set.zip", tmp_path / "set.zip")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(find_spec("kagglehub") is not None, reason="kagglehub is installed")
+def test_the_kaggle_set_says_what_it_needs():
+    with pytest.raises(DataError, match=r"pip install 'sar2optical\[download\]'"):
+        fetch_kaggle()
+
+
+def test_the_sources_are_those_that_were_published():
+    assert SOURCES["kaggle"].where == "requiemonk/sentinel12-image-pairs-segregated-by-terrain"
+    assert SOURCES["tum"].where.endswith("1436631")
