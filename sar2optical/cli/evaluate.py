@@ -89,6 +89,8 @@ def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack)
     from sar2optical.errors import OptionError
     from sar2optical.models.zoo import resolve
 
+    if len(set(models)) < len(models):
+        raise OptionError(f"{max(models, key=models.count)}: given twice: give each model once")
     settings = EngineOptions(device=options["device"], precision=options["precision"])
     engines: dict[str, Engine] = {}
     for model in models:
@@ -97,8 +99,6 @@ def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack)
         name = f"{Path(model).name}, {runs}"
         if name in engines:  # of one name in two folders
             name = f"{model}, {runs}"
-        if name in engines:
-            raise OptionError(f"{model}: given twice: give each model once")
         engines[name] = engine
     sides = {engine.signature.window for engine in engines.values()}
     if len(sides) > 1:
@@ -127,7 +127,7 @@ def _evaluation(
     predictions = {name: engine_prediction(engine) for name, engine in engines.items()}
 
     with _progress(len(fitting) + len(pairs), hidden=quiet) as step:
-        samples = _told(read_samples(fitting, fit_on or data, reading), step)
+        samples = _told(_alike(read_samples(fitting, fit_on or data, reading), signatures), step)
         fitted = baselines((sample.chips for sample in samples), "" if fit_on else "of these chips")
         evaluation = evaluate(
             {**predictions, **fitted},
