@@ -36,6 +36,9 @@ class Server(ThreadingHTTPServer):
         self.asked: list[str | None] = []
         self.sent = 0
 
+    def handle_error(self, *_: object) -> None:
+        """Stay quiet about a client that hangs up."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/set.zip"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -94,23 +95,14 @@ class ChipStore(Sequence[Chips]):
         OptionError
             Where `workers` is less than 1, or `cache_bytes` less than 0.
         """
-        if workers < 1:
-            raise OptionError(f"workers is {workers}: give 1 or more")
-        if cache_bytes is not None and cache_bytes < 0:
-            raise OptionError(f"cache of {cache_bytes} bytes: give 0 or more")
+        _refuse_nonsense(workers, cache_bytes)
         pairs, reading = list(pairs), reading or Reading()
         room = available_memory() // 2 if cache_bytes is None else cache_bytes
         used: list[Pair] = []
         shapes: list[tuple[int, int]] = []
         kept: dict[int, Chips] = {}
         bad: list[tuple[Pair, str]] = []
-
-        def read(pair: Pair) -> Chips | DataError:
-            try:
-                return read_pair(pair, reading)
-            except DataError as error:
-                return error
-
+        read = partial(_read_or_tell, reading)
         for done, (pair, chips) in enumerate(in_order(read, pairs, workers), 1):
             if isinstance(chips, Chips):
                 size = chips.sar.nbytes + chips.optical.nbytes
@@ -151,6 +143,20 @@ class ChipStore(Sequence[Chips]):
         if k in self._kept:
             return self._kept[k]
         return read_pair(self.pairs[k], self.reading)
+
+
+def _refuse_nonsense(workers: int, cache_bytes: int | None) -> None:
+    if workers < 1:
+        raise OptionError(f"workers is {workers}: give 1 or more")
+    if cache_bytes is not None and cache_bytes < 0:
+        raise OptionError(f"cache of {cache_bytes} bytes: give 0 or more")
+
+
+def _read_or_tell(reading: Reading, pair: Pair) -> Chips | DataError:
+    try:
+        return read_pair(pair, reading)
+    except DataError as error:
+        return error
 
 
 def in_order(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
