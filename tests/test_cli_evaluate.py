@@ -173,6 +173,9 @@ def test_outputs_that_are_there_are_kept(pairs, model, tmp_path):
     same = tmp_path / "same"
     assert_refused(evaluation(model, pairs, "--json", same, "--markdown", same), 1, "two outputs of one name")
     assert_refused(evaluation(model, pairs, "--json", tmp_path / "no" / "out.json"), 1, "no folder")
+    assert_refused(evaluation(model, pairs, "--picture", tmp_path / "out.tif"), 1, "pictures are .png")
+    (tmp_path / "folder").mkdir()
+    assert_refused(evaluation(model, pairs, "--json", tmp_path / "folder", "--overwrite"), 1, "choose another name")
 
 
 def test_help_is_instant_and_needs_no_library():
@@ -186,6 +189,17 @@ def test_help_is_instant_and_needs_no_library():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "Usage: sar2opt-eval [OPTIONS] MODEL... DATA" in result.stdout
     assert result.stdout.splitlines()[-1] == "loaded"
+
+
+def test_an_onnx_model_is_scored_where_there_is_no_torch(pairs, model):
+    code = (
+        "import sys\n"
+        "sys.modules.update(torch=None, torchmetrics=None, matplotlib=None)\n"
+        "from sar2optical.cli.evaluate import main\n"
+        f"main([{str(model)!r}, {str(pairs)!r}, '--limit', '1'], standalone_mode=False)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "identity.onnx" in result.stdout, result.stderr
 
 
 def test_no_model_is_a_usage_error(pairs):

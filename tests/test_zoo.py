@@ -12,6 +12,8 @@ import pytest
 
 from sar2optical.errors import ModelUnreadable
 from sar2optical.models.zoo import ZOO, bundled, resolve
+from tests.conftest import speckle
+from tests.test_cli import assert_refused, command
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = b"a generator, for all the cache knows"
@@ -137,3 +139,27 @@ def test_without_the_hubs_client_the_line_to_install_it_is_given(tmp_path):
     )
     assert result.stdout.startswith("BackendNotInstalled ")
     assert "pip install 'sar2optical[hub]'" in result.stdout
+
+
+def test_commands_take_names(hub_cache, checkpoint, make_raster, tmp_path):
+    (published,) = hub_cache.rglob("pix2pix_gen_180.pth")
+    published.write_bytes(checkpoint.read_bytes())
+    offline = {**os.environ, "HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1"}
+    out = tmp_path / "out.onnx"
+    made = command("sar2opt-export", "pix2pix_gen_180", out, env=offline)
+    assert made.returncode == 0, made.stderr
+    assert out.stat().st_size > 1000
+    src = make_raster(speckle((40, 50)), descriptions=["VH"])
+    mosaic = command("sar2opt-scene", src, tmp_path / "out.tif", "--model", "pix2pix_gen_180", env=offline)
+    assert mosaic.returncode == 0, mosaic.stderr
+    assert "pytorch" in mosaic.stdout
+
+
+def test_commands_refuse_names_that_they_do_not_know(make_raster, tmp_path):
+    src = make_raster(speckle((40, 50)), descriptions=["VH"])
+    for result in (
+        command("sar2opt-export", "pix2pix_gen_181", tmp_path / "out.onnx"),
+        command("sar2opt-scene", src, tmp_path / "out.tif", "--model", "pix2pix_gen_181"),
+    ):
+        assert_refused(result, 1, "pix2pix_gen_181: no such file, and no generator of that name")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [src.name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +71,10 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
     from sar2optical.training import report
 
     outs = {kind: options[f"{kind}_out"] for kind in ("json", "markdown", "picture") if options[f"{kind}_out"]}
-    _check_outputs(list(outs.values()), overwrite=options["overwrite"])
+    _check_outputs(outs, overwrite=options["overwrite"])
+    _require(
+        *(["matplotlib"] if "picture" in outs else []), *(["torch", "torchmetrics"] if options["features"] else [])
+    )
     with ExitStack() as stack:
         engines = _engines(models, options, stack)
         evaluation, draw = _evaluation(engines, data, options, quiet=quiet)
@@ -184,16 +189,32 @@ def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
         yield lambda: bar.update() and None
 
 
-def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:
+def _require(*libraries: str) -> None:
+    """Say what is missing before the hours of scoring, and not after."""
+    from sar2optical.errors import BackendNotInstalled
+
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise BackendNotInstalled(
+            f"--picture or --features need {', '.join(missing)}: pip install 'sar2optical[train]'"
+        )
+
+
+def _check_outputs(outs: Mapping[str, Path], *, overwrite: bool) -> None:
     from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
 
-    if len(set(paths)) < len(paths):
-        raise OptionError(f"{paths[0]}: two outputs of one name: give each its own")
-    for path in paths:
+    if len(set(outs.values())) < len(outs):
+        raise OptionError(f"{max(outs.values(), key=list(outs.values()).count)}: two outputs of one name: rename one")
+    for kind, path in outs.items():
+        if kind == "picture" and path.suffix.lower() != ".png":
+            raise OptionError(f"{path}: pictures are .png: give a name that ends so")
         if not path.parent.is_dir():
             raise OutputUnwritable(f"{path}: no folder {path.parent}: make it first")
-        if path.exists() and not overwrite:
-            raise OutputExists(f"{path}: exists: choose another name, or give --overwrite")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputUnwritable(f"{path}: folder {path.parent} cannot be written: choose another")
+        if path.is_dir() or (path.exists() and not overwrite):
+            remedy = "choose another name" if path.is_dir() else "choose another name, or give --overwrite"
+            raise OutputExists(f"{path}: exists: {remedy}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ class WindowScore:
     """A window's PSNR with the first predictor: what pictures are chosen by."""
 
     chip: int
-    """Index of the sample."""
+    """Index of its name in `Evaluation.chips`."""
     window: int
     """Index among its grid windows."""
     psnr: float
@@ -175,30 +174,24 @@ def evaluate(
     DataError
         Where no sample holds a whole window.
     """
-    tallies: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
-    seen: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
+    real: list[NDArray[np.float64]] = []
+    seen: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
     names: list[str] = []
     terrains: list[str] = []
-    counts: list[int] = []
-    windows: list[WindowScore] = []
     for sample in samples:
         cut = grid_windows(sample.chips, window)
         if not cut:
             continue
-        optical = np.stack([truth for _, truth in cut])
-        if features:
-            seen[""].append(features(optical))
-        for order, (name, predict) in enumerate(candidates.items()):
-            fakes = np.stack([np.clip(predict(sar), 0, 255) for sar, _ in cut])
-            rows = np.stack([measure(truth, fake) for truth, fake in zip(optical, fakes, strict=True)])
-            tallies[name].append(rows.sum(axis=0))
-            if order == 0:
-                windows += [WindowScore(len(names), k, float(row[0, 0])) for k, row in enumerate(rows)]
+        for name, predict in candidates.items():
+            measured, fakes = _predicted(predict, cut)
+            rows[name].append(measured)
             if features:
-                seen[name].append(features(np.rint(fakes).astype(np.uint8)))
+                seen[name].append(features(fakes))
+        if features:
+            real.append(features(np.stack([truth for _, truth in cut])))
         names.append(sample.name)
         terrains.append(sample.terrain)
-        counts.append(len(cut))
         if on_chip:
             on_chip()
     if not names:
@@ -206,12 +199,26 @@ def evaluate(
     results = tuple(
         Result(
             name,
-            *_by_terrain(np.stack(tallies[name]), np.array(terrains), np.array(counts)),
-            distances(np.concatenate(seen[""]), np.concatenate(seen[name])) if features else None,
+            *_by_terrain(rows[name], np.array(terrains)),
+            distances(np.concatenate(real), np.concatenate(seen[name])) if features else None,
         )
         for name in candidates
     )
+    of_first = enumerate(rows[next(iter(candidates))])
+    windows = [WindowScore(chip, k, float(row[0, 0])) for chip, found in of_first for k, row in enumerate(found)]
     return Evaluation(results, window, tuple(names), tuple(windows))
+
+
+def _predicted(
+    predict: Predict, windows: Sequence[tuple[SarArray, NDArray[np.uint8]]]
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Measure each window: (n, 2, 5); also give the predictions as they would be saved: (n, 3, H, W)."""
+    rows, fakes = [], []
+    for sar, truth in windows:
+        fake = np.clip(predict(sar), 0, 255)
+        rows.append(measure(truth, fake))
+        fakes.append(np.rint(fake).astype(np.uint8))
+    return np.stack(rows), np.stack(fakes)
 
 
 def measure(truth: NDArray[np.uint8], fake: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -238,11 +245,11 @@ def measure(truth: NDArray[np.uint8], fake: NDArray[np.float64]) -> NDArray[np.f
     )
 
 
-def _by_terrain(
-    tally: NDArray[np.float64], terrains: NDArray[np.str_], counts: NDArray[np.int64]
-) -> tuple[Scores, dict[str, Scores]]:
-    classes = [str(name) for name in np.unique(terrains) if name]
-    chosen = {name: terrains == name for name in classes}
+def _by_terrain(rows: Sequence[NDArray[np.float64]], terrains: NDArray[np.str_]) -> tuple[Scores, dict[str, Scores]]:
+    """Add up each chip's windows, then score all chips, and those of each class."""
+    tally = np.stack([measured.sum(axis=0) for measured in rows])
+    counts = np.array([len(measured) for measured in rows])
+    chosen = {str(name): terrains == name for name in np.unique(terrains) if name}
     return (
         _scores(tally, int(counts.sum())),
         {name: _scores(tally[mask], int(counts[mask].sum())) for name, mask in chosen.items()},
@@ -277,10 +284,6 @@ def score(predict: Predict, pairs: Sequence[Chips], *, window: int = 256) -> Sco
     values, _, _ = bootstrap_ratios(np.stack([np.sum(rows, axis=0)]))
     means = dict(zip(METRICS, map(float, values), strict=True))
     return Score(means["psnr"], means["ssim"], means["l1"], means["gradient_ratio"], len(rows))
-
-
-score_generator = score
-"""What validation during training calls."""
 
 
 def encoded(sar: SarArray) -> NDArray[np.float32]:
