@@ -148,7 +148,7 @@ def test_an_evaluation_has_the_distances_of_rounded_predictions(moments_torchscr
     samples = [Sample(f"{k}", "", Chips(np.full((1, 16, 16), k, np.uint8), truth)) for k, truth in enumerate(truths)]
 
     def predict(sar):
-        return by_level[int(sar[0, 0, 0])] + 0.3  # a fraction that rounding takes away
+        return by_level[int(sar[0, 0, 0])] - 0.3  # a fraction that rounding takes away, and cutting does not
 
     found = [
         evaluate({"a": predict}, samples, window=16, features=open_features(path)).results[0].distances

@@ -216,7 +216,8 @@ def test_gradient_energy_of_known_slopes():
     image = np.stack([3 * rows + 2 * cols, 0 * rows])  # 9 + 4 in one channel of two
     assert gradient_energy(image) == pytest.approx(6.5)
     assert gradient_energy(image + 100) == pytest.approx(6.5)
-    assert gradient_energy(image.astype(np.uint8)[:, ::-1]) == pytest.approx(6.5)  # bytes do not wrap around
+    steep = (20 * rows + 18 * cols)[None].astype(np.uint8)  # neither differences nor squares wrap around
+    assert gradient_energy(steep[:, ::-1]) == gradient_energy(steep) == pytest.approx(20**2 + 18**2)
 
 
 def test_gradient_energy_counts_differences_of_valid_pixels_only():
