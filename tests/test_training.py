@@ -1,24 +1,47 @@
-"""Training: the objective, the schedule, going on where it stopped, and scores."""
+"""Training: objectives, schedules, batches, going on where it stopped, stopping where it makes no sense."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sar2optical.data.pairs import Chips
-from sar2optical.errors import DataError, ModelUnreadable, OptionError
+from sar2optical.errors import (
+    CheckpointMismatch,
+    DataError,
+    DeviceUnavailable,
+    ModelUnreadable,
+    OptionError,
+    TrainingDiverged,
+)
+from sar2optical.metrics import gradient_energy, ssim
 from sar2optical.models.checkpoint import load_generator
-from sar2optical.training.config import TrainConfig
-from sar2optical.training.evaluate import generator_prediction, linear_fit, mean_colour, score
-from sar2optical.training.loop import Trainer, train
-from sar2optical.training.losses import adversarial_loss, discriminator_loss, reconstruction_loss
+from sar2optical.training.batches import Batches, to_tensor
+from sar2optical.training.config import RunOptions, TrainConfig
+from sar2optical.training.evaluate import mean_colour, score
+from sar2optical.training.journal import read_metrics
+from sar2optical.training.loop import train
+from sar2optical.training.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    reconstruction_loss,
+    ssim_loss,
+    texture_loss,
+)
+from sar2optical.training.trainer import Trainer, choose_precision
 from tests.conftest import BYTES, speckle
 
-TINY = TrainConfig(steps=4, batch=2, base_channels=2, discriminator_channels=2)
+TINY = TrainConfig(steps=4, batch=2, base_channels=2, discriminator_channels=2, precision="fp32")
+QUIET = RunOptions(tensorboard=False, workers=0, threads=1)
 
 
 def pairs(count=2, size=256):
@@ -30,79 +53,379 @@ def pairs(count=2, size=256):
     return chips
 
 
-def weights(generator):
-    return torch.cat([v.double().ravel() for v in generator.state_dict().values()])
+def weights(net):
+    return torch.cat([v.double().ravel() for v in net.state_dict().values()])
 
 
-def test_the_objective_is_cross_entropy_and_l1():
+def flat(content):
+    """Leaves of nested dicts and lists."""
+    if isinstance(content, dict):
+        return [leaf for key, value in content.items() for leaf in (key, *flat(value))]
+    if isinstance(content, (list, tuple)):
+        return [leaf for value in content for leaf in flat(value)]
+    return [content]
+
+
+def run(out, config=TINY, chips=None, **kwargs):
+    return train(chips or pairs(), config, BYTES, out, options=kwargs.pop("options", QUIET), **kwargs)
+
+
+def steps(trainer, batches, count):
+    return [trainer.advance([batches.batch(trainer.step)]) for _ in range(count)]
+
+
+# --- objectives
+
+
+def test_the_objectives_are_those_of_their_sources():
     zero, large = torch.zeros(1, 1, 3, 3), torch.full((1, 1, 3, 3), 20.0)
     assert discriminator_loss(zero, zero).item() == pytest.approx(math.log(2))  # a coin's toss, mean of both
     assert discriminator_loss(large, -large).item() == pytest.approx(0, abs=1e-6)
     assert adversarial_loss(zero).item() == pytest.approx(math.log(2))
     assert adversarial_loss(-large).item() == pytest.approx(20, rel=1e-4)
+    assert discriminator_loss(zero + 0.5, zero + 0.5, "lsgan").item() == pytest.approx(0.25)
+    assert adversarial_loss(zero + 3, "lsgan").item() == pytest.approx(4)
+    assert discriminator_loss(zero + 2, zero - 2, "hinge").item() == 0  # beyond the margin
+    assert discriminator_loss(zero, zero + 1, "hinge").item() == pytest.approx(1.5)
+    assert adversarial_loss(zero + 3, "hinge").item() == pytest.approx(-3)
     assert reconstruction_loss(zero, zero + 0.25).item() == pytest.approx(0.25)
 
 
+def test_the_ssim_that_is_trained_on_is_the_one_that_is_reported():
+    rng = np.random.default_rng(0)
+    real = rng.uniform(-1, 1, (3, 64, 64)).astype(np.float32)
+    fake = (0.5 * real + rng.normal(0, 0.1, real.shape)).astype(np.float32)
+    loss = ssim_loss(torch.from_numpy(real[None]), torch.from_numpy(fake[None])).item()
+    assert 1 - loss == pytest.approx(ssim(real, fake, data_range=2), abs=1e-5)
+    assert ssim_loss(torch.from_numpy(real[None]), torch.from_numpy(real[None])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_texture_is_how_much_detail_there_is_not_where():
+    rng = np.random.default_rng(0)
+    real = torch.from_numpy(rng.normal(0, 0.2, (1, 3, 128, 128)).astype(np.float32))
+    moved = torch.roll(real, 37, dims=-1)
+    assert reconstruction_loss(real, moved).item() > 0.2
+    assert texture_loss(real, moved).item() < 0.02
+    assert texture_loss(real, torch.zeros_like(real)).item() == pytest.approx(1, abs=0.01)
+    assert texture_loss(real, real).item() == 0
+    # Twice the contrast has four times the energy: (4 - 1) ** 2.
+    assert texture_loss(real, 2 * real).item() == pytest.approx(9, rel=0.01)
+    assert gradient_energy(real[0].numpy()) == pytest.approx(2 * 2 * 0.2**2, rel=0.02)
+
+
 def test_the_learning_rate_is_constant_then_falls_to_nothing():
-    config = TrainConfig(steps=1000, learning_rate=2e-4, decay_from=0.5)
-    rates = [config.rate_at(step) for step in (0, 499, 500, 750, 999)]
+    config = TrainConfig(learning_rate=2e-4, decay_from=0.5)
+    rates = [config.rate_at(step, 1000) for step in (0, 499, 500, 750, 999)]
     assert rates == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4, 4e-7])
+    constant = replace(config, decay_from=1.0)
+    assert [constant.rate_at(step, 1000) for step in (0, 999)] == [2e-4, 2e-4]
 
 
-def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(tmp_path):
-    chips = pairs()
-    whole = train(chips, TINY, BYTES, tmp_path / "whole")
-    trainer = Trainer(TINY)  # two of four steps, then gone
-    for _ in range(2):
-        trainer.advance(chips)
-    (tmp_path / "parts").mkdir()
-    trainer.save(tmp_path / "parts" / "state.pth")
-    del trainer
-    resumed = train(chips, TINY, BYTES, tmp_path / "parts")
-    assert torch.equal(weights(whole), weights(resumed))
-    other = train(chips, replace(TINY, seed=2), BYTES, tmp_path / "other")
-    assert not torch.equal(weights(whole), weights(other))
+def test_settings_that_no_run_can_use():
+    for change, said in [
+        ({"batch": 1}, "batch is 1: give 2 or more"),
+        ({"window": 300}, "multiple of 256"),
+        ({"objective": "wgan"}, "vanilla or lsgan or hinge"),
+        ({"gan_from": 2.0}, "from 0 to 1"),
+        ({"l1_weight": float("nan")}, "l1_weight is nan"),
+        ({"learning_rate": 0.0}, "more than 0"),
+        ({"steps": 0}, "steps is 0"),
+    ]:
+        with pytest.raises(OptionError, match=said):
+            TrainConfig(**change)
+    with pytest.raises(OptionError, match="workers"):
+        RunOptions(workers=-1)
+
+
+# --- batches
+
+
+def test_windows_depend_on_the_seed_and_their_number_alone():
+    chips, config = pairs(4, 512), replace(TINY, batch=4)
+    whole = Batches(chips, config)
+    expected = [whole.batch(k) for k in range(6)]
+    with Batches(chips, config, workers=3) as ahead:
+        for k in range(6):
+            assert all(torch.equal(a, b) for a, b in zip(ahead.batch(k), expected[k], strict=True))
+    halves = [Batches(chips, config, rank=r, ranks=2) for r in range(2)]
+    for k in range(6):
+        both = [torch.cat(parts) for parts in zip(*(half.batch(k) for half in halves), strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(both, expected[k], strict=True))
+    assert torch.equal(Batches(chips, config).batch(5)[0], expected[5][0])  # no need to have been at 4
+    assert not torch.equal(Batches(chips, replace(config, seed=1)).batch(0)[0], expected[0][0])
+
+
+def test_an_epoch_visits_each_chip_as_often_as_windows_fit_into_it():
+    flat = [Chips(np.full((1, side, side), k, np.uint8), np.zeros((3, side, side), np.uint8))
+            for k, side in enumerate((256, 512, 300))]  # fmt: skip
+    batches = Batches(flat, TINY)
+    assert batches.windows_per_epoch == 1 + 4 + 1
+    for epoch in range(2):
+        seen = torch.cat([batches.batch(3 * epoch + k)[0][:, 0, 0, 0] for k in range(3)])
+        assert Counter(((seen + 1) * 127.5).round().int().tolist()) == {0: 1, 1: 4, 2: 1}
+
+
+def test_images_become_what_pix2pix_trains_on():
+    given = to_tensor(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3))
+    assert given.flatten().tolist() == pytest.approx([-1, -0.6, 1])
+    encoded = np.float32([[[[-1, 0.25]]]])
+    assert torch.equal(to_tensor(encoded), torch.from_numpy(encoded))
+
+
+# --- steps
 
 
 def test_training_learns(tmp_path):
     config = replace(TINY, steps=60, base_channels=4, learning_rate=2e-3, ema_decay=0.9)
     chips, losses = pairs(1), []
-    generator = train(chips, config, BYTES, tmp_path, on_step=lambda report: losses.append(report.l1))
+    trained = run(tmp_path, config, chips, validation=chips, on_step=lambda report: losses.append(report.losses.l1))
+    assert len(losses) == 60
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
-    assert score(generator_prediction(generator), chips).psnr > 1 + score(mean_colour(chips), chips).psnr
+    assert trained.score.psnr > 1 + score(mean_colour(chips), chips).psnr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objective": "lsgan"},
+        {"objective": "hinge"},
+        {"discriminator": "pixel"},
+        {"conditional": False},
+        {"upsampling": "nearest"},
+        {"gan_weight": 0.0},
+        {"ssim_weight": 10.0, "texture_weight": 1.0},
+        {"discriminator_layers": 2},
+        {"ema_decay": 0.0},
+        {"precision": "bf16", "channels_last": False},
+    ],
+    ids=str,
+)
+def test_every_knob_turns(change):
+    trainer = Trainer(replace(TINY, **change), BYTES, steps=4)
+    before = [weights(net) for net in (trainer.generator, trainer.discriminator)]
+    losses = steps(trainer, Batches(pairs(), TINY), 2)[-1]
+    after = [weights(net) for net in (trainer.generator, trainer.discriminator)]
+    assert all(math.isfinite(value) for value in vars(losses).values())
+    assert not torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1]) == (change.get("gan_weight") == 0)
+    assert (losses.ssim > 0) == ("ssim_weight" in change)
+    assert (trainer.result is trainer.average) == (change.get("ema_decay") != 0)
+
+
+def test_the_discriminator_joins_in_when_it_is_told_to():
+    trainer = Trainer(replace(TINY, gan_from=0.5), BYTES, steps=4)
+    losses = steps(trainer, Batches(pairs(), TINY), 4)
+    assert [loss.discriminator > 0 for loss in losses] == [False, False, True, True]
+
+
+def test_passes_that_are_accumulated_see_the_same_fakes_and_move_statistics_once():
+    """Two equal batches: the mean of their gradients is one batch's, but for the dropout."""
+    batch = Batches(pairs(), TINY).batch(0)
+    one, two = (Trainer(replace(TINY, accumulate=n), BYTES, steps=4) for n in (1, 2))
+    for trainer in (one, two):
+        for module in trainer.generator.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    a, b = one.advance([batch]), two.advance([batch, batch])
+    assert b.l1 == pytest.approx(a.l1, rel=1e-5)
+    assert b.discriminator == pytest.approx(a.discriminator, rel=1e-5)
+    assert b.adversarial == pytest.approx(a.adversarial, rel=1e-4)
+    norms = [m for m in two.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked) for norm in norms} == {4} or all(norm.momentum == 0.1 for norm in norms)
+    for p, q in zip(one.generator.parameters(), two.generator.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=5e-5)  # a step of Adam is 2e-4
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch's own, while it compiles
+def test_the_compiled_step_runs_compiled_and_gives_the_same():
+    """A backend that counts: every pass runs in graphs, all of them made in the first step, none broken."""
+    made, runs = [], []
+
+    def counting(graph, _):
+        made.append(graph)
+
+        def call(*inputs):
+            runs.append(len(made))
+            return graph(*inputs)
+
+        return call
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    batches = Batches(pairs(), TINY)
+    eager = steps(Trainer(TINY, BYTES, steps=4), batches, 3)
+    trainer = Trainer(replace(TINY, compile=True), BYTES, steps=4, backend=counting)
+    first = steps(trainer, batches, 1)
+    graphs, per_step = len(made), len(runs)
+    assert graphs == per_step == 3  # the generator, the discriminator's loss, the generator's losses
+    assert not torch._dynamo.utils.counters["graph_break"]
+    later = steps(trainer, batches, 2)
+    assert len(made) == graphs
+    assert len(runs) == 3 * per_step
+    for a, b in zip(eager, first + later, strict=True):
+        assert list(vars(b).values()) == pytest.approx(list(vars(a).values()), rel=1e-4)
+
+
+def test_two_ranks_apply_the_mean_of_their_gradients_and_end_with_equal_weights(tmp_path):
+    script = Path(__file__).with_name("two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", script, tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=True) for r in range(2)]
+    assert len(ranks[0]["own"]) == 4  # two networks, two steps
+    for own0, own1, mean0, mean1 in zip(ranks[0]["own"], ranks[1]["own"], ranks[0]["mean"], ranks[1]["mean"], strict=True):
+        assert not torch.equal(own0, own1)
+        torch.testing.assert_close(mean0, (own0 + own1) / 2, rtol=1e-5, atol=1e-7)
+        assert torch.equal(mean0, mean1)
+    assert torch.equal(ranks[0]["generator"], ranks[1]["generator"])
+    assert torch.equal(ranks[0]["discriminator"], ranks[1]["discriminator"])
+    assert not torch.equal(ranks[0]["generator"], ranks[0]["first"])
+
+
+def test_bf16_is_taken_where_the_hardware_has_it_and_fp16_not_on_a_cpu():
+    able = torch.cpu.get_capabilities()
+    expected = "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    assert choose_precision("auto", "cpu") == expected
+    assert choose_precision("bf16", "cpu") == "bf16"
+    with pytest.raises(DeviceUnavailable, match="bf16 or fp32"):
+        choose_precision("fp16", "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DeviceUnavailable, match="cuda"):
+        run(tmp_path, options=replace(QUIET, device="cuda"))
+
+
+# --- runs
+
+
+def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(tmp_path):
+    config = replace(TINY, steps=6, ssim_weight=5.0)
+    run(tmp_path / "whole", config)
+    for stop in (1, 2, 5):
+        taken = []
+        part = run(
+            tmp_path / f"parts{stop}", config,
+            on_step=taken.append, should_stop=lambda stop=stop, taken=taken: len(taken) == stop - 1,
+        )  # fmt: skip
+        assert part.step == stop
+        assert not part.finished
+        assert run(tmp_path / f"parts{stop}", config).finished
+        whole, parts = tmp_path / "whole", tmp_path / f"parts{stop}"
+        assert (whole / "generator.pth").read_bytes() == (parts / "generator.pth").read_bytes()
+        states = [torch.load(folder / "state.pth", weights_only=True) for folder in (whole, parts)]
+        for a, b in zip(*(flat(state) for state in states), strict=True):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    run(tmp_path / "other", replace(config, seed=2))
+    assert (tmp_path / "other" / "generator.pth").read_bytes() != (tmp_path / "whole" / "generator.pth").read_bytes()
 
 
 def test_what_is_kept_loads_with_its_signature(tmp_path):
-    average = train(pairs(), TINY, BYTES, tmp_path)
-    generator, signature = load_generator(tmp_path / "generator.pth")
+    trained = run(tmp_path)
+    generator, signature = load_generator(trained.generator)
     assert signature == BYTES
-    assert torch.equal(weights(generator), weights(average))
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert torch.equal(weights(generator), torch.cat([v.double().ravel() for v in state["networks"][2].values()]))
+
+
+def test_only_the_newest_numbered_generators_stay(tmp_path):
+    run(tmp_path, options=replace(QUIET, save_every=1, keep=2))
+    assert sorted(p.name for p in tmp_path.glob("generator-*")) == ["generator-0000003.pth", "generator-0000004.pth"]
+    run(tmp_path / "all", options=replace(QUIET, save_every=1, keep=0))
+    assert len(list((tmp_path / "all").glob("generator-*"))) == 4
+
+
+def test_what_is_seen_of_a_run(tmp_path):
+    chips = pairs()
+    options = RunOptions(save_every=1, eval_every=2, workers=0, threads=1)
+    trained = run(tmp_path, chips=chips, validation=chips, options=options)
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert ["val_psnr" in row for row in rows] == [False, True, False, True]
+    assert rows[-1]["val_psnr"] == pytest.approx(trained.score.psnr, rel=1e-4)
+    for name in ("lossD", "lossG", "lossG_GAN", "lossG_L1", "validation", "sheet-0000002", "sheet-0000004"):
+        data = (tmp_path / f"{name}.png").read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) > 5000
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_rows_that_a_killed_run_wrote_after_its_last_save_are_not_there_twice(tmp_path):
+    run(tmp_path, replace(TINY, decay_from=1.0), should_stop=lambda: (tmp_path / "metrics.csv").exists())
+    table = tmp_path / "metrics.csv"
+    step = int(read_metrics(table)[-1]["step"])
+    table.write_text(table.read_text() + f"{step + 1},9,9,9,9,9,9,9,9,9,,,,\n")
+    run(tmp_path, replace(TINY, decay_from=1.0))
+    rows = read_metrics(table)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["loss_D"] < 9 for row in rows)
 
 
 def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path):
-    train(pairs(), TINY, BYTES, tmp_path)
-    with pytest.raises(ModelUnreadable, match="other settings"):
-        train(pairs(), replace(TINY, steps=9), BYTES, tmp_path)
+    run(tmp_path)
+    before = (tmp_path / "state.pth").read_bytes()
+    with pytest.raises(CheckpointMismatch, match="base_channels 2/4"):
+        run(tmp_path, replace(TINY, base_channels=4))
+    assert (tmp_path / "state.pth").read_bytes() == before
+    assert run(tmp_path, replace(TINY, base_channels=4), restart=True).finished
 
 
-def test_chips_smaller_than_a_window_are_refused(tmp_path):
+def test_a_state_that_is_none_is_refused(tmp_path):
+    for content, said in [(b"hello", "no checkpoint"), (b"", "corrupt")]:
+        (tmp_path / "state.pth").write_bytes(content)
+        with pytest.raises(ModelUnreadable, match=said):
+            run(tmp_path)
+        assert (tmp_path / "state.pth").read_bytes() == content
+    torch.save({"a": torch.zeros(1)}, tmp_path / "state.pth")
+    with pytest.raises(ModelUnreadable, match="no state of a training run"):
+        run(tmp_path)
+
+
+def test_first_weights_come_from_files_of_the_same_width(tmp_path):
+    trained = run(tmp_path / "first")
+    state = torch.load(tmp_path / "first" / "state.pth", weights_only=True)
+    torch.save(state["networks"][1], tmp_path / "d.pth")
+    trainer = Trainer(TINY, BYTES, steps=4)
+    trainer.start_from(trained.generator, tmp_path / "d.pth")
+    assert torch.equal(weights(trainer.generator), weights(load_generator(trained.generator)[0]))
+    assert torch.equal(weights(trainer.average), weights(trainer.generator))
+    assert torch.equal(trainer.discriminator.state_dict()["model.model.0.conv_block.0.weight"],
+                       state["networks"][1]["model.model.0.conv_block.0.weight"])  # fmt: skip
+    with pytest.raises(CheckpointMismatch, match="does not fit"):
+        Trainer(replace(TINY, base_channels=4), BYTES, steps=4).start_from(trained.generator, None)
+    with pytest.raises(CheckpointMismatch):  # a generator where the discriminator should be
+        trainer.start_from(None, trained.generator)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_path):
+    config = replace(TINY, steps=8)
+    run(tmp_path, config, should_stop=lambda: True)
+    before = (tmp_path / "state.pth").read_bytes()
+    broken = [Chips(np.full((1, 256, 256), np.nan, np.float32), chip.optical) for chip in pairs()]
+    with pytest.raises(TrainingDiverged, match="lower --learning-rate"):
+        run(tmp_path, config, broken)
+    assert (tmp_path / "state.pth").read_bytes() == before
+
+
+def test_a_discriminator_beyond_doubt_stops_the_run():
+    """Black and white images, which a generator that only minds its L1 takes long to make."""
+    config = replace(TINY, discriminator="pixel", discriminator_channels=4, objective="hinge", conditional=False,
+                     gan_weight=1e-9, l1_weight=1e-9, learning_rate=0.02, decay_from=1.0)  # fmt: skip
+    trainer = Trainer(config, BYTES, steps=2000)
+    sar = torch.zeros(2, 1, 256, 256)
+    batch = (sar, torch.ones(2, 3, 256, 256))
+    for group in trainer._optimizers[0].param_groups:
+        group["params"] = []  # this generator stands still
+    with pytest.raises(TrainingDiverged, match="--discriminator-channels"):
+        for _ in range(1000):
+            trainer.advance([batch])
+    assert 200 <= trainer.step < 1000
+
+
+def test_chips_that_cannot_be_trained_on_are_refused(tmp_path):
     with pytest.raises(DataError, match="smaller than the window of 256"):
-        train(pairs(1, size=128), TINY, BYTES, tmp_path)
-
-
-def test_baselines_give_what_they_say():
-    level = np.arange(256, dtype=np.uint8).repeat(256).reshape(1, 256, 256)
-    linear = np.stack([level[0] // 1, 255 - level[0], np.full((256, 256), 7, np.uint8)])
-    chips = [Chips(level, linear)]
-    assert score(linear_fit(chips), chips).psnr > 60  # the truth is linear in the level
-    assert score(linear_fit(chips), chips).chips == 1
-    colour = mean_colour(chips)(level)
-    assert colour[:, 0, 0] == pytest.approx([127.5, 127.5, 7])
-    # Mean squared error of a ramp of 0 to 255 about its mean is (256^2 - 1) / 12, in two of three bands.
-    error = 2 / 3 * (256**2 - 1) / 12
-    assert score(mean_colour(chips), chips).psnr == pytest.approx(10 * math.log10(255**2 / error))
-
-
-def test_a_batch_of_one_is_refused():
-    with pytest.raises(OptionError, match="batch is 1: give 2 or more"):
-        TrainConfig(batch=1)
+        run(tmp_path, chips=pairs(1, size=128))
+    with pytest.raises(DataError, match="no training pair"):
+        train([], TINY, BYTES, tmp_path, options=QUIET)

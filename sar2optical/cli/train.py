@@ -46,9 +46,9 @@ _data = _options(
                  help="In which the stretch is applied; of 8-bit chips: what they were stretched from."),
     click.option("--stretch", nargs=2, default=("0", "p99"), show_default=True, callback=parse_stretch,
                  metavar="LOW HIGH", help="What becomes -1 and 1: values, or percentiles (p99)."),
-    click.option("--channels", type=click.IntRange(1), help="Input channels: copies of a single band.  [one per band]"),
+    click.option("--channels", type=click.IntRange(1), help="Copies of a single band as input.  [one per band]"),
     click.option("--skip-unreadable", is_flag=True, help="Leave out pairs that cannot be read, and name them."),
-    click.option("--cache", type=click.FloatRange(0), metavar="GB", help="Memory for decoded chips.  [half of the free]"),
+    click.option("--cache", type=click.FloatRange(0), metavar="GB", help="Memory for chips.  [half of the free]"),
 )  # fmt: skip
 _model = _options(
     click.option("--base-channels", type=int, help="Width of the generator.  [64]"),
@@ -159,7 +159,9 @@ def main(
             on_step=show, should_stop=should_stop,
         )  # fmt: skip
     if not trained.finished:
-        click.echo(f"interrupted: saved at step {trained.step} of {trained.steps}; run the same command again", err=True)
+        click.echo(
+            f"interrupted: saved at step {trained.step} of {trained.steps}; run the same command again", err=True
+        )
         sys.exit(INTERRUPTED)
     if not quiet:
         end = f", PSNR {trained.score.psnr:.2f} dB, SSIM {trained.score.ssim:.3f}" if trained.score else ""
@@ -202,7 +204,7 @@ def _chips(
         train, val = load_pairs(data, split, "train"), load_pairs(data, split, "val")
     elif file.split_mode == "random":
         pairs = find_pairs(data)
-        parts = random_split(pairs, data, file.split_ratio or (0.7, 0.15, 0.15), file.split_seed or 42)
+        parts = random_split(pairs, data, file.split_ratio, file.split_seed or 42)
         train, val = (pairs_of(parts, name, pairs, data) for name in ("train", "val"))
     else:
         train, val = find_pairs(data), []

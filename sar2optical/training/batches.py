@@ -118,7 +118,7 @@ def to_tensor(images: NDArray[Any]) -> Tensor:
 
 def _shapes(chips: Sequence[Chips]) -> list[tuple[int, int]]:
     known: list[tuple[int, int]] | None = getattr(chips, "shapes", None)  # a store knows them without decoding
-    return known if known is not None else [chip.optical.shape[1:] for chip in chips]  # type: ignore[misc]
+    return known if known is not None else [chip.optical.shape[1:] for chip in chips]
 
 
 def _visits(shapes: Sequence[tuple[int, int]], window: int) -> NDArray[np.intp]:
@@ -127,5 +127,7 @@ def _visits(shapes: Sequence[tuple[int, int]], window: int) -> NDArray[np.intp]:
         raise DataError("no training pair is left: give a folder with s1 and s2")
     smallest = min(shapes, key=min)
     if min(smallest) < window:
-        raise DataError(f"a chip of {smallest[0]} x {smallest[1]} is smaller than the window of {window}: leave it out")
+        raise DataError(
+            f"a chip of {smallest[0]} x {smallest[1]} is smaller than the window of {window}: leave it out"
+        )
     return np.repeat(np.arange(len(shapes)), [(h // window) * (w // window) for h, w in shapes])

@@ -107,16 +107,16 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
 
     def write(self, row: Row) -> None:
         for name, value in row.items():
             if name != "step":
                 group = "validation" if name.startswith("val_") else "training"
-                self._writer.add_scalar(f"{group}/{name}", value, int(row["step"]))  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"{group}/{name}", value, int(row["step"]))
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class _Comet:

@@ -124,9 +124,7 @@ def train(
             f"batch is {config.batch} on {fabric.world_size} devices: give a multiple, 2 or more for each"
         )
     _make_folder(out)
-    with Batches(
-        chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers
-    ) as batches:
+    with Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers) as batches:
         per_epoch = -(-batches.windows_per_epoch // (config.batch * config.accumulate))
         steps = config.steps or config.epochs * per_epoch
         trainer = Trainer(config, signature, steps=steps, fabric=fabric)
@@ -163,9 +161,7 @@ class _Run:
         self._score: Score | None = None
         self._began, self._images = time.perf_counter(), 0
 
-    def until_the_end(
-        self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool]
-    ) -> Trained:
+    def until_the_end(self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool]) -> Trained:
         trainer, config = self._trainer, self._trainer.config
         stopped = False
         while trainer.step < trainer.steps and not stopped:
@@ -282,6 +278,3 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputUnwritable(f"{out}: cannot be made ({error.strerror}): choose another folder") from error
-
-
-

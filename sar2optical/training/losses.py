@@ -44,7 +44,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective = "vanil
 
 
 def adversarial_loss(fake: Tensor, objective: Objective = "vanilla") -> Tensor:
-    """Say how little a generator is believed: the same sources' terms for fake logits. May be negative for "hinge"."""
+    """Say how little a generator is believed: the same sources' terms for fake logits; "hinge" may be negative."""
     fake = fake.float()
     if objective == "vanilla":
         return softplus(-fake).mean()

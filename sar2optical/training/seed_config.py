@@ -28,7 +28,7 @@ class FileSettings:
     """Input channels of the generator."""
     split_mode: str | None = None
     """random or split."""
-    split_ratio: tuple[float, ...] | None = None
+    split_ratio: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split_file: Path | None = None
     split_seed: int | None = None
     validate: bool = True
@@ -136,7 +136,7 @@ def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
         discriminator=files[1],
         channels=flat.get("model.c_in", 3),
         split_mode=flat.get("dataset.split_mode"),
-        split_ratio=tuple(ratio) if ratio else None,
+        split_ratio=tuple(ratio) if ratio else (0.7, 0.15, 0.15),
         split_file=_path(flat.get("dataset.split_file")),
         split_seed=flat.get("dataset.seed"),
         validate=bool(flat.get("training.use_validation", False)),

@@ -252,7 +252,7 @@ class Trainer:
 
     def _stop_where_diverged(self, report: Losses, *, gan: bool) -> None:
         broken = [name for name, value in asdict(report).items() if not abs(value) < float("inf")]
-        # fp16 overflows now and then: the scaler skips such a step by itself, and a loss that stays broken comes back.
+        # An overflow of fp16's gradients is no such thing: the scaler skips that step by itself.
         if broken:
             raise TrainingDiverged(
                 f"step {self.step}: loss {broken[0]} is {getattr(report, broken[0])}: lower --learning-rate, or "
@@ -261,9 +261,9 @@ class Trainer:
         self._sure = self._sure + 1 if gan and report.discriminator < _SURE else 0
         if self._sure >= _PATIENCE:
             raise TrainingDiverged(
-                f"step {self.step}: the discriminator's loss has been under {_SURE:g} for {_PATIENCE} steps, so the "
-                "generator learns nothing from it: narrow it (--discriminator-channels), or weigh L1 higher; the last "
-                "saved state is untouched"
+                f"step {self.step}: the discriminator's loss has been under {_SURE:g} for {_PATIENCE} steps, "
+                "so the generator learns nothing from it: narrow it (--discriminator-channels), or weigh L1 higher; "
+                "the last saved state is untouched"
             )
 
     def sync_statistics(self) -> None:
@@ -319,10 +319,10 @@ class Trainer:
                 "another folder"
             )
         self.step, self._sure = content["step"], content["sure"]
-        parts = (self._networks(), self._optimizers, self._scalers)
-        for mine, saved in zip(parts, ("networks", "optimizers", "scalers"), strict=True):
-            for target, state in zip(mine, content[saved], strict=True):  # type: ignore[arg-type]
-                target.load_state_dict(state)
+        targets: list[Any] = [*self._networks(), *self._optimizers, *self._scalers]
+        saved = [*content["networks"], *content["optimizers"], *content["scalers"]]
+        for target, state in zip(targets, saved, strict=True):
+            target.load_state_dict(state)
 
     def start_from(self, generator: Path | None, discriminator: Path | None) -> None:
         """Take first weights from files instead of chance: a generator's checkpoint, a discriminator's state dict.
