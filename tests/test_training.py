@@ -268,13 +268,24 @@ def test_the_compiled_step_runs_compiled_and_gives_the_same():
 
 def test_two_ranks_apply_the_mean_of_their_gradients_and_end_with_equal_weights(tmp_path):
     script = Path(__file__).with_name("two_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", script, tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        script,
+        tmp_path,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=True) for r in range(2)]
     assert len(ranks[0]["own"]) == 4  # two networks, two steps
-    for own0, own1, mean0, mean1 in zip(ranks[0]["own"], ranks[1]["own"], ranks[0]["mean"], ranks[1]["mean"], strict=True):
+    for own0, own1, mean0, mean1 in zip(
+        ranks[0]["own"], ranks[1]["own"], ranks[0]["mean"], ranks[1]["mean"], strict=True
+    ):
         assert not torch.equal(own0, own1)
         torch.testing.assert_close(mean0, (own0 + own1) / 2, rtol=1e-5, atol=1e-7)
         assert torch.equal(mean0, mean1)
@@ -353,7 +364,7 @@ def test_what_is_seen_of_a_run(tmp_path):
 
 
 def test_rows_that_a_killed_run_wrote_after_its_last_save_are_not_there_twice(tmp_path):
-    run(tmp_path, replace(TINY, decay_from=1.0), should_stop=lambda: (tmp_path / "metrics.csv").exists())
+    run(tmp_path, replace(TINY, decay_from=1.0), should_stop=(tmp_path / "metrics.csv").exists)
     table = tmp_path / "metrics.csv"
     step = int(read_metrics(table)[-1]["step"])
     table.write_text(table.read_text() + f"{step + 1},9,9,9,9,9,9,9,9,9,,,,\n")
@@ -418,9 +429,13 @@ def test_a_discriminator_beyond_doubt_stops_the_run():
     batch = (sar, torch.ones(2, 3, 256, 256))
     for group in trainer._optimizers[0].param_groups:
         group["params"] = []  # this generator stands still
-    with pytest.raises(TrainingDiverged, match="--discriminator-channels"):
+
+    def until_it_stops():
         for _ in range(1000):
             trainer.advance([batch])
+
+    with pytest.raises(TrainingDiverged, match="--discriminator-channels"):
+        until_it_stops()
     assert 200 <= trainer.step < 1000
 
 

@@ -143,7 +143,6 @@ def main(
     if missing:
         raise BackendNotInstalled(f"training needs {', '.join(missing)}: pip install 'sar2optical[train]'")
     from sar2optical.training.config import RunOptions, TrainConfig
-    from sar2optical.training.loop import train
     from sar2optical.training.seed_config import FileSettings, read_settings
 
     file = read_settings(settings) if settings else FileSettings()
@@ -151,6 +150,8 @@ def main(
     options = RunOptions(**file.options | _given(choices, RunOptions))
     signature = _signature(choices, file.channels)
     chips, validation = _chips(data, choices, file, signature, hidden=quiet)
+    from sar2optical.training.loop import train  # PyTorch takes seconds to load; what is wrong so far has been said
+
     with _stopping() as should_stop, _progress(hidden=quiet) as show:
         trained = train(
             chips, config, signature, out,
@@ -198,7 +199,7 @@ def _chips(
     from sar2optical.data.pairs import Reading, find_pairs
     from sar2optical.data.splits import load_pairs, pairs_of, random_split
 
-    reading = Reading(signature=signature, bands=choices["bands"], min_side=signature.window)
+    reading = Reading(signature=signature, min_side=signature.window)
     split = choices["split"] or (file.split_file if file.split_mode == "split" else None)
     if split:
         train, val = load_pairs(data, split, "train"), load_pairs(data, split, "val")

@@ -298,6 +298,8 @@ def generator_prediction(generator: UNetGenerator) -> Predict:
     @torch.inference_mode()
     def predict(sar: SarArray) -> NDArray[np.float64]:
         given = torch.from_numpy(encoded(sar)[None]).to(next(generator.parameters()).device)
+        if len(sar) == 1:  # a generator of more channels takes copies of its band
+            given = given.expand(-1, generator.arguments.in_channels, -1, -1)
         return np.asarray((generator(given)[0].double().cpu().numpy() + 1) * 127.5)
 
     return predict

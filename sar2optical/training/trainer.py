@@ -136,7 +136,8 @@ class Trainer:
         Parameters
         ----------
         batches
-            As many as the settings accumulate; SAR float32 (n, C, H, W) and optical float32 (n, 3, H, W), [-1, 1].
+            As many as the settings accumulate; SAR float32 (n, C, H, W), one channel per band, and optical float32
+            (n, 3, H, W), in [-1, 1].
 
         Raises
         ------
@@ -144,7 +145,7 @@ class Trainer:
             Where a loss is no number any more, or the discriminator has been sure of itself for too long. The weights
             are spoilt then; the saved state is not.
         """
-        placed = [tuple(self._place(half) for half in batch) for batch in batches]
+        placed = [(self._place(self._repeated(sar)), self._place(optical)) for sar, optical in batches]
         for optimizer in self._optimizers:
             optimizer.param_groups[0]["lr"] = self.config.rate_at(self.step, self.steps)
         gan = self.config.gan_at(self.step, self.steps)
@@ -245,6 +246,10 @@ class Trainer:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return net
+
+    def _repeated(self, sar: Tensor) -> Tensor:
+        """Give a single band as often as the generator has inputs for it."""
+        return sar.expand(-1, self.signature.channels, -1, -1) if self.signature.replicated else sar
 
     def _place(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format

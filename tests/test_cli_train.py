@@ -1,0 +1,212 @@
+"""sar2opt-train as people run it: killed, interrupted, on full disks and on data that is not what it should be."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+import resource
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from tests.conftest import UTM, speckle
+from tests.test_cli import BIN, assert_refused, command
+
+TINY = "--batch 2 --base-channels 2 --discriminator-channels 2 --threads 1 --precision fp32".split()
+
+
+def write_pairs(folder, count=4, size=256, name="{:03d}.png"):
+    for half, bands in (("s1", 1), ("s2", 3)):
+        (folder / half).mkdir(parents=True)
+        for k in range(count):
+            pixels = np.stack([speckle((size, size), seed=9 * k + b) for b in range(bands)])
+            path = folder / half / name.format(k).replace("_s1_", f"_{half}_")
+            with rasterio.open(
+                path, "w", driver="PNG", width=size, height=size, count=bands, dtype="uint8"
+            ) as chip:
+                chip.write(pixels)
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "pairs")
+
+
+def train(*args, **kwargs):
+    return command("sar2opt-train", *args, *TINY, **kwargs)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
+    out = tmp_path / "run"
+    result = train(pairs, out, "--steps", 2, "--val-data", pairs, "--name", "first", "--band", "VH")
+    assert result.returncode == 0, result.stderr
+    assert f"{out / 'generator.pth'}: 2 steps in fp32, PSNR" in result.stdout
+    mosaic = tmp_path / "out.tif"
+    scene = make_raster(speckle((300, 300)), descriptions=["VH"], **UTM)
+    translated = command("sar2opt-scene", scene, mosaic, "--model", out / "generator.pth")
+    assert translated.returncode == 0, translated.stderr
+    assert "first with pytorch" in translated.stdout
+
+
+def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
+    """Each is killed once it has saved something, at a moment of its own, as often as it takes to see three."""
+    steps = ["--steps", "30", "--save-every", "1", "--no-tensorboard"]
+    assert train(pairs, tmp_path / "whole", *steps).returncode == 0
+    expected = sha256(tmp_path / "whole" / "generator.pth")
+    rng, out, killed = random.Random(1), tmp_path / "killed", 0
+    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, *steps, "-q"]
+    for _ in range(3):
+        before = (out / "state.pth").stat().st_mtime_ns if (out / "state.pth").exists() else 0
+        started = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 100
+        while not (out / "state.pth").exists() or (out / "state.pth").stat().st_mtime_ns == before:
+            assert time.monotonic() < deadline
+            if started.poll() is not None:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
+        started.kill()
+        killed += started.wait(60) == -signal.SIGKILL
+    assert killed >= 1
+    assert train(pairs, out, *steps).returncode == 0
+    assert sha256(out / "generator.pth") == expected
+    with (out / "metrics.csv").open() as file, (tmp_path / "whole" / "metrics.csv").open() as other:
+        tables = [[(row["step"], row["loss_D"]) for row in csv.DictReader(f)] for f in (file, other)]
+    assert tables[0] == tables[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(pairs, tmp_path):
+    out = tmp_path / "run"
+    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "--save-every", "2000"]
+    started = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (out / "metrics.csv").exists():
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.01)
+    assert not (out / "state.pth").exists()
+    started.send_signal(signal.SIGINT)
+    _, stderr = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "saved at step" in stderr
+    assert "Traceback" not in stderr
+    assert torch.load(out / "state.pth", weights_only=True)["step"] > 0
+
+
+def test_the_seeds_configuration_is_accepted_as_it_is(tmp_path):
+    pairs = write_pairs(tmp_path / "agri", 10, name="ROIs1970_fall_s1_13_p{}.png").parent
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "inference: {image_path: a.jpg, output_path: b.jpg, gen_checkpoint: pix2pix_gen_180.pth, device: cpu}\n"
+        "export: {gen_checkpoint: pix2pix_gen_180.pth, export_path: o.onnx, export_format: onnx, is_dynamic: true,\n"
+        "  input_shape: [1, 3, 256, 256], onnx: {opset_version: 17}}\n"
+        "dataset: {root_dir: ./data/v_2/, split_mode: random, split_ratio: [0.6, 0.2, 0.2], split_file: null,\n"
+        "  seed: 42, shuffle: true}\n"
+        "model: {c_in: 3, c_out: 3, netD: patch, lambda_L1: 50.0, is_CGAN: true, use_upsampling: true,\n"
+        "  mode: bilinear, c_hid: 2, n_layers: 2}\n"
+        "training: {num_epochs: 1, batch_size: 2, lr: 0.0002, beta1: 0.5, beta2: 0.999, use_validation: true,\n"
+        "  save_freq: 5, eval_freq: 5, resume: false, resume_epoch: 0, gen_checkpoint: null, disc_checkpoint: null,\n"
+        "  checkpoint_dir: ./models/checkpoints, results_dir: ./models/results, device: cpu, num_workers: 1}\n"
+        "logging:\n  comet: {enabled: false, project: pix2pix, name: null, entity: null}\n"
+    )
+    out = tmp_path / "run"
+    result = command("sar2opt-train", pairs, out, "--config", config, "--base-channels", 2, "--threads", 1)
+    assert result.returncode == 0, result.stderr
+    state = torch.load(out / "state.pth", weights_only=True)
+    found = {key: state["config"][key] for key in
+             ("l1_weight", "upsampling", "discriminator_layers", "ema_decay", "crop", "decay_from", "precision")}  # fmt: skip
+    assert found == {"l1_weight": 50.0, "upsampling": "bilinear", "discriminator_layers": 2, "ema_decay": 0.0,
+                     "crop": False, "decay_from": 1.0, "precision": "fp32"}  # fmt: skip
+    assert state["steps"] == 3  # 6 of 10 pairs, 2 a step
+    assert json.loads(state["signature"])["channels"] == 3
+
+
+def test_settings_that_are_not_understood(pairs, tmp_path):
+    for text, said in [
+        ("model: {netD: patch, lambda_L2: 3}", "did you mean model.lambda_L1"),
+        ("l1_wieght: 3", "did you mean l1_weight"),
+        ("logging: {comet: {enable: true}}", "did you mean logging.comet.enabled"),
+        ("a: [", "no YAML"),
+        ("", "no settings"),
+        ("model: 3", "section model is 3"),
+        ("objective: wgan", "vanilla or lsgan or hinge"),
+        ("training: {device: cuda}", "--device cpu"),
+    ]:
+        if "cuda" in text and torch.cuda.is_available():
+            continue
+        (tmp_path / "config.yaml").write_text(text)
+        result = train(pairs, tmp_path / "run", "--config", tmp_path / "config.yaml", "--steps", 1)
+        assert_refused(result, 1, said)
+    assert_refused(train(pairs, tmp_path / "run", "--config", tmp_path / "none.yaml"), 1, "none.yaml", "check the path")
+    assert not (tmp_path / "run" / "state.pth").exists()
+
+
+def test_data_that_cannot_be_trained_on(pairs, tmp_path):
+    out = tmp_path / "run"
+    (tmp_path / "empty").mkdir()
+    assert_refused(train(tmp_path / "empty", out), 1, "no pairs")
+    assert_refused(train(tmp_path / "none", out), 1, "none")
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"data": {"train": ["s1/000.png", "s1/777.png"], "val": [], "test": []}}))
+    assert_refused(train(pairs, out, "--split", split), 1, "777.png")
+    (pairs / "s2" / "001.png").unlink()
+    assert_refused(train(pairs, out), 1, "001.png")
+    assert not out.exists()
+
+
+def test_a_corrupt_chip_is_named_and_left_out_only_when_asked(pairs, tmp_path):
+    victim = pairs / "s1" / "002.png"
+    victim.write_bytes(victim.read_bytes()[:-3000])
+    out = tmp_path / "run"
+    assert_refused(train(pairs, out, "--steps", 1), 1, "002.png", "--skip-unreadable")
+    assert not out.exists()
+    result = train(pairs, out, "--steps", 1, "--skip-unreadable")
+    assert result.returncode == 0, result.stderr
+    assert "002.png" in result.stderr
+    assert (out / "generator.pth").exists()
+
+
+def test_a_state_of_another_width_stays_as_it_is(pairs, tmp_path):
+    out = tmp_path / "run"
+    assert train(pairs, out, "--steps", 1).returncode == 0
+    before = sha256(out / "state.pth")
+    result = command("sar2opt-train", pairs, out, "--batch", 2, "--base-channels", 4, "--steps", 1, "--precision",
+                     "fp32", "--discriminator-channels", 2)  # fmt: skip
+    assert_refused(result, 1, "base_channels 2/4", "--restart")
+    assert_refused(train(pairs, tmp_path / "other", "--from-generator", out / "state.pth"), 1, "state.pth")
+    assert sha256(out / "state.pth") == before
+
+
+def test_no_space_for_a_checkpoint_keeps_the_one_before(pairs, tmp_path):
+    out = tmp_path / "run"
+    steps = ["--steps", "4", "--save-every", "1", "--no-tensorboard"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    assert_refused(train(pairs, out, *steps, preexec_fn=limit), 1, "cannot be written", "free space")
+    assert not list(out.glob("*.pth"))
+    assert not list(out.glob(".*tmp"))
+    assert train(pairs, out, *steps[2:], "--steps", "4").returncode == 0
+    before = sha256(out / "state.pth")
+    assert_refused(train(pairs, out, *steps[2:], "--steps", "4", "--restart", preexec_fn=limit), 1, "free space")
+    assert sha256(out / "state.pth") == before
+
+
+def test_comet_that_is_not_installed_is_said(pairs, tmp_path):
+    pytest.importorskip("lightning_fabric")
+    result = train(pairs, tmp_path / "run", "--steps", 1, "--comet", "pix2pix")
+    assert_refused(result, 1, "pip install 'sar2optical[comet]'")
