@@ -46,7 +46,7 @@ def main(
     import torch
 
     from sar2optical.training.config import TrainConfig
-    from sar2optical.training.trainer import choose_precision
+    from sar2optical.training.networks import choose_precision
 
     if threads:
         torch.set_num_threads(threads)
@@ -112,7 +112,7 @@ def _seed_rate(config: TrainConfig, images: tuple[Tensor, Tensor]) -> Callable[[
 
     from sar2optical.models.patchgan import Discriminator
     from sar2optical.models.unet import GeneratorArguments, UNetGenerator
-    from sar2optical.training.trainer import initialized
+    from sar2optical.training.networks import initialized
 
     generator = initialized(UNetGenerator(GeneratorArguments(base_channels=config.base_channels)))
     discriminator = initialized(Discriminator(6, config.discriminator_channels))
@@ -126,11 +126,13 @@ def _seed_rate(config: TrainConfig, images: tuple[Tensor, Tensor]) -> Callable[[
         fake = generator(sar)
         real, made = discriminator(torch.cat((sar, optical), 1)), discriminator(torch.cat((sar, fake.detach()), 1))
         optimizers[1].zero_grad()
-        ((bce(real, torch.ones_like(real)) + bce(made, torch.zeros_like(made))) / 2).backward()
+        loss = (bce(real, torch.ones_like(real)) + bce(made, torch.zeros_like(made))) / 2
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizers[1].step()
         made = discriminator(torch.cat((sar, fake), 1))
         optimizers[0].zero_grad()
-        (bce(made, torch.ones_like(made)) + config.l1_weight * l1_loss(fake, optical)).backward()
+        loss = bce(made, torch.ones_like(made)) + config.l1_weight * l1_loss(fake, optical)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizers[0].step()
 
     step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +13,8 @@ from export.to_onnx import fold, round_weights, to_onnx
 from export.verify import Parity, chips_from, compare, simulated_chips
 from sar2optical import __version__
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.errors import ExportUnsupported, OutputExists, OutputUnwritable
-from sar2optical.files import write_whole
+from sar2optical.errors import ExportUnsupported
+from sar2optical.files import refuse_existing, write_output
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.unet import UNetGenerator, Upsampling
 from sar2optical.signature import ModelSignature
@@ -81,11 +80,11 @@ def export(
     model = to_onnx(folded, signature, opset=opset, storage=storage)
     with TemporaryDirectory() as folder:
         candidate = Path(folder) / "candidate.onnx"
-        _write(model.SerializeToString(), candidate)
+        write_output(candidate, model.SerializeToString())
         parity = _verified(generator, candidate, signature, floor=FLOORS[storage], chips=verify_with)
     entries = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**entries, **_metadata(parity, precision, storage)})
-    _write(model.SerializeToString(), out)
+    write_output(out, model.SerializeToString())
     return Exported(out, out.stat().st_size / 1e6, signature, parity, opset)
 
 
@@ -94,21 +93,7 @@ def _check(source: Path, out: Path, *, overwrite: bool) -> None:
         raise ExportUnsupported(f"{source}: exported are checkpoints (.pth): give one")
     if out.suffix.lower() != ".onnx":
         raise ExportUnsupported(f"{out}: written are .onnx files: give a name that ends so")
-    if not out.parent.is_dir():
-        raise OutputUnwritable(f"{out}: no folder {out.parent}: make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise OutputUnwritable(f"{out}: folder {out.parent} cannot be written: choose another")
-    if out.exists() and not overwrite:
-        raise OutputExists(f"{out}: exists: choose another name, or give --overwrite")
-
-
-def _write(content: bytes, path: Path) -> None:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OutputUnwritable(
-            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
-        ) from error
+    refuse_existing(out, overwrite=overwrite)
 
 
 def _verified(

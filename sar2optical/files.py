@@ -1,10 +1,12 @@
-"""Files that are whole whenever they have their name."""
+"""Files that are whole whenever they have their name, and never over another unasked."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from pathlib import Path
+
+from sar2optical.errors import OutputExists, OutputUnwritable
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -26,3 +28,40 @@ def write_whole(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a user asked for: `write_whole`, with an error that says what to do.
+
+    Raises
+    ------
+    OutputUnwritable
+        Where the folder takes no files, or the disk is full; what was there stays.
+    """
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise OutputUnwritable(
+            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
+        ) from error
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is there, or has no folder that takes files, before any work is done.
+
+    Raises
+    ------
+    OutputExists
+        Where it is there and `overwrite` is false.
+    OutputUnwritable
+        Where it is a folder, or would lie in none, or in one that takes no files.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise OutputUnwritable(f"{path}: is a folder: give a file's name")
+    if not folder.is_dir():
+        raise OutputUnwritable(f"{path}: no folder {folder}: make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputUnwritable(f"{path}: folder {folder} cannot be written: choose another")
+    if not overwrite and os.path.lexists(path):
+        raise OutputExists(f"{path}: exists: choose another name, or give --overwrite")

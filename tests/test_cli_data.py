@@ -80,7 +80,7 @@ def test_histograms_are_drawn_and_not_over_another_file(chips, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     result = run("check", chips, "--plot", tmp_path / "plot.png")
     assert result.exit_code == 1
-    assert "pass --overwrite" in errors(result)[0]
+    assert "give --overwrite" in errors(result)[0]
     assert run("check", chips, "--plot", tmp_path / "plot.png", "--overwrite").exit_code == 0
 
 
@@ -146,7 +146,7 @@ def test_a_split_is_not_written_over_another(chips, tmp_path):
     (tmp_path / "split.json").write_text("mine")
     result = run("split", chips, tmp_path / "split.json")
     assert result.exit_code == 1
-    assert "pass --overwrite" in errors(result)[0]
+    assert "give --overwrite" in errors(result)[0]
     assert (tmp_path / "split.json").read_text() == "mine"
     assert run("split", chips, tmp_path / "split.json", "--overwrite").exit_code == 0
 

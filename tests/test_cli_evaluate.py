@@ -175,7 +175,7 @@ def test_outputs_that_are_there_are_kept(pairs, model, tmp_path):
     assert_refused(evaluation(model, pairs, "--json", tmp_path / "no" / "out.json"), 1, "no folder")
     assert_refused(evaluation(model, pairs, "--picture", tmp_path / "out.tif"), 1, "pictures are .png")
     (tmp_path / "folder").mkdir()
-    assert_refused(evaluation(model, pairs, "--json", tmp_path / "folder", "--overwrite"), 1, "choose another name")
+    assert_refused(evaluation(model, pairs, "--json", tmp_path / "folder", "--overwrite"), 1, "file's name")
 
 
 def test_help_is_instant_and_needs_no_library():

@@ -28,9 +28,7 @@ def write_pairs(folder, count=4, size=256, name="{:03d}.png"):
         for k in range(count):
             pixels = np.stack([speckle((size, size), seed=9 * k + b) for b in range(bands)])
             path = folder / half / name.format(k).replace("_s1_", f"_{half}_")
-            with rasterio.open(
-                path, "w", driver="PNG", width=size, height=size, count=bands, dtype="uint8"
-            ) as chip:
+            with rasterio.open(path, "w", driver="PNG", width=size, height=size, count=bands, dtype="uint8") as chip:
                 chip.write(pixels)
     return folder
 
@@ -125,10 +123,9 @@ def test_the_seeds_configuration_is_accepted_as_it_is(tmp_path):
     result = command("sar2opt-train", pairs, out, "--config", config, "--base-channels", 2, "--threads", 1)
     assert result.returncode == 0, result.stderr
     state = torch.load(out / "state.pth", weights_only=True)
-    found = {key: state["config"][key] for key in
-             ("l1_weight", "upsampling", "discriminator_layers", "ema_decay", "crop", "decay_from", "precision")}  # fmt: skip
-    assert found == {"l1_weight": 50.0, "upsampling": "bilinear", "discriminator_layers": 2, "ema_decay": 0.0,
-                     "crop": False, "decay_from": 1.0, "precision": "fp32"}  # fmt: skip
+    expected = {"l1_weight": 50.0, "upsampling": "bilinear", "discriminator_layers": 2, "ema_decay": 0.0,
+                "crop": False, "decay_from": 1.0, "precision": "fp32"}  # fmt: skip
+    assert {key: state["config"][key] for key in expected} == expected
     assert state["steps"] == 3  # 6 of 10 pairs, 2 a step
     assert json.loads(state["signature"])["channels"] == 3
 
@@ -149,7 +146,9 @@ def test_settings_that_are_not_understood(pairs, tmp_path):
         (tmp_path / "config.yaml").write_text(text)
         result = train(pairs, tmp_path / "run", "--config", tmp_path / "config.yaml", "--steps", 1)
         assert_refused(result, 1, said)
-    assert_refused(train(pairs, tmp_path / "run", "--config", tmp_path / "none.yaml"), 1, "none.yaml", "check the path")
+    assert_refused(
+        train(pairs, tmp_path / "run", "--config", tmp_path / "none.yaml"), 1, "none.yaml", "check the path"
+    )
     assert not (tmp_path / "run" / "state.pth").exists()
 
 

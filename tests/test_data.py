@@ -420,7 +420,7 @@ def test_a_plot_is_a_picture(make_raster, tmp_path):
     report = check(write_pair(make_raster, "flat", "a.png"))
     plot(report, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(OutputUnwritable, match="cannot write"):
+    with pytest.raises(OutputUnwritable, match="cannot be written"):
         plot(report, tmp_path / "absent" / "plot.png")
 
 

@@ -197,13 +197,13 @@ def test_a_file_that_is_there_stays(server, tmp_path):
 
 
 def test_folders_that_are_not_there_are_named(server, tmp_path):
-    with pytest.raises(OutputUnwritable, match="there is no folder"):
+    with pytest.raises(OutputUnwritable, match="no folder"):
         fetch(server.url, tmp_path / "absent" / "set.zip")
 
 
 def test_a_part_that_cannot_be_written_is_named(server, tmp_path):
     (tmp_path / "set.zip.part").mkdir()
-    with pytest.raises(OutputUnwritable, match=r"cannot write .*set\.zip\.part"):
+    with pytest.raises(OutputUnwritable, match=r"set\.zip\.part: cannot be written"):
         fetch(server.url, tmp_path / "set.zip")
 
 

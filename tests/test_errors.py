@@ -27,6 +27,7 @@ BUILTINS = {
     "OutputExists": FileExistsError,
     "OutputUnwritable": OSError,
     "DataError": ValueError,
+    "TrainingDiverged": RuntimeError,
     "OptionError": ValueError,
 }
 CLASSES = {

@@ -146,7 +146,7 @@ def test_a_split_file_is_replaced_only_when_asked(tmp_path):
     assert out.read_text() == "mine"
     write_split(out, Splits(("a",), (), ()), overwrite=True)
     assert read_split(out).train == ("a",)
-    with pytest.raises(OutputUnwritable, match="there is no folder"):
+    with pytest.raises(OutputUnwritable, match="no folder"):
         write_split(tmp_path / "absent" / "split.json", Splits((), (), ()))
 
 

@@ -37,7 +37,8 @@ from sar2optical.training.losses import (
     ssim_loss,
     texture_loss,
 )
-from sar2optical.training.trainer import Trainer, choose_precision
+from sar2optical.training.networks import choose_precision
+from sar2optical.training.trainer import Trainer
 from tests.conftest import BYTES, speckle
 
 TINY = TrainConfig(steps=4, batch=2, base_channels=2, discriminator_channels=2, precision="fp32")

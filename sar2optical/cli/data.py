@@ -48,7 +48,7 @@ def main() -> None:
 def check(folder: Path, plot: Path | None, record: Path | None, overwrite: bool, **choices: Any) -> None:
     """Look at every chip of DIR: partners, damage, sizes, empty ones, duplicates. Exit 1 where anything is wrong."""
     from sar2optical.data import check as checking
-    from sar2optical.data.output import refuse_existing, write_output
+    from sar2optical.files import refuse_existing, write_output
 
     for out in (plot, record):
         if out:
@@ -109,9 +109,9 @@ def _overview(report: Report) -> str:
 @reports_errors
 def split(folder: Path, out: Path, by: str, ratio: tuple[float, float, float], seed: int, overwrite: bool) -> None:
     """Say which pairs of DIR train, validate and test, in OUT.json."""
-    from sar2optical.data.output import refuse_existing
     from sar2optical.data.pairs import find_pairs
     from sar2optical.data.splits import random_split, scene_split, write_split
+    from sar2optical.files import refuse_existing
 
     refuse_existing(out, overwrite=overwrite)
     pairs = find_pairs(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -68,6 +67,7 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
     and s2/, or one folder of those per terrain class.
     """
     set_up_logging(-1 if quiet else 0)
+    from sar2optical.files import write_output
     from sar2optical.training import report
 
     outs = {kind: options[f"{kind}_out"] for kind in ("json", "markdown", "picture") if options[f"{kind}_out"]}
@@ -79,11 +79,11 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
         engines = _engines(models, options, stack)
         evaluation, draw = _evaluation(engines, data, options, quiet=quiet)
         if "picture" in outs:
-            _write(outs["picture"], draw())
+            write_output(outs["picture"], draw())
     if "json" in outs:
-        _write(outs["json"], report.as_json(evaluation).encode())
+        write_output(outs["json"], report.as_json(evaluation).encode())
     if "markdown" in outs:
-        _write(outs["markdown"], report.markdown(evaluation).encode())
+        write_output(outs["markdown"], report.markdown(evaluation).encode())
     if not quiet:
         click.echo(report.text(evaluation))
 
@@ -201,29 +201,12 @@ def _require(*libraries: str) -> None:
 
 
 def _check_outputs(outs: Mapping[str, Path], *, overwrite: bool) -> None:
-    from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
+    from sar2optical.errors import OptionError
+    from sar2optical.files import refuse_existing
 
     if len(set(outs.values())) < len(outs):
         raise OptionError(f"{max(outs.values(), key=list(outs.values()).count)}: two outputs of one name: rename one")
     for kind, path in outs.items():
         if kind == "picture" and path.suffix.lower() != ".png":
             raise OptionError(f"{path}: pictures are .png: give a name that ends so")
-        if not path.parent.is_dir():
-            raise OutputUnwritable(f"{path}: no folder {path.parent}: make it first")
-        if not os.access(path.parent, os.W_OK):
-            raise OutputUnwritable(f"{path}: folder {path.parent} cannot be written: choose another")
-        if path.is_dir() or (path.exists() and not overwrite):
-            remedy = "choose another name" if path.is_dir() else "choose another name, or give --overwrite"
-            raise OutputExists(f"{path}: exists: {remedy}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    from sar2optical.errors import OutputUnwritable
-    from sar2optical.files import write_whole
-
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OutputUnwritable(
-            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
-        ) from error
+        refuse_existing(path, overwrite=overwrite)

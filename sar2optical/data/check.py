@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.data.output import write_output
 from sar2optical.data.pairs import Pair, Reading, SarArray, look_for_pairs, read_optical, read_sar
 from sar2optical.data.store import in_order
 from sar2optical.errors import DataError
+from sar2optical.files import write_output
 
 Kind = Literal["no partner", "unreadable", "sizes differ", "small", "empty", "duplicate"]
 """What can be wrong with a chip. Training refuses the first four; it takes empty ones and duplicates, but an empty

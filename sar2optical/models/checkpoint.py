@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sar2optical.errors import CheckpointMismatch, ModelUnreadable, OutputUnwritable, SignatureError
-from sar2optical.files import write_whole
+from sar2optical.errors import CheckpointMismatch, ModelUnreadable, SignatureError
+from sar2optical.files import write_output
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator, Upsampling
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
@@ -175,12 +175,7 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    try:
-        write_whole(path, buffer.getvalue())
-    except OSError as error:
-        raise OutputUnwritable(
-            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
-        ) from error
+    write_output(path, buffer.getvalue())
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sar2optical.errors import BackendNotInstalled, OutputUnwritable
-from sar2optical.files import write_whole
+from sar2optical.files import write_output
 from sar2optical.training.config import RunOptions
 
 _log = logging.getLogger(__name__)
@@ -72,10 +72,7 @@ class Journal:
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in self.rows)
-        try:
-            write_whole(self._path, text.getvalue().encode())
-        except OSError as error:
-            raise OutputUnwritable(f"{self._path}: cannot be written ({error.strerror}): free space") from error
+        write_output(self._path, text.getvalue().encode())
         for sink in self._sinks:
             sink.write(row)
 

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DeviceUnavailable, OptionError, OutputUnwritable
+from sar2optical.files import write_output
 from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
@@ -22,6 +23,7 @@ from sar2optical.training.batches import Batches
 from sar2optical.training.config import RunOptions, TrainConfig
 from sar2optical.training.evaluate import Score, generator_prediction, score
 from sar2optical.training.journal import Journal
+from sar2optical.training.report import Shown, picture
 from sar2optical.training.trainer import Losses, Trainer
 
 _log = logging.getLogger(__name__)
@@ -205,12 +207,11 @@ class _Run:
         found = score(predict, self._validation)
         windows = [window for chip in self._validation for window in grid_windows(chip, 256)]
         chosen = np.linspace(0, len(windows) - 1, min(_SHOWN, len(windows))).round().astype(int)
-        rows = [(windows[k][0], predict(windows[k][0]), windows[k][1]) for k in chosen]
+        rows = [Shown(f"window {k}", windows[k][0], predict(windows[k][0]), windows[k][1]) for k in chosen]
         net.train(training)
         step = self._trainer.step
-        plots.sheet(
-            self._out / f"sheet-{step:07d}.png", rows, f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}"
-        )
+        title = f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}"
+        write_output(self._out / f"sheet-{step:07d}.png", picture(rows, title))
         return found
 
     def _write_row(self, scored: Score | None) -> None:

@@ -79,8 +79,8 @@ def texture_loss(optical: Tensor, fake: Tensor) -> Tensor:
 
     L1 and SSIM both reward a blur where details cannot be told from the SAR image. The energy of details can be told:
     cities have it, water has not. The error is squared because the energy that is then expected of an image is the
-    true one's mean, and not its median, which is lower. Each colour answers for itself: where only their mean counted,
-    bright places turned yellow, all of their detail in blue.
+    true one's mean, and not its median, which is lower. Each colour answers for itself: where only their mean
+    counted, bright places turned yellow, all of their detail in blue.
 
     Parameters
     ----------

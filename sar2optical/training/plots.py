@@ -1,4 +1,4 @@
-"""Pictures of a run: the losses, the validation figures, a sheet of chips. matplotlib, without a screen."""
+"""Graphs of a run: the losses and the validation figures. matplotlib, without a screen."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sar2optical.errors import OutputUnwritable
-from sar2optical.files import write_whole
+from sar2optical.files import write_output
 from sar2optical.training.journal import Row
 
 LOSSES = {
@@ -65,42 +61,6 @@ def draw(folder: Path, rows: Sequence[Row]) -> list[Path]:
     return drawn
 
 
-def sheet(
-    path: Path, chips: Sequence[tuple[NDArray[Any], NDArray[np.float64], NDArray[np.uint8]]], title: str
-) -> None:
-    """Draw chips in rows: SAR, fake, real.
-
-    Parameters
-    ----------
-    path
-        PNG.
-    chips
-        SAR (C, H, W), uint8 or float32 in [-1, 1]; fake, grey levels (3, H, W); optical uint8 (3, H, W).
-    title
-        Above them.
-
-    Raises
-    ------
-    OutputUnwritable
-        Where the disk takes no more.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 2.5 * len(chips) + 0.5), layout="constrained")
-    figure.suptitle(title)
-    axes = figure.subplots(len(chips), 3, squeeze=False)
-    for row, (sar, fake, optical) in zip(axes, chips, strict=True):
-        grey = sar[0] if sar.dtype == np.uint8 else (sar[0] + 1) * 127.5
-        row[0].imshow(grey, cmap="gray", vmin=0, vmax=255)
-        row[1].imshow(np.clip(fake, 0, 255).round().astype(np.uint8).transpose(1, 2, 0))
-        row[2].imshow(optical.transpose(1, 2, 0))
-    for axis, name in zip(axes[0], ("SAR", "fake", "real"), strict=True):
-        axis.set_title(name)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    _save(figure, path)
-
-
 def _line(axis: Any, rows: Sequence[Row], column: str, title: str, label: str) -> None:
     points = [(row["epoch"], row[column]) for row in rows if column in row]
     if points:
@@ -112,8 +72,5 @@ def _line(axis: Any, rows: Sequence[Row], column: str, title: str, label: str) -
 def _save(figure: Any, path: Path) -> Path:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=100)
-    try:
-        write_whole(path, data.getvalue())
-    except OSError as error:
-        raise OutputUnwritable(f"{path}: cannot be written ({error.strerror}): free space") from error
+    write_output(path, data.getvalue())
     return path

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,18 +12,25 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sar2optical.errors import CheckpointMismatch, DeviceUnavailable, ModelUnreadable, TrainingDiverged
+from sar2optical.errors import CheckpointMismatch, ModelUnreadable, TrainingDiverged
 from sar2optical.models.checkpoint import bare_state_dict, load_generator, read_tensors, save_atomically
 from sar2optical.models.patchgan import Discriminator
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 from sar2optical.signature import ModelSignature
-from sar2optical.training.config import Precision, TrainConfig, differences
+from sar2optical.training.config import TrainConfig, differences
 from sar2optical.training.losses import (
     adversarial_loss,
     discriminator_loss,
     reconstruction_loss,
     ssim_loss,
     texture_loss,
+)
+from sar2optical.training.networks import (
+    blend_in,
+    choose_precision,
+    initialized,
+    load_strictly,
+    statistics_kept,
 )
 
 FORMAT = "sar2optical.training"
@@ -153,7 +159,7 @@ class Trainer:
         self.step += 1
         if self.config.ema_decay:
             # A young average forgets faster, or it would keep the random first weights for thousands of steps.
-            _blend_in(self.average, self.generator, min(self.config.ema_decay, self.step / (9 + self.step)))
+            blend_in(self.average, self.generator, min(self.config.ema_decay, self.step / (9 + self.step)))
         mean = self.fabric.all_reduce(losses, reduce_op="mean")
         report = Losses(*mean.tolist())  # type: ignore[union-attr]
         self._stop_where_diverged(report, gan=gan)
@@ -170,7 +176,7 @@ class Trainer:
                 if single:
                     fake = kept = self._fake(sar, k)
                 else:  # made again below, so that memory is that of one batch; statistics are only moved there
-                    with torch.no_grad(), _statistics_kept(self.generator):
+                    with torch.no_grad(), statistics_kept(self.generator):
                         fake = self._fake(sar, k)
                 loss = self._judge(sar, optical, fake.detach()) / len(batches)
                 self._backward(loss, 1)
@@ -338,77 +344,10 @@ class Trainer:
             Where a file is no such thing, or of another width.
         """
         if generator:
-            _load_strictly(self.generator, load_generator(generator)[0].state_dict(), generator)
+            load_strictly(self.generator, load_generator(generator)[0].state_dict(), generator)
             self.average.load_state_dict(self.generator.state_dict())
         if discriminator:
-            _load_strictly(self.discriminator, bare_state_dict(discriminator), discriminator)
+            load_strictly(self.discriminator, bare_state_dict(discriminator), discriminator)
 
     def _networks(self) -> tuple[nn.Module, ...]:
         return self.generator, self.discriminator, self.average
-
-
-def choose_precision(asked: Precision, device: str) -> Precision:
-    """Take bf16 where the hardware computes in it and nothing else is asked for.
-
-    A CPU without AVX512-BF16 or AMX-BF16 emulates it, many times slower than fp32.
-
-    Raises
-    ------
-    DeviceUnavailable
-        Where fp16 is asked for on a CPU, whose convolutions have no gradient in it.
-    """
-    if asked == "fp16" and device == "cpu":
-        raise DeviceUnavailable("precision fp16 is not available for training on a CPU: give bf16 or fp32")
-    if asked != "auto":
-        return asked
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-
-
-def initialized(net: _N) -> _N:
-    """First weights as in pix2pix: N(0, 0.02); batch norm N(1, 0.02); biases 0 (Isola et al. 2017, 6.2)."""
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.normal_(module.weight, 0.0, 0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)
-            nn.init.zeros_(module.bias)
-    return net.train()
-
-
-@contextmanager
-def _statistics_kept(net: nn.Module) -> Iterator[None]:
-    """Leave batch norm's running statistics as they are during a forward pass in training mode."""
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-
-def _load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointMismatch(
-            f"{path}: does not fit this network ({first[:160]}): give the file's width and kind, or another file"
-        ) from error
-
-
-@torch.no_grad()
-def _blend_in(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move the average towards the current weights and batch-norm statistics."""
-    for kept, new in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
-        else:
-            kept.copy_(new)

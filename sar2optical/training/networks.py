@@ -1,0 +1,90 @@
+"""What is done to networks before, between and after steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sar2optical.errors import CheckpointMismatch, DeviceUnavailable
+from sar2optical.training.config import Precision
+
+_N = TypeVar("_N", bound=nn.Module)
+
+
+def choose_precision(asked: Precision, device: str) -> Precision:
+    """Take bf16 where the hardware computes in it and nothing else is asked for.
+
+    A CPU without AVX512-BF16 or AMX-BF16 emulates it, many times slower than fp32.
+
+    Raises
+    ------
+    DeviceUnavailable
+        Where fp16 is asked for on a CPU, whose convolutions have no gradient in it.
+    """
+    if asked == "fp16" and device == "cpu":
+        raise DeviceUnavailable("precision fp16 is not available for training on a CPU: give bf16 or fp32")
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def initialized(net: _N) -> _N:
+    """First weights as in pix2pix: N(0, 0.02); batch norm N(1, 0.02); biases 0 (Isola et al. 2017, 6.2)."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
+    return net.train()
+
+
+@contextmanager
+def statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Leave batch norm's running statistics as they are during a forward pass in training mode."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load weights from a file's state dict, no key missing, none unknown, none of another shape.
+
+    Raises
+    ------
+    CheckpointMismatch
+        Where it does not fit; the first misfit is named.
+    """
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointMismatch(
+            f"{path}: does not fit this network ({first[:160]}): give the file's width and kind, or another file"
+        ) from error
+
+
+@torch.no_grad()
+def blend_in(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """Move the average towards the current weights and batch-norm statistics."""
+    for kept, new in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
