@@ -30,13 +30,14 @@ def workplace(tmp_path_factory, checkpoint):
     (folder / "generator.pth").write_bytes(checkpoint.read_bytes())
     import rasterio
 
-    for place, bands in (("chips", 1), ("pairs/s1", 1), ("pairs/s2", 3)):
+    for place, bands, count in (("chips", 1, 1), ("pairs/s1", 1, 8), ("pairs/s2", 3, 8)):
         (folder / place).mkdir(parents=True)
-        pixels = np.stack([speckle((256, 256), seed=k) for k in range(bands)])
-        with rasterio.open(
-            folder / place / "001.png", "w", driver="PNG", width=256, height=256, count=bands, dtype="uint8"
-        ) as chip:
-            chip.write(pixels)
+        for k in range(count):
+            pixels = np.stack([speckle((256, 256), seed=10 * k + band) for band in range(bands)])
+            with rasterio.open(
+                folder / place / f"{k:03d}.png", "w", driver="PNG", width=256, height=256, count=bands, dtype="uint8"
+            ) as chip:
+                chip.write(pixels)
     return folder
 
 
