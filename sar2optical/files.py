@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
 
 from sar2optical.errors import OutputExists, OutputUnwritable
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there, two runs on one output are the user's to avoid
+    fcntl = None  # type: ignore[assignment]
+
+
+def try_lock(file: BufferedWriter) -> bool:
+    """Lock a file for as long as it is open, or its process lives; False where another process has it."""
+    if fcntl:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; its `.lock` stays when it is let go.
+
+    Raises
+    ------
+    OutputUnwritable
+        Where another process holds it, or it takes no files.
+    """
+    try:
+        lock = (folder / ".lock").open("ab")
+    except OSError as error:
+        raise OutputUnwritable(f"{folder}: takes no files ({error.strerror}): choose another folder") from error
+    with lock:
+        if not try_lock(lock):
+            raise OutputUnwritable(f"{folder}: another run is writing there: wait for it, or choose another folder")
+        yield
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -16,11 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from sar2optical.errors import OutputUnwritable
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there, two runs on one output are the user's to avoid
-    fcntl = None  # type: ignore[assignment]
+from sar2optical.files import try_lock
 
 _LOCK = "lock"
 """Held while a run lasts; the system lets go of it when the run is killed. Also tells our folder from another."""
@@ -98,11 +94,9 @@ class PartsFolder:
 
     def _is_free(self, lock: BufferedWriter) -> bool:
         try:
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Otherwise its owner has just removed it, and the folder with it.
-            return os.path.samestat(os.fstat(lock.fileno()), (self.path / _LOCK).stat())
-        except (BlockingIOError, FileNotFoundError):
+            return try_lock(lock) and os.path.samestat(os.fstat(lock.fileno()), (self.path / _LOCK).stat())
+        except FileNotFoundError:
             return False
 
 

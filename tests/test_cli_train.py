@@ -10,12 +10,14 @@ import resource
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 
+from sar2optical.training.seed_config import read_settings
 from tests.conftest import UTM, speckle
 from tests.test_cli import BIN, assert_refused, command
 
@@ -94,7 +96,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pairs, tmp_path):
         assert time.monotonic() < deadline
         assert started.poll() is None
         time.sleep(0.01)
-    assert not (out / "state.pth").exists()
+    assert torch.load(out / "state.pth", weights_only=True)["step"] == 0
     started.send_signal(signal.SIGINT)
     _, stderr = started.communicate(timeout=60)
     assert started.returncode == 130
@@ -203,6 +205,83 @@ def test_no_space_for_a_checkpoint_keeps_the_one_before(pairs, tmp_path):
     before = sha256(out / "state.pth")
     assert_refused(train(pairs, out, *steps[2:], "--steps", "4", "--restart", preexec_fn=limit), 1, "free space")
     assert sha256(out / "state.pth") == before
+
+
+def test_what_yaml_makes_of_values_is_checked(pairs, tmp_path):
+    for text, said in [
+        ("training: {lr: abc}", "learning_rate is 'abc'"),
+        ("training: {save_freq: null}", "save_every is None"),
+        ("dataset: {split_ratio: 0.7}", "split_ratio is 0.7"),
+        ("dataset: {split_mode: split}", "split_mode is 'split' and split_file None"),
+        ("logging: {comet: true}", "logging.comet is True"),
+        ("model: {c_in: abc}", "model.c_in is 'abc'"),
+        ("model: {is_CGAN: 'no'}", "conditional is 'no': give true or false"),
+        ("batch: 2.5", "batch is 2.5: give a whole number"),
+        ("seed: -1", "seed is -1"),
+    ]:
+        (tmp_path / "config.yaml").write_text(text)
+        result = command("sar2opt-train", pairs, tmp_path / "run", "--config", tmp_path / "config.yaml")
+        assert_refused(result, 1, said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("training: {lr: 2e-4, num_epochs: 200, resume: true, resume_epoch: 180, gen_checkpoint: g.pth}")
+    settings = read_settings(path)
+    assert settings.config["learning_rate"] == 2e-4
+    assert settings.config["epochs"] == 20
+    assert settings.generator == Path("g.pth")
+    path.write_text("learning_rate: 1e-3\ncompile: true\nworkers: 3")
+    settings = read_settings(path)
+    assert (settings.config, settings.options) == ({"learning_rate": 1e-3, "compile": True}, {"workers": 3})
+
+
+def test_a_folder_that_another_run_or_somebody_elses_file_is_in(pairs, tmp_path):
+    out = tmp_path / "run"
+    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "-q"]
+    started = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not (out / "metrics.csv").exists():
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.01)
+    assert_refused(train(pairs, out, "--steps", 5000), 1, "another run is writing there")
+    started.kill()
+    started.wait(60)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.csv").write_text("precious")
+    assert_refused(train(pairs, other, "--steps", 1), 1, "metrics.csv", "--restart")
+    assert (other / "metrics.csv").read_text() == "precious"
+
+
+def test_restarting_replaces_the_old_run(pairs, tmp_path):
+    out = tmp_path / "run"
+    steps = ["--save-every", "1", "--keep", "2", "--no-tensorboard"]
+    assert train(pairs, out, "--steps", 6, *steps).returncode == 0
+    assert train(pairs, out, "--steps", 4, *steps, "--seed", 7, "--restart").returncode == 0
+    assert sorted(p.name for p in out.glob("generator-*")) == ["generator-0000002.pth", "generator-0000004.pth"]
+    assert torch.load(out / "state.pth", weights_only=True)["config"]["seed"] == 7
+    with (out / "metrics.csv").open() as table:
+        assert [row["step"] for row in csv.DictReader(table)] == ["2", "4"]
+
+
+def test_power_beside_reflectance_is_trained_and_scored_on(tmp_path, make_raster):
+    for k in range(2):
+        for half in ("s1", "s2"):
+            (tmp_path / "pairs" / half).mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(k)
+        power = rng.gamma(4.4, 0.02, (256, 256)).astype(np.float32)
+        make_raster(power, f"pairs/s1/{k}.tif", descriptions=["VH"], **UTM)
+        make_raster(rng.integers(0, 3000, (3, 256, 256)).astype(np.uint16), f"pairs/s2/{k}.tif", **UTM)
+    data, out = tmp_path / "pairs", tmp_path / "run"
+    assert_refused(train(data, out, "--steps", 1), 1, "give --units")
+    result = train(data, out, "--steps", 1, "--units", "power", "--unit", "db", "--stretch", "-25", "0")
+    assert result.returncode == 0, result.stderr
+    scored = command("sar2opt-eval", out / "generator.pth", data, "--units", "power", "--optical-max", 2000)
+    assert scored.returncode == 0, scored.stderr
+    assert "generator.pth, pytorch fp32" in scored.stdout
 
 
 def test_comet_that_is_not_installed_is_said(pairs, tmp_path):

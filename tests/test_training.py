@@ -421,8 +421,38 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_pat
     assert (tmp_path / "state.pth").read_bytes() == before
 
 
-def test_a_discriminator_beyond_doubt_stops_the_run():
-    """Black and white images, which a generator that only minds its L1 takes long to make."""
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    """The losses of a step are those of the weights before it: a run's last step would keep what it broke."""
+    with pytest.raises(TrainingDiverged, match="no finite numbers"):
+        run(tmp_path, replace(TINY, steps=1, learning_rate=1e38, gan_weight=0.0))
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert state["step"] == 0
+    assert all(bool(torch.isfinite(leaf).all()) for leaf in flat(state["networks"]) if isinstance(leaf, torch.Tensor))
+    assert not (tmp_path / "generator.pth").exists()
+
+
+def test_bytes_and_encoded_values_may_be_mixed():
+    sar = np.linspace(0, 255, 256 * 256).astype(np.uint8).reshape(1, 256, 256)
+    optical = np.zeros((3, 256, 256), np.uint8)
+    chips = [Chips(sar, optical), Chips(sar.astype(np.float32) / 127.5 - 1, optical)]
+    both, _ = Batches(chips, replace(TINY, crop=False, flip=False, turn=False)).batch(0)
+    assert both.min() == -1
+    assert both.max() == 1
+    torch.testing.assert_close(both[0], both[1])
+
+
+def test_a_run_whose_steps_do_not_depend_on_how_many_follow_may_be_made_longer(tmp_path):
+    constant = replace(TINY, decay_from=1.0)
+    run(tmp_path, replace(constant, steps=2))
+    assert run(tmp_path, constant).step == 4
+    run(tmp_path / "falling", replace(TINY, steps=2))
+    with pytest.raises(CheckpointMismatch, match="steps 2/4"):
+        run(tmp_path / "falling", TINY)
+
+
+def test_a_discriminator_beyond_doubt_stops_the_run(monkeypatch):
+    """All-white images, and a generator that does not learn to make them."""
+    monkeypatch.setattr("sar2optical.training.trainer._PATIENCE", 20)
     config = replace(TINY, discriminator="pixel", discriminator_channels=4, objective="hinge", conditional=False,
                      gan_weight=1e-9, l1_weight=1e-9, learning_rate=0.02, decay_from=1.0)  # fmt: skip
     trainer = Trainer(config, BYTES, steps=2000)
@@ -437,7 +467,7 @@ def test_a_discriminator_beyond_doubt_stops_the_run():
 
     with pytest.raises(TrainingDiverged, match="--discriminator-channels"):
         until_it_stops()
-    assert 200 <= trainer.step < 1000
+    assert 20 <= trainer.step < 1000
 
 
 def test_chips_that_cannot_be_trained_on_are_refused(tmp_path):

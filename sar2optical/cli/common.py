@@ -38,7 +38,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             click.echo(f"error: {one_line(error)}", err=True)
             sys.exit(1)
         except MemoryError:
-            click.echo("error: out of memory: lower --batch-size or --threads", err=True)
+            click.echo("error: out of memory: lower the batch size or the number of threads", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted: nothing was left behind; run the same command again", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import reports_errors, set_up_logging
+from sar2optical.signature import UNITS
 
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
@@ -46,6 +47,20 @@ _PATH = click.Path(path_type=Path)
     default="auto",
     show_default=True,
     help="Of the arithmetic, as in sar2opt-scene.",
+)
+@click.option(
+    "--units",
+    type=click.Choice(["auto", *UNITS]),
+    default="auto",
+    show_default=True,
+    help="Of SAR chips that are no bytes.",
+)
+@click.option(
+    "--optical-max",
+    type=click.FloatRange(1),
+    default=3000.0,
+    show_default=True,
+    help="Reflectance x 10000 that becomes white, in 16-bit optical chips.",
 )
 @click.option(
     "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
@@ -124,7 +139,9 @@ def _evaluation(
     from sar2optical.training.fid import open_features
 
     signatures = [engine.signature for engine in engines.values()]
-    reading = Reading(signature=signatures[0], min_side=signatures[0].window)
+    unit = None if options["units"] == "auto" else options["units"]
+    side = signatures[0].window
+    reading = Reading(signature=signatures[0], unit=unit, optical_max=options["optical_max"], min_side=side)
     pairs = load_pairs(data, options["split"], options["part"])[: options["limit"]]
     features = open_features(options["features"]) if options["features"] else None
     fit_on = options["fit_on"]

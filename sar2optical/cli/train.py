@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import INTERRUPTED, parse_stretch, reports_errors, set_up_logging
-from sar2optical.errors import BackendNotInstalled
+from sar2optical.errors import BackendNotInstalled, OptionError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ _data = _options(
                  help="In which the stretch is applied; of 8-bit chips: what they were stretched from."),
     click.option("--stretch", nargs=2, default=("0", "p99"), show_default=True, callback=parse_stretch,
                  metavar="LOW HIGH", help="What becomes -1 and 1: values, or percentiles (p99)."),
+    click.option("--units", type=click.Choice(["auto", *UNITS]), default="auto", show_default=True,
+                 help="Of SAR chips that are no bytes."),
+    click.option("--optical-max", type=click.FloatRange(1), default=3000.0, show_default=True,
+                 help="Reflectance x 10000 that becomes white, in 16-bit optical chips."),
     click.option("--channels", type=click.IntRange(1), help="Copies of a single band as input.  [one per band]"),
     click.option("--skip-unreadable", is_flag=True, help="Leave out pairs that cannot be read, and name them."),
     click.option("--cache", type=click.FloatRange(0), metavar="GB", help="Memory for chips.  [half of the free]"),
@@ -99,11 +104,18 @@ _records = _options(
     click.option("--keep", type=int, help="Numbered generators beside the newest; 0: all.  [3]"),
     click.option("--tensorboard/--no-tensorboard", default=None, help="[tensorboard, where installed]"),
     click.option("--comet", metavar="PROJECT", help="Report to Comet."),
+    click.option("--comet-name", help="What the run is called there."),
+    click.option("--comet-entity", help="Workspace there."),
 )
 _start = _options(
-    click.option("--config", "settings", type=_FILE, help="YAML: pix2pix's config.yaml, or these options by name."),
+    click.option(
+        "--config",
+        "settings",
+        type=_FILE,
+        help="YAML: pix2pix's config.yaml, or name: value of what changes the training.",
+    ),
     click.option("--restart", is_flag=True, help="Begin anew where OUT holds a run."),
-    click.option("--from-generator", type=_FILE, help="First weights of the generator."),
+    click.option("--from-generator", metavar="MODEL", help="First weights: a checkpoint, or a published name."),
     click.option("--from-discriminator", type=_FILE, help="First weights of the discriminator."),
     click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
     click.option("-v", "--verbose", is_flag=True, help="Everything."),
@@ -127,7 +139,7 @@ def main(
     out: Path,
     settings: Path | None,
     restart: bool,
-    from_generator: Path | None,
+    from_generator: str | None,
     from_discriminator: Path | None,
     quiet: bool,
     verbose: bool,
@@ -142,26 +154,35 @@ def main(
     missing = [name for name in ("torch", "lightning_fabric", "matplotlib", "yaml") if find_spec(name) is None]
     if missing:
         raise BackendNotInstalled(f"training needs {', '.join(missing)}: pip install 'sar2optical[train]'")
+    from sar2optical.models.zoo import resolve
     from sar2optical.training.config import RunOptions, TrainConfig
     from sar2optical.training.seed_config import FileSettings, read_settings
 
     file = read_settings(settings) if settings else FileSettings()
-    config = TrainConfig(**file.config | _given(choices, TrainConfig))
+    given = _given(choices, TrainConfig)
+    if "epochs" in given and "steps" not in given:
+        given["steps"] = None  # of the file: what is given here comes first
+    if file.ignored:
+        click.echo(f"{settings}: {', '.join(file.ignored)}: not used here, DATA and OUT say where", err=True)
+    config = TrainConfig(**file.config | given)
     options = RunOptions(**file.options | _given(choices, RunOptions))
     signature = _signature(choices, file.channels)
-    chips, validation = _chips(data, choices, file, signature, hidden=quiet)
+    first = resolve(from_generator) if from_generator else file.generator
+    chips, validation = _chips(data, choices, file, signature, config.window, hidden=quiet)
     from sar2optical.training.loop import train  # PyTorch takes seconds to load; what is wrong so far has been said
 
     with _stopping() as should_stop, _progress(hidden=quiet) as show:
         trained = train(
             chips, config, signature, out,
             validation=validation, options=options, restart=restart,
-            first_weights=(from_generator or file.generator, from_discriminator or file.discriminator),
+            first_weights=(first, from_discriminator or file.discriminator),
             on_step=show, should_stop=should_stop,
         )  # fmt: skip
     if not trained.finished:
+        less = ", without --restart" if restart else ""
         click.echo(
-            f"interrupted: saved at step {trained.step} of {trained.steps}; run the same command again", err=True
+            f"interrupted: saved at step {trained.step} of {trained.steps}; run the same command again{less}",
+            err=True,
         )
         sys.exit(INTERRUPTED)
     if not quiet:
@@ -183,6 +204,10 @@ def _given(choices: dict[str, Any], kind: type) -> dict[str, Any]:
 def _signature(choices: dict[str, Any], channels: int | None) -> ModelSignature:
     bands = choices["bands"] or ("VH",)
     stretch: Stretch = choices["stretch"]
+    if len(bands) > 1:
+        channels = choices["channels"]  # a file's 3 channels are copies of one band
+    if channels not in (None, len(bands)) and len(bands) > 1:
+        raise OptionError(f"channels is {channels} for bands {', '.join(bands)}: leave it out")
     return ModelSignature(
         name=choices["name"],
         bands=bands,
@@ -193,27 +218,34 @@ def _signature(choices: dict[str, Any], channels: int | None) -> ModelSignature:
 
 
 def _chips(
-    data: Path, choices: dict[str, Any], file: FileSettings, signature: ModelSignature, *, hidden: bool
+    data: Path, choices: dict[str, Any], file: FileSettings, signature: ModelSignature, window: int, *, hidden: bool
 ) -> tuple[Any, Any]:
     """Open the training and validation pairs."""
     from sar2optical.data.pairs import Reading, find_pairs
-    from sar2optical.data.splits import load_pairs, pairs_of, random_split
+    from sar2optical.data.splits import load_pairs, pairs_of, random_split, read_split
 
-    reading = Reading(signature=signature, min_side=signature.window)
+    unit = None if choices["units"] == "auto" else choices["units"]
+    reading = Reading(signature=signature, unit=unit, optical_max=choices["optical_max"], min_side=window)
     split = choices["split"] or (file.split_file if file.split_mode == "split" else None)
+    validates = bool(choices["split"]) or file.validate
+    val: list[Any] = []
     if split:
-        train, val = load_pairs(data, split, "train"), load_pairs(data, split, "val")
+        train = load_pairs(data, split, "train")
+        if validates and not choices["val_data"] and read_split(split).val:
+            val = load_pairs(data, split, "val")
     elif file.split_mode == "random":
         pairs = find_pairs(data)
-        parts = random_split(pairs, data, file.split_ratio, file.split_seed or 42)
+        parts = random_split(pairs, data, file.split_ratio, file.split_seed)
         train, val = (pairs_of(parts, name, pairs, data) for name in ("train", "val"))
+        val = val if validates else []
     else:
-        train, val = find_pairs(data), []
+        train = find_pairs(data)
     if choices["val_data"]:
         val = find_pairs(choices["val_data"])
-    elif not file.validate:
-        val = []
-    return tuple(_store(pairs, reading, choices, hidden=hidden) if pairs else () for pairs in (train, val))  # type: ignore[return-value]
+    seen = replace(reading, min_side=signature.window)
+    return tuple(  # type: ignore[return-value]
+        _store(pairs, how, choices, hidden=hidden) if pairs else () for pairs, how in ((train, reading), (val, seen))
+    )
 
 
 def _store(pairs: Any, reading: Reading, choices: dict[str, Any], *, hidden: bool) -> Any:
@@ -221,7 +253,7 @@ def _store(pairs: Any, reading: Reading, choices: dict[str, Any], *, hidden: boo
 
     from sar2optical.data.store import ChipStore
 
-    cache = None if choices["cache"] is None else int(choices["cache"] * 1e9)
+    cache = None if choices["cache"] is None else int(min(choices["cache"], 1e9) * 1e9)
     with tqdm(total=len(pairs), desc="reading", unit="pair", leave=False, disable=hidden or None) as bar:
         return ChipStore.open(
             pairs,

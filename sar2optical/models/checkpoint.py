@@ -23,6 +23,8 @@ from sar2optical.models.unet import GeneratorArguments, UNetGenerator, Upsamplin
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 FORMAT = "sar2optical.generator"
+TRAINING_FORMAT = "sar2optical.training"
+"""What our files call themselves: a generator, or all that a training run goes on from."""
 
 _FIRST = "encoder.enc1.conv_block.0.weight"
 _UPSAMPLED = "decoder.dec1.conv_block.0.1.weight"
@@ -97,6 +99,8 @@ def load_generator(
         Where the signature is of another version.
     """
     content = read_tensors(path)
+    if content.get("format") == TRAINING_FORMAT:
+        raise CheckpointMismatch(f"{path}: the state of a training run: give generator.pth, which lies beside it")
     if content.get("format") == FORMAT:
         arguments, stored, state_dict = _own(content, path)
     else:

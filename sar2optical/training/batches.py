@@ -92,8 +92,9 @@ class Batches:
             windows = [future.result() for future in self._ahead.pop(number)]
             for k in [k for k in self._ahead if k < number]:
                 del self._ahead[k]
-        sar, optical = zip(*windows, strict=True)
-        return to_tensor(np.stack(sar)), to_tensor(np.stack(optical))
+        # One by one: a set may hold bytes beside encoded values.
+        sar, optical = ([to_tensor(half) for half in halves] for halves in zip(*windows, strict=True))
+        return torch.stack(sar), torch.stack(optical)
 
     def _indices(self, number: int) -> range:
         first = number * self._config.batch + self._rank * self._share
@@ -111,7 +112,7 @@ class Batches:
 
 
 def to_tensor(images: NDArray[Any]) -> Tensor:
-    """Images (N, C, H, W) -> float32 in [-1, 1]: bytes by (x / 255 - 0.5) / 0.5, floats as they are."""
+    """Images of any shape -> float32 in [-1, 1]: bytes by (x / 255 - 0.5) / 0.5, floats as they are."""
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     return tensor.float().div_(127.5).sub_(1) if images.dtype == np.uint8 else tensor.float()
 

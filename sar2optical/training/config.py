@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sar2optical.errors import OptionError
 
@@ -77,7 +78,7 @@ class TrainConfig:
 
     precision: Precision = "auto"
     """Of the arithmetic: torch.autocast to bf16 or fp16 (with loss scaling); auto takes bf16 where the hardware
-    has it. What was taken is in the state: a resumed run takes the same."""
+    has it, and a run that goes on takes what it began with."""
     channels_last: bool = True
     """Memory layout of the images."""
     compile: bool = False
@@ -86,6 +87,8 @@ class TrainConfig:
     """Of the first weights, the order of the windows and the dropout."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
+        _check("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, under 2 ** 32")
         for name in ("base_channels", "discriminator_channels", "discriminator_layers", "epochs", "accumulate"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
@@ -140,8 +143,8 @@ class RunOptions:
 
     device: str = "auto"
     """auto, cpu, cuda, or one of Lightning's other accelerators (mps)."""
-    devices: int = 1
-    """Devices, or processes on a CPU; under torchrun, those of this machine."""
+    devices: int | None = None
+    """Devices, or processes on a CPU; where None, one, or under torchrun as many as it has started here."""
     threads: int | None = None
     """CPU threads of the arithmetic; PyTorch's choice where None."""
     workers: int = 2
@@ -162,6 +165,7 @@ class RunOptions:
     """Comet workspace."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in ("devices", "threads"):
             value = getattr(self, name)
             _check(name, value, value is None or value >= 1, "1 or more")
@@ -176,6 +180,28 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     names = [field.name for field in fields(TrainConfig)]
     names += [name for name in (*one, *other) if name not in names]
     return [f"{name} {one.get(name)}/{other.get(name)}" for name in names if one.get(name) != other.get(name)]
+
+
+def _check_types(settings: Any) -> None:
+    """Refuse values of other types than the fields': a configuration file may hold anything."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not any(_is_a(value, kind) for kind in kinds):
+            wanted = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
+            raise OptionError(f"{name} is {value!r}: give {wanted}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    # Which words a Literal allows is checked, and listed, by the fields themselves.
+    return get_origin(kind) is Literal or isinstance(value, kind)
 
 
 def _check(name: str, value: Any, holds: bool, wanted: str) -> None:

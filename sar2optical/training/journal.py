@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from sar2optical.errors import BackendNotInstalled, OutputUnwritable
+from sar2optical.errors import BackendNotInstalled, OptionError, OutputUnwritable
 from sar2optical.files import write_output
 from sar2optical.training.config import RunOptions
 
@@ -21,6 +21,10 @@ COLUMNS = (
     "loss_G_texture", "val_psnr", "val_ssim", "val_l1", "val_gradient_ratio",
 )  # fmt: skip
 """Of metrics.csv: means since the row before; val_* where there was an evaluation."""
+
+METRICS = "metrics.csv"
+TENSORBOARD = "tensorboard"
+"""Names in a run's folder."""
 
 Row = Mapping[str, float]
 
@@ -51,11 +55,11 @@ class Journal:
     """
 
     def __init__(self, folder: Path, options: RunOptions, settings: Mapping[str, Any], *, step: int) -> None:
-        self._path = folder / "metrics.csv"
-        self.rows = [row for row in read_metrics(self._path) if row["step"] <= step] if step else []
+        self._path = folder / METRICS
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
         self._sinks: list[_Sink] = []
         if options.tensorboard and find_spec("tensorboard"):
-            self._sinks.append(_TensorBoard(folder / "tensorboard", step))
+            self._sinks.append(_TensorBoard(folder / TENSORBOARD, step))
         if options.comet:
             self._sinks.append(_Comet(options, settings))
 
@@ -71,7 +75,7 @@ class Journal:
         text = io.StringIO()
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
-        table.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in self.rows)
+        table.writerows({k: str(int(v)) if k == "step" else f"{v:.6g}" for k, v in r.items()} for r in self.rows)
         write_output(self._path, text.getvalue().encode())
         for sink in self._sinks:
             sink.write(row)
@@ -92,11 +96,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         return [{key: float(value) for key, value in row.items() if value} for row in rows if row["step"]]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, csv.Error) as error:
         raise OutputUnwritable(f"{path}: no table of a run: move it away, or choose another folder") from error
 
 
@@ -104,7 +108,12 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        except OSError as error:
+            raise OutputUnwritable(
+                f"{folder}: cannot be written ({error.strerror}): give --no-tensorboard"
+            ) from error
 
     def write(self, row: Row) -> None:
         for name, value in row.items():
@@ -122,7 +131,10 @@ class _Comet:
             import comet_ml
         except ModuleNotFoundError as error:
             raise BackendNotInstalled("--comet needs comet_ml: pip install 'sar2optical[comet]'") from error
-        self._experiment = comet_ml.Experiment(project_name=options.comet, workspace=options.comet_entity)
+        try:
+            self._experiment = comet_ml.Experiment(project_name=options.comet, workspace=options.comet_entity)
+        except Exception as error:  # of its own many kinds: no key, no network
+            raise OptionError(f"comet: {' '.join(str(error).split())[:120]}: log in, or leave --comet out") from error
         if options.comet_name:
             self._experiment.set_name(options.comet_name)
         self._experiment.log_parameters(dict(settings))

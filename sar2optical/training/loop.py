@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,15 +17,15 @@ from lightning_fabric import Fabric
 
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
-from sar2optical.errors import DeviceUnavailable, OptionError, OutputUnwritable
-from sar2optical.files import write_output
+from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
+from sar2optical.files import alone_in, write_output
 from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
 from sar2optical.training.batches import Batches
 from sar2optical.training.config import RunOptions, TrainConfig
 from sar2optical.training.evaluate import Score, generator_prediction, score
-from sar2optical.training.journal import Journal
+from sar2optical.training.journal import METRICS, TENSORBOARD, Journal
 from sar2optical.training.report import Shown, picture
 from sar2optical.training.trainer import Losses, Trainer
 
@@ -35,6 +38,8 @@ GENERATOR = "generator.pth"
 
 _SHOWN = 6  # chips on a sheet
 _LOG_STEPS = 50  # between rows of metrics.csv, at most
+_DRAW_SECONDS = 20.0
+_NUMBERED = "generator-*.pth"
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def train(
     options
         How the run is carried out.
     restart
-        Begin anew where `out` holds a run; its files are replaced as the new run gets there.
+        Begin anew where `out` holds a run: its files give way to the new one's first state.
     first_weights
         A generator's and a discriminator's file to start from, where the run is new.
     on_step
@@ -116,8 +121,10 @@ def train(
         Where the device is not here, or does not fit the batch.
     TrainingDiverged
         Where losses are no numbers any more; the last saved state is good.
+    OutputExists
+        Where `out` holds a generator and no run that made it.
     OutputUnwritable
-        Where something cannot be written; what was there stays.
+        Where something cannot be written, or another run is writing there; what was there stays.
     """
     options = options or RunOptions()
     fabric = _launched(options)
@@ -126,7 +133,12 @@ def train(
             f"batch is {config.batch} on {fabric.world_size} devices: give a multiple, 2 or more for each"
         )
     _make_folder(out)
-    with Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers) as batches:
+    with ExitStack() as stack:
+        if fabric.is_global_zero:
+            stack.enter_context(alone_in(out))
+        batches = stack.enter_context(
+            Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers)
+        )
         per_epoch = -(-batches.windows_per_epoch // (config.batch * config.accumulate))
         steps = config.steps or config.epochs * per_epoch
         trainer = Trainer(config, signature, steps=steps, fabric=fabric)
@@ -136,6 +148,9 @@ def train(
             _log.info("going on from step %d of %d in %s", trainer.step, steps, out)
         else:
             trainer.start_from(*first_weights)
+            if fabric.is_global_zero:
+                _make_room(out, trainer, restart=restart)
+            fabric.barrier()
         run = _Run(trainer, batches, out, options, validation, per_epoch)
         return run.until_the_end(on_step, should_stop)
 
@@ -160,6 +175,7 @@ class _Run:
         self._log_steps = min(_LOG_STEPS, per_epoch)
         self._journal = Journal(out, options, trainer.config.to_dict(), step=trainer.step) if self._leads else None
         self._losses: list[Losses] = []
+        self._drawn = 0.0
         self._score: Score | None = None
         self._began, self._images = time.perf_counter(), 0
 
@@ -187,13 +203,15 @@ class _Run:
         evaluates = bool(self._validation) and (step % self._eval_steps == 0 or last)
         if saves or evaluates:
             self._trainer.sync_statistics()
+            self._trainer.refuse_unsound()
         if self._leads and evaluates:
             scored = self._score = self._evaluate()
         if self._leads and (step % self._log_steps == 0 or saves or evaluates):
             self._write_row(scored)
-        if self._leads and (step % self._per_epoch == 0 or last or stopped):
+        if self._leads and (last or stopped or (step % self._per_epoch == 0 and self._due())):
             assert self._journal is not None
             plots.draw(self._out, self._journal.rows)
+            self._drawn = time.perf_counter()
         if self._leads and saves:
             self._save(numbered=not stopped or last)
         if saves or evaluates:
@@ -242,9 +260,13 @@ class _Run:
         for path in paths:
             save_generator(path, trainer.result, trainer.signature, notes=notes)
         trainer.save(self._out / STATE)
-        older = sorted(self._out.glob("generator-*.pth"))[: -self._options.keep or None]
-        for path in older if self._options.keep else ():
+        numbered_ones = sorted(self._out.glob(_NUMBERED))
+        for path in numbered_ones[: -self._options.keep] if self._options.keep else ():
             path.unlink()
+
+    def _due(self) -> bool:
+        """Say whether graphs may be drawn again: of epochs of a second, not each is worth one."""
+        return time.perf_counter() - self._drawn > _DRAW_SECONDS
 
     def _rate(self) -> float:
         return self._images / (time.perf_counter() - self._began)
@@ -263,15 +285,31 @@ def _launched(options: RunOptions) -> Fabric:
     device = options.device
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailable("device cuda is not available here: give --device cpu")
-    strategy = "ddp" if options.devices > 1 else "auto"
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # by torchrun, on this machine
+    if started and options.devices not in (None, started):
+        raise OptionError(f"devices is {options.devices}, torchrun has started {started} processes: leave it out")
+    devices = options.devices or started or 1
     try:
-        fabric = Fabric(accelerator=device, devices=options.devices, strategy=strategy)
+        fabric = Fabric(accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto")
     except Exception as error:  # of many types
         raise DeviceUnavailable(
-            f"{options.devices} x {device} cannot be had ({' '.join(str(error).split())[:120]}): give --device cpu"
+            f"{devices} x {device} cannot be had ({' '.join(str(error).split())[:120]}): give --device cpu"
         ) from error
     fabric.launch()
     return fabric
+
+
+def _make_room(out: Path, trainer: Trainer, *, restart: bool) -> None:
+    """Let a new run's first state take the place of an old run's files; refuse what no run of ours has left."""
+    state, generator, table = out / STATE, out / GENERATOR, out / METRICS
+    if not restart and (generator.exists() or table.exists()):
+        found = generator if generator.exists() else table
+        raise OutputExists(f"{found}: exists, and no run to go on with: choose another folder, or give --restart")
+    trainer.save(state)  # from here on the folder is known as a run's, whenever it is killed
+    if restart:
+        for path in (generator, table, *out.glob(_NUMBERED), *out.glob("sheet-*.png")):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
 
 
 def _make_folder(out: Path) -> None:

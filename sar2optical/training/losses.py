@@ -79,8 +79,7 @@ def texture_loss(optical: Tensor, fake: Tensor) -> Tensor:
 
     L1 and SSIM both reward a blur where details cannot be told from the SAR image. The energy of details can be told:
     cities have it, water has not. The error is squared because the energy that is then expected of an image is the
-    true one's mean, and not its median, which is lower. Each colour answers for itself: where only their mean
-    counted, bright places turned yellow, all of their detail in blue.
+    true one's mean, and not its median, which is lower.
 
     Parameters
     ----------
@@ -97,10 +96,10 @@ def texture_loss(optical: Tensor, fake: Tensor) -> Tensor:
 
 
 def _local_energy(image: Tensor) -> Tensor:
-    """Mean squared step to the right and down: (N, C, H, W) -> (N, C, h, w), a box of 32 every 16 pixels."""
+    """Mean squared step to the right and down: (N, C, H, W) -> (N, 1, h, w), a box of 32 every 16 pixels."""
     right = image.diff(dim=-1)[..., :-1, :]
     down = image.diff(dim=-2)[..., :-1]
-    return avg_pool2d(right.square() + down.square(), _BOX, _BOX // 2)
+    return avg_pool2d((right.square() + down.square()).mean(1, keepdim=True), _BOX, _BOX // 2)
 
 
 def _smooth(x: Tensor) -> Tensor:

@@ -74,9 +74,12 @@ def load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        own = net.state_dict()
+        odd = next((k for k in own if k not in state or state[k].shape != own[k].shape), next(iter(state), "nothing"))
+        found, wanted = (tuple(s[odd].shape) if odd in s else "absent" for s in (state, own))
         raise CheckpointMismatch(
-            f"{path}: does not fit this network ({first[:160]}): give the file's width and kind, or another file"
+            f"{path}: does not fit this network ({odd} is {found}, wanted {wanted}): give the file's width and kind, "
+            "or another file"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class FileSettings:
     """random or split."""
     split_ratio: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split_file: Path | None = None
-    split_seed: int | None = None
+    split_seed: int = 42
     validate: bool = True
     """Whether to evaluate on the validation part while training."""
     ignored: tuple[str, ...] = ()
@@ -60,13 +61,13 @@ _OPTIONS = {
 _TREATED = {
     "dataset.split_mode", "dataset.split_ratio", "dataset.split_file",
     "model.c_in", "model.c_out", "model.use_upsampling", "model.mode",
-    "training.use_validation", "training.resume", "training.gen_checkpoint", "training.disc_checkpoint",
+    "training.use_validation", "training.resume", "training.resume_epoch", "training.gen_checkpoint",
+    "training.disc_checkpoint",
     "logging.comet",
 }  # fmt: skip
 # DATA and OUT are arguments here, order is always shuffled by the seed, and a run knows its own step.
 _IGNORED = {
-    "dataset.root_dir", "dataset.shuffle", "training.resume_epoch", "training.checkpoint_dir",
-    "training.results_dir",
+    "dataset.root_dir", "dataset.shuffle", "training.checkpoint_dir", "training.results_dir",
 }  # fmt: skip
 _OTHER_COMMANDS = {
     "inference": {"image_path", "output_path", "gen_checkpoint", "device"},
@@ -104,7 +105,7 @@ def read_settings(path: Path) -> FileSettings:
         return _seed_settings(content, path)
     ours = {f.name for f in fields(TrainConfig)}, {f.name for f in fields(RunOptions)}
     _refuse_unknown(content, ours[0] | ours[1], path)
-    config, options = ({k: v for k, v in content.items() if k in names} for names in ours)
+    config, options = ({k: _number(v) for k, v in content.items() if k in names} for names in ours)
     return FileSettings(config, options)
 
 
@@ -112,13 +113,16 @@ def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
     flat = _flattened(content, path)
     known = _CONFIG.keys() | _OPTIONS.keys() | _TREATED | _IGNORED
     _refuse_unknown(flat, known, path)
-    config = {**SEED_RECIPE, **{_CONFIG[k]: v for k, v in flat.items() if k in _CONFIG}}
-    options = {_OPTIONS[k]: v for k, v in flat.items() if k in _OPTIONS}
+    config = {**SEED_RECIPE, **{_CONFIG[k]: _number(v) for k, v in flat.items() if k in _CONFIG}}
+    options = {_OPTIONS[k]: _number(v) for k, v in flat.items() if k in _OPTIONS}
+    _check_seed_values(flat, path)
     if flat.get("model.use_upsampling"):
         config["upsampling"] = flat.get("model.mode", "nearest")
     if flat.get("model.c_out", 3) != 3:
         raise OptionError(f"{path}: model.c_out is {flat['model.c_out']}: optical images have 3 channels")
     comet = flat.get("logging.comet") or {}
+    if not isinstance(comet, dict):
+        raise OptionError(f"{path}: logging.comet is {comet!r}: give enabled, project, name, entity")
     _refuse_unknown({f"logging.comet.{key}": 0 for key in comet}, {f"logging.comet.{key}" for key in _COMET}, path)
     if comet.get("enabled"):
         options |= {
@@ -127,21 +131,48 @@ def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
             "comet_entity": comet.get("entity"),
         }
     resume = bool(flat.get("training.resume"))
+    if resume and "epochs" in config:  # the epochs that the files have behind them are not trained again
+        config["epochs"] -= flat.get("training.resume_epoch") or 0
     files = [_path(flat.get(f"training.{net}_checkpoint")) if resume else None for net in ("gen", "disc")]
-    ratio = flat.get("dataset.split_ratio")
     return FileSettings(
         config,
         options,
         generator=files[0],
         discriminator=files[1],
         channels=flat.get("model.c_in", 3),
-        split_mode=flat.get("dataset.split_mode"),
-        split_ratio=tuple(ratio) if ratio else (0.7, 0.15, 0.15),
-        split_file=_path(flat.get("dataset.split_file")),
-        split_seed=flat.get("dataset.seed"),
+        **_split(flat, path),
         validate=bool(flat.get("training.use_validation", False)),
         ignored=tuple(sorted({*(k for k in flat if k in _IGNORED), *(s for s in _OTHER_COMMANDS if s in content)})),
     )
+
+
+def _check_seed_values(flat: Mapping[str, Any], path: Path) -> None:
+    """Refuse what becomes no field of ours by itself, and would fail later without its name."""
+    whole = {"model.c_in": 1, "dataset.seed": 0, "training.num_epochs": 1, "training.resume_epoch": 0}
+    for key, least in whole.items():
+        value = flat.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise OptionError(f"{path}: {key} is {value!r}: give a whole number, {least} or more")
+    for key in ("model.use_upsampling", "training.use_validation", "training.resume"):
+        if not isinstance(flat.get(key, False), bool):
+            raise OptionError(f"{path}: {key} is {flat[key]!r}: give true or false")
+
+
+def _split(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Read how the data is split."""
+    mode, file = flat.get("dataset.split_mode"), _path(flat.get("dataset.split_file"))
+    if mode not in (None, "random", "split") or (mode == "split" and file is None):
+        raise OptionError(
+            f"{path}: dataset.split_mode is {mode!r} and split_file {file}: give random, or split with its file"
+        )
+    found: dict[str, Any] = {"split_mode": mode, "split_file": file, "split_seed": flat.get("dataset.seed", 42)}
+    ratio = flat.get("dataset.split_ratio")
+    if ratio is not None:
+        shares = [_number(share) for share in ratio] if isinstance(ratio, list) else []
+        if len(shares) != 3 or not all(isinstance(share, (int, float)) for share in shares):
+            raise OptionError(f"{path}: dataset.split_ratio is {ratio!r}: give shares of train, val and test")
+        found["split_ratio"] = tuple(shares)
+    return found
 
 
 def _flattened(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -163,6 +194,14 @@ def _refuse_unknown(given: Mapping[str, Any], known: set[str], path: Path) -> No
         if key not in known:
             near = difflib.get_close_matches(str(key), sorted(known), 1, 0.4)
             raise OptionError(f"{path}: unknown key {key}: {f'did you mean {near[0]}' if near else 'remove it'}")
+
+
+def _number(value: Any) -> Any:
+    """Take 2e-4 for the number that it is: YAML 1.1 wants 2.0e-4, and gives text otherwise."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _path(text: Any) -> Path | None:

@@ -13,9 +13,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sar2optical.errors import CheckpointMismatch, ModelUnreadable, TrainingDiverged
-from sar2optical.models.checkpoint import bare_state_dict, load_generator, read_tensors, save_atomically
+from sar2optical.models.checkpoint import (
+    TRAINING_FORMAT,
+    bare_state_dict,
+    load_generator,
+    read_tensors,
+    save_atomically,
+)
 from sar2optical.models.patchgan import Discriminator
-from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+from sar2optical.models.unet import MULTIPLE, GeneratorArguments, UNetGenerator
 from sar2optical.signature import ModelSignature
 from sar2optical.training.config import TrainConfig, differences
 from sar2optical.training.losses import (
@@ -32,8 +38,6 @@ from sar2optical.training.networks import (
     load_strictly,
     statistics_kept,
 )
-
-FORMAT = "sar2optical.training"
 
 _RGB = 3
 _N = TypeVar("_N", bound=nn.Module)
@@ -93,6 +97,7 @@ class Trainer:
     ) -> None:
         self.fabric = fabric or Fabric(devices=1)
         self.device = self.fabric.device
+        self._asked = config.precision
         self.config = replace(config, precision=choose_precision(config.precision, self.device.type))
         self.signature, self.steps, self.step = signature, steps, 0
         torch.manual_seed(config.seed)
@@ -196,7 +201,7 @@ class Trainer:
 
     def _fake(self, sar: Tensor, k: int) -> Tensor:
         seed = (self.config.seed * 1_000_003 + self.step) * self.config.accumulate + k
-        torch.manual_seed(seed * self.fabric.world_size + self.fabric.global_rank)  # dropout
+        torch.manual_seed((seed * self.fabric.world_size + self.fabric.global_rank) % 2**63)  # dropout
         with self._autocast():
             return self._translate(sar)
 
@@ -277,6 +282,27 @@ class Trainer:
                 "the last saved state is untouched"
             )
 
+    def refuse_unsound(self) -> None:
+        """Refuse to keep weights that are no numbers, or give none: losses are of the step before they were made.
+
+        Raises
+        ------
+        TrainingDiverged
+        """
+        sound = all(bool(v.isfinite().all()) for net in self._networks() for v in net.state_dict().values())
+        if sound:
+            blank = torch.zeros(1, self.signature.channels, MULTIPLE, MULTIPLE, device=self.device)
+            net = self.result
+            training = net.training
+            with torch.inference_mode():
+                sound = bool(net.eval()(blank).isfinite().all())
+            net.train(training)
+        if not sound:
+            raise TrainingDiverged(
+                f"step {self.step}: weights are no finite numbers any more: lower --learning-rate, or give "
+                "--precision fp32; the last saved state is untouched"
+            )
+
     def sync_statistics(self) -> None:
         """Give all ranks the mean of their batch-norm statistics: each has seen its own share."""
         if self.fabric.world_size > 1:
@@ -296,7 +322,7 @@ class Trainer:
             Where the file cannot be written; the one before stays.
         """
         content = {
-            "format": FORMAT,
+            "format": TRAINING_FORMAT,
             "step": self.step,
             "steps": self.steps,
             "config": self.config.to_dict(),
@@ -319,16 +345,22 @@ class Trainer:
             Where it is of a run with other settings; they are named.
         """
         content = read_tensors(path)
-        if content.get("format") != FORMAT:
+        if content.get("format") != TRAINING_FORMAT:
             raise ModelUnreadable(f"{path}: no state of a training run: give --restart, or another folder")
         own = {**self.config.to_dict(), "signature": self.signature.to_json(), "steps": self.steps, "epochs": None}
         theirs = {**content["config"], "signature": content["signature"], "steps": content["steps"], "epochs": None}
+        if self._asked == "auto":
+            own["precision"] = theirs["precision"]
+        if self.config.decay_from == 1 and self.config.gan_from == 0:  # then no step depends on how many follow it
+            own["steps"] = theirs["steps"]
         other = differences(theirs, own)
         if other:
             raise CheckpointMismatch(
                 f"{path}: of a run with other settings (there/here: {', '.join(other)}): give those, --restart, or "
                 "another folder"
             )
+        if own["precision"] != self.config.precision:
+            self.config = replace(self.config, precision=choose_precision(own["precision"], self.device.type))
         self.step, self._sure = content["step"], content["sure"]
         targets: list[Any] = [*self._networks(), *self._optimizers, *self._scalers]
         saved = [*content["networks"], *content["optimizers"], *content["scalers"]]
