@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import random
 import resource
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from click.testing import CliRunner
 
+from sar2optical.cli.evaluate import main as eval_main
+from sar2optical.cli.train import main as train_main
 from sar2optical.training.seed_config import read_settings
 from tests.conftest import UTM, speckle
 from tests.test_cli import BIN, assert_refused, command
@@ -40,8 +45,23 @@ def pairs(tmp_path):
     return write_pairs(tmp_path / "pairs")
 
 
+def here(main, *args):
+    """Run a command in this process: PyTorch takes seconds to load, and here it is loaded already."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(main, list(map(str, args)))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        logging.getLogger("sar2optical").handlers.clear()
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return SimpleNamespace(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+
+
 def train(*args, **kwargs):
-    return command("sar2opt-train", *args, *TINY, **kwargs)
+    if kwargs:
+        return command("sar2opt-train", *args, *TINY, **kwargs)
+    return here(train_main, *args, *TINY)
 
 
 def sha256(path):
@@ -61,13 +81,13 @@ def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
 
 
 def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
-    """Each is killed once it has saved something, at a moment of its own, as often as it takes to see three."""
+    """Each is killed once it has saved something, at a moment of its own, twice over."""
     steps = ["--steps", "30", "--save-every", "1", "--no-tensorboard"]
     assert train(pairs, tmp_path / "whole", *steps).returncode == 0
     expected = sha256(tmp_path / "whole" / "generator.pth")
     rng, out, killed = random.Random(1), tmp_path / "killed", 0
     arguments = [BIN / "sar2opt-train", pairs, out, *TINY, *steps, "-q"]
-    for _ in range(3):
+    for _ in range(2):
         before = (out / "state.pth").stat().st_mtime_ns if (out / "state.pth").exists() else 0
         started = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 100
@@ -122,7 +142,7 @@ def test_the_seeds_configuration_is_accepted_as_it_is(tmp_path):
         "logging:\n  comet: {enabled: false, project: pix2pix, name: null, entity: null}\n"
     )
     out = tmp_path / "run"
-    result = command("sar2opt-train", pairs, out, "--config", config, "--base-channels", 2, "--threads", 1)
+    result = here(train_main, pairs, out, "--config", config, "--base-channels", 2, "--threads", 1)
     assert result.returncode == 0, result.stderr
     state = torch.load(out / "state.pth", weights_only=True)
     expected = {"l1_weight": 50.0, "upsampling": "bilinear", "discriminator_layers": 2, "ema_decay": 0.0,
@@ -183,7 +203,7 @@ def test_a_state_of_another_width_stays_as_it_is(pairs, tmp_path):
     out = tmp_path / "run"
     assert train(pairs, out, "--steps", 1).returncode == 0
     before = sha256(out / "state.pth")
-    result = command("sar2opt-train", pairs, out, "--batch", 2, "--base-channels", 4, "--steps", 1, "--precision",
+    result = here(train_main, pairs, out, "--batch", 2, "--base-channels", 4, "--steps", 1, "--precision",
                      "fp32", "--discriminator-channels", 2)  # fmt: skip
     assert_refused(result, 1, "base_channels 2/4", "--restart")
     assert_refused(train(pairs, tmp_path / "other", "--from-generator", out / "state.pth"), 1, "state.pth")
@@ -220,7 +240,7 @@ def test_what_yaml_makes_of_values_is_checked(pairs, tmp_path):
         ("seed: -1", "seed is -1"),
     ]:
         (tmp_path / "config.yaml").write_text(text)
-        result = command("sar2opt-train", pairs, tmp_path / "run", "--config", tmp_path / "config.yaml")
+        result = here(train_main, pairs, tmp_path / "run", "--config", tmp_path / "config.yaml")
         assert_refused(result, 1, said)
     assert not (tmp_path / "run").exists()
 
@@ -279,7 +299,7 @@ def test_power_beside_reflectance_is_trained_and_scored_on(tmp_path, make_raster
     assert_refused(train(data, out, "--steps", 1), 1, "give --units")
     result = train(data, out, "--steps", 1, "--units", "power", "--unit", "db", "--stretch", "-25", "0")
     assert result.returncode == 0, result.stderr
-    scored = command("sar2opt-eval", out / "generator.pth", data, "--units", "power", "--optical-max", 2000)
+    scored = here(eval_main, out / "generator.pth", data, "--units", "power", "--optical-max", 2000)
     assert scored.returncode == 0, scored.stderr
     assert "generator.pth, pytorch fp32" in scored.stdout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -288,12 +288,14 @@ def _progress(*, hidden: bool) -> Iterator[Callable[[StepReport], None]]:
     """Show a bar of steps, images per second and losses."""
     from tqdm import tqdm
 
-    with tqdm(total=0, unit="step", desc="training", disable=hidden or None, mininterval=1) as bar:
+    with ExitStack() as stack:
+        bars: list[Any] = []
 
         def show(report: StepReport) -> None:
-            if not bar.total:
-                bar.total, bar.n = report.steps, report.step - 1
-                bar.initial = bar.n
+            if not bars:  # only now is it known how far there is to go
+                form = {"initial": report.step - 1, "total": report.steps, "unit": "step", "desc": "training"}
+                bars.append(stack.enter_context(tqdm(**form, disable=hidden or None, mininterval=1)))
+            (bar,) = bars
             losses = report.losses
             text = f"{report.images_per_second:.1f} images/s, D {losses.discriminator:.3f}, L1 {losses.l1:.4f}"
             bar.set_postfix_str(text, refresh=False)
