@@ -18,7 +18,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class TrainConfig:
     """Everything that changes a run's weights; saved whole in its state.
 
-    The defaults are the recipe that serves best; `SEED_RECIPE` is the one of the system that this one re-implements.
+    The defaults are pix2pix's, with augmentation, a falling learning rate and a moving average of the weights;
+    `SEED_RECIPE` takes those away again, as in the system that this one re-implements.
     """
 
     base_channels: int = 64
