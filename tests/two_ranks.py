@@ -50,3 +50,6 @@ torch.save(
     },
     Path(sys.argv[1]) / f"rank{fabric.global_rank}.pth",
 )
+# A rank that ends while the other still talks to it takes it down.
+fabric.barrier()
+torch.distributed.destroy_process_group()

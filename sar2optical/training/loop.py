@@ -152,7 +152,11 @@ def train(
                 _make_room(out, trainer, restart=restart)
             fabric.barrier()
         run = _Run(trainer, batches, out, options, validation, per_epoch)
-        return run.until_the_end(on_step, should_stop)
+        trained = run.until_the_end(on_step, should_stop)
+        if fabric.world_size > 1:  # a rank that ends while another still talks to it takes that one down
+            fabric.barrier()
+            torch.distributed.destroy_process_group()
+        return trained
 
 
 class _Run:
