@@ -7,19 +7,82 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sar2optical.errors import Sar2OpticalError
-from sar2optical.signature import Stretch
+from sar2optical.signature import UNITS, ModelSignature, Stretch
+
+if TYPE_CHECKING:
+    from sar2optical.data.pairs import Reading
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 TERMINATED = 143
 """Likewise after SIGTERM."""
+
+
+_Command = Callable[..., Any]
+
+
+def options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Make one decorator of several options, in reading order."""
+
+    def apply(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+engine_options = options(
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch"]),
+        default="auto",
+        show_default=True,
+        help="Library that runs the model; auto takes the fastest installed.",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Of the arithmetic; auto takes bf16 where the CPU has it, fp32 is the reference.",
+    ),
+)
+"""How a model is run."""
+
+chip_options = options(
+    click.option(
+        "--units",
+        type=click.Choice(["auto", *UNITS]),
+        default="auto",
+        show_default=True,
+        help="Of SAR chips that are no bytes.",
+    ),
+    click.option(
+        "--optical-max",
+        type=click.FloatRange(1),
+        help="Reflectance x 10000 that becomes white, in 16-bit optical chips.  [3000]",
+    ),
+)
+"""How chips are read; for `reading`."""
+
+
+def reading(signature: ModelSignature, side: int, *, units: str, optical_max: float | None) -> Reading:
+    """Turn `chip_options` into how chips of at least `side` pixels are read."""
+    from sar2optical.data.pairs import Reading
+
+    unit: Any = None if units == "auto" else units
+    how = Reading(signature=signature, unit=unit, min_side=side)
+    return how if optical_max is None else replace(how, optical_max=optical_max)
 
 
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import reports_errors, set_up_logging
-from sar2optical.signature import UNITS
+from sar2optical.cli.common import chip_options, engine_options, reading, reports_errors, set_up_logging
 
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
@@ -33,35 +32,8 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Which part of the split.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch"]),
-    default="auto",
-    show_default=True,
-    help="Library that runs the models; auto takes the fastest installed.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Of the arithmetic, as in sar2opt-scene.",
-)
-@click.option(
-    "--units",
-    type=click.Choice(["auto", *UNITS]),
-    default="auto",
-    show_default=True,
-    help="Of SAR chips that are no bytes.",
-)
-@click.option(
-    "--optical-max",
-    type=click.FloatRange(1),
-    default=3000.0,
-    show_default=True,
-    help="Reflectance x 10000 that becomes white, in 16-bit optical chips.",
-)
+@engine_options
+@chip_options
 @click.option(
     "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
 )
@@ -133,15 +105,12 @@ def _evaluation(
     engines: dict[str, Engine], data: Path, options: dict[str, Any], *, quiet: bool
 ) -> tuple[Evaluation, Callable[[], bytes]]:
     """Score; also give what draws the picture, while the engines are open."""
-    from sar2optical.data.pairs import Reading
     from sar2optical.data.splits import load_pairs
     from sar2optical.training.evaluate import baselines, engine_prediction, evaluate, read_samples
     from sar2optical.training.fid import open_features
 
     signatures = [engine.signature for engine in engines.values()]
-    unit = None if options["units"] == "auto" else options["units"]
-    side = signatures[0].window
-    reading = Reading(signature=signatures[0], unit=unit, optical_max=options["optical_max"], min_side=side)
+    how = reading(signatures[0], signatures[0].window, units=options["units"], optical_max=options["optical_max"])
     pairs = load_pairs(data, options["split"], options["part"])[: options["limit"]]
     features = open_features(options["features"]) if options["features"] else None
     fit_on = options["fit_on"]
@@ -149,17 +118,17 @@ def _evaluation(
     predictions = {name: engine_prediction(engine) for name, engine in engines.items()}
 
     with _progress(len(fitting) + len(pairs), hidden=quiet) as step:
-        samples = _told(_alike(read_samples(fitting, fit_on or data, reading), signatures), step)
+        samples = _told(_alike(read_samples(fitting, fit_on or data, how), signatures), step)
         fitted = baselines((sample.chips for sample in samples), "" if fit_on else "of these chips")
         evaluation = evaluate(
             {**predictions, **fitted},
-            _alike(read_samples(pairs, data, reading), signatures),
+            _alike(read_samples(pairs, data, how), signatures),
             window=signatures[0].window,
             features=features,
             on_chip=step,
         )
     first = next(iter(predictions))
-    return evaluation, lambda: _picture(evaluation, pairs, reading, first, predictions[first])
+    return evaluation, lambda: _picture(evaluation, pairs, how, first, predictions[first])
 
 
 def _told(samples: Iterator[Any], step: Callable[[], None]) -> Iterator[Any]:
@@ -182,14 +151,14 @@ def _alike(samples: Iterator[Any], signatures: list[Any]) -> Iterator[Any]:
         yield sample
 
 
-def _picture(evaluation: Evaluation, pairs: list[Pair], reading: Reading, name: str, predict: Predict) -> bytes:
+def _picture(evaluation: Evaluation, pairs: list[Pair], how: Reading, name: str, predict: Predict) -> bytes:
     from sar2optical.data.augment import grid_windows
     from sar2optical.data.pairs import read_pair
     from sar2optical.training import report
 
     shown = []
     for which, at in report.chosen(evaluation.windows):
-        sar, real = grid_windows(read_pair(pairs[at.chip], reading), evaluation.window)[at.window]
+        sar, real = grid_windows(read_pair(pairs[at.chip], how), evaluation.window)[at.window]
         place = (
             f", window {at.window}" if evaluation.windows[-1].window or len(evaluation.windows) > len(pairs) else ""
         )

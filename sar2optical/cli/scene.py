@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import parse_stretch, reports_errors, set_up_logging
+from sar2optical.cli.common import engine_options, parse_stretch, reports_errors, set_up_logging
 from sar2optical.signature import UNITS
 from sar2optical.windows import DEFAULT_OVERLAP
 
@@ -27,21 +27,7 @@ _MPX = 1_000_000
     help="Generator: a file (.onnx, .pth), or the name of a published one (pix2pix_gen_180), which is fetched once; "
     "the bundled one where not given.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch"]),
-    default="auto",
-    show_default=True,
-    help="Library that runs the model; auto takes the fastest installed.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Of the arithmetic; auto takes bf16 where the CPU has it, fp32 is the reference.",
-)
+@engine_options
 @click.option(
     "--band",
     "bands",

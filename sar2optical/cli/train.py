@@ -6,14 +6,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import INTERRUPTED, parse_stretch, reports_errors, set_up_logging
+from sar2optical.cli.common import (
+    INTERRUPTED,
+    chip_options,
+    options,
+    parse_stretch,
+    reading,
+    reports_errors,
+    set_up_logging,
+)
 from sar2optical.errors import BackendNotInstalled, OptionError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
@@ -23,22 +30,9 @@ if TYPE_CHECKING:
     from sar2optical.training.seed_config import FileSettings
 
 _FILE = click.Path(path_type=Path)
-_Command = Callable[..., Any]
-
-
-def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Apply option decorators in reading order."""
-
-    def apply(command: _Command) -> _Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return apply
-
 
 # None stands for "as in --config, else the default": TrainConfig and RunOptions hold the defaults, and nothing else.
-_data = _options(
+_data = options(
     click.option("--split", type=_FILE, help="Which chips are train, val and test (sar2opt-data split)."),
     click.option("--val-data", type=_FILE, help="Validation pairs in a folder of their own."),
     click.option("--name", default="pix2pix", show_default=True, help="What the model is called."),
@@ -47,15 +41,12 @@ _data = _options(
                  help="In which the stretch is applied; of 8-bit chips: what they were stretched from."),
     click.option("--stretch", nargs=2, default=("0", "p99"), show_default=True, callback=parse_stretch,
                  metavar="LOW HIGH", help="What becomes -1 and 1: values, or percentiles (p99)."),
-    click.option("--units", type=click.Choice(["auto", *UNITS]), default="auto", show_default=True,
-                 help="Of SAR chips that are no bytes."),
-    click.option("--optical-max", type=click.FloatRange(1), default=3000.0, show_default=True,
-                 help="Reflectance x 10000 that becomes white, in 16-bit optical chips."),
+    chip_options,
     click.option("--channels", type=click.IntRange(1), help="Copies of a single band as input.  [one per band]"),
     click.option("--skip-unreadable", is_flag=True, help="Leave out pairs that cannot be read, and name them."),
     click.option("--cache", type=click.FloatRange(0), metavar="GB", help="Memory for chips.  [half of the free]"),
 )  # fmt: skip
-_model = _options(
+_model = options(
     click.option("--base-channels", type=int, help="Width of the generator.  [64]"),
     click.option("--upsampling", type=click.Choice(["none", "nearest", "bilinear", "bicubic"]),
                  help="Upsampling and convolution in place of transposed convolution.  [none]"),
@@ -64,7 +55,7 @@ _model = _options(
     click.option("--discriminator-layers", type=int, help="Depth of patch: 3 sees 70 x 70 pixels.  [3]"),
     click.option("--conditional/--unconditional", default=None, help="Whether it sees the SAR image.  [conditional]"),
 )  # fmt: skip
-_objective = _options(
+_objective = options(
     click.option("--objective", type=click.Choice(["vanilla", "lsgan", "hinge"]), help="[vanilla]"),
     click.option("--gan-weight", type=float, help="Of the adversarial term; 0: no discriminator.  [1]"),
     click.option("--gan-from", type=float, help="Share of the steps after which it joins in.  [0]"),
@@ -72,7 +63,7 @@ _objective = _options(
     click.option("--ssim-weight", type=float, help="Of 1 - SSIM.  [0]"),
     click.option("--texture-weight", type=float, help="Of the error of local gradient energy.  [0]"),
 )
-_steps = _options(
+_steps = options(
     click.option("--epochs", type=int, help="Passes over the training windows.  [200]"),
     click.option("--steps", type=int, help="Updates of the generator, in place of --epochs."),
     click.option("--batch", type=int, help="Pairs per forward pass, on all devices together.  [32]"),
@@ -88,7 +79,7 @@ _steps = _options(
     click.option("--turn/--no-turn", default=None, help="Quarter turns.  [turn]"),
     click.option("--seed", type=int, help="[42]"),
 )
-_arithmetic = _options(
+_arithmetic = options(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
                  help="auto: bf16 where the hardware computes in it.  [auto]"),
     click.option("--channels-last/--contiguous", default=None, help="Memory layout.  [channels-last]"),
@@ -98,7 +89,7 @@ _arithmetic = _options(
     click.option("--threads", type=int, help="CPU threads of the arithmetic."),
     click.option("--workers", type=int, help="Threads that prepare windows.  [2]"),
 )  # fmt: skip
-_records = _options(
+_records = options(
     click.option("--save-every", type=float, metavar="EPOCHS", help="[5]"),
     click.option("--eval-every", type=float, metavar="EPOCHS", help="[5]"),
     click.option("--keep", type=int, help="Numbered generators beside the newest; 0: all.  [3]"),
@@ -107,7 +98,7 @@ _records = _options(
     click.option("--comet-name", help="What the run is called there."),
     click.option("--comet-entity", help="Workspace there."),
 )
-_start = _options(
+_start = options(
     click.option(
         "--config",
         "settings",
@@ -165,7 +156,7 @@ def main(
     if file.ignored:
         click.echo(f"{settings}: {', '.join(file.ignored)}: not used here, DATA and OUT say where", err=True)
     config = TrainConfig(**file.config | given)
-    options = RunOptions(**file.options | _given(choices, RunOptions))
+    run = RunOptions(**file.options | _given(choices, RunOptions))
     signature = _signature(choices, file.channels)
     first = resolve(from_generator) if from_generator else file.generator
     chips, validation = _chips(data, choices, file, signature, config.window, hidden=quiet)
@@ -174,7 +165,7 @@ def main(
     with _stopping() as should_stop, _progress(hidden=quiet) as show:
         trained = train(
             chips, config, signature, out,
-            validation=validation, options=options, restart=restart,
+            validation=validation, options=run, restart=restart,
             first_weights=(first, from_discriminator or file.discriminator),
             on_step=show, should_stop=should_stop,
         )  # fmt: skip
@@ -221,11 +212,11 @@ def _chips(
     data: Path, choices: dict[str, Any], file: FileSettings, signature: ModelSignature, window: int, *, hidden: bool
 ) -> tuple[Any, Any]:
     """Open the training and validation pairs."""
-    from sar2optical.data.pairs import Reading, find_pairs
+    from sar2optical.data.pairs import find_pairs
     from sar2optical.data.splits import load_pairs, pairs_of, random_split, read_split
 
-    unit = None if choices["units"] == "auto" else choices["units"]
-    reading = Reading(signature=signature, unit=unit, optical_max=choices["optical_max"], min_side=window)
+    units = {"units": choices["units"], "optical_max": choices["optical_max"]}
+    trained_on, seen = (reading(signature, side, **units) for side in (window, signature.window))
     split = choices["split"] or (file.split_file if file.split_mode == "split" else None)
     validates = bool(choices["split"]) or file.validate
     val: list[Any] = []
@@ -242,13 +233,13 @@ def _chips(
         train = find_pairs(data)
     if choices["val_data"]:
         val = find_pairs(choices["val_data"])
-    seen = replace(reading, min_side=signature.window)
     return tuple(  # type: ignore[return-value]
-        _store(pairs, how, choices, hidden=hidden) if pairs else () for pairs, how in ((train, reading), (val, seen))
+        _store(pairs, how, choices, hidden=hidden) if pairs else ()
+        for pairs, how in ((train, trained_on), (val, seen))
     )
 
 
-def _store(pairs: Any, reading: Reading, choices: dict[str, Any], *, hidden: bool) -> Any:
+def _store(pairs: Any, how: Reading, choices: dict[str, Any], *, hidden: bool) -> Any:
     from tqdm import tqdm
 
     from sar2optical.data.store import ChipStore
@@ -257,7 +248,7 @@ def _store(pairs: Any, reading: Reading, choices: dict[str, Any], *, hidden: boo
     with tqdm(total=len(pairs), desc="reading", unit="pair", leave=False, disable=hidden or None) as bar:
         return ChipStore.open(
             pairs,
-            reading,
+            how,
             cache_bytes=cache,
             skip_unreadable=choices["skip_unreadable"],
             progress=lambda done, _: bar.update(done - bar.n),
