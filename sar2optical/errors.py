@@ -19,6 +19,7 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
     │   ├── BackendNotInstalled    (ImportError)  the library that runs the file is absent
     │   ├── DeviceUnavailable      (RuntimeError) the device or precision asked for is not here
     │   └── InferenceFailed        (RuntimeError) the engine stopped, or returned what it should not
+    │       └── DeviceOutOfMemory  (MemoryError)  the GPU's memory does not hold the batch
     ├── ExportError
     │   ├── ExportUnsupported      (ValueError)   source or target of a kind that is not exported
     │   └── ParityFailed           (RuntimeError) the exported file does not do what its source does
@@ -37,6 +38,7 @@ __all__ = [
     "BandNotFound",
     "CheckpointMismatch",
     "DataError",
+    "DeviceOutOfMemory",
     "DeviceUnavailable",
     "EngineError",
     "ExportError",
@@ -113,6 +115,10 @@ class DeviceUnavailable(EngineError, RuntimeError):
 
 class InferenceFailed(EngineError, RuntimeError):
     """The engine stopped, or returned something that it should not."""
+
+
+class DeviceOutOfMemory(InferenceFailed, MemoryError):
+    """The device's memory does not hold the batch."""
 
 
 class ExportError(Sar2OpticalError):

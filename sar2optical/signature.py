@@ -21,6 +21,9 @@ VERSION = 1
 METADATA_KEY = "sar2optical.signature"
 """Where ONNX `metadata_props` hold the JSON form."""
 
+PRECISION_KEY = "sar2optical.precision"
+"""Where they hold the precision of the graph; fp32 where it is absent."""
+
 
 @dataclass(frozen=True)
 class Bound:

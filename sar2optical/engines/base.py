@@ -6,9 +6,10 @@ error with the remedy, never a silent substitute.
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,14 +20,17 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical.engines.known_answer import KnownAnswer, question
 from sar2optical.errors import (
     BackendNotInstalled,
+    DeviceOutOfMemory,
     DeviceUnavailable,
     InferenceFailed,
     ModelUnreadable,
     OptionError,
+    SignatureError,
 )
-from sar2optical.signature import ModelSignature
+from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -34,12 +38,16 @@ BACKENDS = {
     ".onnx": ("openvino", "onnxruntime"),
     ".pth": ("pytorch",),
     ".pt": ("pytorch",),
+    ".plan": ("tensorrt",),
+    ".engine": ("tensorrt",),
 }
 """Backends that run a kind of file, fastest on a CPU first."""
 
-_EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "pytorch": "train"}
-_LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch"}
+_EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "pytorch": "train", "tensorrt": "tensorrt"}
+_LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch", "tensorrt": "tensorrt"}
 _CPU_ONLY = ("openvino",)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +117,41 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What an exported file's metadata say."""
+
+    signature: ModelSignature
+    precision: str
+    """Of the graph."""
+    known_answer: KnownAnswer | None
+    """None in files of other exporters, and of releases before it was there."""
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str], path: Path) -> Description:
+        """Read a file's metadata.
+
+        Raises
+        ------
+        SignatureError
+            Where they hold no signature, or one that is not understood.
+        """
+        if METADATA_KEY not in metadata:
+            raise SignatureError(
+                f"{path}: carries no signature, so nothing says what its input means: export it with sar2opt-export"
+            )
+        return cls(
+            signature=ModelSignature.from_json(metadata[METADATA_KEY], source=str(path)),
+            precision=metadata.get(PRECISION_KEY, "fp32"),
+            known_answer=KnownAnswer.read(metadata),
+        )
+
+
 class EngineBase(ABC):
-    """What all engines share: a description, padding of short batches, the context manager."""
+    """What all engines share: a description, padding of short batches, the context manager.
+
+    A batch that the device's memory does not hold is halved, and so are the ones after it.
+    """
 
     def __init__(
         self,
@@ -121,6 +162,7 @@ class EngineBase(ABC):
         precision: str,
         batch: int,
         streams: int,
+        known_answer: KnownAnswer | None = None,
     ) -> None:
         self.signature = signature
         self.backend = backend
@@ -128,6 +170,8 @@ class EngineBase(ABC):
         self.precision = precision
         self.batch = batch
         self.streams = streams
+        self.known_answer = known_answer
+        self._at_once = batch
 
     def __str__(self) -> str:
         return f"{self.backend} {self.precision} on {self.device}"
@@ -144,11 +188,31 @@ class EngineBase(ABC):
         if count < self.batch:
             # Padded, never reshaped: another batch size could pick other kernels, and so other rounding.
             sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
-        return self._infer(np.ascontiguousarray(sar))[:count]
+        image = self._halving(np.ascontiguousarray(sar))[:count]
+        if not np.isfinite(image).all():
+            raise InferenceFailed(
+                f"{self} returned NaN or infinity: give --precision fp32, or export in bf16, whose range is wider"
+            )
+        return image
+
+    def _halving(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run a batch in as many parts as the device's memory asks for."""
+        while True:
+            size = self._at_once
+            try:
+                parts = [self._infer(sar[k : k + size]) for k in range(0, len(sar), size)]
+            except DeviceOutOfMemory:
+                if size == 1:
+                    raise
+                if size == self._at_once:  # another stream may have said so already
+                    self._at_once = size // 2
+                    _log.warning("%s: out of memory with %d windows at once, going on with %d", self, size, size // 2)
+                continue
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @abstractmethod
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Translate a full batch."""
+        """Translate a full batch, or the part of one that the device's memory holds."""
 
     @abstractmethod
     def close(self) -> None:
@@ -169,9 +233,9 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
     Parameters
     ----------
     path
-        `.onnx` with a signature in its metadata, or a `.pth` checkpoint.
+        `.onnx` with a signature in its metadata, a `.pth` checkpoint, or a `.plan` with its `.plan.json`.
     backend
-        auto, openvino, onnxruntime or pytorch; auto takes the fastest installed one.
+        auto, openvino, onnxruntime, pytorch or tensorrt; auto takes the first installed one.
     options
         Device, precision, threads, batch.
 
@@ -186,7 +250,8 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
     BackendNotInstalled
         Where no library that runs it is installed.
     DeviceUnavailable
-        Where the device or precision is not available with that backend.
+        Where the device or precision is not available with that backend, or it gives another image than what was
+        exported.
     """
     options = options or EngineOptions()
     candidates = BACKENDS.get(path.suffix.lower())
@@ -203,32 +268,40 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
         raise BackendNotInstalled(
             f"{path.name} with {name} needs {error.name}: pip install 'sar2optical[{_EXTRAS[name]}]'"
         ) from error
-    engine: Engine = module.open(path, options)
+    engine: EngineBase = module.open(path, options)
     _try_out(engine, path)
     return engine
 
 
-def _try_out(engine: Engine, path: Path) -> None:
-    """Run one blank batch: a model that is not what its signature says is refused here, and not after hours.
+def _try_out(engine: EngineBase, path: Path) -> None:
+    """Run one batch: a model that is not what its signature says is refused here, and not after hours.
 
+    The same goes for a library that makes something else of the file than what was exported, see `KnownAnswer`.
     It also has the libraries finish their setting up on one thread. Two first runs at once were seen to wait for each
     other for ever in OpenVINO's Python layer.
     """
     signature = engine.signature
     side, batch = signature.window, engine.batch
-    blank = np.zeros((batch, signature.channels, side, side), np.float32)
+    asked = np.repeat(question(signature), batch, axis=0)
     try:
-        image = engine.run(blank)
+        image = engine.run(asked)
     except InferenceFailed as error:
         engine.close()
         raise ModelUnreadable(
-            f"{path}: does not run on the input of its own signature, {blank.shape} ({error}): export it again"
+            f"{path}: does not run on the input of its own signature, {asked.shape} ({error}): export it again"
         ) from error
     if image.shape != (batch, 3, side, side) or image.dtype != np.float32:
         engine.close()
         raise ModelUnreadable(
-            f"{path}: gives {image.dtype} {image.shape} for {blank.shape}, not float32 {(batch, 3, side, side)}: "
+            f"{path}: gives {image.dtype} {image.shape} for {asked.shape}, not float32 {(batch, 3, side, side)}: "
             "give an RGB generator"
+        )
+    expected = engine.known_answer
+    if expected and not (found := expected.agreement(image[:1])) >= expected.floor:
+        engine.close()
+        raise DeviceUnavailable(
+            f"{path}: {engine} gives another image than what was exported ({found:.1f} dB, at least "
+            f"{expected.floor:.0f} expected): give another --backend or --precision"
         )
 
 

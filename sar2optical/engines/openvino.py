@@ -11,32 +11,36 @@ import openvino
 from numpy.typing import NDArray
 
 from sar2optical.engines.base import (
+    Description,
     EngineBase,
     EngineOptions,
     default_threads,
     refuse_unless,
 )
-from sar2optical.errors import InferenceFailed, ModelUnreadable, SignatureError
-from sar2optical.signature import METADATA_KEY, ModelSignature
+from sar2optical.errors import InferenceFailed, ModelUnreadable
 
 _HINTS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+_QUANTIZED = ("int8", "fp8")
 _DEVICE = "CPU"
 
 
 class OpenVINOEngine(EngineBase):
     """A compiled model of a fixed batch, and one request for each stream."""
 
-    def __init__(self, compiled: Any, signature: ModelSignature, *, device: str, batch: int) -> None:
-        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    def __init__(self, compiled: Any, description: Description, *, device: str, batch: int) -> None:
+        arithmetic = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         streams = int(compiled.get_property("NUM_STREAMS"))
+        quantized = description.precision in _QUANTIZED
         super().__init__(
-            signature=signature,
+            signature=description.signature,
             backend="openvino",
             device=device,
-            precision=_NAMES.get(precision, precision),
+            # Of other files OpenVINO changes the precision: on a CPU without bf16 it runs a bf16 file in fp32.
+            precision=description.precision if quantized else _NAMES.get(arithmetic, arithmetic),
             batch=batch,
             streams=streams,
+            known_answer=description.known_answer,
         )
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
@@ -62,8 +66,9 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
         refuse_unless("device", options.device, "openvino", ["cpu"])
     core = openvino.Core()
     model = _read(core, path)
-    signature = _signature(model, path)
-    precision = _precision(core, options.precision)
+    description = Description.read(_metadata(model), path)
+    signature = description.signature
+    precision = _arithmetic(core, description.precision, options.precision)
     threads = options.threads or default_threads()
     sides = (signature.channels, signature.window, signature.window)
     settings: dict[str, Any] = {
@@ -83,7 +88,7 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
             f"{path}: openvino cannot compile it ({_first_line(error)}): export it again"
         ) from error
     device = str(core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip()
-    return OpenVINOEngine(compiled, signature, device=f"cpu ({device})", batch=options.batch)
+    return OpenVINOEngine(compiled, description, device=f"cpu ({device})", batch=options.batch)
 
 
 def _read(core: openvino.Core, path: Path) -> openvino.Model:
@@ -93,21 +98,24 @@ def _read(core: openvino.Core, path: Path) -> openvino.Model:
         raise ModelUnreadable(f"{path}: corrupt, or no ONNX model: export it again, or fetch it again") from error
 
 
-def _signature(model: openvino.Model, path: Path) -> ModelSignature:
-    """Read the signature, which OpenVINO keeps among the model's notes on where it came from."""
+def _metadata(model: openvino.Model) -> dict[str, str]:
+    """Read the file's metadata, which OpenVINO keeps among the model's notes on where it came from."""
     try:
-        text = model.get_rt_info(["framework", METADATA_KEY]).astype(str)
-    except RuntimeError as error:
-        raise SignatureError(
-            f"{path}: carries no signature, so nothing says what its input means: export it with sar2opt-export"
-        ) from error
-    return ModelSignature.from_json(text, source=str(path))
+        notes = model.get_rt_info(["framework"]).value
+    except RuntimeError:
+        return {}
+    return {str(key): str(value) for key, value in notes.items()}
 
 
-def _precision(core: openvino.Core, asked: str) -> str:
+def _arithmetic(core: openvino.Core, file: str, asked: str) -> str:
+    """Choose what layers are computed in that the file does not quantize."""
     here = ["fp32"]
     if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
         here.append("bf16")
+    if file in _QUANTIZED:
+        if asked != "auto":
+            refuse_unless("precision", asked, f"openvino and this {file} file", [file])
+        return "fp32"
     if asked == "auto":
         return here[-1]
     refuse_unless("precision", asked, "openvino", here)
