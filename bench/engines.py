@@ -12,8 +12,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import engine_rate, interleaved, median, save, table
+from bench.harness import interleaved, median, save, table
 from sar2optical.engines import Engine, EngineOptions, open_engine
+from sar2optical.engines.auto import windows_per_second
 from sar2optical.metrics import psnr
 
 SEED = "PyTorch eager fp32, one window after another"
@@ -99,7 +100,7 @@ def _seed_rate(checkpoint: Path, sar: NDArray[np.float32], threads: int | None) 
 def _rate_of(engine: Engine, sar: NDArray[np.float32]) -> Callable[[], float]:
     def measure() -> float:
         engine.run(sar[: engine.batch])
-        return engine_rate(engine, sar)
+        return windows_per_second(engine, sar)
 
     return measure
 

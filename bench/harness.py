@@ -8,15 +8,10 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sar2optical import __version__
-from sar2optical.engines import Engine
 
 
 def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -34,24 +29,6 @@ def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> d
         for name, measure in candidates.items():
             figures[name].append(measure())
     return figures
-
-
-def engine_rate(engine: Engine, windows: NDArray[np.float32]) -> float:
-    """Windows per second of an engine alone, with as many runs in flight as it takes.
-
-    Parameters
-    ----------
-    engine
-        Opened.
-    windows
-        float32 (n, C, H, W) in [-1, 1], n a multiple of the engine's batch.
-    """
-    batches = [windows[k : k + engine.batch] for k in range(0, len(windows), engine.batch)]
-    with ThreadPoolExecutor(engine.streams) as streams:
-        began = time.perf_counter()
-        for _ in streams.map(engine.run, batches):
-            pass
-        return len(windows) / (time.perf_counter() - began)
 
 
 def peak_memory_mb() -> float:

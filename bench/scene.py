@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from bench.harness import engine_rate, interleaved, median, peak_memory_mb, save
+from bench.harness import interleaved, median, peak_memory_mb, save
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.auto import windows_per_second
 from sar2optical.models.zoo import bundled
 from sar2optical.scene import SceneOptions
 from sar2optical.translate import Report, TranslateOptions, translate
@@ -61,8 +62,8 @@ def main(
                 side, channels = engine.signature.window, engine.signature.channels
                 shape = (200 * batch_size, channels, side, side)
                 windows = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
-                engine_rate(engine, windows[: 10 * batch_size])
-                return engine_rate(engine, windows)
+                windows_per_second(engine, windows[: 10 * batch_size])
+                return windows_per_second(engine, windows)
 
         figures = interleaved({"engine": run_engine, "scene": run_scene}, rounds)
     click.echo(_report(reports, figures))

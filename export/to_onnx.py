@@ -7,22 +7,18 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from export.precision import DEFAULT_OPSET, OPSETS, Storage
+from export.precision import DEFAULT_OPSET, OPSETS
 from sar2optical.errors import ExportUnsupported
 from sar2optical.models.unet import UNetGenerator
-from sar2optical.signature import METADATA_KEY, ModelSignature
-
-INPUT, OUTPUT = "sar", "optical"
-"""Names of the graph's tensors."""
+from sar2optical.signature import INPUT, METADATA_KEY, OUTPUT, ModelSignature
 
 BATCH_AXIS = "N"
 """Name of the dynamic batch dimension."""
@@ -67,8 +63,6 @@ def to_onnx(
     signature: ModelSignature,
     *,
     opset: int = DEFAULT_OPSET,
-    storage: Storage = "fp32",
-    metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Trace a folded generator into ONNX with a dynamic batch.
 
@@ -78,10 +72,6 @@ def to_onnx(
         From `fold`.
     opset
         Of the standard operators, one of `OPSETS`.
-    storage
-        How weights are kept in the file; arithmetic is float32 either way.
-    metadata
-        More entries for `metadata_props`, beside the signature.
 
     Returns
     -------
@@ -105,11 +95,8 @@ def to_onnx(
     dropped = [node.name for node in model.graph.node if node.op_type in ("Dropout", "BatchNormalization")]
     if dropped:
         raise ExportUnsupported(f"{', '.join(dropped)} left in the graph: export an eval-mode generator")
-    if storage == "fp16":
-        _store_halved(model)
     _strip_traces(model)
-    entries = {METADATA_KEY: signature.to_json(), **(metadata or {})}
-    helper.set_model_props(model, entries)
+    helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -176,21 +163,6 @@ def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def _store_halved(model: onnx.ModelProto) -> None:
-    """Keep float32 weights as float16, cast back where they are used; engines fold the cast when they load."""
-    casts = []
-    for weights in model.graph.initializer:
-        if weights.data_type != TensorProto.FLOAT:
-            continue
-        name = weights.name
-        halved = numpy_helper.to_array(weights).astype("float16")
-        weights.CopyFrom(numpy_helper.from_array(halved, f"{name}.fp16"))
-        casts.append(helper.make_node("Cast", [f"{name}.fp16"], [name], f"{name}.cast", to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
 def _strip_traces(model: onnx.ModelProto) -> None:
     """Drop the exporter's stack traces and shape notes: they name files of the machine that exported."""
     model.doc_string = model.graph.doc_string = ""
@@ -199,10 +171,3 @@ def _strip_traces(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-
-
-def round_weights(folded: UNetGenerator) -> None:
-    """Round weights to what float16 holds, in place: then a halved file loses nothing."""
-    with torch.no_grad():
-        for weights in folded.parameters():
-            weights.copy_(weights.half().float())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
-from sar2optical.engines import Engine
 from sar2optical.errors import BandNotFound, ExportUnsupported, ParityFailed
 from sar2optical.metrics import psnr, ssim
-from sar2optical.models.unet import UNetGenerator
 from sar2optical.radiometry import Encoding, choose_stretch, convert, resolve
 from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.signature import ModelSignature
@@ -22,11 +22,16 @@ from sar2optical.signature import ModelSignature
 CHIPS = 16
 """Chips that are compared, at most."""
 
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A generator or an engine: float32 (1, C, H, W) in [-1, 1] -> float32 (1, 3, H, W) in [-1, 1]."""
+
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _T = TypeVar("_T")
 
 _RANGE = 2.0  # of [-1, 1]
 _FLAT = 1e-4  # standard deviation over a chip under which an output counts as constant
+_REPEATS = 1e-5  # two runs of one network differ by less
+_CLEARLY = 0.5  # of the error: noise alone may make another order of nearly grey colours a little nearer
 
 # Sentinel-1 IW GRDH: 4.4 equivalent looks (ESA, Sentinel-1 product specification), so speckled chips stress an
 # engine as real ones do.
@@ -50,34 +55,42 @@ class Parity:
     """Where the chips came from."""
 
 
-def chips_from(path: Path, signature: ModelSignature) -> NDArray[np.float32]:
-    """Read verification chips from a folder of pictures, or cut them from a scene.
+def chips_from(
+    path: Path, signature: ModelSignature, *, most: int = CHIPS, any_band: bool = True
+) -> NDArray[np.float32]:
+    """Read real chips from a folder of pictures, or cut them from a scene, valid pixels only.
 
     Parameters
     ----------
     path
         Folder of chips of at least a window (`s1` in its name or beneath where it holds pairs), or one raster.
     signature
-        Decides window and channels.
+        Decides window, channels and radiometry.
+    most
+        Chips that are taken, spread evenly.
+    any_band
+        Take the first band where the model's polarisation is absent: parity does not mind, calibration does.
 
     Returns
     -------
     ndarray
-        float32 (n, C, window, window) in [-1, 1], 1 <= n <= `CHIPS`.
+        float32 (n, C, window, window) in [-1, 1], 1 <= n <= `most`.
 
     Raises
     ------
     ExportUnsupported
         Where there is no chip of a window's size.
     SceneError
-        Where a raster cannot be used.
+        Where a raster cannot be used: unreadable, in a unit that cannot be told or does not fit the model's.
     """
-    files = _spread(_rasters(path), CHIPS)
-    per_file = CHIPS // max(len(files), 1)
-    chips = [chip for file in files for chip in _cut(file, signature, per_file)]
+    files = _spread(_rasters(path), most)
+    per_file = most // max(len(files), 1)
+    chips = [chip for file in files for chip in _cut(file, signature, per_file, any_band=any_band)]
     if not chips:
         side = signature.window
-        raise ExportUnsupported(f"{path}: no chip of {side} x {side} or more: give a folder of chips, or a scene")
+        raise ExportUnsupported(
+            f"{path}: no chip of {side} x {side} valid pixels or more: give a folder of chips, or a scene"
+        )
     return np.stack(chips)
 
 
@@ -101,28 +114,68 @@ def simulated_chips(signature: ModelSignature, count: int = 8, seed: int = 1) ->
     return np.array(np.broadcast_to(chips, (count, signature.channels, side, side)))
 
 
-def compare(
-    generator: UNetGenerator,
-    engine: Engine,
-    chips: NDArray[np.float32],
-    *,
-    source: str,
-    floor: float,
-) -> Parity:
-    """Run both on the same chips.
+def as_written(model: onnx.ModelProto) -> Run:
+    """Run a graph in ONNX Runtime, operator by operator, as it is written.
+
+    Its optimizer is off: it was seen to make another image (16 dB) of float8 pairs.
+    """
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    (given,) = (value.name for value in session.get_inputs())
+    return lambda sar: np.asarray(session.run(None, {given: sar})[0])
+
+
+def expect(reference: Run, chips: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run the source on chips, and see that it is a generator worth exporting.
 
     Parameters
     ----------
-    generator
-        The source, in eval mode; run in float32.
-    engine
-        The exported file, opened. It may take one channel where the generator takes copies of it.
+    reference
+        The source.
     chips
-        float32 (n, C, window, window) in [-1, 1], C as the engine takes it.
+        float32 (n, C, window, window) in [-1, 1].
+
+    Returns
+    -------
+    ndarray
+        float32 (n, 3, window, window) in [-1, 1].
+
+    Raises
+    ------
+    ParityFailed
+        Where it gives NaN, one colour, the same image for every chip, or two images for one chip.
+    """
+    images = np.concatenate([reference(chip[None]) for chip in chips])
+    if not np.isfinite(images).all():
+        raise ParityFailed("the source returns NaN or infinity: its weights are spoilt, give another checkpoint")
+    if images.std(axis=(2, 3)).max() < _FLAT:
+        raise ParityFailed("the source returns one colour whatever it is given: it is not trained, or not loaded")
+    if len(images) > 1 and images.std(axis=0).max() < _FLAT:
+        raise ParityFailed("the source returns one image whatever it is given: it is not trained, or not loaded")
+    if np.abs(reference(chips[:1])[0] - images[0]).max() > _REPEATS:
+        raise ParityFailed("the source gives two images for one chip: dropout was left on, export it in eval mode")
+    return images
+
+
+def compare(
+    expected: NDArray[np.float32], found: Run, chips: NDArray[np.float32], *, source: str, floor: float
+) -> Parity:
+    """Run what was exported on the chips whose images are known.
+
+    Parameters
+    ----------
+    expected
+        float32 (n, 3, window, window), from `expect`.
+    found
+        What was exported, opened.
+    chips
+        float32 (n, C, window, window) in [-1, 1].
     source
         Where the chips came from, for the report.
     floor
-        Least PSNR in dB that passes.
+        Least PSNR in dB that passes, for the worst chip.
 
     Returns
     -------
@@ -131,29 +184,35 @@ def compare(
     Raises
     ------
     ParityFailed
-        Where an output has NaN, is constant though the source's is not, or is under the floor.
+        Where an output has NaN, is constant though the source's is not, has its colours in another order, or is under
+        the floor.
     """
-    channels = generator.arguments.in_channels
     worst_psnr, worst_ssim, max_error, mean_error = float("inf"), 1.0, 0.0, 0.0
-    for k, chip in enumerate(chips):
-        with torch.inference_mode():
-            given = torch.from_numpy(chip[None]).expand(-1, channels, -1, -1)
-            expected = generator(given)[0].numpy()
-        found = engine.run(chip[None])[0]
-        if not np.isfinite(found).all():
+    for k, (chip, image) in enumerate(zip(chips, expected, strict=True)):
+        other = found(chip[None])[0]
+        if not np.isfinite(other).all():
             raise ParityFailed(f"chip {k}: the exported model returns NaN or infinity: keep --precision fp32")
-        if found.std() < _FLAT <= expected.std():
+        if other.std() < _FLAT <= image.std():
             raise ParityFailed(f"chip {k}: the exported model returns a constant: its weights did not survive")
-        error = np.abs(expected - found)
+        error = np.abs(image - other)
         max_error = max(max_error, float(error.max()))
         mean_error += float(error.mean()) / len(chips)
-        worst_psnr = min(worst_psnr, psnr(expected, found, data_range=_RANGE))
-        worst_ssim = min(worst_ssim, ssim(expected, found, data_range=_RANGE))
+        worst_psnr = min(worst_psnr, psnr(image, other, data_range=_RANGE))
+        worst_ssim = min(worst_ssim, ssim(image, other, data_range=_RANGE))
+        if (order := _order(image, other)) != "RGB":
+            raise ParityFailed(f"chip {k}: the exported model gives {order} where the source gives RGB")
     if not worst_psnr >= floor:
         raise ParityFailed(
             f"parity is {worst_psnr:.1f} dB against the source, at least {floor:.0f} is asked: no file was written"
         )
     return Parity(max_error, mean_error, worst_psnr, worst_ssim, len(chips), source)
+
+
+def _order(image: NDArray[np.float32], other: NDArray[np.float32]) -> str:
+    """Give the order of the source's colours that is found."""
+    errors = {order: float(np.square(image[list(order)] - other).mean()) for order in permutations(range(3))}
+    nearest = min(errors, key=errors.__getitem__)
+    return "".join("RGB"[c] for c in nearest) if errors[nearest] < _CLEARLY * errors[0, 1, 2] else "RGB"
 
 
 def _rasters(path: Path) -> list[Path]:
@@ -166,10 +225,11 @@ def _rasters(path: Path) -> list[Path]:
     return sar or files
 
 
-def _cut(path: Path, signature: ModelSignature, most: int) -> Iterator[NDArray[np.float32]]:
+def _cut(path: Path, signature: ModelSignature, most: int, *, any_band: bool) -> Iterator[NDArray[np.float32]]:
     """Cut windows with valid pixels only, spread over the raster."""
     side = signature.window
-    with open_scene(path, signature.bands, _lenient(path, signature.bands)) as scene:
+    options = _lenient(path, signature.bands) if any_band else SceneOptions()
+    with open_scene(path, signature.bands, options) as scene:
         height, width = scene.shape
         if min(scene.shape) < side or scene.unit is None:
             return

@@ -264,6 +264,18 @@ def open_scene(
         yield Scene(dataset, indices, tuple(named[index] for index in indices), options)
 
 
+def shape_of(path: str | Path) -> tuple[int, int]:
+    """Give a raster's height and width.
+
+    Raises
+    ------
+    SceneUnreadable
+        Where GDAL does not open it.
+    """
+    with _opened(path) as dataset:
+        return dataset.height, dataset.width
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     """Open with GDAL; its refusals as our errors."""

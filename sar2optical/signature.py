@@ -18,6 +18,9 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 VERSION = 1
 """Of the JSON form. A file of another version is refused."""
 
+INPUT, OUTPUT = "sar", "optical"
+"""Names of the tensors of an exported graph."""
+
 METADATA_KEY = "sar2optical.signature"
 """Where ONNX `metadata_props` hold the JSON form."""
 

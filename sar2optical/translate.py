@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,19 +31,21 @@ from numpy.typing import NDArray
 
 from sar2optical import __version__
 from sar2optical.blend import Blender
-from sar2optical.engines import Engine, EngineOptions, open_engine
+from sar2optical.engines import Engine, EngineOptions
+from sar2optical.engines.auto import open_model
 from sar2optical.errors import InferenceFailed, OptionError
 from sar2optical.fill import mirror_invalid
-from sar2optical.models.zoo import bundled
+from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, check_output
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, resolve
-from sar2optical.scene import GDAL_CACHE_BYTES, Scene, SceneOptions, open_scene
+from sar2optical.scene import GDAL_CACHE_BYTES, Scene, SceneOptions, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch
 from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]
 """Told of a stage ("translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
 
+_USUAL_STRIDE = 192  # of windows of 256 that share 64
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -66,6 +70,8 @@ class TranslateOptions:
     """Replace outputs that are there."""
     preview: Path | None = None
     """Also write a small picture here (PNG)."""
+    measure: bool = True
+    """Where backend and precision are auto: measure which engine is the fastest, once, for a scene worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +136,7 @@ def translate(
     _check_outputs(src, out, options)
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
-        open_engine(model, backend=options.backend, options=options.engine) as engine,
+        _opened(model, src, options) as (engine, model),
         open_scene(src, engine.signature.bands, options.scene) as scene,
     ):
         _refuse_inputs(scene.files, out, options)
@@ -171,6 +177,16 @@ def translate(
             unit=tags["SAR2OPTICAL_UNITS"],
             stretch=tags["SAR2OPTICAL_STRETCH"],
         )
+
+
+@contextmanager
+def _opened(model: Path, src: str | Path, options: TranslateOptions) -> Iterator[tuple[Engine, Path]]:
+    """Open the engine, and tell which of the model's files it runs."""
+    # Only its model's file says how large the windows are; whether measuring pays is a rough question.
+    windows = math.prod(shape_of(src)) // _USUAL_STRIDE**2 if options.measure else 0
+    engine, file = open_model(variants(model), backend=options.backend, options=options.engine, windows=windows)
+    with engine:
+        yield engine, file
 
 
 def _check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
@@ -228,6 +244,7 @@ def _tags(
         "SAR2OPTICAL_MODEL": engine.signature.name,
         "SAR2OPTICAL_MODEL_SHA256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "SAR2OPTICAL_ENGINE": str(engine),
+        "SAR2OPTICAL_BATCH": str(engine.batch),
         "SAR2OPTICAL_SOURCE": Path(scene.path).name,
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",

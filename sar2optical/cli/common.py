@@ -43,7 +43,7 @@ def options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command],
 engine_options = options(
     click.option(
         "--backend",
-        type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch"]),
+        type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch", "tensorrt"]),
         default="auto",
         show_default=True,
         help="Library that runs the model; auto takes the fastest installed.",
@@ -51,10 +51,10 @@ engine_options = options(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "bf16"]),
+        type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8", "fp8"]),
         default="auto",
         show_default=True,
-        help="Of the arithmetic; auto takes bf16 where the CPU has it, fp32 is the reference.",
+        help="Of the arithmetic; auto takes what is fastest here and close to fp32, which is the reference.",
     ),
 )
 """How a model is run."""

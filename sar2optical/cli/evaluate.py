@@ -79,14 +79,16 @@ def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack)
     """Open every model; names say what runs."""
     from sar2optical.engines import EngineOptions, open_engine
     from sar2optical.errors import OptionError
-    from sar2optical.models.zoo import resolve
+    from sar2optical.models.zoo import resolve, variants
 
     if len(set(models)) < len(models):
         raise OptionError(f"{max(models, key=models.count)}: given twice: give each model once")
     settings = EngineOptions(device=options["device"], precision=options["precision"])
     engines: dict[str, Engine] = {}
     for model in models:
-        engine = stack.enter_context(open_engine(resolve(model), backend=options["backend"], options=settings))
+        reference = resolve(model)
+        file = variants(reference).get(settings.precision, reference)
+        engine = stack.enter_context(open_engine(file, backend=options["backend"], options=settings))
         runs = f"{engine.backend} {engine.precision}"
         name = f"{Path(model).name}, {runs}"
         if name in engines:  # of one name in two folders

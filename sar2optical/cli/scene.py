@@ -62,7 +62,17 @@ _MPX = 1_000_000
     help="Pixels that neighbours share.",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows per run of the model."
+    "--batch-size",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Windows per run of the model; of 1, auto may make more.",
+)
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="For a large scene, measure once which engine is the fastest on this machine.",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the model; all where not given.")
 @click.option(
@@ -121,6 +131,7 @@ def _options(*, preview: Path | None, units: str, **choices: Any) -> Any:
         compress=choices["compress"],
         overwrite=choices["overwrite"],
         preview=preview,
+        measure=choices["measure"],
     )
 
 

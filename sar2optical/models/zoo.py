@@ -16,6 +16,9 @@ _log = logging.getLogger(__name__)
 BUNDLED = "generator.onnx"
 """The generator that comes with the package, see `weights/MODEL_CARD.md`."""
 
+BUNDLED_INT8 = "generator.int8.onnx"
+"""The same in int8, which kept more than 40 dB against it on real chips, see its metadata and the card."""
+
 _SEED_REPO = "yuulind/pix2pix-sar2rgb"
 _ANSWER_WITHIN = 10.0  # seconds for the hub's first word: offline, a command must not hang
 
@@ -54,6 +57,16 @@ ZOO: dict[str, ZooEntry] = {
 def bundled() -> Path:
     """Give the file of the bundled generator."""
     return Path(str(files("sar2optical") / "weights" / BUNDLED))
+
+
+def variants(model: Path) -> dict[str, Path]:
+    """Give the files that there are of a model, by precision, the reference first.
+
+    The bundled generator has two; any other file stands for itself.
+    """
+    if model != bundled():
+        return {"reference": model}
+    return {"fp32": model, "int8": model.with_name(BUNDLED_INT8)}
 
 
 def resolve(model: str | Path, *, download: bool = True) -> Path:

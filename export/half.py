@@ -1,0 +1,108 @@
+"""16 bits: fp16 and bf16 graphs, float32 in and out; float32 graphs that keep their weights as fp16."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from export.graph import Graph, convolutions
+
+HALVES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+BF16_OPSET = 22
+"""The first whose Conv takes bfloat16 (ONNX operator changelog)."""
+
+
+def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
+    """Bring a folded generator to 16 bits.
+
+    Batch norm was folded in float32 before, so that its small variances are not rounded.
+
+    Parameters
+    ----------
+    model
+        float32; left as it is.
+    precision
+        fp16 keeps 11 significant bits up to 65504, bf16 8 bits in float32's range.
+
+    Returns
+    -------
+    onnx.ModelProto
+        With casts behind its inputs and before its outputs. bf16 has opset 22 at least.
+    """
+    graph = Graph(model, opset=BF16_OPSET if precision == "bf16" else 0)
+    kind = HALVES[precision]
+    inner = {name: f"{name}.{precision}" for name in (*graph.inputs, *graph.outputs)}
+    for node in convolutions(graph.nodes):
+        for k, name in enumerate(node.input[1:], 1):
+            values = graph.constant(name)
+            assert values is not None
+            node.input[k] = graph.add_tensor(_rounded(f"{name}.{precision}", values, kind))
+    for node in graph.nodes:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    graph.nodes = [
+        *(helper.make_node("Cast", [name], [inner[name]], f"{name}.cast", to=kind) for name in graph.inputs),
+        *graph.nodes,
+        *(
+            helper.make_node("Cast", [inner[name]], [name], f"{name}.cast", to=TensorProto.FLOAT)
+            for name in graph.outputs
+        ),
+    ]
+    return graph.model()
+
+
+def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give a float32 graph that rounds what `halve(model, "bf16")` rounds: weights, and each operator's output.
+
+    For machines without bf16: sums are float32, as they are in hardware that has it.
+    """
+    graph = Graph(model)
+    kind = TensorProto.BFLOAT16
+    made: list[onnx.NodeProto] = []
+
+    def rounded(name: str) -> str:
+        made.append(helper.make_node("Cast", [name], [f"{name}.low"], f"{name}.low", to=kind))
+        made.append(
+            helper.make_node("Cast", [f"{name}.low"], [f"{name}.round"], f"{name}.round", to=TensorProto.FLOAT)
+        )
+        return f"{name}.round"
+
+    renamed = {name: rounded(name) for name in graph.inputs}
+    for node in graph.nodes:
+        if node in convolutions([node]):
+            node.input[:] = [node.input[0], *(rounded(name) for name in node.input[1:])]
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        made.append(node)
+        for k, name in enumerate(node.output):
+            if name in graph.outputs:
+                node.output[k] = f"{name}.exact"
+                made.append(helper.make_node("Cast", [f"{name}.exact"], [f"{name}.low"], f"{name}.low", to=kind))
+                made.append(helper.make_node("Cast", [f"{name}.low"], [name], f"{name}.round", to=TensorProto.FLOAT))
+            else:
+                renamed[name] = rounded(name)
+    graph.nodes = made
+    return graph.model()
+
+
+def store_halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep float32 weights as float16, cast back where they are used; engines fold the cast when they load."""
+    graph = Graph(model)
+    casts = []
+    for node in convolutions(graph.nodes):
+        for name in node.input[1:]:
+            values = graph.constant(name)
+            assert values is not None
+            low = graph.add_constant(f"{name}.fp16", values.astype(np.float16))
+            casts.append(helper.make_node("Cast", [low], [f"{name}.fp32"], f"{name}.cast", to=TensorProto.FLOAT))
+        node.input[1:] = [f"{name}.fp32" for name in node.input[1:]]
+    graph.nodes = [*casts, *graph.nodes]
+    return graph.model()
+
+
+def _rounded(name: str, values: NDArray[np.generic], kind: int) -> TensorProto:
+    low = values.astype(np.float32).astype(helper.tensor_dtype_to_np_dtype(kind))
+    return helper.make_tensor(name, kind, low.shape, low.tobytes(), raw=True)

@@ -1,0 +1,226 @@
+"""Which of several files, backends and settings is the fastest here: measured once, and remembered.
+
+Rates differ by more than a factor of two from CPU to CPU, and not in an order that a table could hold: int8 is nine
+times as fast as the seed's loop where the CPU has VNNI, and not twice as fast as fp32 where it has not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.engines.base import (
+    BACKENDS,
+    LIBRARIES,
+    Engine,
+    EngineOptions,
+    Precision,
+    default_threads,
+    open_engine,
+)
+from sar2optical.engines.known_answer import question
+from sar2optical.errors import EngineError, ModelError
+from sar2optical.files import write_whole
+
+WORTHWHILE = 400
+"""Windows from which on measuring pays: it takes a second or three, and seldom gains more than half of the time."""
+
+_BATCHES = (1, 4)
+_SECONDS = 0.25
+"""That a candidate runs for, at least, beside its first batch."""
+_GAIN = 1.03  # noise of so short a measurement; what comes first in a list is the plainer choice
+_FORM = 1  # of the file below
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a model is run."""
+
+    file: str
+    """Name of one of the files that there were to choose from."""
+    backend: str
+    precision: str
+    batch: int
+    threads: int
+    rate: float
+    """Windows per second, when it was measured."""
+
+
+def open_model(
+    files: Mapping[str, Path], *, backend: str = "auto", options: EngineOptions | None = None, windows: int = 0
+) -> tuple[Engine, Path]:
+    """Open a generator of which there may be files of several precisions, in the fastest way where that is left open.
+
+    Parameters
+    ----------
+    files
+        By precision, the reference first.
+    backend, options
+        As in `open_engine`. A precision other than auto takes its file, or is the reference's to give; what is not
+        auto is not chosen.
+    windows
+        That will be run. Under `WORTHWHILE` nothing is measured: what was chosen on this machine before is taken, or
+        else the reference as `open_engine` opens it.
+
+    Returns
+    -------
+    engine, file
+        Opened.
+
+    Raises
+    ------
+    Sar2OpticalError
+        As `open_engine` does.
+    """
+    options = options or EngineOptions()
+    reference = next(iter(files.values()))
+    if options.precision != "auto" or options.device == "cuda" or reference.suffix.lower() != ".onnx":
+        file = files.get(options.precision, reference)
+        return open_engine(file, backend=backend, options=options), file
+    candidates = tuple(files.values())
+    key = _key(candidates, backend, options)
+    choice = _recall(key)
+    if choice is None and windows >= WORTHWHILE:
+        choice = _measure(candidates, backend, options)
+        if choice is not None:
+            _remember(key, choice)
+    if choice is None:
+        return open_engine(reference, backend=backend, options=options), reference
+    file = next(file for file in candidates if file.name == choice.file)
+    _log.info("measured to be the fastest here, with %.0f windows/s: %s", choice.rate, _named(choice))
+    return open_engine(file, backend=choice.backend, options=_as_chosen(options, choice)), file
+
+
+def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
+    """Measure an engine alone, with as many runs in flight as it takes.
+
+    Parameters
+    ----------
+    engine
+        Opened.
+    windows
+        float32 (n, C, H, W) in [-1, 1], n a multiple of the engine's batch.
+    """
+    batches = [windows[k : k + engine.batch] for k in range(0, len(windows), engine.batch)]
+    with ThreadPoolExecutor(engine.streams) as streams:
+        began = time.perf_counter()
+        for _ in streams.map(engine.run, batches):
+            pass
+        return len(windows) / (time.perf_counter() - began)
+
+
+def _measure(files: Sequence[Path], backend: str, options: EngineOptions) -> Choice | None:
+    """Measure files, backends and precisions with one window a run; then batches, then half of the threads."""
+    _log.info("measuring which engine is the fastest here; this is done once")
+    threads = options.threads or default_threads()
+    best: Choice | None = None
+    for file, name, precision in _candidates(files, backend, options):
+        plain = Choice(
+            file=file.name, backend=name, precision=precision, batch=options.batch, threads=threads, rate=0
+        )
+        best = _better(best, plain, file, options)
+    if best is None:
+        return None
+    file = next(file for file in files if file.name == best.file)
+    others = [replace(best, batch=batch) for batch in _BATCHES[1:] if options.batch == 1]
+    if options.threads is None and threads >= 4:  # two threads of one core may be in each other's way
+        others.append(replace(best, threads=threads // 2))
+    for other in others:
+        best = _better(best, other, file, options) or best
+    return best
+
+
+def _candidates(files: Sequence[Path], backend: str, options: EngineOptions) -> Iterator[tuple[Path, str, Precision]]:
+    for name in BACKENDS[".onnx"]:
+        if backend in ("auto", name) and find_spec(LIBRARIES[name]):
+            for k, file in enumerate(files):
+                precisions: tuple[Precision, ...] = ("fp32", "bf16") if k == 0 else ("auto",)
+                yield from ((file, name, precision) for precision in precisions)
+
+
+def _better(best: Choice | None, other: Choice, file: Path, options: EngineOptions) -> Choice | None:
+    """Measure another choice; give the faster one."""
+    try:
+        with open_engine(file, backend=other.backend, options=_as_chosen(options, other)) as engine:
+            found = replace(other, precision=engine.precision)
+            runs = engine.streams * engine.batch
+            sar = np.repeat(question(engine.signature), runs, axis=0)
+            rates = [windows_per_second(engine, sar)]
+            while sum(runs / rate for rate in rates) < _SECONDS:
+                rates.append(windows_per_second(engine, sar))
+    except (EngineError, ModelError) as error:  # not for this CPU, or not the file's image on it
+        _log.debug("%s: %s", _named(other), error)
+        return best
+    found = replace(found, rate=max(rates))
+    _log.debug("%s: %.1f windows/s", _named(found), found.rate)
+    return found if best is None or found.rate > _GAIN * best.rate else best
+
+
+def _as_chosen(options: EngineOptions, choice: Choice) -> EngineOptions:
+    precision: Precision = choice.precision  # type: ignore[assignment]
+    return replace(options, device="cpu", precision=precision, batch=choice.batch, threads=choice.threads)
+
+
+def _named(choice: Choice) -> str:
+    return f"{choice.file} with {choice.backend} {choice.precision}, {choice.threads} threads, batch {choice.batch}"
+
+
+def cache_file() -> Path:
+    """Give the file that remembers choices: `SAR2OPT_CACHE`, or under the user's cache folder."""
+    given = os.environ.get("SAR2OPT_CACHE")
+    if given:
+        return Path(given) / "engines.json"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sar2optical" / "engines.json"
+
+
+def _key(files: Sequence[Path], backend: str, options: EngineOptions) -> str:
+    """Name all that a measurement depends on: machine, libraries, files, what was asked."""
+    parts = [str(_FORM), platform.node(), platform.machine(), _processor(), str(default_threads()), backend]
+    parts.append(json.dumps(asdict(options)))
+    for name in BACKENDS[".onnx"]:
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {version(name)}")
+    parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("flags")), "")
+
+
+def _recall(key: str) -> Choice | None:
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Choice(**json.loads(cache_file().read_text())[key])
+    return None
+
+
+def _remember(key: str, choice: Choice) -> None:
+    """Keep a choice; a folder that takes no files costs the next run its measuring, and no more."""
+    file = cache_file()
+    known: dict[str, object] = {}
+    with suppress(OSError, ValueError):
+        read = json.loads(file.read_text())
+        known = read if isinstance(read, dict) else {}
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({**known, key: asdict(choice)}, indent=1).encode())
