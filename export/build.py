@@ -7,7 +7,7 @@ import json
 import logging
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ from export.source import CHECKPOINTS, Source, open_source
 from export.subpixel import can_be_rewritten, subpixel
 from export.verify import Parity, as_written, chips_from, compare, expect, simulated_chips
 from sar2optical import __version__
-from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
 from sar2optical.engines.base import Description
 from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
@@ -38,9 +38,12 @@ from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 CALIBRATION_WINDOWS = 32
 """Taken from the folder or scene to calibrate on, at most."""
 
+_ROUNDS = 3
+"""That speed is measured in; the best one counts, because others share the machine."""
+
 PLANS = (".plan", ".engine")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"sar2optical.{__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +197,14 @@ def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[R
             yield Row(precision=precision, made=made, engine=engine, windows_per_second=rate)
 
 
-def _rate(path: Path, backend: str = "auto") -> tuple[str, float]:
-    """Run a file a few times on the CPU."""
-    with open_engine(path, backend=backend, options=EngineOptions(device="cpu")) as engine:
-        windows = np.repeat(question(engine.signature), 4 * engine.streams, axis=0)
-        return str(engine), max(windows_per_second(engine, windows) for _ in range(2))
+def _rate(path: Path) -> tuple[str, float]:
+    """Run a file a few times with the backend that comes first on the CPU."""
+    with open_engine(path, options=EngineOptions(device="cpu")) as engine:
+        return str(engine), max(_rate_of(engine) for _ in range(_ROUNDS))
+
+
+def _rate_of(engine: Engine) -> float:
+    return windows_per_second(engine, np.repeat(question(engine.signature), 4 * engine.streams, axis=0))
 
 
 def _generator(source: Path, options: ExportOptions, folder: Path) -> AbstractContextManager[Source]:
@@ -229,8 +235,8 @@ class _Rewritten:
     """A generator's graph in the precision and form asked for."""
 
     model: onnx.ModelProto
-    runnable: onnx.ModelProto
-    """The same for ONNX Runtime, which does what the graph says: bf16, which it has not, rounded in fp32."""
+    emulation: onnx.ModelProto | None = None
+    """A float32 graph that rounds as hardware would, where ONNX Runtime's CPU kernels do not."""
     searched: Searched | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     """For the metadata."""
@@ -251,12 +257,10 @@ def _verified(generator: Source, options: ExportOptions, folder: Path) -> tuple[
         "sar2optical.storage": options.storage,
         "sar2optical.subpixel": "on" if packed else "off",
     }
-    shown = {**entries, PRECISION_KEY: "fp32"} if precision == "bf16" else entries
-    candidate = folder / "candidate.onnx"
-    write_output(candidate, with_metadata(rewritten.runnable, shown).SerializeToString())
-    with open_engine(candidate, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
-        parity = compare(chips.images, engine.run, chips.sar, source=chips.origin, floor=options.floor)
+    run = as_written(rewritten.emulation or rewritten.model)
+    parity = compare(chips.images, run, chips.sar, source=chips.origin, floor=options.floor)
     model = with_metadata(rewritten.model, {**entries, **_figures(parity)})
+    _open_once(model, precision, folder / "candidate.onnx")
     made = Exported(
         out=folder,
         megabytes=0,
@@ -270,6 +274,14 @@ def _verified(generator: Source, options: ExportOptions, folder: Path) -> tuple[
     return model, made
 
 
+def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None:
+    """See that the file itself can be opened, and gives the known answer, in a backend that is here."""
+    backend = "onnxruntime" if precision != "bf16" else "openvino"
+    write_output(path, model.SerializeToString())
+    if precision != "bf16" or find_spec("openvino"):
+        open_engine(path, backend=backend, options=EngineOptions(device="cpu")).close()
+
+
 def _rewritten(generator: Source, options: ExportOptions, chips: _Chips, folder: Path) -> _Rewritten:
     precision = options.precision or "fp32"
     if options.subpixel == "on" and not can_be_rewritten(generator.model):
@@ -279,10 +291,8 @@ def _rewritten(generator: Source, options: ExportOptions, chips: _Chips, folder:
         return _quantized(generator, options, chips, folder, packed=packed)
     model = subpixel(generator.model) if packed else generator.model
     if precision in ("fp16", "bf16"):
-        low = halve(model, precision)
-        return _Rewritten(model=low, runnable=emulated(model) if precision == "bf16" else low)
-    stored = store_halved(model) if options.storage == "fp16" else model
-    return _Rewritten(model=stored, runnable=stored)
+        return _Rewritten(model=halve(model, precision), emulation=emulated(model, precision))
+    return _Rewritten(model=store_halved(model) if options.storage == "fp16" else model)
 
 
 def _quantized(generator: Source, options: ExportOptions, chips: _Chips, folder: Path, *, packed: bool) -> _Rewritten:
@@ -302,7 +312,7 @@ def _quantized(generator: Source, options: ExportOptions, chips: _Chips, folder:
         "sar2optical.calibration": json.dumps(calibration),
         "sar2optical.left_in_fp32": ",".join(searched.kept),
     }
-    return _Rewritten(model=searched.model, runnable=searched.model, searched=searched, notes=notes)
+    return _Rewritten(model=searched.model, searched=searched, notes=notes)
 
 
 def _search(
@@ -328,12 +338,17 @@ def _faster(found: Mapping[bool, Searched], signature: ModelSignature, folder: P
     if not find_spec("openvino"):
         _log.info("openvino is not here to measure with: transposed convolutions are kept")
         return False
-    rates = {}
-    for form, searched in found.items():
-        path = folder / f"form-{form}.onnx"
-        entries = {METADATA_KEY: signature.to_json(), PRECISION_KEY: "int8"}
-        write_output(path, with_metadata(searched.model, entries).SerializeToString())
-        rates[form] = _rate(path, backend="openvino")[1]
+    rates = dict.fromkeys(found, 0.0)
+    with ExitStack() as stack:
+        engines = {}
+        for form, searched in found.items():
+            path = folder / f"form-{form}.onnx"
+            entries = {METADATA_KEY: signature.to_json(), PRECISION_KEY: "int8"}
+            write_output(path, with_metadata(searched.model, entries).SerializeToString())
+            opened = open_engine(path, backend="openvino", options=EngineOptions(device="cpu"))
+            engines[form] = stack.enter_context(opened)
+        for form, engine in [*engines.items()] * _ROUNDS:
+            rates[form] = max(rates[form], _rate_of(engine))
     _log.info("int8 in openvino: %.0f windows/s, in sub-pixel form %.0f", rates[False], rates[True])
     return rates[True] > rates[False]
 

@@ -1,67 +1,129 @@
-"""`sar2opt-export`: a generator checkpoint in, a verified ONNX file out."""
+"""`sar2opt-export`: a generator in, a verified ONNX file or TensorRT plan out."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from export.precision import DEFAULT_OPSET, OPSETS, Precision, Storage
+from export.precision import OPSETS, PRECISIONS, Storage, Subpixel
 from sar2optical.cli.common import reports_errors, set_up_logging
 from sar2optical.errors import BackendNotInstalled
 
 if TYPE_CHECKING:
-    from export.build import Exported
+    from export.build import Exported, Row
 
 _FILE = click.Path(path_type=Path)
+_METHODS = ("minmax", "percentile", "entropy")
+_OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("source")
 @click.argument("out", type=_FILE)
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
 @click.option(
-    "--opset",
-    type=click.IntRange(OPSETS[0], OPSETS[-1]),
-    default=DEFAULT_OPSET,
-    show_default=True,
-    help="Of the ONNX operators.",
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the graph.  [default: fp32; that of SOURCE for a plan of an ONNX file]",
 )
+@click.option(
+    "--all", "everything", is_flag=True, help="OUT is a folder: every precision that verifies, and a table."
+)
+@click.option(
+    "--calibration", type=_FILE, help="Real chips (a folder) or a scene that int8 and fp8 take their ranges from."
+)
+@click.option(
+    "--calibration-method", "method", type=click.Choice(_METHODS), help="[default: the best of them, measured]"
+)
+@click.option(
+    "--min-psnr",
+    type=click.FloatRange(min=0),
+    help="Least PSNR in dB of the worst chip.  [default: fp32 80, fp16 50, bf16 50, int8 40, fp8 38]",
+)
+@click.option(
+    "--subpixel",
+    type=click.Choice(get_args(Subpixel)),
+    default="auto",
+    show_default=True,
+    help="Write transposed convolutions as convolutions and a shuffle; the same image, other kernels.",
+)
+@click.option("--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), help="Of the ONNX operators.  [default: 18]")
 @click.option(
     "--storage",
     type=click.Choice(get_args(Storage)),
     default="fp32",
     show_default=True,
-    help="How weights are kept; fp16 halves the file, arithmetic stays fp32.",
+    help="How fp32 weights are kept; fp16 halves the file, arithmetic stays fp32.",
 )
 @click.option(
     "--verify-with",
     type=_FILE,
-    help="Real chips (a folder) or a scene to prove parity on; simulated chips where not given.",
+    help="Real chips (a folder) or a scene to prove parity on; else those of the calibration, or simulated ones.",
 )
+@click.option("--signature", type=_FILE, help="JSON file with the signature, for an ONNX file from elsewhere.")
 @click.option(
     "--upsampling",
     type=click.Choice(["nearest", "bilinear", "bicubic"]),
     help="Mode of a bare state dict whose decoder upsamples.  [default: nearest]",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    nargs=3,
+    metavar="MIN OPT MAX",
+    help="Plans: windows per run.  [default: 1 8 32]",
+)
+@click.option(
+    "--workspace", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Plans: GPU memory for kernels."
+)
+@click.option("--timing-cache", type=_FILE, help="Plans: folder that keeps measured kernel times between builds.")
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["none", "same_compute_capability", "ampere_plus"]),
+    help="Plans: which other GPUs may run it.  [default: none, the fastest]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print figures as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(source: str, out: Path, quiet: bool, **options: Any) -> None:
-    """Export a generator checkpoint SOURCE to an ONNX file OUT, verified before it appears.
+def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, **choices: Any) -> None:
+    """Export a generator SOURCE to OUT (.onnx or .plan), verified before it appears.
 
-    SOURCE is a file, or the name of a published generator (pix2pix_gen_180), which is fetched from its hub once.
+    SOURCE is a checkpoint (.pth), an fp32 ONNX file, or the name of a published generator (pix2pix_gen_180), which is
+    fetched from its hub once.
+
+    TensorRT plans (.plan) are API-checked, not yet run on hardware.
     """
-    set_up_logging(-1 if quiet else 0)
-    _require("torch", "onnx", "onnxscript", "onnxruntime")
-    from export.build import export
+    set_up_logging(-1 if quiet or as_json else 0)
     from sar2optical.models.zoo import resolve
 
-    made = export(resolve(source), out, **options)
-    if not quiet:
+    path = resolve(source)
+    _require("onnx", "onnxruntime", *(() if path.suffix.lower() == ".onnx" else ("torch", "onnxscript")))
+    from export.build import ExportOptions, export, export_all
+
+    plan = {name: value for name in _OF_PLANS if (value := choices.pop(name)) is not None}
+    if "workspace" in plan:
+        plan["workspace"] = int(plan["workspace"] * 2**30)
+    options = ExportOptions(plan=plan, **choices)
+    if everything:
+        rows = list(export_all(path, out, options))
+        click.echo(json.dumps([_row(row) for row in rows], indent=1) if as_json else overview(rows))
+        if not any(row.made for row in rows):
+            sys.exit(1)
+        return
+    with _build_progress(hidden=quiet or as_json) as progress:
+        made = export(path, out, options, progress=progress)
+    if as_json:
+        click.echo(json.dumps(_record(made), indent=1))
+    elif not quiet:
         click.echo(table(made))
 
 
@@ -69,6 +131,21 @@ def _require(*libraries: str) -> None:
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
         raise BackendNotInstalled(f"exporting needs {', '.join(missing)}: pip install 'sar2optical[export]'")
+
+
+@contextmanager
+def _build_progress(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show the phases of a TensorRT build, which takes minutes; nothing is shown of other exports."""
+    from tqdm import tqdm
+
+    with tqdm(total=0, leave=False, disable=hidden or None, desc="building", delay=1) as bar:
+
+        def show(phase: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.set_description(phase[:40], refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def table(made: Exported) -> str:
@@ -83,7 +160,13 @@ def table(made: Exported) -> str:
             f"sar (N, {signature.channels}, {signature.window}, {signature.window}), {','.join(signature.bands)}",
         ),
         ("unit", f"{signature.unit}, {'; '.join(map(str, signature.stretch))}"),
+        ("precision", made.precision),
         ("opset", str(made.opset)),
+        ("sub-pixel form", "yes" if made.subpixel else "no"),
+    ]
+    if made.searched:
+        rows += [("calibration", made.searched.method), ("left in fp32", ", ".join(made.searched.kept) or "nothing")]
+    rows += [
         ("verified on", f"{parity.chips} chips ({parity.source})"),
         ("lowest PSNR", f"{parity.psnr:.1f} dB"),
         ("lowest SSIM", f"{parity.ssim:.6f}"),
@@ -92,3 +175,33 @@ def table(made: Exported) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def overview(rows: list[Row]) -> str:
+    """Lay out what `--all` made: size, parity and speed of each, or why it was not made."""
+    lines = [f"{'':<6} {'MB':>7} {'PSNR, dB':>9} {'SSIM':>9} {'windows/s':>10}  engine"]
+    for row in rows:
+        if row.made is None:
+            lines.append(f"{row.precision:<6} {row.reason}")
+        else:
+            made = row.made
+            lines.append(
+                f"{row.precision:<6} {made.megabytes:>7.1f} {made.parity.psnr:>9.1f} {made.parity.ssim:>9.6f} "
+                f"{row.windows_per_second:>10.1f}  {row.engine}"
+            )
+    return "\n".join(lines)
+
+
+def _record(made: Exported) -> dict[str, Any]:
+    record = {key: getattr(made, key) for key in ("megabytes", "precision", "opset", "subpixel")}
+    record |= {"out": str(made.out), "parity": asdict(made.parity)}
+    record["signature"] = json.loads(made.signature.to_json())
+    if made.searched:
+        record["searched"] = {key: getattr(made.searched, key) for key in ("psnr", "method", "kept", "tried")}
+    return record
+
+
+def _row(row: Row) -> dict[str, Any]:
+    if row.made is None:
+        return {"precision": row.precision, "reason": row.reason}
+    return {**_record(row.made), "engine": row.engine, "windows_per_second": row.windows_per_second}

@@ -55,13 +55,14 @@ def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.Mo
     return graph.model()
 
 
-def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give a float32 graph that rounds what `halve(model, "bf16")` rounds: weights, and each operator's output.
+def emulated(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
+    """Give a float32 graph that rounds what `halve` rounds: weights, and each operator's output.
 
-    For machines without bf16: sums are float32, as they are in hardware that has it.
+    CPU libraries without 16-bit arithmetic leave such roundings out. Sums are float32, as they are in hardware that
+    has it.
     """
     graph = Graph(model)
-    kind = TensorProto.BFLOAT16
+    kind = HALVES[precision]
     made: list[onnx.NodeProto] = []
 
     def rounded(name: str) -> str:

@@ -51,7 +51,7 @@ _NEVER = 1e-9
 _MOVES = ("DepthToSpace", "Slice")
 """Operators that move values and change none: ranges are the same before and after."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"sar2optical.{__name__}")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
     │   ├── BackendNotInstalled    (ImportError)  the library that runs the file is absent
     │   ├── DeviceUnavailable      (RuntimeError) the device or precision asked for is not here
     │   └── InferenceFailed        (RuntimeError) the engine stopped, or returned what it should not
-    │       └── DeviceOutOfMemory  (MemoryError)  the GPU's memory does not hold the batch
+    │       ├── DeviceOutOfMemory  (MemoryError)  the GPU's memory does not hold the batch
+    │       └── NotFinite          (ArithmeticError) it returned NaN or infinity
     ├── ExportError
     │   ├── ExportUnsupported      (ValueError)   source or target of a kind that is not exported
     │   └── ParityFailed           (RuntimeError) the exported file does not do what its source does
@@ -46,6 +47,7 @@ __all__ = [
     "InferenceFailed",
     "ModelError",
     "ModelUnreadable",
+    "NotFinite",
     "OptionError",
     "OutputError",
     "OutputExists",
@@ -119,6 +121,10 @@ class InferenceFailed(EngineError, RuntimeError):
 
 class DeviceOutOfMemory(InferenceFailed, MemoryError):
     """The device's memory does not hold the batch."""
+
+
+class NotFinite(InferenceFailed, ArithmeticError):
+    """The engine returned NaN or infinity."""
 
 
 class ExportError(Sar2OpticalError):

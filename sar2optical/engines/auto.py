@@ -29,6 +29,7 @@ from sar2optical.engines.base import (
     Engine,
     EngineOptions,
     Precision,
+    cuda_opens,
     default_threads,
     open_engine,
 )
@@ -89,7 +90,8 @@ def open_model(
     """
     options = options or EngineOptions()
     reference = next(iter(files.values()))
-    if options.precision != "auto" or options.device == "cuda" or reference.suffix.lower() != ".onnx":
+    on_cuda = options.device == "cuda" or (options.device == "auto" and cuda_opens())
+    if options.precision != "auto" or on_cuda or reference.suffix.lower() != ".onnx":
         file = files.get(options.precision, reference)
         return open_engine(file, backend=backend, options=options), file
     candidates = tuple(files.values())

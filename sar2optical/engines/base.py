@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from sar2optical.errors import (
     DeviceUnavailable,
     InferenceFailed,
     ModelUnreadable,
+    NotFinite,
     OptionError,
     SignatureError,
 )
@@ -44,7 +46,8 @@ BACKENDS = {
 """Backends that run a kind of file, fastest on a CPU first."""
 
 _EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "pytorch": "train", "tensorrt": "tensorrt"}
-_LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch", "tensorrt": "tensorrt"}
+LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch", "tensorrt": "tensorrt"}
+"""What each backend imports."""
 _CPU_ONLY = ("openvino",)
 
 _log = logging.getLogger(__name__)
@@ -190,7 +193,7 @@ class EngineBase(ABC):
             sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
         image = self._halving(np.ascontiguousarray(sar))[:count]
         if not np.isfinite(image).all():
-            raise InferenceFailed(
+            raise NotFinite(
                 f"{self} returned NaN or infinity: give --precision fp32, or export in bf16, whose range is wider"
             )
         return image
@@ -268,6 +271,10 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
         raise BackendNotInstalled(
             f"{path.name} with {name} needs {error.name}: pip install 'sar2optical[{_EXTRAS[name]}]'"
         ) from error
+    except (ImportError, OSError) as error:  # installed, and does not load
+        raise BackendNotInstalled(
+            f"{name} is installed and does not load ({' '.join(str(error).split())[:100]}): see sar2opt-doctor"
+        ) from error
     engine: EngineBase = module.open(path, options)
     _try_out(engine, path)
     return engine
@@ -285,6 +292,9 @@ def _try_out(engine: EngineBase, path: Path) -> None:
     asked = np.repeat(question(signature), batch, axis=0)
     try:
         image = engine.run(asked)
+    except (DeviceOutOfMemory, NotFinite):  # say themselves what to do
+        engine.close()
+        raise
     except InferenceFailed as error:
         engine.close()
         raise ModelUnreadable(
@@ -323,14 +333,25 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cuda_opens() -> bool:
+    """Say whether ONNX Runtime runs on CUDA here; asked only where the wheel for it is installed, which is slow."""
+    try:
+        version("onnxruntime-gpu")
+        from sar2optical.engines.onnxruntime import cuda_trouble
+    except (PackageNotFoundError, ImportError):
+        return False
+    return cuda_trouble() is None
+
+
 def _first_installed(candidates: tuple[str, ...], options: EngineOptions, path: Path) -> str:
-    fit = [name for name in candidates if options.device != "cuda" or name not in _CPU_ONLY]
+    on_cuda = options.device == "cuda" or (options.device == "auto" and "onnxruntime" in candidates and cuda_opens())
+    fit = [name for name in candidates if not on_cuda or name not in _CPU_ONLY]
     for name in fit:
-        if find_spec(_LIBRARIES[name]):
+        if find_spec(LIBRARIES[name]):
             return name
     extra = "gpu" if options.device == "cuda" else _EXTRAS[candidates[0]]
     raise BackendNotInstalled(
-        f"{path.name} on {options.device} needs {' or '.join(_LIBRARIES[name] for name in fit)}: "
+        f"{path.name} on {options.device} needs {' or '.join(LIBRARIES[name] for name in fit)}: "
         f"pip install 'sar2optical[{extra}]'"
     )
 

@@ -1,12 +1,21 @@
-"""Checkpoints in PyTorch: no export needed, slower on a CPU."""
+"""Checkpoints in PyTorch: no export needed; slower on a CPU, replayed as a CUDA graph on a GPU.
+
+The path on CUDA is the one on a CPU, tested there, but for streams, pinned memory and graphs.
+"""
 
 from __future__ import annotations
 
+import logging
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sar2optical.engines.base import (
     EngineBase,
@@ -14,74 +23,259 @@ from sar2optical.engines.base import (
     default_threads,
     refuse_unless,
 )
-from sar2optical.errors import InferenceFailed
+from sar2optical.errors import DeviceOutOfMemory, InferenceFailed
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.unet import UNetGenerator
 from sar2optical.signature import ModelSignature
 
+STREAMS = 2
+"""Batches in flight on a GPU: one is computed while another is copied."""
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+_OUT_OF_MEMORY = ("out of memory", "alloc_failed")  # PyTorch's own words; cuDNN's and cuBLAS's
+
+_log = logging.getLogger(__name__)
+
 
 class PyTorchEngine(EngineBase):
-    """A generator in eval mode, channels last."""
+    """A generator in eval mode, channels last, and a slot for each batch in flight.
+
+    Below fp32, convolutions have their weights and images in that precision; batch norms keep statistics of fp32, for
+    which 8 bits are too few. What goes in and comes out is fp32.
+    """
 
     def __init__(
         self,
         generator: UNetGenerator,
         signature: ModelSignature,
         *,
-        device: str,
+        device: torch.device,
         precision: str,
         batch: int,
         streams: int,
     ) -> None:
-        where = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+        cuda = device.type == "cuda"
+        where = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
         super().__init__(
             signature=signature,
             backend="pytorch",
-            device=f"{device} ({where})",
+            device=f"{device.type} ({where})",
             precision=precision,
             batch=batch,
             streams=streams,
         )
-        self._device = torch.device(device)
-        generator.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._generator: UNetGenerator | None = generator
-        self._threads_before = torch.get_num_threads()
-        if device == "cpu":
-            # Each run on its caller's thread: two threads on one window, in bf16, were seen to round differently
-            # from batch to batch. PyTorch has one setting for the process, given back by `close`.
-            torch.set_num_threads(1)
+        dtype = DTYPES[precision]
+        generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in generator.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                module.to(dtype)
+        self._settings = _settings(device)
+        self._slots = streams
+        self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        preparing = Lock()
+        for _ in range(streams):
+            self._idle.put(_Slot(generator, signature, device, dtype, preparing))
 
-    @torch.inference_mode()
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
-        assert self._generator is not None, "the engine is closed"
+        if not self._slots:
+            raise InferenceFailed(f"{self} is closed: open it again")
+        # What is left of a batch that was halved for want of memory is padded to the half: one graph serves all.
+        size = max(len(sar), self._at_once)
+        slot = self._idle.get()
         try:
-            batch = torch.from_numpy(sar).to(self._device, memory_format=torch.channels_last)
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                out = self._generator(batch)
-            return np.asarray(out.float().contiguous().cpu().numpy())
+            return slot.run(sar, size)
         except RuntimeError as error:
-            raise InferenceFailed(f"pytorch stopped: {' '.join(str(error).split())[:120]}") from error
+            raise _stopped(error, size) from error
+        finally:
+            self._idle.put(slot)
 
     def close(self) -> None:
-        """Release the generator, and give PyTorch its threads back."""
-        if self._generator is not None:
-            torch.set_num_threads(self._threads_before)
-        self._generator = None
+        """Wait for the batches in flight, release the generator, and give PyTorch its settings back."""
+        slots, self._slots = self._slots, 0
+        for _ in range(slots):
+            self._idle.get().close()
+        self._settings.close()
 
 
 def open(path: Path, options: EngineOptions) -> PyTorchEngine:
     """Load a checkpoint; see `open_engine`."""
     here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    device = options.device if options.device != "auto" else here[-1]
-    refuse_unless("device", device, "pytorch", here)
+    kind = options.device if options.device != "auto" else here[-1]
+    refuse_unless("device", kind, "pytorch", here)
     precision = options.precision if options.precision != "auto" else "fp32"
-    refuse_unless("precision", precision, "pytorch", ["fp32", "bf16"])
+    refuse_unless("precision", precision, f"pytorch on {kind}", _precisions(kind))
     generator, signature = load_generator(path)
-    return PyTorchEngine(
-        generator,
-        signature,
-        device=device,
-        precision=precision,
-        batch=options.batch,
-        streams=(options.threads or default_threads()) if device == "cpu" else 1,
-    )
+    cuda = kind == "cuda"
+    try:
+        return PyTorchEngine(
+            generator,
+            signature,
+            device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
+            precision=precision,
+            batch=options.batch,
+            streams=STREAMS if cuda else options.threads or default_threads(),
+        )
+    except torch.OutOfMemoryError as error:
+        raise DeviceOutOfMemory(f"{path}: the GPU's memory does not hold it ({_line(error)}): free some") from error
+
+
+class _Slot:
+    """What one batch in flight has for itself: buffers for one batch size, and on a GPU a stream and a graph.
+
+    Memory is taken when a size is first run, so that a size that does not fit can be halved and tried again.
+    """
+
+    def __init__(
+        self,
+        generator: UNetGenerator,
+        signature: ModelSignature,
+        device: torch.device,
+        dtype: torch.dtype,
+        preparing: Lock,
+    ) -> None:
+        self._generator: UNetGenerator | None = generator
+        self._signature = signature
+        self._device = device
+        self._dtype = dtype
+        self._preparing = preparing
+        self._buffers: _Buffers | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
+        self._done: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # A core that does not spin can read and write rasters.
+            self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    @torch.inference_mode()
+    def run(self, sar: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+        """Translate a batch of at most `size`, padded to it."""
+        with self._on_stream():
+            buffers = self._buffers
+            if buffers is None or buffers.size != size:
+                with self._preparing:
+                    buffers = self._prepare(size)
+            buffers.fill(sar)
+            try:
+                buffers.sar.copy_(buffers.host_sar, non_blocking=True)
+                if self._graph is not None:
+                    self._graph.replay()
+                else:
+                    self._compute(buffers)
+                buffers.host_optical.copy_(buffers.optical, non_blocking=True)
+                self._wait()
+            except BaseException:
+                with suppress(RuntimeError):  # what is still in flight would write into the next batch's buffers
+                    self._wait()
+                raise
+        return buffers.taken(len(sar))
+
+    def close(self) -> None:
+        """Release everything; nothing is in flight."""
+        self._graph = None  # before the memory that it names
+        self._buffers = None
+        self._generator = None
+
+    def _prepare(self, size: int) -> _Buffers:
+        """Take memory for a batch size, and record the graph."""
+        self._graph = None
+        self._buffers = None  # what another size needed is needed now
+        buffers = _Buffers(self._signature, size, self._device)
+        if self._stream is not None:
+            self._graph = self._capture(buffers, self._stream)
+        self._buffers = buffers
+        return buffers
+
+    def _compute(self, buffers: _Buffers) -> None:
+        assert self._generator is not None, "the engine is closed"
+        given = buffers.sar.to(self._dtype, memory_format=torch.channels_last)
+        buffers.optical.copy_(self._generator(given))
+
+    def _capture(self, buffers: _Buffers, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph | None:
+        """Run once, for libraries set themselves up in a shape's first run, then record a second run as a graph."""
+        buffers.sar.zero_()
+        self._compute(buffers)
+        stream.synchronize()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # Of this thread only: the other slot's thread may well be at work.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self._compute(buffers)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            _warn_of_graphs(_line(error))
+            return None
+        return graph
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """Make the slot's stream, and with it its GPU, the current one: a new thread begins with the first."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _wait(self) -> None:
+        if self._stream is not None and self._done is not None:
+            self._done.record(self._stream)
+            self._done.synchronize()
+
+
+class _Buffers:
+    """Memory for one batch size on the host, pinned where there is a GPU so that copies need not wait, and there."""
+
+    def __init__(self, signature: ModelSignature, size: int, device: torch.device) -> None:
+        side, pinned = signature.window, device.type == "cuda"
+        given, made = (size, signature.channels, side, side), (size, 3, side, side)
+        self.size = size
+        self.host_sar = torch.empty(given, pin_memory=pinned)
+        self.host_optical = torch.empty(made, pin_memory=pinned)
+        self.sar = torch.empty(given, device=device)
+        self.optical = torch.empty(made, device=device)
+
+    def fill(self, sar: NDArray[np.float32]) -> None:
+        """Put a batch in place, padded with zeros."""
+        given, count = self.host_sar.numpy(), len(sar)
+        given[:count], given[count:] = sar, 0
+
+    def taken(self, count: int) -> NDArray[np.float32]:
+        """Give the first results, the caller's own."""
+        made: NDArray[np.float32] = self.host_optical.numpy()[:count]
+        return made.copy()
+
+
+def _precisions(kind: str) -> list[str]:
+    if kind == "cpu":
+        return ["fp32", "bf16"]
+    return ["fp32", "fp16", *(["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else [])]
+
+
+def _settings(device: torch.device) -> ExitStack:
+    """Change settings of PyTorch's, of which a process has one set, until the stack is closed."""
+    stack = ExitStack()
+    if device.type == "cpu":
+        # Each run on its caller's thread: two threads on one window, in bf16, were seen to round differently from
+        # batch to batch.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+    else:
+        # fp32 is fp32, not TF32; and the same window gives the same image in the run that goes on after a break.
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        stack.enter_context(flags)
+    return stack
+
+
+def _stopped(error: RuntimeError, size: int) -> InferenceFailed:
+    reason = _line(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(sign in reason.lower() for sign in _OUT_OF_MEMORY):
+        return DeviceOutOfMemory(
+            f"the GPU's memory does not hold {size} windows at once ({reason}): give a smaller --batch-size"
+        )
+    return InferenceFailed(f"pytorch stopped: {reason}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+@cache  # once is enough, whatever the number of slots
+def _warn_of_graphs(reason: str) -> None:
+    _log.warning("CUDA graphs do not work here (%s): batches are enqueued kernel by kernel", reason)

@@ -1,0 +1,225 @@
+"""Each library that runs models, given a model of two layers whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.doctor.finding import Finding, State, squeezed
+from sar2optical.doctor.gpu import driver
+from sar2optical.doctor.installed import tensorrt_major
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.errors import BackendNotInstalled, Sar2OpticalError
+from sar2optical.models.zoo import bundled
+from sar2optical.signature import Bound, ModelSignature, Stretch
+
+SIGNATURE = ModelSignature(
+    name="two-layers", bands=("VV",), unit="byte", stretch=(Stretch(Bound(0), Bound(255)),), window=16
+)
+"""Of the model of two layers."""
+
+TWO_LAYERS = Path(__file__).parents[1] / "weights" / "two_layers.onnx"
+"""The model as a file, since making one takes a library that running one does not. A test rebuilds it."""
+
+_TOLERANCE = 1e-4  # all numbers are exact in fp32, TF32 included: see `kernels`
+
+
+def kernels() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give the weights of both layers.
+
+    Returns
+    -------
+    tuple of ndarray
+        float32 (2, 1, 3, 3) and (3, 2, 3, 3): small multiples of a power of two, so that no sum of theirs is ever
+        rounded.
+    """
+    first = (np.arange(2 * 9) ** 2 * 5 % 7 - 3).reshape(2, 1, 3, 3) / 8
+    second = (np.arange(3 * 2 * 9) ** 2 * 3 % 5 - 2).reshape(3, 2, 3, 3) / 4
+    return first.astype(np.float32), second.astype(np.float32)
+
+
+def question() -> NDArray[np.float32]:
+    """Give the input, float32 (1, 1, 16, 16): multiples of 1/8 in [-1, 1]."""
+    side = SIGNATURE.window
+    return ((np.arange(side * side) ** 2 * 7 % 17 - 8) / 8).reshape(1, 1, side, side).astype(np.float32)
+
+
+def answer() -> NDArray[np.float32]:
+    """Compute the output without any of the libraries: convolution, ReLU, convolution."""
+    first, second = kernels()
+    return _convolved(np.maximum(_convolved(question(), first), 0), second)
+
+
+def _convolved(image: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    out: NDArray[np.float32] = np.einsum("nchwij,ocij->nohw", patches, weights)
+    return out
+
+
+def openvino() -> Iterator[Finding]:
+    """Run OpenVINO, and say whether it has bf16 on this CPU."""
+    library = import_module("openvino")
+    finding = _engine("openvino", library.__version__.split("-")[0], "cpu")
+    bf16 = "BF16" in library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    yield replace(finding, detail=f"{finding.detail}; bf16 is {'' if bf16 else 'not '}available")
+
+
+def onnxruntime() -> Iterator[Finding]:
+    """Run ONNX Runtime on the CPU, and on CUDA where it says that it can."""
+    library = import_module("onnxruntime")
+    yield _engine("onnxruntime", library.__version__, "cpu")
+    providers = library.get_available_providers()
+    if "TensorrtExecutionProvider" in providers and (tensorrt_major() or 0) > 10:
+        detail = f"links TensorRT 10 and does not load with {tensorrt_major()}; nothing here uses it"
+        yield Finding("backends", "onnxruntime's TensorRT", "absent", detail)
+    if "CUDAExecutionProvider" not in providers:
+        remedy = "with an NVIDIA GPU: pip uninstall -y onnxruntime, then pip install 'sar2optical[gpu]'"
+        yield Finding("backends", "onnxruntime cuda", "absent", "this wheel has no CUDA", remedy)
+        return
+    from sar2optical.engines.onnxruntime import cuda_trouble
+
+    trouble = cuda_trouble()
+    upgrade = "pip install --upgrade 'sar2optical[gpu]': it brings CUDA and cuDNN"
+    if trouble is not None:
+        detail = f"lists CUDA and cannot open it: {trouble}"
+        yield Finding("backends", "onnxruntime cuda", "warning", detail, driver().remedy or upgrade)
+        return
+    try:
+        yield _engine("onnxruntime", library.__version__, "cuda")
+    except Sar2OpticalError as error:
+        yield Finding("backends", "onnxruntime cuda", "broken", squeezed(error), upgrade)
+
+
+def pytorch() -> Iterator[Finding]:
+    """Run PyTorch on the CPU, and on CUDA where there is a device."""
+    torch = import_module("torch")
+    yield _verdict("pytorch", _torch_answer(torch, "cpu"), torch.__version__, "cpu")
+    if not torch.cuda.is_available():
+        yield _without_cuda(torch)
+        return
+    try:
+        where = f"cuda ({torch.cuda.get_device_name()}, built for CUDA {torch.version.cuda})"
+        yield _verdict("pytorch cuda", _torch_answer(torch, "cuda"), torch.__version__, where)
+    except RuntimeError as error:
+        remedy = "update the driver, or install a build of PyTorch for this GPU"
+        yield Finding("backends", "pytorch cuda", "broken", squeezed(error), remedy)
+
+
+def _torch_answer(torch: Any, device: str) -> NDArray[np.float32]:
+    first, second = (torch.from_numpy(weights).to(device) for weights in kernels())
+    with torch.inference_mode():
+        hidden = torch.nn.functional.conv2d(torch.from_numpy(question()).to(device), first, padding=1).relu()
+        image: NDArray[np.float32] = torch.nn.functional.conv2d(hidden, second, padding=1).cpu().numpy()
+    return image
+
+
+def _without_cuda(torch: Any) -> Finding:
+    """Say why PyTorch has no device: it cannot have one, there is none, or there should be one."""
+    if torch.version.cuda is None:
+        remedy = "with an NVIDIA GPU: install a build for CUDA, see pytorch.org/get-started"
+        return Finding("backends", "pytorch cuda", "absent", "this wheel has no CUDA", remedy)
+    try:
+        torch.cuda.init()
+        reason = "no device"
+    except Exception as error:  # of several types
+        reason = squeezed(error)
+    found = driver()
+    state: State = "absent" if found.state == "absent" else "warning"
+    remedy = found.remedy or f"update the driver, or install a build for a CUDA older than {torch.version.cuda}"
+    return Finding("backends", "pytorch cuda", state, f"built for CUDA {torch.version.cuda}: {reason}", remedy)
+
+
+def tensorrt() -> Iterator[Finding]:
+    """Build a plan with TensorRT, and run it where PyTorch is here to hold its buffers."""
+    trt = import_module("tensorrt")
+    found = driver()
+    if found.state != "ok":
+        detail = f"{trt.__version__} is of no use without a GPU: {found.detail}"
+        yield Finding("backends", "tensorrt", "warning", detail, found.remedy)
+        return
+    logger = trt.Logger(trt.Logger.ERROR)
+    engine = trt.Runtime(logger).deserialize_cuda_engine(_plan(trt, logger))
+    if engine is None:
+        raise RuntimeError("the plan of two layers that it built is one that it cannot load")
+    if find_spec("torch") is None:
+        detail = f"{trt.__version__} builds a plan; running one needs torch"
+        yield Finding("backends", "tensorrt", "warning", detail, "pip install 'sar2optical[tensorrt]'")
+        return
+    yield _verdict("tensorrt", _plan_answer(engine), trt.__version__, "cuda, as a plan")
+
+
+def _plan(trt: Any, logger: Any) -> Any:
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(TWO_LAYERS)):
+        raise RuntimeError("; ".join(str(parser.get_error(k)) for k in range(parser.num_errors)))
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    shape = question().shape
+    profile.set_shape("sar", shape, shape, shape)
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise RuntimeError("no plan of two layers could be built")
+    return plan
+
+
+def _plan_answer(engine: Any) -> NDArray[np.float32]:
+    torch = import_module("torch")
+    sar = torch.from_numpy(question()).cuda()
+    optical = torch.empty((1, 3, *sar.shape[2:]), device="cuda")
+    context = engine.create_execution_context()
+    context.set_input_shape("sar", tuple(sar.shape))
+    context.set_tensor_address("sar", sar.data_ptr())
+    context.set_tensor_address("optical", optical.data_ptr())
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    if not context.execute_async_v3(stream.cuda_stream):
+        raise RuntimeError("the plan of two layers did not run")
+    stream.synchronize()
+    image: NDArray[np.float32] = optical.cpu().numpy()
+    return image
+
+
+def bundled_generator() -> Iterator[Finding]:
+    """Open the bundled generator as a command without --model does."""
+    path = bundled()
+    reinstall = "pip install --force-reinstall --no-deps sar2optical"
+    if not path.is_file():
+        yield Finding("model", "bundled generator", "broken", f"{path}: no such file", reinstall)
+        return
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    try:
+        with open_engine(path, options=EngineOptions(device="cpu")) as engine:
+            detail = f"{engine.signature.name}, {size}, opens with {engine}"
+            yield Finding("model", "bundled generator", "ok", detail)
+    except BackendNotInstalled:
+        detail = f"{size}, not tried: nothing here runs it"
+        yield Finding("model", "bundled generator", "warning", detail, "pip install 'sar2optical[cpu]'")
+    except Sar2OpticalError as error:
+        yield Finding("model", "bundled generator", "broken", squeezed(error), reinstall)
+
+
+def _engine(backend: str, version: str, device: str) -> Finding:
+    """Run the two layers through the same door as every model."""
+    options = EngineOptions(device=device, precision="fp32", threads=1)
+    with open_engine(TWO_LAYERS, backend=backend, options=options) as engine:
+        name = f"{backend} cuda" if device == "cuda" else backend
+        return _verdict(name, engine.run(question()), version, engine.device)
+
+
+def _verdict(name: str, found: NDArray[np.float32], version: str, where: str) -> Finding:
+    error = float(np.abs(found - answer()).max())
+    if error <= _TOLERANCE:  # NaN is not
+        return Finding("backends", name, "ok", f"{version}, two layers are right on {where}")
+    detail = f"{version}, two layers are {error:.2g} off on {where}"
+    return Finding("backends", name, "broken", detail, "install another version of it")

@@ -1,0 +1,138 @@
+"""The doctor's own knowledge: the model that it gives to libraries, and what it concludes.
+
+Run as a program, this file makes that model anew.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sar2optical.doctor import AREAS, Finding, examine, healthy
+from sar2optical.doctor.backends import SIGNATURE, TWO_LAYERS, _convolved, answer, kernels, question
+from sar2optical.doctor.installed import _lack, _requirements
+from sar2optical.doctor.machine import instructions, memory_limit
+from sar2optical.signature import METADATA_KEY
+
+
+def two_layers() -> onnx.ModelProto:
+    """Convolution, ReLU, convolution, with the doctor's weights and a dynamic batch."""
+    side = SIGNATURE.window
+    nodes = [
+        helper.make_node("Conv", ["sar", "first"], ["sum"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["sum"], ["hidden"]),
+        helper.make_node("Conv", ["hidden", "second"], ["optical"], pads=[1, 1, 1, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two-layers",
+        [helper.make_tensor_value_info("sar", TensorProto.FLOAT, ["N", 1, side, side])],
+        [helper.make_tensor_value_info("optical", TensorProto.FLOAT, ["N", 3, side, side])],
+        [numpy_helper.from_array(k, name) for k, name in zip(kernels(), ("first", "second"), strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {METADATA_KEY: SIGNATURE.to_json()})
+    return model
+
+
+def test_the_model_that_ships_is_the_one_made_here():
+    assert onnx.load(TWO_LAYERS) == two_layers()
+
+
+def test_its_answer_is_what_an_independent_runtime_gives():
+    from onnx.reference import ReferenceEvaluator
+
+    (expected,) = ReferenceEvaluator(two_layers()).run(None, {"sar": question()})
+    np.testing.assert_allclose(answer(), expected, atol=1e-6)
+    assert answer().std() > 0.1
+    assert np.abs(answer()).max() < 1
+
+
+def test_its_answer_is_exact_where_libraries_round_to_ten_bits():
+    # So TF32, which CUDA libraries take for fp32 unless told, cannot make a right one look wrong.
+    def rounded(values):
+        mantissa, exponent = np.frexp(values)
+        return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
+
+    hidden = np.maximum(_convolved(question(), kernels()[0]), 0)
+    assert hidden.max() > 0.5
+    for values in (question(), *kernels(), hidden):
+        np.testing.assert_array_equal(rounded(values), values)
+
+
+def test_the_page_is_whole_and_in_order():
+    findings = examine(("python", "gpu", "machine", "extras"))
+    order = [AREAS.index(finding.area) for finding in findings]
+    assert order == sorted(order)
+    by_name = {finding.name: finding for finding in findings}
+    assert by_name["Python"].state == by_name["numpy"].state == by_name["CPU"].state == "ok"
+    assert {"NVIDIA driver", "CUDA libraries", "memory", "this folder", "export"} <= by_name.keys()
+    for finding in findings:
+        assert finding.state in ("ok", "absent", "warning"), finding
+        assert finding.state != "warning" or finding.remedy, finding
+    assert healthy(findings)
+
+
+def test_rasters_are_written_for_real():
+    states = {finding.name: finding.state for finding in examine(("rasters",))}
+    assert {states[name] for name in ("GTiff", "COG", "PNG", "PROJ", "writing a COG", "writing ZSTD")} == {"ok"}
+
+
+def test_broken_is_unhealthy_and_nothing_else_is():
+    def finding(state):
+        return Finding("python", "x", state, "y")
+
+    assert healthy([finding("ok"), finding("absent"), finding("warning")])
+    assert not healthy([finding("ok"), finding("broken")])
+
+
+def test_the_packages_own_needs_are_read():
+    found = _requirements()
+    assert ("rasterio", "1.4") in found[None]
+    assert ("dask", "2024.8") in found["cluster"]
+    assert ("tensorrt-cu13", "10.13") in found["tensorrt"]
+    assert not any(wheel == "sar2optical" for wheels in found.values() for wheel, _ in wheels)
+
+
+def test_a_wheel_that_is_absent_or_old_is_told():
+    assert _lack("numpy", "1.26") is None
+    assert _lack("numpy", "99").endswith("99 or later is needed")
+    assert _lack("no-such-wheel", "1") == "no-such-wheel is not installed"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["avx2"], "AVX2; no VNNI: int8 gains less; no BF16: --precision bf16 gains nothing, or is not available"),
+        (["avx2", "avx_vnni"], "AVX2, AVX-VNNI; no BF16: --precision bf16 gains nothing, or is not available"),
+        (["avx2", "avx512f", "amx_int8", "amx_bf16"], "AVX2, AVX-512, AMX-BF16, AMX-INT8"),
+        ([], "none that matter; no AVX2: models are slow; no VNNI: int8 gains less; no BF16: --precision bf16 gains "
+             "nothing, or is not available"),
+    ],
+)  # fmt: skip
+def test_missing_instructions_are_told_with_what_follows(flags, words):
+    assert instructions(flags) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "text", "limit"),
+    [
+        ("0::/a/b", "a/memory.max", "1000\n", 1000),
+        ("0::/outside/the/container", "memory.max", "2000\n", 2000),
+        ("0::/a", "a/memory.max", "max\n", None),
+        ("4:memory:/a", "memory/a/memory.limit_in_bytes", "3000\n", 3000),
+        ("3:cpuset:/a", "a/memory.max", "1\n", None),
+    ],
+)
+def test_the_least_limit_of_nested_groups_counts(tmp_path, line, file, text, limit):
+    path = tmp_path / "root" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    (tmp_path / "groups").write_text(f"{line}\n")
+    assert memory_limit(tmp_path / "root", tmp_path / "groups") == limit
+
+
+if __name__ == "__main__":
+    onnx.save(two_layers(), TWO_LAYERS)
