@@ -37,8 +37,8 @@ from sar2optical.engines.known_answer import question
 from sar2optical.errors import EngineError, ModelError
 from sar2optical.files import write_whole
 
-WORTHWHILE = 400
-"""Windows from which on measuring pays: it takes a second or three, and seldom gains more than half of the time."""
+WORTHWHILE = 1000
+"""Windows from which on measuring pays: it takes some seconds, and seldom gains more than half of the time."""
 
 _BATCHES = (1, 4)
 _SECONDS = 0.25
@@ -198,7 +198,7 @@ def _key(files: Sequence[Path], backend: str, options: EngineOptions) -> str:
     for name in BACKENDS[".onnx"]:
         with suppress(PackageNotFoundError):
             parts.append(f"{name} {version(name)}")
-    parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+    parts += [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files if file.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
