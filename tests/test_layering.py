@@ -177,6 +177,7 @@ def test_the_rooms_of_heavy_libraries_are_really_used():
         ("torch", "sar2optical.models.unet"),
         ("onnxruntime", "sar2optical.engines.onnxruntime"),
         ("openvino", "sar2optical.engines.openvino"),
+        ("tensorrt", "sar2optical.engines.tensorrt"),
     ):
         assert library in {name.split(".")[0] for name in imports_of(module)}
 
