@@ -365,10 +365,10 @@ def _figures(parity: Parity) -> dict[str, str]:
 
 def _plan(source: Path, out: Path, options: ExportOptions, folder: Path, progress: Any) -> Exported:
     """Build a plan: from an ONNX file in lower precision as it is, or else from one that is made for it."""
-    for library in ("tensorrt", "torch"):
-        if not find_spec(library):
-            raise BackendNotInstalled(f"{out.name} needs {library}: pip install 'sar2optical[tensorrt]'")
-    from export.to_tensorrt import PlanOptions, build_plan
+    try:
+        from export.to_tensorrt import PlanOptions, build_plan
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalled(f"{out.name} needs {error.name}: pip install 'sar2optical[tensorrt]'") from error
 
     settings = PlanOptions(**(options.plan or {}), overwrite=options.overwrite)
     graph = folder / f"{out.stem}.onnx"
@@ -382,7 +382,8 @@ def _plan(source: Path, out: Path, options: ExportOptions, folder: Path, progres
     parity: list[Parity] = []
 
     def verify(candidate: Path) -> dict[str, float | str]:
-        with open_engine(candidate, backend="tensorrt", options=EngineOptions(device="cuda")) as engine:
+        running = EngineOptions(device="cuda", batch=settings.batch[0])
+        with open_engine(candidate, backend="tensorrt", options=running) as engine:
             found = compare(chips.images, engine.run, chips.sar, source=chips.origin, floor=options.floor)
         parity.append(found)
         return dict(asdict(found))
@@ -441,7 +442,7 @@ def _command(source: Path, out: Path, options: ExportOptions) -> str:
         "signature": options.signature,
         "upsampling": options.upsampling,
         "subpixel": options.subpixel,
-        "workspace": plan.get("workspace"),
+        "workspace": plan["workspace"] / 2**30 if "workspace" in plan else None,
         "timing-cache": plan.get("timing_cache"),
         "hardware-compatibility": plan.get("hardware_compatibility"),
     }

@@ -26,6 +26,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 import sar2optical.engines
 from sar2optical.engines import EngineOptions, open_engine
@@ -920,3 +921,62 @@ def test_a_plan_with_other_tensors_gets_no_buffers(make, ours, folder, monkeypat
     make()
     with pytest.raises(ModelUnreadable, match="not sar and optical in float32"):
         ours.engine.open(folder / "model.plan", EngineOptions())
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def export_plan(*arguments):
+    from export.cli import main
+
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_builds_verifies_and_records(ours, world, model, folder):
+    out = folder / "model.plan"
+    result = export_plan(
+        model, out, "--batch", 2, 4, 8, "--workspace", 0.5, "--timing-cache", folder.parent / "times"
+    )
+    assert result.exit_code == 0, result.output
+    assert left_in(folder) == ["model.plan", "model.plan.json"]
+    record = load_record(out)
+    assert (record.batch, record.precision) == ((2, 4, 8), "fp32")
+    assert float(record.parity["psnr"]) == float("inf")  # TensorRT's stand-in is exact
+    assert record.parity["source"] == "simulated"
+    assert "--batch 2 4 8" in record.rebuild
+    assert "--workspace 0.5" in record.rebuild
+    with open_engine(out, options=EngineOptions(device="cuda", batch=2)) as engine:
+        sar = chips(2)
+        np.testing.assert_array_equal(engine.run(sar), np.repeat(sar, 3, axis=1))
+
+
+def test_the_command_refuses_a_plan_that_makes_another_image(ours, model, folder, monkeypatch):
+    wrong = ours.engine.TensorRTEngine._infer
+    monkeypatch.setattr(ours.engine.TensorRTEngine, "_infer", lambda self, sar: -wrong(self, sar))
+    result = export_plan(model, folder / "model.plan")
+    assert result.exit_code == 1
+    assert "dB" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert left_in(folder) == []
+
+
+def test_a_lower_file_is_built_as_it_is_and_no_other(ours, world, model, folder):
+    asking(model, "int8")
+    world.types = ["Int8"]
+    result = export_plan(model, folder / "model.plan", "--precision", "fp16")
+    assert result.exit_code == 1
+    assert "is int8 already, not fp16" in result.stderr
+    assert left_in(folder) == []
+    result = export_plan(model, folder / "model.plan")
+    assert result.exit_code == 0, result.output
+    assert load_record(folder / "model.plan").precision == "int8"
+
+
+def test_without_tensorrt_the_command_says_what_to_install(model, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.delitem(sys.modules, "export.to_tensorrt", raising=False)
+    monkeypatch.delitem(sys.modules, "sar2optical.engines.tensorrt", raising=False)
+    result = export_plan(model, folder / "model.plan")
+    assert result.exit_code == 1
+    assert "needs tensorrt: pip install 'sar2optical[tensorrt]'" in result.stderr
+    assert left_in(folder) == []
