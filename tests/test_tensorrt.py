@@ -945,7 +945,7 @@ def test_the_command_builds_verifies_and_records(ours, world, model, folder):
     assert record.parity["source"] == "simulated"
     assert "--batch 2 4 8" in record.rebuild
     assert "--workspace 0.5" in record.rebuild
-    with open_engine(out, options=EngineOptions(device="cuda", batch=2)) as engine:
+    with open_engine(out, backend="tensorrt", options=EngineOptions(device="cuda", batch=2)) as engine:
         sar = chips(2)
         np.testing.assert_array_equal(engine.run(sar), np.repeat(sar, 3, axis=1))
 
