@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 	@echo "the mosaic is $(DEMO)/mosaic.tif, its picture $(DEMO)/mosaic.png"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

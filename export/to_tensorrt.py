@@ -23,9 +23,7 @@ import torch
 
 from sar2optical.engines.base import Description
 from sar2optical.engines.plan import (
-    INPUT,
     LEVELS,
-    OUTPUT,
     HardwareCompatibility,
     PlanRecord,
     cache_name,
@@ -38,7 +36,7 @@ from sar2optical.engines.plan import (
 from sar2optical.engines.tensorrt import LOGGER, Gpu, create, current_gpu, deserialize
 from sar2optical.errors import ExportUnsupported, ModelUnreadable, OptionError, OutputUnwritable, ParityFailed
 from sar2optical.files import refuse_existing, try_lock, write_output, write_whole
-from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
+from sar2optical.signature import INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase of the build, its steps done and its steps in all, from TensorRT's threads. Phases nest."""

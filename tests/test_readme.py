@@ -101,7 +101,7 @@ def test_the_demo_says_where_its_files_are(tmp_path):
 def test_the_test_command_is_what_runs_these_tests():
     assert "    make test " in README
     recipe = (ROOT / "Makefile").read_text()
-    assert "-m pytest\n" in recipe
+    assert "-m pytest -n auto --dist loadfile\n" in recipe
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 

@@ -21,9 +21,6 @@ from typing import Any, Literal, get_args
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OptionError, SignatureError
 from sar2optical.signature import ModelSignature
 
-INPUT, OUTPUT = "sar", "optical"
-"""Names of a plan's tensors."""
-
 VERSION = 1
 """Of the record's JSON form. A record of another version is refused."""
 

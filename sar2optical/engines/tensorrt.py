@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from sar2optical.engines.base import EngineBase, EngineOptions, refuse_unless
 from sar2optical.engines.known_answer import KnownAnswer
-from sar2optical.engines.plan import INPUT, OUTPUT, PlanRecord, check_fit, load_record, read_header
+from sar2optical.engines.plan import PlanRecord, check_fit, load_record, read_header
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable, OptionError
-from sar2optical.signature import ModelSignature
+from sar2optical.signature import INPUT, OUTPUT, ModelSignature
 
 STREAMS = 2
 """Batches in flight: one is copied while another is computed. A third would find the GPU busy."""
