@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 DEMO ?= demo
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench gpu-check clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(DEMO)
@@ -15,6 +15,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# On a machine with an NVIDIA GPU: the engines' CUDA paths, and parity of every precision.
+gpu-check: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.harness import interleaved, median, save, table
-from sar2optical.engines import Engine, EngineOptions, open_engine
+from sar2optical.engines import Engine, EngineOptions, Precision, open_engine
 from sar2optical.engines.auto import windows_per_second
 from sar2optical.errors import DeviceUnavailable
 from sar2optical.metrics import psnr
@@ -35,6 +36,7 @@ _SCORED = 16
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", type=int, help="CPU threads; all where not given.")
 @click.option("--batch-size", default=1, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the raw figures.")
 def main(
     base_channels: int,
@@ -43,6 +45,7 @@ def main(
     rounds: int,
     threads: int | None,
     batch_size: int,
+    device: str,
     out: Path | None,
 ) -> None:
     """Compare engines on one generator, taking turns."""
@@ -51,15 +54,16 @@ def main(
         sar = _windows(chips, windows)
         checkpoint = _checkpoint(folder, base_channels, sar)
         files = _exported(checkpoint, chips)
+        shared = EngineOptions(device=device, threads=threads, batch=batch_size)
         candidates: dict[str, Callable[[], float]] = {SEED: _seed_rate(checkpoint, sar, threads)}
         engines = {}
-        for title, engine in _opened(checkpoint, files, threads, batch_size):
+        for title, engine in _opened(checkpoint, files, shared):
             engines[title] = stack.enter_context(engine)
             candidates[title] = _rate_of(engine, sar)
         figures = interleaved(candidates, rounds)
         parity = _parity(engines, sar)
     click.echo(_report(figures, parity))
-    record = {"base_channels": base_channels, "batch": batch_size, "chips": str(bool(chips))}
+    record = {"base_channels": base_channels, "batch": batch_size, "device": device, "real_chips": chips is not None}
     save(out, "engines", {**record, "windows_per_second": figures, "psnr_db": parity})
 
 
@@ -109,23 +113,32 @@ def _exported(checkpoint: Path, chips: Path | None) -> dict[str, Path]:
     return files
 
 
-def _opened(
-    checkpoint: Path, files: dict[str, Path], threads: int | None, batch: int
-) -> Iterator[tuple[str, Engine]]:
-    """Open what runs here: each file in each backend, fp32 ones in bf16 too."""
-    from sar2optical.training.networks import choose_precision
-
-    plain = [(backend, title, file) for title, file in files.items() for backend in ("onnxruntime", "openvino")]
-    tried = [(backend, title, file, "auto" if "int8" in title else "fp32") for backend, title, file in plain]
-    tried.append(("openvino", "bf16", files["fp32"], "bf16"))
-    if choose_precision("auto", "cpu") == "bf16":
-        tried.append(("pytorch", "bf16", checkpoint, "bf16"))
-    for backend, title, file, precision in tried:
-        options = EngineOptions(device="cpu", precision=precision, threads=threads, batch=batch)  # type: ignore[arg-type]
+def _opened(checkpoint: Path, files: dict[str, Path], shared: EngineOptions) -> Iterator[tuple[str, Engine]]:
+    """Open what runs here: each file in each backend, and the precisions that a backend makes by itself."""
+    for backend, title, file, precision in _ways(checkpoint, files, shared.device):
+        options = replace(shared, precision=precision)
         try:
             yield f"{backend} {title}", open_engine(file, backend=backend, options=options)
         except DeviceUnavailable as error:
             click.echo(f"left out: {backend} {title} ({error})", err=True)
+
+
+def _ways(checkpoint: Path, files: dict[str, Path], device: str) -> list[tuple[str, str, Path, Precision]]:
+    from sar2optical.training.networks import choose_precision
+
+    backends = ("onnxruntime",) if device == "cuda" else ("onnxruntime", "openvino")
+    ways: list[tuple[str, str, Path, Precision]] = [
+        (backend, title, file, "fp32" if title == "fp32" else "auto")
+        for title, file in files.items()
+        for backend in backends
+    ]
+    if device == "cuda":
+        lower: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+        return [*ways, *(("pytorch", precision, checkpoint, precision) for precision in lower)]
+    ways.append(("openvino", "bf16", files["fp32"], "bf16"))
+    if choose_precision("auto", "cpu") == "bf16":  # elsewhere it is emulated, many times slower
+        ways.append(("pytorch", "bf16", checkpoint, "bf16"))
+    return ways
 
 
 def _seed_rate(checkpoint: Path, sar: NDArray[np.float32], threads: int | None) -> Callable[[], float]:

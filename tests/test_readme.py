@@ -73,7 +73,12 @@ def test_the_python_of_the_readme_runs(number, said, workplace):
     assert len(blocks) == 2
     assert len([line for line in blocks[number].splitlines() if line]) <= 10
     result = subprocess.run(
-        [sys.executable, "-c", blocks[number]], cwd=workplace, capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", blocks[number]],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert said in result.stdout
