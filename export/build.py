@@ -30,7 +30,14 @@ from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
 from sar2optical.engines.base import Description
 from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
-from sar2optical.errors import BackendNotInstalled, ExportUnsupported, OptionError, OutputUnwritable, Sar2OpticalError
+from sar2optical.errors import (
+    BackendNotInstalled,
+    ExportUnsupported,
+    ModelError,
+    OptionError,
+    OutputUnwritable,
+    Sar2OpticalError,
+)
 from sar2optical.files import refuse_existing, write_output
 from sar2optical.metrics import psnr
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
@@ -180,6 +187,7 @@ def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[R
     Row
         In the order of `PRECISIONS`; one that cannot be made is no error.
     """
+    fresh = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -195,6 +203,8 @@ def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[R
             yield Row(precision=precision, reason=str(error))
         else:
             yield Row(precision=precision, made=made, engine=engine, windows_per_second=rate)
+    if fresh and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _rate(path: Path) -> tuple[str, float]:
@@ -278,8 +288,15 @@ def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None
     """See that the file itself can be opened, and gives the known answer, in a backend that is here."""
     backend = "onnxruntime" if precision != "bf16" else "openvino"
     write_output(path, model.SerializeToString())
-    if precision != "bf16" or find_spec("openvino"):
+    if not find_spec(backend):
+        return
+    try:
         open_engine(path, backend=backend, options=EngineOptions(device="cpu")).close()
+    except ModelError as error:
+        raise ExportUnsupported(
+            f"{backend} does not run this graph in {precision}: give the checkpoint, whose batch norm is folded, or "
+            "another --precision"
+        ) from error
 
 
 def _rewritten(generator: Source, options: ExportOptions, chips: _Chips, folder: Path) -> _Rewritten:

@@ -7,9 +7,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from sar2optical.errors import ExportUnsupported
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 """Operators with weights; all others of a generator only move or bend what these compute."""
@@ -59,8 +62,19 @@ class Graph:
 
     def weights(self, node: onnx.NodeProto) -> NDArray[np.generic]:
         """Give the weights of a convolution, which `plain` has made an initializer."""
-        values = self.constant(node.input[1])
-        assert values is not None, f"{node.name} computes its weights"
+        return self.known(node.input[1])
+
+    def known(self, name: str) -> NDArray[np.generic]:
+        """Give an initializer's values.
+
+        Raises
+        ------
+        ExportUnsupported
+            Where the name is no initializer's.
+        """
+        values = self.constant(name)
+        if values is None:
+            raise ExportUnsupported(f"{name} is computed in the graph, not kept: export it with constant folding")
         return values
 
     def add_constant(self, name: str, values: NDArray[np.generic]) -> str:
@@ -86,7 +100,13 @@ class Graph:
         return readers
 
     def model(self) -> onnx.ModelProto:
-        """Give the rewritten model, checked, without initializers that nothing reads."""
+        """Give the rewritten model, checked, without initializers that nothing reads.
+
+        Raises
+        ------
+        ExportUnsupported
+            Where an operator does not take what it would be given.
+        """
         graph = self._model.graph
         used = {name for node in self.nodes for name in node.input}
         nodes, constants = list(self.nodes), [t for name, t in self._constants.items() if name in used]
@@ -96,7 +116,13 @@ class Graph:
             ir_version=self._model.ir_version,
         )
         model.metadata_props.extend(self._model.metadata_props)
-        onnx.checker.check_model(model, full_check=True)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ExportUnsupported(
+                f"this graph cannot be written so ({reason}): give the checkpoint, or another --precision"
+            ) from error
         return model
 
 
@@ -106,15 +132,18 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Undo half storage: weights that are cast when the file is loaded become float32 initializers."""
+    """Make constants initializers, and undo half storage: weights that are cast when loaded become float32."""
     graph = Graph(model)
     kept = []
     for node in graph.nodes:
+        tensor = attribute(node, "value") if node.op_type == "Constant" else None
         values = graph.constant(node.input[0]) if node.op_type == "Cast" else None
-        if values is None:
-            kept.append(node)
-        else:
+        if isinstance(tensor, TensorProto):
+            graph.add_constant(node.output[0], numpy_helper.to_array(tensor))
+        elif values is not None and attribute(node, "to") == TensorProto.FLOAT:
             graph.add_constant(node.output[0], values.astype(np.float32))
+        else:
+            kept.append(node)
     graph.nodes = kept
     return graph.model()
 

@@ -15,6 +15,9 @@ HALVES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOA
 BF16_OPSET = 22
 """The first whose Conv takes bfloat16 (ONNX operator changelog)."""
 
+_FLOAT32 = ("Resize", "BatchNormalization")
+"""Operators whose constants stay float32: factors of a size, and variances that may be small."""
+
 
 def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
     """Bring a folded generator to 16 bits.
@@ -36,12 +39,9 @@ def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.Mo
     graph = Graph(model, opset=BF16_OPSET if precision == "bf16" else 0)
     kind = HALVES[precision]
     inner = {name: f"{name}.{precision}" for name in (*graph.inputs, *graph.outputs)}
-    for node in convolutions(graph.nodes):
-        for k, name in enumerate(node.input[1:], 1):
-            values = graph.constant(name)
-            assert values is not None
-            node.input[k] = graph.add_tensor(_rounded(f"{name}.{precision}", values, kind))
     for node in graph.nodes:
+        for name, values in _narrowed(graph, node).items():
+            inner[name] = graph.add_tensor(_rounded(f"{name}.{precision}", values, kind))
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner.get(name, name) for name in node.output]
     graph.nodes = [
@@ -56,7 +56,7 @@ def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.Mo
 
 
 def emulated(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
-    """Give a float32 graph that rounds what `halve` rounds: weights, and each operator's output.
+    """Give a float32 graph that rounds what `halve` rounds: constants, and each operator's output.
 
     CPU libraries without 16-bit arithmetic leave such roundings out. Sums are float32, as they are in hardware that
     has it.
@@ -74,8 +74,7 @@ def emulated(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx
 
     renamed = {name: rounded(name) for name in graph.inputs}
     for node in graph.nodes:
-        if node in convolutions([node]):
-            node.input[:] = [node.input[0], *(rounded(name) for name in node.input[1:])]
+        renamed |= {name: rounded(name) for name in _narrowed(graph, node) if name not in renamed}
         node.input[:] = [renamed.get(name, name) for name in node.input]
         made.append(node)
         for k, name in enumerate(node.output):
@@ -95,15 +94,22 @@ def store_halved(model: onnx.ModelProto) -> onnx.ModelProto:
     casts = []
     for node in convolutions(graph.nodes):
         for name in node.input[1:]:
-            values = graph.constant(name)
-            assert values is not None
-            low = graph.add_constant(f"{name}.fp16", values.astype(np.float16))
+            low = graph.add_tensor(_rounded(f"{name}.fp16", graph.known(name), TensorProto.FLOAT16))
             casts.append(helper.make_node("Cast", [low], [f"{name}.fp32"], f"{name}.cast", to=TensorProto.FLOAT))
         node.input[1:] = [f"{name}.fp32" for name in node.input[1:]]
     graph.nodes = [*casts, *graph.nodes]
     return graph.model()
 
 
+def _narrowed(graph: Graph, node: onnx.NodeProto) -> dict[str, NDArray[np.generic]]:
+    """Give those of a node's constants that become 16-bit."""
+    if node.op_type in _FLOAT32:
+        return {}
+    values = {name: graph.constant(name) for name in node.input}
+    return {name: found for name, found in values.items() if found is not None and found.dtype == np.float32}
+
+
 def _rounded(name: str, values: NDArray[np.generic], kind: int) -> TensorProto:
-    low = values.astype(np.float32).astype(helper.tensor_dtype_to_np_dtype(kind))
+    with np.errstate(over="ignore"):  # what becomes infinite fails verification
+        low = values.astype(np.float32).astype(helper.tensor_dtype_to_np_dtype(kind))
     return helper.make_tensor(name, kind, low.shape, low.tobytes(), raw=True)

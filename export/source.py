@@ -12,8 +12,9 @@ from onnx import helper
 
 from export.graph import metadata_of, plain
 from export.precision import DEFAULT_OPSET
-from export.verify import Run
+from export.verify import Run, as_written, expect
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.known_answer import question
 from sar2optical.errors import ExportUnsupported, ModelUnreadable, SignatureError
 from sar2optical.files import write_output
 from sar2optical.signature import INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
@@ -63,6 +64,8 @@ def open_source(
         Where it is neither, or its graph is not a generator's.
     SignatureError
         Where nothing says what its input means.
+    ParityFailed
+        Where an ONNX file is no generator worth exporting, see `expect`.
     """
     suffix = path.suffix.lower()
     if suffix in CHECKPOINTS:
@@ -73,6 +76,8 @@ def open_source(
         write_output(named, model.SerializeToString())
         options = EngineOptions(device="cpu", precision="fp32")
         with open_engine(named, backend="onnxruntime", options=options) as engine:
+            # ONNX Runtime's optimizer, which the engine has on, leaves out even a dropout in training mode.
+            expect(as_written(model), question(described))
             yield Source(model=model, signature=described, reference=engine.run)
     else:
         raise ExportUnsupported(f"{path}: exported are checkpoints (.pth) and fp32 ONNX files: give one")

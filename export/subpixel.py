@@ -72,7 +72,7 @@ def _is_doubling(node: onnx.NodeProto) -> bool:
         and attribute(node, "group", 1) == 1
         and attribute(node, "dilations", [1, 1]) == [1, 1]
         and attribute(node, "output_padding", [0, 0]) == [0, 0]
-        and attribute(node, "kernel_shape", [4, 4]) == [4, 4]
+        and attribute(node, "kernel_shape") == [4, 4]
     )
 
 
@@ -81,6 +81,8 @@ def _is_head(graph: Graph, node: onnx.NodeProto) -> bool:
         node.op_type == "Conv"
         and attribute(node, "pads") == [1, 1, 1, 1]
         and attribute(node, "strides", [1, 1]) == [1, 1]
+        and attribute(node, "group", 1) == 1
+        and attribute(node, "dilations", [1, 1]) == [1, 1]
         and graph.weights(node).shape[2:] == (3, 3)
         and graph.weights(node).shape[0] < _FEW
     )
@@ -118,8 +120,7 @@ def _packed(
     name = node.name
     inputs = [node.input[0], graph.add_constant(f"{node.input[1]}.cells", kernel.reshape(-1, *kernel.shape[3:]))]
     if len(node.input) > 2:
-        bias = graph.constant(node.input[2])
-        assert bias is not None
+        bias = graph.known(node.input[2])
         inputs.append(graph.add_constant(f"{node.input[2]}.cells", np.tile(bias, 4)))
     side = kernel.shape[-1]
     out = (bend or node).output[0]

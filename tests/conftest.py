@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,14 @@ BYTES = ModelSignature(
     name="tiny", bands=("VH",), unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),), window=256
 )
 """The signature of tiny models, like the bundled generator's."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _choices_of_engines_are_not_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests measure out of the user's cache, and what the user measured out of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAR2OPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture
@@ -148,3 +156,33 @@ def exported(checkpoint: Path) -> Path:
     from export.build import export
 
     return export(checkpoint, checkpoint.with_suffix(".onnx")).out
+
+
+def write_chips(folder: Path, count: int, *, side: int = 256, name: str = "{}.png", seed: int = 0) -> Path:
+    """Write grey chips of land under speckle; returns the folder."""
+    from export.verify import simulated_chips
+
+    folder.mkdir(parents=True, exist_ok=True)
+    chips = simulated_chips(signature_of(window=side), count=count, seed=100 + seed)
+    for k, chip in enumerate(np.clip((chips + 1) * 127.5, 1, 255).astype(np.uint8)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            path = folder / name.format(k)
+            with rasterio.open(path, "w", driver="PNG", height=side, width=side, count=1, dtype="uint8") as dst:
+                dst.write(chip)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As few chips as int8 may be calibrated on."""
+    return write_chips(tmp_path_factory.mktemp("calibration"), 8)
+
+
+@pytest.fixture(scope="session")
+def quantized(exported: Path, calibration: Path) -> Path:
+    """The generator of `exported` in int8."""
+    from export.build import ExportOptions, export
+
+    options = ExportOptions(precision="int8", calibration=calibration, method="percentile", subpixel="off")
+    return export(exported, exported.with_suffix(".int8.onnx"), options).out

@@ -7,26 +7,30 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from export.build import export
+from export.build import ExportOptions, export
 from export.to_onnx import fold, to_onnx
-from export.verify import chips_from, compare, simulated_chips
+from export.verify import as_written, chips_from, compare, expect, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import (
+    BackendNotInstalled,
     CheckpointMismatch,
     ExportUnsupported,
+    OptionError,
     OutputExists,
     OutputUnwritable,
     ParityFailed,
 )
-from sar2optical.models.checkpoint import load_generator, seed_signature
+from sar2optical.models.checkpoint import load_generator, save_generator, seed_signature
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 from tests.conftest import BYTES, make_identity, speckle
+from tests.graphs import save_small_net
 
 
 def lively(arguments):
@@ -70,7 +74,7 @@ def test_a_bare_state_dict_of_three_channels_becomes_a_file_of_one(tmp_path, ups
     generator = lively(GeneratorArguments(in_channels=3, base_channels=4, upsampling=upsampling))
     source, out = tmp_path / "pix2pix_gen_7.pth", tmp_path / "model.onnx"
     torch.save(generator.state_dict(), source)
-    made = export(source, out, upsampling=upsampling)
+    made = export(source, out, ExportOptions(upsampling=upsampling))
     assert made.signature.bands == ("VV",)
     assert made.signature.channels == 1
     assert made.parity.psnr > 100
@@ -110,7 +114,7 @@ def test_any_batch_runs(exported):
 
 @pytest.mark.parametrize("opset", [17, 20])
 def test_the_opset_asked_for_is_written(tmp_path, checkpoint, opset):
-    export(checkpoint, tmp_path / "model.onnx", opset=opset)
+    export(checkpoint, tmp_path / "model.onnx", ExportOptions(opset=opset))
     assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == opset
 
 
@@ -120,20 +124,20 @@ def test_an_opset_that_cannot_be_written_is_refused(checkpoint):
         to_onnx(*fold(generator, signature), opset=11)
 
 
-def test_half_storage_halves_the_file_and_runs_in_fp32(tmp_path, checkpoint, exported):
-    made = export(checkpoint, tmp_path / "half.onnx", storage="fp16")
+def test_half_storage_halves_the_file_and_runs_in_fp32(tmp_path, exported):
+    made = export(exported, tmp_path / "half.onnx", ExportOptions(storage="fp16"))
     assert made.out.stat().st_size < 0.6 * exported.stat().st_size
     assert 50 < made.parity.psnr < 120  # rounded, and not by much
     with open_engine(made.out, options=EngineOptions(precision="fp32")) as engine:
         assert engine.precision == "fp32"
 
 
-def test_parity_is_proved_on_the_chips_given(tmp_path, checkpoint, make_raster):
+def test_parity_is_proved_on_the_chips_given(tmp_path, exported, make_raster):
     folder = tmp_path / "s1"
     folder.mkdir()
     for k in range(3):
         make_raster(speckle((300, 300), seed=k), f"s1/{k}.png")
-    made = export(checkpoint, tmp_path / "model.onnx", verify_with=tmp_path)
+    made = export(exported, tmp_path / "model.onnx", ExportOptions(verify_with=tmp_path))
     assert made.parity.chips == 3
     assert made.parity.source == tmp_path.name
 
@@ -161,31 +165,156 @@ def test_simulated_chips_cover_the_range(exported):
     assert 0.9 < chips.max() <= 1
 
 
-def test_a_model_that_does_something_else_fails(tmp_path, checkpoint):
-    generator, signature = load_generator(checkpoint)
+CHIPS = simulated_chips(BYTES, count=2)
+
+
+@pytest.fixture(scope="module")
+def images(exported):
+    return expect(as_written(onnx.load(exported)), CHIPS)
+
+
+def test_what_agrees_is_measured(exported, images):
+    shifted = as_written(onnx.load(exported))
+    parity = compare(images, lambda sar: shifted(sar) + np.float32(0.002), CHIPS, source="mine", floor=59)
+    assert parity.psnr == pytest.approx(60, abs=0.01)  # 20 log10(2 / 0.002)
+    assert parity.max_error == pytest.approx(0.002, rel=0.01)
+    assert parity.mean_error == pytest.approx(0.002, rel=0.01)
+    assert (parity.chips, parity.source) == (2, "mine")
+
+
+def test_a_model_that_does_something_else_fails(tmp_path, images):
     with (
-        open_engine(make_identity(tmp_path / "other.onnx", signature)) as engine,
+        open_engine(make_identity(tmp_path / "other.onnx", BYTES)) as engine,
         pytest.raises(ParityFailed, match=r"parity is \d+\.\d dB against the source, at least 80"),
     ):
-        compare(generator, engine, simulated_chips(signature), source="simulated", floor=80)
+        compare(images, engine.run, CHIPS, source="simulated", floor=80)
 
 
-def test_below_the_floor_no_file_appears(tmp_path, checkpoint, monkeypatch):
-    import export.build
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda image: image[:, ::-1], "chip 0: the exported model gives BGR where the source gives RGB"),
+        (lambda image: image[:, [1, 2, 0]], "gives GBR where"),
+        (lambda image: np.where(np.arange(256) == 7, np.float32("nan"), image), "returns NaN or infinity"),
+        (np.zeros_like, "returns a constant"),
+        (lambda image: image + np.float32(0.1), r"parity is 26\.0 dB"),
+    ],
+    ids=["BGR", "GBR", "NaN", "constant", "brighter"],
+)
+def test_faults_of_what_was_exported_fail(exported, images, fault, said):
+    right = as_written(onnx.load(exported))
+    with pytest.raises(ParityFailed, match=said):
+        compare(images, lambda sar: fault(right(sar)), CHIPS, source="simulated", floor=80)
 
-    monkeypatch.setitem(export.build.FLOORS, "fp32", 1000.0)
-    with pytest.raises(ParityFailed):
-        export.build.export(checkpoint, tmp_path / "model.onnx")
+
+def test_one_bad_chip_of_many_fails(exported, images):
+    right, calls = as_written(onnx.load(exported)), []
+
+    def sometimes(sar):
+        calls.append(1)
+        return right(sar) * np.float32(1 if len(calls) == 1 else 0.9)
+
+    with pytest.raises(ParityFailed, match="parity is"):
+        compare(images, sometimes, CHIPS, source="simulated", floor=80)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda sar: sar * np.float32("nan"), "returns NaN or infinity: its weights are spoilt"),
+        (lambda sar: sar * 0 + np.float32(0.3), "returns one colour whatever it is given"),
+        (lambda sar: sar * 0 + np.linspace(-1, 1, 256, dtype=np.float32), "returns one image whatever it is given"),
+        (
+            lambda sar: sar * np.random.default_rng().integers(0, 2, sar.shape, dtype=np.int8).astype(np.float32),
+            "gives two images for one chip: dropout was left on",
+        ),
+    ],
+    ids=["NaN", "one colour", "one image", "dropout"],
+)
+def test_sources_that_are_no_generators_fail(fault, said):
+    with pytest.raises(ParityFailed, match=said):
+        expect(lambda sar: np.repeat(fault(sar), 3, axis=1), CHIPS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("weight", float("nan"), "weights are spoilt"), ("weight", 0.0, "one colour whatever it is given")],
+    ids=["NaN weights", "a head of zeros"],
+)
+def test_a_spoilt_checkpoint_is_not_exported(tmp_path, checkpoint, name, value, said):
+    generator, signature = load_generator(checkpoint)
+    head = [module for module in generator.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    with torch.no_grad():
+        getattr(head, name).fill_(value)
+    source = tmp_path / "spoilt.pth"
+    save_generator(source, generator, signature)
+    with pytest.raises(ParityFailed, match=said):
+        export(source, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_rewriting_that_swaps_colours_is_not_written(tmp_path, exported, monkeypatch):
+    from export import build
+    from export.graph import Graph
+
+    def swapped(model):
+        graph = Graph(model)
+        graph.nodes[-1].output[0] = "straight"
+        backwards = graph.add_constant("backwards", np.array([2, 1, 0]))
+        graph.nodes.append(onnx.helper.make_node("Gather", ["straight", backwards], ["optical"], "swap", axis=1))
+        return graph.model()
+
+    monkeypatch.setattr(build, "store_halved", swapped)
+    with pytest.raises(ParityFailed, match="gives BGR where the source gives RGB"):
+        export(exported, tmp_path / "model.onnx", ExportOptions(storage="fp16"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_is_kept_unless_told(tmp_path, checkpoint):
+def test_an_onnx_file_is_a_source_like_the_checkpoint_it_came_from(tmp_path, exported):
+    made = export(exported, tmp_path / "again.onnx")
+    assert made.signature == BYTES
+    assert (made.precision, made.opset, made.subpixel) == ("fp32", 18, False)
+    assert made.parity.psnr > 100
+    chips = np.random.default_rng(1).uniform(-1, 1, (1, 1, 256, 256)).astype(np.float32)
+    with (
+        open_engine(exported, backend="onnxruntime") as first,
+        open_engine(made.out, backend="onnxruntime") as second,
+    ):
+        np.testing.assert_array_equal(first.run(chips), second.run(chips))
+
+
+def test_sub_pixel_form_is_written_when_asked_for_and_refused_where_it_cannot_be(tmp_path, exported):
+    made = export(exported, tmp_path / "packed.onnx", ExportOptions(subpixel="on"))
+    assert made.subpixel
+    assert made.parity.psnr > 100
+    props = {entry.key: entry.value for entry in onnx.load(made.out).metadata_props}
+    assert props["sar2optical.subpixel"] == "on"
+    assert "ConvTranspose" not in {node.op_type for node in onnx.load(made.out).graph.node}
+    upsampling = save_small_net(
+        tmp_path / "upsampling.onnx",
+        between=[("AveragePool", [], {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Resize", ["", "two"], {})],
+        constants={"two": np.array([1, 1, 2, 2], np.float32)},
+    )
+    with pytest.raises(ExportUnsupported, match="subpixel on: this generator has no transposed convolution"):
+        export(upsampling, tmp_path / "out.onnx", ExportOptions(subpixel="on"))
+    assert not (tmp_path / "out.onnx").exists()
+    assert not export(upsampling, tmp_path / "out.onnx").subpixel
+
+
+def test_below_the_floor_no_file_appears(tmp_path, exported):
+    with pytest.raises(ParityFailed, match="at least 1000 is asked: no file was written"):
+        export(exported, tmp_path / "model.onnx", ExportOptions(min_psnr=1000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_kept_unless_told(tmp_path, exported):
     out = tmp_path / "model.onnx"
     out.write_bytes(b"precious")
     with pytest.raises(OutputExists, match="--overwrite"):
-        export(checkpoint, out)
+        export(exported, out)
     assert out.read_bytes() == b"precious"
-    export(checkpoint, out, overwrite=True)
+    export(exported, out, ExportOptions(overwrite=True))
     assert onnx.load(out).graph.name
 
 
@@ -193,9 +322,27 @@ def test_sources_and_targets_of_another_kind_are_named(tmp_path, checkpoint):
     with pytest.raises(ExportUnsupported, match=r"\.pth"):
         export(tmp_path / "model.h5", tmp_path / "model.onnx")
     with pytest.raises(ExportUnsupported, match=r"\.onnx"):
-        export(checkpoint, tmp_path / "model.engine")
+        export(checkpoint, tmp_path / "model.tflite")
     with pytest.raises(OutputUnwritable, match="no folder"):
         export(checkpoint, tmp_path / "none" / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".plan", ".engine"])
+def test_a_plan_without_tensorrt_names_what_to_install(tmp_path, exported, monkeypatch, suffix):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendNotInstalled, match=r"needs tensorrt: pip install 'sar2optical\[tensorrt\]'"):
+        export(exported, tmp_path / f"model{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_contradict_each_other_are_refused():
+    with pytest.raises(OptionError, match="precision int8 is calibrated on real data: give --calibration"):
+        ExportOptions(precision="int8")
+    with pytest.raises(OptionError, match="storage fp16 with precision int8"):
+        ExportOptions(precision="int8", storage="fp16", calibration=Path("chips"))
+    with pytest.raises(OptionError, match="opset is 11: give 17 to 23"):
+        ExportOptions(opset=11)
 
 
 def test_a_discriminator_is_not_exported(tmp_path):

@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -40,7 +40,7 @@ from sar2optical.files import write_whole
 WORTHWHILE = 1000
 """Windows from which on measuring pays: it takes some seconds, and seldom gains more than half of the time."""
 
-_BATCHES = (1, 4)
+_BATCH = 4
 _SECONDS = 0.25
 """That a candidate runs for, at least, beside its first batch."""
 _GAIN = 1.03  # noise of so short a measurement; what comes first in a list is the plainer choice
@@ -127,50 +127,52 @@ def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
 
 
 def _measure(files: Sequence[Path], backend: str, options: EngineOptions) -> Choice | None:
-    """Measure files, backends and precisions with one window a run; then batches, then half of the threads."""
+    """Measure backends and files with one window a run; then larger batches, then half of the threads."""
     _log.info("measuring which engine is the fastest here; this is done once")
     threads = options.threads or default_threads()
     best: Choice | None = None
-    for file, name, precision in _candidates(files, backend, options):
-        plain = Choice(
-            file=file.name, backend=name, precision=precision, batch=options.batch, threads=threads, rate=0
-        )
-        best = _better(best, plain, file, options)
+    for name in BACKENDS[".onnx"]:
+        if backend not in ("auto", name) or not find_spec(LIBRARIES[name]):
+            continue
+        for file in files:
+            plain = Choice(
+                file=file.name, backend=name, precision="auto", batch=options.batch, threads=threads, rate=0
+            )
+            found = _tried(plain, file, options)
+            best = _faster(best, found)
+            if found is not None and found.precision == "bf16":  # which is faster where the CPU means it
+                best = _faster(best, _tried(replace(plain, precision="fp32"), file, options))
     if best is None:
         return None
     file = next(file for file in files if file.name == best.file)
-    others = [replace(best, batch=batch) for batch in _BATCHES[1:] if options.batch == 1]
+    if options.batch == 1:
+        best = _faster(best, _tried(replace(best, batch=_BATCH), file, options)) or best
     if options.threads is None and threads >= 4:  # two threads of one core may be in each other's way
-        others.append(replace(best, threads=threads // 2))
-    for other in others:
-        best = _better(best, other, file, options) or best
+        best = _faster(best, _tried(replace(best, threads=threads // 2), file, options)) or best
     return best
 
 
-def _candidates(files: Sequence[Path], backend: str, options: EngineOptions) -> Iterator[tuple[Path, str, Precision]]:
-    for name in BACKENDS[".onnx"]:
-        if backend in ("auto", name) and find_spec(LIBRARIES[name]):
-            for k, file in enumerate(files):
-                precisions: tuple[Precision, ...] = ("fp32", "bf16") if k == 0 else ("auto",)
-                yield from ((file, name, precision) for precision in precisions)
-
-
-def _better(best: Choice | None, other: Choice, file: Path, options: EngineOptions) -> Choice | None:
-    """Measure another choice; give the faster one."""
+def _tried(choice: Choice, file: Path, options: EngineOptions) -> Choice | None:
+    """Measure a choice; None where it is not for this CPU, or makes another image on it."""
     try:
-        with open_engine(file, backend=other.backend, options=_as_chosen(options, other)) as engine:
-            found = replace(other, precision=engine.precision)
+        with open_engine(file, backend=choice.backend, options=_as_chosen(options, choice)) as engine:
             runs = engine.streams * engine.batch
             sar = np.repeat(question(engine.signature), runs, axis=0)
             rates = [windows_per_second(engine, sar)]
             while sum(runs / rate for rate in rates) < _SECONDS:
                 rates.append(windows_per_second(engine, sar))
-    except (EngineError, ModelError) as error:  # not for this CPU, or not the file's image on it
-        _log.debug("%s: %s", _named(other), error)
-        return best
-    found = replace(found, rate=max(rates))
+            found = replace(choice, precision=engine.precision, rate=max(rates))
+    except (EngineError, ModelError) as error:
+        _log.debug("%s: %s", _named(choice), error)
+        return None
     _log.debug("%s: %.1f windows/s", _named(found), found.rate)
-    return found if best is None or found.rate > _GAIN * best.rate else best
+    return found
+
+
+def _faster(best: Choice | None, other: Choice | None) -> Choice | None:
+    if best is None or other is None:
+        return best or other
+    return other if other.rate > _GAIN * best.rate else best
 
 
 def _as_chosen(options: EngineOptions, choice: Choice) -> EngineOptions:

@@ -337,10 +337,10 @@ def cuda_opens() -> bool:
     """Say whether ONNX Runtime runs on CUDA here; asked only where the wheel for it is installed, which is slow."""
     try:
         version("onnxruntime-gpu")
-        from sar2optical.engines.onnxruntime import cuda_trouble
+        engine = import_module("sar2optical.engines.onnxruntime")
     except (PackageNotFoundError, ImportError):
         return False
-    return cuda_trouble() is None
+    return engine.cuda_trouble() is None
 
 
 def _first_installed(candidates: tuple[str, ...], options: EngineOptions, path: Path) -> str:

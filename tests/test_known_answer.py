@@ -1,0 +1,119 @@
+"""A file knows its answer to one question; what gives another is not that file's generator."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from export.graph import metadata_of, with_metadata
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.known_answer import KEY, PARITY_KEY, KnownAnswer, _uniform, question
+from sar2optical.errors import DeviceUnavailable
+from tests.conftest import BYTES, signature_of
+
+IMAGE = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3, 256, 256)).astype(np.float32)
+
+
+def sha256(values):
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+def test_the_question_never_changes():
+    """Files out there hold answers to it."""
+    band, row, col = np.indices((1, 256, 256), dtype=np.uint32)
+    assert sha256(_uniform(band, row, col, 1)) == "da3059752be04bc7"
+    asked = question(BYTES)
+    assert asked[0, 0, 0, :4].tolist() == pytest.approx([-0.8098286, -0.7416807, -0.8767682, -0.8318660], abs=1e-6)
+    # Logarithms of two libraries may differ in the last bit; thousandths do not.
+    assert sha256(np.round(asked * 1000).astype(np.int16)) == "819c801c768bee60"
+
+
+def test_the_question_is_a_chip_like_others():
+    asked = question(BYTES)
+    assert asked.shape == (1, 1, 256, 256)
+    assert asked.dtype == np.float32
+    assert -1 <= asked.min() < -0.9
+    assert 0.9 < asked.max() <= 1
+    cells = asked[0, 0].reshape(8, 32, 8, 32).mean(axis=(1, 3))
+    assert cells.std() > 0.2  # patches of land
+
+
+def test_bands_differ_and_copies_of_one_do_not():
+    two = question(signature_of(bands=("VV", "VH"), stretch=BYTES.stretch * 2, channels=2))
+    assert np.abs(two[0, 0] - two[0, 1]).mean() > 0.1
+    copies = question(signature_of(channels=3))
+    assert copies.shape == (1, 3, 256, 256)
+    np.testing.assert_array_equal(copies[0, 0], copies[0, 2])
+    np.testing.assert_array_equal(copies[:, :1], question(BYTES))
+
+
+def test_an_answer_is_kept_to_a_byte_and_read_back():
+    answer = KnownAnswer.of(IMAGE)
+    assert len(answer.pixels) == 3 * 16 * 16
+    assert answer.pixels[0] == int(np.int8(np.rint(IMAGE[0, 0, 8, 8] * 127))) % 256
+    assert KnownAnswer.read(answer.write() | {PARITY_KEY: "144.00"}) == answer
+    assert answer.agreement(IMAGE) > 50
+    assert answer.agreement(IMAGE + np.float32(0.2)) == pytest.approx(20, abs=0.5)
+    assert answer.agreement(np.roll(IMAGE, 1, axis=1)) < 15
+
+
+@pytest.mark.parametrize(("parity", "floor"), [("144.00", 30), ("41.50", 30), ("35.00", 25), ("22.00", 12)])
+def test_as_much_is_asked_as_the_file_itself_keeps(parity, floor):
+    assert KnownAnswer.read(KnownAnswer.of(IMAGE).write() | {PARITY_KEY: parity}).floor == floor
+
+
+def test_answers_that_are_no_numbers_do_not_agree():
+    answer = KnownAnswer.of(IMAGE)
+    spoilt = IMAGE.copy()
+    spoilt[0, 0, 3, 3] = np.nan  # between the pixels that are kept
+    assert np.isnan(answer.agreement(spoilt))
+    assert np.isnan(answer.agreement(IMAGE[..., :128, :128]))
+
+
+@pytest.mark.parametrize("entries", [{}, {KEY: "AAAA"}, {KEY: "?", PARITY_KEY: "50"}, {KEY: "AAAA", PARITY_KEY: "x"}])
+def test_files_without_an_answer_are_not_asked(entries):
+    assert KnownAnswer.read(entries) is None
+
+
+def other_weights(path, out):
+    """The same file, but for the order of one layer's channels."""
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4 and t.dims[0] >= 8)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1].copy(), tensor.name))
+    onnx.save(model, out)
+    return out
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["exported", "quantized"])
+def test_an_engine_that_gives_another_image_is_refused_when_it_is_opened(tmp_path, request, backend, name):
+    path = request.getfixturevalue(name)
+    options = EngineOptions(device="cpu", batch=2)
+    with open_engine(path, backend=backend, options=options) as engine:
+        assert engine.known_answer is not None
+    tampered = other_weights(path, tmp_path / "tampered.onnx")
+    with pytest.raises(DeviceUnavailable, match=r"another image than what was exported \(\d+\.\d dB, at least 30"):
+        open_engine(tampered, backend=backend, options=options)
+    forgetful = onnx.load(tampered)
+    del forgetful.metadata_props[[e.key for e in forgetful.metadata_props].index(KEY)]
+    onnx.save(forgetful, tampered)
+    open_engine(tampered, backend=backend, options=options).close()  # nothing to compare with: it opens
+
+
+def test_the_answer_in_a_file_is_its_sources(exported, quantized):
+    first, second = (metadata_of(onnx.load(path)) for path in (exported, quantized))
+    assert first[KEY] == second[KEY]  # of the fp32 source, not of the int8 graph
+    with open_engine(exported, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
+        assert KnownAnswer.read(first) == KnownAnswer.of(engine.run(question(BYTES)))
+
+
+def test_an_answer_of_another_size_is_refused(tmp_path, exported):
+    short = {KEY: KnownAnswer(b"\0" * 12).write()[KEY]}
+    path = tmp_path / "short.onnx"
+    onnx.save(with_metadata(onnx.load(exported), short), path)
+    with pytest.raises(DeviceUnavailable, match="nan dB"):
+        open_engine(path, backend="onnxruntime")
