@@ -19,12 +19,12 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph import metadata_of, opset_of, with_metadata
-from export.half import emulated, halve, store_halved
+from export.half import BF16_OPSET, emulated, halve, store_halved
 from export.precision import FLOORS, HALF_STORAGE_FLOOR, OPSETS, PRECISIONS, QUANTIZED, Precision, Storage, Subpixel
-from export.quantize import Method, Searched, calibrate, prepare, search
+from export.quantize import FP8_OPSET, Method, Searched, calibrate, prepare, search
 from export.source import CHECKPOINTS, Source, open_source
 from export.subpixel import can_be_rewritten, subpixel
-from export.verify import Parity, as_written, chips_from, compare, expect, simulated_chips
+from export.verify import Parity, Run, as_written, chips_from, compare, expect, simulated_chips
 from sar2optical import __version__
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
@@ -32,10 +32,12 @@ from sar2optical.engines.base import Description
 from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
 from sar2optical.errors import (
     BackendNotInstalled,
+    DeviceUnavailable,
     ExportUnsupported,
     ModelError,
     OptionError,
     OutputUnwritable,
+    ParityFailed,
     Sar2OpticalError,
 )
 from sar2optical.files import refuse_existing, write_output
@@ -45,8 +47,14 @@ from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 CALIBRATION_WINDOWS = 32
 """Taken from the folder or scene to calibrate on, at most."""
 
+_DARK, _DULL = -0.5, 0.05
+"""Highest value (99th percentile) and standard deviation, on [-1, 1], of chips that are too dark or even. Real ones
+have about 1 and 0.4, because a stretch ends near the 99th percentile."""
+
 _ROUNDS = 3
 """That speed is measured in; the best one counts, because others share the machine."""
+
+LEAST_OPSETS: dict[Precision, int] = {"bf16": BF16_OPSET, "fp8": FP8_OPSET}
 
 PLANS = (".plan", ".engine")
 
@@ -93,6 +101,11 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.opset is not None and self.opset not in OPSETS:
             raise OptionError(f"opset is {self.opset}: give {OPSETS[0]} to {OPSETS[-1]}")
+        needed = LEAST_OPSETS.get(self.precision or "fp32", 0)
+        if self.opset is not None and self.opset < needed:
+            raise OptionError(f"opset is {self.opset}: {self.precision} needs {needed}: leave it out")
+        if self.min_psnr is not None and not 0 <= self.min_psnr < float("inf"):
+            raise OptionError(f"min-psnr is {self.min_psnr}: give a number of dB")
         if self.storage == "fp16" and self.precision not in (None, "fp32"):
             raise OptionError(
                 f"storage fp16 with precision {self.precision}: only fp32 graphs store their weights so"
@@ -159,7 +172,11 @@ def export(source: Path, out: Path, options: ExportOptions | None = None, *, pro
         raise ExportUnsupported(f"{out}: written are .onnx and .plan files: give a name that ends so")
     if source.suffix.lower() not in (".onnx", *CHECKPOINTS):
         raise ExportUnsupported(f"{source}: exported are checkpoints (.pth) and fp32 ONNX files: give one")
+    if out.suffix.lower() == ".onnx" and options.plan:
+        raise OptionError(f"{', '.join(sorted(options.plan))}: of TensorRT plans, {out.name} is none: leave it out")
     refuse_existing(out, overwrite=options.overwrite)
+    if out.exists() and out.samefile(source):
+        raise OptionError(f"{out}: is the source itself: give another output")
     with TemporaryDirectory() as name:
         folder = Path(name)
         if out.suffix.lower() in PLANS:
@@ -198,11 +215,14 @@ def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[R
         out = folder / f"{source.stem}.{precision}.onnx"
         try:
             made = export(source, out, replace(options, precision=precision))
-            engine, rate = _rate(out)
         except Sar2OpticalError as error:
             yield Row(precision=precision, reason=str(error))
-        else:
-            yield Row(precision=precision, made=made, engine=engine, windows_per_second=rate)
+            continue
+        try:
+            engine, rate = _rate(out)
+        except Sar2OpticalError as error:
+            engine, rate = f"not run here: {error}", float("nan")
+        yield Row(precision=precision, made=made, engine=engine, windows_per_second=rate)
     if fresh and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -232,12 +252,19 @@ class _Chips:
     images: NDArray[np.float32]
     """(n, 3, window, window): the source's."""
     origin: str
+    answer: KnownAnswer
 
 
 def _chips(generator: Source, options: ExportOptions) -> _Chips:
     path = options.verify_with or options.calibration
     sar = chips_from(path, generator.signature) if path else simulated_chips(generator.signature)
-    return _Chips(sar, expect(generator.reference, sar), path.name if path else "simulated")
+    return _chips_of(generator.reference, generator.signature, sar, path)
+
+
+def _chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32], path: Path | None) -> _Chips:
+    images = expect(reference, sar)  # first: it refuses what has no answer
+    answer = KnownAnswer.of(reference(question(signature)))
+    return _Chips(sar, images, path.name if path else "simulated", answer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,10 +285,9 @@ def _verified(generator: Source, options: ExportOptions, folder: Path) -> tuple[
     chips = _chips(generator, options)
     rewritten = _rewritten(generator, options, chips, folder)
     packed = can_be_rewritten(generator.model) and not can_be_rewritten(rewritten.model)
-    answer = KnownAnswer.of(generator.reference(question(generator.signature)))
     entries = {
         **rewritten.notes,
-        **answer.write(),
+        **chips.answer.write(),
         PRECISION_KEY: precision,
         "sar2optical.version": __version__,
         "sar2optical.storage": options.storage,
@@ -269,6 +295,8 @@ def _verified(generator: Source, options: ExportOptions, folder: Path) -> tuple[
     }
     run = as_written(rewritten.emulation or rewritten.model)
     parity = compare(chips.images, run, chips.sar, source=chips.origin, floor=options.floor)
+    if rewritten.emulation:
+        entries["sar2optical.parity_of"] = "roundings emulated in float32"
     model = with_metadata(rewritten.model, {**entries, **_figures(parity)})
     _open_once(model, precision, folder / "candidate.onnx")
     made = Exported(
@@ -289,6 +317,7 @@ def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None
     backend = "onnxruntime" if precision != "bf16" else "openvino"
     write_output(path, model.SerializeToString())
     if not find_spec(backend):
+        _log.warning("%s is not here to open the %s file with: only its emulation was run", backend, precision)
         return
     try:
         open_engine(path, backend=backend, options=EngineOptions(device="cpu")).close()
@@ -318,8 +347,15 @@ def _quantized(generator: Source, options: ExportOptions, chips: _Chips, folder:
     forms = [packed]
     if options.subpixel == "auto" and options.precision == "int8" and can_be_rewritten(generator.model):
         forms = [False, True]
-    found = {form: _search(generator.model, options, chips, sar, packed=form) for form in forms}
-    searched = found[_faster(found, generator.signature, folder) if len(forms) > 1 else packed]
+    _refuse_narrow(sar, options.calibration)
+    found: dict[bool, Searched] = {}
+    for form in forms:
+        try:
+            found[form] = _search(generator.model, options, chips, sar, packed=form)
+        except ParityFailed:
+            if form == forms[-1] and not found:
+                raise
+    searched = found[_faster(found, generator.signature, chips.answer, folder) if len(found) > 1 else max(found)]
     calibration = {
         "source": options.calibration.name,
         "method": searched.method,
@@ -350,7 +386,17 @@ def _search(
     return search(prepared, ranges, kind, measure, options.floor)
 
 
-def _faster(found: Mapping[bool, Searched], signature: ModelSignature, folder: Path) -> bool:
+def _refuse_narrow(sar: NDArray[np.float32], path: Path) -> None:
+    """Refuse chips that use little of the input's range: of another unit, or stretched by other hands."""
+    low, high = np.percentile(sar, (1, 99))
+    if high < _DARK or sar.std() < _DULL:
+        raise ExportUnsupported(
+            f"{path}: 98 % of its values become {low:.2f} to {high:.2f} of -1 to 1, too dark or even for ranges: "
+            "give chips stretched as the model's were"
+        )
+
+
+def _faster(found: Mapping[bool, Searched], signature: ModelSignature, answer: KnownAnswer, folder: Path) -> bool:
     """Say whether the sub-pixel form is the faster one here, in the backend that runs int8 fastest."""
     if not find_spec("openvino"):
         _log.info("openvino is not here to measure with: transposed convolutions are kept")
@@ -360,10 +406,14 @@ def _faster(found: Mapping[bool, Searched], signature: ModelSignature, folder: P
         engines = {}
         for form, searched in found.items():
             path = folder / f"form-{form}.onnx"
-            entries = {METADATA_KEY: signature.to_json(), PRECISION_KEY: "int8"}
-            write_output(path, with_metadata(searched.model, entries).SerializeToString())
-            opened = open_engine(path, backend="openvino", options=EngineOptions(device="cpu"))
-            engines[form] = stack.enter_context(opened)
+            entries = {METADATA_KEY: signature.to_json(), PRECISION_KEY: "int8", PARITY_KEY: str(searched.psnr)}
+            write_output(path, with_metadata(searched.model, {**entries, **answer.write()}).SerializeToString())
+            try:
+                opened = open_engine(path, backend="openvino", options=EngineOptions(device="cpu"))
+            except DeviceUnavailable as error:  # computes it wrongly on this CPU
+                _log.warning("%s form: %s", "sub-pixel" if form else "transposed", error)
+            else:
+                engines[form] = stack.enter_context(opened)
         for form, engine in [*engines.items()] * _ROUNDS:
             rates[form] = max(rates[form], _rate_of(engine))
     _log.info("int8 in openvino: %.0f windows/s, in sub-pixel form %.0f", rates[False], rates[True])
@@ -432,7 +482,7 @@ def _as_it_is(source: Path, precision: str, options: ExportOptions) -> tuple[onn
     path = options.verify_with
     sar = chips_from(path, described.signature) if path else simulated_chips(described.signature)
     with open_engine(source, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
-        chips = _Chips(sar, expect(engine.run, sar), path.name if path else "simulated")
+        chips = _chips_of(engine.run, described.signature, sar, path)
         parity = compare(chips.images, engine.run, sar, source=chips.origin, floor=0)
     made = Exported(
         out=source,

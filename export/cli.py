@@ -54,7 +54,11 @@ _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
     show_default=True,
     help="Write transposed convolutions as convolutions and a shuffle; the same image, other kernels.",
 )
-@click.option("--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), help="Of the ONNX operators.  [default: 18]")
+@click.option(
+    "--opset",
+    type=click.IntRange(OPSETS[0], OPSETS[-1]),
+    help="Of the ONNX operators.  [default: 18; bf16 22, fp8 19]",
+)
 @click.option(
     "--storage",
     type=click.Choice(get_args(Storage)),

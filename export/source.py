@@ -7,19 +7,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
-from export.graph import metadata_of, plain
+from export.graph import Graph, attribute, metadata_of, opset_of, plain
 from export.precision import DEFAULT_OPSET
 from export.verify import Run, as_written, expect
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.known_answer import question
-from sar2optical.errors import ExportUnsupported, ModelUnreadable, SignatureError
+from sar2optical.errors import (
+    ExportUnsupported,
+    InferenceFailed,
+    ModelUnreadable,
+    OptionError,
+    ParityFailed,
+    SignatureError,
+)
 from sar2optical.files import write_output
-from sar2optical.signature import INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
+from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
 
 CHECKPOINTS = (".pth", ".pt")
+
+_OTHER_FLOATS = (
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E5M2,
+)
+_SAME = 1e-4  # images of a window, alone and in a batch of two: kernels may differ, in the last bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +73,7 @@ def open_source(
     upsampling
         Mode of a bare state dict whose decoder upsamples.
     opset
-        Of a checkpoint's graph.
+        Of the graph; an ONNX file is converted upwards.
 
     Raises
     ------
@@ -71,13 +88,18 @@ def open_source(
     if suffix in CHECKPOINTS:
         yield _checkpoint(path, upsampling=upsampling, opset=opset)
     elif suffix == ".onnx":
-        model, described = _onnx(path, signature)
+        if upsampling is not None:
+            raise OptionError(f"upsampling {upsampling}: {path} is a graph, whose upsampling is in it: leave it out")
+        model, described = _onnx(path, signature, opset)
         named = folder / "source.onnx"
         write_output(named, model.SerializeToString())
-        options = EngineOptions(device="cpu", precision="fp32")
-        with open_engine(named, backend="onnxruntime", options=options) as engine:
+        try:
             # ONNX Runtime's optimizer, which the engine has on, leaves out even a dropout in training mode.
-            expect(as_written(model), question(described))
+            _refuse_crosstalk(_running(model, path), described)
+            engine = open_engine(named, backend="onnxruntime", options=EngineOptions(device="cpu", precision="fp32"))
+        except (ModelUnreadable, InferenceFailed) as error:
+            raise ModelUnreadable(str(error).replace(str(named), str(path))) from error
+        with engine:
             yield Source(model=model, signature=described, reference=engine.run)
     else:
         raise ExportUnsupported(f"{path}: exported are checkpoints (.pth) and fp32 ONNX files: give one")
@@ -103,7 +125,35 @@ def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None) -> Sou
     )
 
 
-def _onnx(path: Path, signature: Path | None) -> tuple[onnx.ModelProto, ModelSignature]:
+def _running(model: onnx.ModelProto, path: Path) -> Run:
+    try:
+        return as_written(model)
+    except Exception as error:  # ONNX Runtime's exceptions have no public root
+        raise ModelUnreadable(
+            f"{path}: does not load in ONNX Runtime ({' '.join(str(error).split())[:160]})"
+        ) from error
+
+
+def _refuse_crosstalk(run: Run, signature: ModelSignature) -> None:
+    """See that the source is a generator, and that a window's image does not depend on what else is in its batch."""
+    asked = question(signature)
+    both = np.concatenate((asked, -asked))
+    alone = expect(run, both)
+    try:
+        together = run(both)
+    except Exception as error:  # ONNX Runtime's exceptions have no public root
+        raise ExportUnsupported(
+            f"the source does not run on a batch of two ({' '.join(str(error).split())[:120]}): export it with a "
+            "dynamic batch"
+        ) from error
+    if not np.abs(together - alone).max() < _SAME:
+        raise ParityFailed(
+            "the source's image of a window depends on the rest of the batch: batch norm was left in training mode, "
+            "export it in eval mode"
+        )
+
+
+def _onnx(path: Path, signature: Path | None, opset: int | None) -> tuple[onnx.ModelProto, ModelSignature]:
     if not path.is_file():
         raise ModelUnreadable(f"{path}: no such file: check the path")
     try:
@@ -115,7 +165,27 @@ def _onnx(path: Path, signature: Path | None) -> tuple[onnx.ModelProto, ModelSig
     if (precision := metadata.get(PRECISION_KEY, "fp32")) != "fp32":
         raise ExportUnsupported(f"{path}: is {precision} already: give the fp32 file, or the checkpoint")
     described = _signature(path, metadata, signature)
-    return plain(_named(model, path, described)), described
+    found = plain(_named(model, path, described))
+    _refuse_lower(found, path)
+    if opset is not None and opset < opset_of(found):
+        raise OptionError(
+            f"opset {opset}: {path} is written in {opset_of(found)}: leave it out, or give a higher one"
+        )
+    return (Graph(found, opset=opset).model() if opset else found), described
+
+
+def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a graph that is not float32 throughout, whatever its metadata say."""
+    name = TensorProto.DataType.Name
+    kinds = {name(tensor.data_type) for tensor in model.graph.initializer if tensor.data_type in _OTHER_FLOATS}
+    for node in model.graph.node:
+        to = attribute(node, "to") if node.op_type == "Cast" else None
+        if to in _OTHER_FLOATS:
+            kinds.add(name(to))
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            kinds.add("Q/DQ pairs")
+    if kinds:
+        raise ExportUnsupported(f"{path}: its graph computes in {', '.join(sorted(kinds))}: give the fp32 file")
 
 
 def _signature(path: Path, metadata: dict[str, str], given: Path | None) -> ModelSignature:
@@ -142,13 +212,37 @@ def _named(model: onnx.ModelProto, path: Path, signature: ModelSignature) -> onn
             f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs: a generator has one of each"
         )
     names = {inputs[0].name: INPUT, graph.output[0].name: OUTPUT}
-    for node in graph.node:
+    taken: set[str] = set()
+    for k, node in enumerate(graph.node):
+        if not node.name or node.name in taken:  # names are optional in ONNX, and need not differ
+            node.name = f"{node.op_type}.{k}"
+        taken.add(node.name)
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     inputs[0].name, graph.output[0].name = INPUT, OUTPUT
+    side = signature.window
+    for channels, value in ((signature.channels, inputs[0]), (3, graph.output[0])):
+        _check_tensor(value, (channels, side, side), path)
+        value.CopyFrom(
+            helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [BATCH_AXIS, channels, side, side])
+        )
     kept = list(inputs)
     del graph.input[:]
     graph.input.extend(kept)
     del graph.value_info[:]
     helper.set_model_props(model, {**metadata_of(model), METADATA_KEY: signature.to_json()})
     return model
+
+
+def _check_tensor(value: onnx.ValueInfoProto, expected: tuple[int, int, int], path: Path) -> None:
+    """Refuse an input or output that is not float32, or fixed to another size than the signature's."""
+    tensor = value.type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(tensor.elem_type)
+        raise ExportUnsupported(f"{path}: {value.name} is {kind}: a generator takes and gives float32")
+    found = [dim.dim_value for dim in tensor.shape.dim][1:]
+    if len(found) != len(expected) or any(f and f != e for f, e in zip(found, expected, strict=True)):
+        shown = " x ".join(str(size or "any") for size in found)
+        raise ExportUnsupported(
+            f"{path}: {value.name} is {shown}, its signature says {' x '.join(map(str, expected))}: they must agree"
+        )

@@ -71,6 +71,7 @@ def _is_doubling(node: onnx.NodeProto) -> bool:
         and attribute(node, "pads") == [1, 1, 1, 1]
         and attribute(node, "group", 1) == 1
         and attribute(node, "dilations", [1, 1]) == [1, 1]
+        and attribute(node, "output_shape") is None
         and attribute(node, "output_padding", [0, 0]) == [0, 0]
         and attribute(node, "kernel_shape") == [4, 4]
     )

@@ -18,10 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from export.precision import DEFAULT_OPSET, OPSETS
 from sar2optical.errors import ExportUnsupported
 from sar2optical.models.unet import UNetGenerator
-from sar2optical.signature import INPUT, METADATA_KEY, OUTPUT, ModelSignature
-
-BATCH_AXIS = "N"
-"""Name of the dynamic batch dimension."""
+from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, ModelSignature
 
 
 def fold(generator: UNetGenerator, signature: ModelSignature) -> tuple[UNetGenerator, ModelSignature]:

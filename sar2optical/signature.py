@@ -21,6 +21,9 @@ VERSION = 1
 INPUT, OUTPUT = "sar", "optical"
 """Names of the tensors of an exported graph."""
 
+BATCH_AXIS = "N"
+"""Name of their dynamic batch dimension."""
+
 METADATA_KEY = "sar2optical.signature"
 """Where ONNX `metadata_props` hold the JSON form."""
 
@@ -158,7 +161,7 @@ class ModelSignature:
         try:
             record: Any = json.loads(text)
             version = record["version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SignatureError(
                 f"{source}: its signature is not readable ({str(text)[:40]!r}): export it again"
             ) from error

@@ -161,15 +161,64 @@ def test_the_same_model_by_another_name_is_no_trouble(tmp_path, files, rated):
     assert opened({"reference": copy}, windows=1)[3] == copy
 
 
-@pytest.mark.parametrize("content", ["", "hello", "[]", '{"KEY": 3}', '{"KEY": {"file": "small.onnx"}}'])
+WELL = {"file": "small.onnx", "backend": "openvino", "precision": "fp32", "batch": 1, "threads": 1, "rate": 1.0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "hello",
+        "[]",
+        "[" * 100_000,
+        '{"KEY": 3}',
+        '{"KEY": {"file": "small.onnx"}}',
+        *(
+            json.dumps({"KEY": {**WELL, **change}})
+            for change in (
+                {"file": ["a"]},
+                {"file": "gone.onnx"},
+                {"backend": "foo"},
+                {"batch": "4"},
+                {"batch": 2.0},
+                {"threads": -1},
+                {"rate": None},
+                {"more": 1},
+            )
+        ),
+    ],
+)
 def test_a_corrupt_memory_costs_its_measuring(files, cache, rated, content):
     rated(lambda _: 100)
     cache.parent.mkdir()
-    key = auto._key(tuple(files.values()), "auto", CPU)
+    key = auto._key({file.name: file for file in files.values()}, "auto", CPU)
     cache.write_text(content.replace("KEY", key))
     expected = ("openvino", "fp32", 1, files["fp32"])
     assert opened(files) == expected
     assert json.loads(cache.read_text())[key]["rate"] == 100
+
+
+def test_a_choice_that_does_not_open_is_dropped_with_a_word(files, cache, rated, caplog):
+    rated(lambda _: 100)
+    cache.parent.mkdir()
+    key = auto._key({file.name: file for file in files.values()}, "auto", CPU)
+    cache.write_text(json.dumps({key: {**WELL, "backend": "onnxruntime", "precision": "fp8"}}))
+    assert opened(files) == ("openvino", "fp32", 1, files["fp32"])
+    assert "does not open" in caplog.text
+
+
+def test_a_user_without_a_home_has_no_memory(files, monkeypatch, rated):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SAR2OPT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(auto.Path, "home", homeless)
+    measured = rated(lambda _: 100)
+    assert opened(files, windows=1)[3] == files["fp32"]
+    assert measured == []
+    assert opened(files)[3] == files["fp32"]
+    assert measured
 
 
 def test_a_memory_that_cannot_be_written_costs_the_next_run_its_measuring(tmp_path, files, monkeypatch, rated):

@@ -18,6 +18,7 @@ from sar2optical.errors import (
     DeviceUnavailable,
     ExportUnsupported,
     ModelUnreadable,
+    OptionError,
     ParityFailed,
     SignatureError,
     UnitsMismatch,
@@ -111,7 +112,7 @@ def test_a_file_without_a_signature_is_told_what_to_give(tmp_path, foreign):
     shown = str(caught.value).split("like ")[1]
     assert json.loads(shown)["bands"] == ["VV"]
     (tmp_path / "as_shown.json").write_text(shown)
-    with pytest.raises(ModelUnreadable, match=r"\(1, 1, 256, 256\)"):  # it is taken: this file has other windows
+    with pytest.raises(ExportUnsupported, match="says 1 x 256 x 256"):  # it is taken: this file has other windows
         export(foreign, tmp_path / "out.onnx", ExportOptions(signature=tmp_path / "as_shown.json"))
     assert not (tmp_path / "out.onnx").exists()
 
@@ -141,9 +142,9 @@ def test_files_that_are_no_models_are_refused(tmp_path, small):
     ("kind", "error", "said"),
     [
         ("two inputs", ExportUnsupported, "has 2 inputs and 1 outputs: a generator has one of each"),
-        ("grey", ModelUnreadable, "give an RGB generator"),
-        ("window", ModelUnreadable, "does not run on the input of its own signature"),
-        ("half", ModelUnreadable, "does not run on the input of its own signature"),
+        ("grey", ExportUnsupported, "optical is 1 x 256 x 256, its signature says 3 x 256 x 256"),
+        ("window", ExportUnsupported, "sar is 1 x 128 x 128, its signature says 1 x 256 x 256"),
+        ("half", ExportUnsupported, "sar is FLOAT16"),
     ],
 )
 def test_graphs_that_are_no_generators_are_refused(tmp_path, kind, error, said):
@@ -266,7 +267,116 @@ def test_old_files_that_list_their_weights_as_inputs_have_one_input(tmp_path, fo
 
 
 def test_a_source_with_one_convolution_is_quantized(tmp_path, calibration):
-    weights = np.random.default_rng(3).normal(0, 0.2, (3, 1, 3, 3)).astype(np.float32)
+    weights = np.random.default_rng(3).normal(0, 0.05, (3, 1, 3, 3)).astype(np.float32)
     source = save_onnx(tmp_path / "one.onnx", [conv("only", "sar", "w", "optical")], {"w": weights}, SMALL)
     options = ExportOptions(precision="int8", calibration=calibration, method="minmax")
     assert export(source, tmp_path / "out.onnx", options).parity.psnr > 40
+
+
+@pytest.mark.parametrize("names", ["", "the same"])
+def test_nodes_need_no_names_of_their_own(tmp_path, small, calibration, names):
+    model = onnx.load(small)
+    for node in model.graph.node:
+        node.name = names
+    onnx.save(model, tmp_path / "unnamed.onnx")
+    options = ExportOptions(precision="int8", calibration=calibration, method="minmax", min_psnr=20, subpixel="off")
+    made = export(tmp_path / "unnamed.onnx", tmp_path / "int8.onnx", options)
+    assert kinds(onnx.load(made.out)).count("QuantizeLinear") == 2
+    assert made.searched.kept == ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(("lower", "said"), [("fp16", "FLOAT16"), ("int8", "Q/DQ pairs")])
+def test_a_graph_of_lower_precision_is_not_taken_for_fp32(tmp_path, small, calibration, lower, said, precision):
+    options = ExportOptions(precision=lower, calibration=calibration, min_psnr=20, subpixel="off")
+    low = export(small, tmp_path / "low.onnx", options).out
+    model = onnx.load(low)
+    kept = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)  # another exporter's: it says nothing of a precision
+    onnx.save(model, low)
+    (tmp_path / "out").mkdir()
+    asked = {"precision": precision, "calibration": calibration}
+    assert_refused(ExportUnsupported, f"computes in {said}", low, tmp_path / "out" / "out.onnx", **asked)
+
+
+def test_batch_norm_in_training_mode_is_refused(tmp_path):
+    norm = {"scale": np.ones(8), "shift": np.zeros(8), "mean": np.zeros(8), "variance": np.ones(8)}
+    constants = {name: values.astype(np.float32) for name, values in norm.items()}
+    source = save_small_net(
+        tmp_path / "norm.onnx",
+        between=[("BatchNormalization", list(constants), {})],
+        constants=constants,
+    )
+    assert export(source, tmp_path / "evaluating.onnx").parity.psnr > 80
+    model = onnx.load(source)
+    (node,) = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    node.attribute.append(helper.make_attribute("training_mode", 1))
+    node.output.extend(["running mean", "running variance"])
+    onnx.save(model, source)
+    (tmp_path / "out").mkdir()
+    assert_refused(ParityFailed, "depends on the rest of the batch", source, tmp_path / "out" / "training.onnx")
+
+
+def test_a_fixed_batch_becomes_a_free_one(tmp_path, small):
+    model = onnx.load(small)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "one.onnx")
+    out = export(tmp_path / "one.onnx", tmp_path / "many.onnx").out
+    with open_engine(out, backend="onnxruntime", options=EngineOptions(device="cpu", batch=3)) as engine:
+        assert engine.run(np.repeat(SAR, 3, axis=0)).shape == (3, 3, 64, 64)
+
+
+def test_an_opset_is_converted_upwards_and_not_down(tmp_path, small):
+    assert export(small, tmp_path / "newer.onnx", ExportOptions(opset=20)).opset == 20
+    assert_refused(OptionError, "is written in 18", small, tmp_path / "older.onnx", opset=17)
+
+
+def test_images_beyond_the_range_are_refused(tmp_path):
+    source = save_small_net(tmp_path / "loud.onnx")
+    model = onnx.load(source)
+    model.graph.node[-1].output[0] = "quiet"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "gain"))
+    model.graph.node.append(helper.make_node("Mul", ["quiet", "gain"], ["optical"], "louder"))
+    onnx.save(model, source)
+    assert_refused(ParityFailed, r"beyond \[-1, 1\]", source, tmp_path / "out.onnx")
+
+
+def test_chips_that_are_nearly_black_are_nothing_to_calibrate_on(tmp_path, small, make_raster):
+    for k in range(8):
+        make_raster(1 + speckle((64, 64), high=2, seed=k), f"{k}.png")
+    dark = tmp_path / "dark"
+    dark.mkdir()
+    for k in range(8):
+        (tmp_path / f"{k}.png").rename(dark / f"{k}.png")
+    assert_refused(
+        ExportUnsupported, "too dark or even", small, tmp_path / "o.onnx", precision="int8", calibration=dark
+    )
+
+
+def test_a_source_is_not_written_over(small):
+    before = small.read_bytes()
+    with pytest.raises(OptionError, match="is the source itself"):
+        export(small, small, ExportOptions(storage="fp16", overwrite=True))
+    assert small.read_bytes() == before
+
+
+def test_options_that_do_nothing_are_refused(tmp_path, small):
+    out = tmp_path / "out.onnx"
+    assert_refused(OptionError, "batch: of TensorRT plans", small, out, plan={"batch": (1, 2, 4)})
+    assert_refused(OptionError, "upsampling nearest", small, out, upsampling="nearest")
+    for options, said in [
+        ({"precision": "bf16", "opset": 18}, "bf16 needs 22"),
+        ({"precision": "fp8", "opset": 17, "calibration": tmp_path}, "fp8 needs 19"),
+        ({"min_psnr": float("nan")}, "min-psnr is nan"),
+        ({"min_psnr": float("inf")}, "min-psnr is inf"),
+    ]:
+        with pytest.raises(OptionError, match=said):
+            ExportOptions(**options)
+
+
+def test_what_was_emulated_is_said(tmp_path, small):
+    for precision, said in (("fp32", None), ("fp16", "roundings emulated in float32")):
+        made = export(small, tmp_path / f"{precision}.onnx", ExportOptions(precision=precision))
+        assert metadata_of(onnx.load(made.out)).get("sar2optical.parity_of") == said

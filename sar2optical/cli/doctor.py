@@ -28,7 +28,7 @@ _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broke
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a page.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 3600, min_open=True),
     default=TIMEOUT,
     show_default=True,
     help="Seconds that each library has.",

@@ -17,7 +17,7 @@ from sar2optical.doctor.gpu import driver
 from sar2optical.doctor.installed import tensorrt_major
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import BackendNotInstalled, Sar2OpticalError
-from sar2optical.models.zoo import bundled
+from sar2optical.models.zoo import bundled, variants
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SIGNATURE = ModelSignature(
@@ -191,22 +191,25 @@ def _plan_answer(engine: Any) -> NDArray[np.float32]:
 
 
 def bundled_generator() -> Iterator[Finding]:
-    """Open the bundled generator as a command without --model does."""
-    path = bundled()
+    """Open the bundled generator's files as a command without --model does."""
+    for precision, path in variants(bundled()).items():
+        yield _bundled_file(f"bundled {precision}" if precision != "fp32" else "bundled generator", path)
+
+
+def _bundled_file(name: str, path: Path) -> Finding:
     reinstall = "pip install --force-reinstall --no-deps sar2optical"
     if not path.is_file():
-        yield Finding("model", "bundled generator", "broken", f"{path}: no such file", reinstall)
-        return
+        return Finding("model", name, "broken", f"{path}: no such file", reinstall)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     try:
         with open_engine(path, options=EngineOptions(device="cpu")) as engine:
-            detail = f"{engine.signature.name}, {size}, opens with {engine}"
-            yield Finding("model", "bundled generator", "ok", detail)
-    except BackendNotInstalled:
-        detail = f"{size}, not tried: nothing here runs it"
-        yield Finding("model", "bundled generator", "warning", detail, "pip install 'sar2optical[cpu]'")
+            return Finding("model", name, "ok", f"{engine.signature.name}, {size}, opens with {engine}")
+    except BackendNotInstalled as error:
+        return Finding(
+            "model", name, "warning", f"{size}, not tried: {squeezed(error)}", "pip install 'sar2optical[cpu]'"
+        )
     except Sar2OpticalError as error:
-        yield Finding("model", "bundled generator", "broken", squeezed(error), reinstall)
+        return Finding("model", name, "broken", squeezed(error), reinstall)
 
 
 def _engine(backend: str, version: str, device: str) -> Finding:

@@ -51,6 +51,22 @@ _CHECKS = {
         reinstall="pip install --force-reinstall numpy: what is broken below may be so for want of it",
         needed=True,
     ),
+    "importing click": _Check(
+        area="python",
+        where="installed.click",
+        library="click",
+        install="pip install click",
+        reinstall="pip install --force-reinstall click",
+        needed=True,
+    ),
+    "importing tqdm": _Check(
+        area="python",
+        where="installed.tqdm",
+        library="tqdm",
+        install="pip install tqdm",
+        reinstall="pip install --force-reinstall tqdm",
+        needed=True,
+    ),
     "openvino": _Check(
         area="backends",
         where="backends.openvino",

@@ -56,6 +56,18 @@ def numpy() -> Iterator[Finding]:
     yield from ()
 
 
+def click() -> Iterator[Finding]:
+    """Import what commands are made of, likewise."""
+    import_module("click")
+    yield from ()
+
+
+def tqdm() -> Iterator[Finding]:
+    """Import what shows progress, likewise."""
+    import_module("tqdm")
+    yield from ()
+
+
 def extras() -> Iterator[Finding]:
     """Each extra: whether all that it names is here, and recent enough."""
     wheels = _requirements()

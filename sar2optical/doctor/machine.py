@@ -88,6 +88,9 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc
 
 def disks() -> Iterator[Finding]:
     """Room where a mosaic would go if it was written here, and where temporary files go."""
+    named = os.environ.get("TMPDIR")
+    if named and not Path(named).is_dir():
+        yield Finding("machine", "TMPDIR", "warning", f"{named}: no such folder", "unset TMPDIR, or make the folder")
     for name, place in (("this folder", Path()), ("temporary files", Path(tempfile.gettempdir()))):
         try:
             where, free = place.resolve(), shutil.disk_usage(place).free

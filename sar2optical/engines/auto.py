@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +62,10 @@ class Choice:
     """Windows per second, when it was measured."""
 
 
+_KINDS = {"file": str, "backend": str, "precision": str, "batch": int, "threads": int, "rate": float}
+"""Of a choice's fields, as JSON gives them back."""
+
+
 def open_model(
     files: Mapping[str, Path], *, backend: str = "auto", options: EngineOptions | None = None, windows: int = 0
 ) -> tuple[Engine, Path]:
@@ -94,18 +98,22 @@ def open_model(
     if options.precision != "auto" or on_cuda or reference.suffix.lower() != ".onnx":
         file = files.get(options.precision, reference)
         return open_engine(file, backend=backend, options=options), file
-    candidates = tuple(files.values())
-    key = _key(candidates, backend, options)
-    choice = _recall(key)
+    by_name = {file.name: file for file in files.values()}
+    key = _key(by_name, backend, options)
+    choice = _recall(key, by_name)
     if choice is None and windows >= WORTHWHILE:
-        choice = _measure(candidates, backend, options)
+        choice = _measure(by_name, backend, options)
         if choice is not None:
             _remember(key, choice)
-    if choice is None:
-        return open_engine(reference, backend=backend, options=options), reference
-    file = next(file for file in candidates if file.name == choice.file)
-    _log.info("measured to be the fastest here, with %.0f windows/s: %s", choice.rate, _named(choice))
-    return open_engine(file, backend=choice.backend, options=_as_chosen(options, choice)), file
+    if choice is not None:
+        try:
+            engine = open_engine(by_name[choice.file], backend=choice.backend, options=_as_chosen(options, choice))
+        except (EngineError, ModelError) as error:  # a cache that another machine wrote, or hands did
+            _log.warning("what was measured to be the fastest does not open (%s): the reference is taken", error)
+        else:
+            _log.info("measured to be the fastest here, with %.0f windows/s: %s", choice.rate, _named(choice))
+            return engine, by_name[choice.file]
+    return open_engine(reference, backend=backend, options=options), reference
 
 
 def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
@@ -126,7 +134,7 @@ def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
         return len(windows) / (time.perf_counter() - began)
 
 
-def _measure(files: Sequence[Path], backend: str, options: EngineOptions) -> Choice | None:
+def _measure(files: Mapping[str, Path], backend: str, options: EngineOptions) -> Choice | None:
     """Measure backends and files with one window a run; then larger batches, then half of the threads."""
     _log.info("measuring which engine is the fastest here; this is done once")
     threads = options.threads or default_threads()
@@ -134,7 +142,7 @@ def _measure(files: Sequence[Path], backend: str, options: EngineOptions) -> Cho
     for name in BACKENDS[".onnx"]:
         if backend not in ("auto", name) or not find_spec(LIBRARIES[name]):
             continue
-        for file in files:
+        for file in files.values():
             plain = Choice(
                 file=file.name, backend=name, precision="auto", batch=options.batch, threads=threads, rate=0
             )
@@ -144,7 +152,7 @@ def _measure(files: Sequence[Path], backend: str, options: EngineOptions) -> Cho
                 best = _faster(best, _tried(replace(plain, precision="fp32"), file, options))
     if best is None:
         return None
-    file = next(file for file in files if file.name == best.file)
+    file = files[best.file]
     if options.batch == 1:
         best = _faster(best, _tried(replace(best, batch=_BATCH), file, options)) or best
     if options.threads is None and threads >= 4:  # two threads of one core may be in each other's way
@@ -184,23 +192,28 @@ def _named(choice: Choice) -> str:
     return f"{choice.file} with {choice.backend} {choice.precision}, {choice.threads} threads, batch {choice.batch}"
 
 
-def cache_file() -> Path:
-    """Give the file that remembers choices: `SAR2OPT_CACHE`, or under the user's cache folder."""
+def cache_file() -> Path | None:
+    """Give the file of choices, in `SAR2OPT_CACHE` or the user's cache folder; None where neither is known."""
     given = os.environ.get("SAR2OPT_CACHE")
     if given:
         return Path(given) / "engines.json"
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sar2optical" / "engines.json"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "sar2optical" / "engines.json"
+    except RuntimeError:  # no HOME, and a user whom the system does not know: containers have such
+        return None
 
 
-def _key(files: Sequence[Path], backend: str, options: EngineOptions) -> str:
+def _key(files: Mapping[str, Path], backend: str, options: EngineOptions) -> str:
     """Name all that a measurement depends on: machine, libraries, files, what was asked."""
     parts = [str(_FORM), platform.node(), platform.machine(), _processor(), str(default_threads()), backend]
     parts.append(json.dumps(asdict(options)))
     for name in BACKENDS[".onnx"]:
         with suppress(PackageNotFoundError):
             parts.append(f"{name} {version(name)}")
-    parts += [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files if file.is_file()]
+    parts += [
+        f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files.values() if file.is_file()
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -212,19 +225,33 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith("flags")), "")
 
 
-def _recall(key: str) -> Choice | None:
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        return Choice(**json.loads(cache_file().read_text())[key])
-    return None
+def _recall(key: str, files: Mapping[str, Path]) -> Choice | None:
+    choice = _known().get(key)
+    if not isinstance(choice, dict):
+        return None
+    try:
+        found = Choice(**choice)
+    except TypeError:
+        return None
+    kinds = {name: type(getattr(found, name)) for name in choice}
+    counts = (found.batch, found.threads)
+    if kinds != _KINDS or min(counts) < 1 or found.file not in files or found.backend not in BACKENDS[".onnx"]:
+        return None
+    return found
 
 
 def _remember(key: str, choice: Choice) -> None:
     """Keep a choice; a folder that takes no files costs the next run its measuring, and no more."""
     file = cache_file()
-    known: dict[str, object] = {}
-    with suppress(OSError, ValueError):
-        read = json.loads(file.read_text())
-        known = read if isinstance(read, dict) else {}
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({**known, key: asdict(choice)}, indent=1).encode())
+    if file is not None:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps({**_known(), key: asdict(choice)}, indent=1).encode())
+
+
+def _known() -> dict[str, object]:
+    file = cache_file()
+    with suppress(OSError, ValueError, RecursionError):
+        read = json.loads(file.read_text()) if file else {}
+        return read if isinstance(read, dict) else {}
+    return {}

@@ -30,6 +30,7 @@ STEP = 16
 
 _LEVELS = 127.0  # of a kept value: a byte holds [-1, 1] to 53 dB
 _FLOOR = 30.0
+_LEAST = 25.0  # red for green makes 16 to 24 dB of the bundled generator's image
 _MARGIN = 10.0  # this chip is no real one, and may be harder
 _CELL = 32
 
@@ -52,11 +53,12 @@ class KnownAnswer:
     def read(cls, metadata: Mapping[str, str]) -> KnownAnswer | None:
         """Read a file's metadata; None where they hold none.
 
-        The floor is 30 dB, or 10 dB under the file's own parity where that is less.
+        The floor is 30 dB, or 10 dB under the file's own parity where that is less, and never under 25.
         """
         try:
             pixels = base64.b64decode(metadata[KEY], validate=True)
-            return cls(pixels, min(_FLOOR, float(metadata[PARITY_KEY]) - _MARGIN))
+            floor = min(_FLOOR, float(metadata[PARITY_KEY]) - _MARGIN)
+            return cls(pixels, max(floor, _LEAST))
         except (KeyError, ValueError, binascii.Error):
             return None
 
