@@ -128,6 +128,8 @@ class Exported:
     opset: int
     subpixel: bool
     """Whether transposed convolutions are in sub-pixel form."""
+    emulated: bool = False
+    """Whether parity is of the roundings, emulated in float32: no CPU library here does them."""
     searched: Searched | None = None
     """How an 8-bit file came to be."""
 
@@ -307,6 +309,7 @@ def _verified(generator: Source, options: ExportOptions, folder: Path) -> tuple[
         parity=parity,
         opset=opset_of(model),
         subpixel=packed,
+        emulated=rewritten.emulation is not None,
         searched=rewritten.searched,
     )
     return model, made
@@ -456,7 +459,7 @@ def _plan(source: Path, out: Path, options: ExportOptions, folder: Path, progres
         return dict(asdict(found))
 
     build_plan(graph, out, settings, verify=verify, rebuild=_command(source, out, options), progress=progress)
-    return replace(made, out=out, megabytes=out.stat().st_size / 1e6, parity=parity[0])
+    return replace(made, out=out, megabytes=out.stat().st_size / 1e6, parity=parity[0], emulated=False)
 
 
 def _precision_of(source: Path) -> str:

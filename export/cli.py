@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _METHODS = ("minmax", "percentile", "entropy")
+_EMULATED = ", 16-bit roundings emulated in float32"
 _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
 
 
@@ -171,7 +172,7 @@ def table(made: Exported) -> str:
     if made.searched:
         rows += [("calibration", made.searched.method), ("left in fp32", ", ".join(made.searched.kept) or "nothing")]
     rows += [
-        ("verified on", f"{parity.chips} chips ({parity.source})"),
+        ("verified on", f"{parity.chips} chips ({parity.source}){_EMULATED if made.emulated else ''}"),
         ("lowest PSNR", f"{parity.psnr:.1f} dB"),
         ("lowest SSIM", f"{parity.ssim:.6f}"),
         ("largest error", f"{parity.max_error:.2e}"),
@@ -191,13 +192,13 @@ def overview(rows: list[Row]) -> str:
             made = row.made
             lines.append(
                 f"{row.precision:<6} {made.megabytes:>7.1f} {made.parity.psnr:>9.1f} {made.parity.ssim:>9.6f} "
-                f"{row.windows_per_second:>10.1f}  {row.engine}"
+                f"{row.windows_per_second:>10.1f}  {row.engine}{' (PSNR emulated)' if made.emulated else ''}"
             )
     return "\n".join(lines)
 
 
 def _record(made: Exported) -> dict[str, Any]:
-    record = {key: getattr(made, key) for key in ("megabytes", "precision", "opset", "subpixel")}
+    record = {key: getattr(made, key) for key in ("megabytes", "precision", "opset", "subpixel", "emulated")}
     record |= {"out": str(made.out), "parity": asdict(made.parity)}
     record["signature"] = json.loads(made.signature.to_json())
     if made.searched:

@@ -54,12 +54,19 @@ def test_json_is_for_programs(tmp_path, small, calibration):
     record = json.loads(result.stdout)
     assert record["out"] == str(out)
     assert (record["precision"], record["opset"], record["subpixel"]) == ("int8", 18, False)
+    assert record["emulated"] is False
     assert record["megabytes"] == pytest.approx(out.stat().st_size / 1e6)
     assert record["signature"]["name"] == "small"
     assert record["parity"]["psnr"] >= 40
     assert record["parity"]["source"] == calibration.name
     assert record["searched"]["method"] == "minmax"
     assert record["searched"]["tried"] == [["minmax, all layers", record["searched"]["psnr"]]]
+
+
+def test_the_table_says_where_roundings_were_emulated(tmp_path, small):
+    result = export(small, tmp_path / "out.onnx", "--precision", "fp16")
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("verified on")]
+    assert line.endswith("16-bit roundings emulated in float32")
 
 
 def test_quiet_prints_nothing(tmp_path, small):

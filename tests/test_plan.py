@@ -93,6 +93,7 @@ def test_a_plan_without_its_record_is_refused(tmp_path):
         ("", "not readable"),
         ("[1]", "not readable"),
         ("{}", "not readable"),
+        ("[" * 100_000, "not readable"),
         (RECORD.to_json()[:200], "not readable"),
         (altered(version=2), "version 2, this release reads 1"),
         (altered(batch=[8, 4, 1]), "malformed"),

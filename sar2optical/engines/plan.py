@@ -137,7 +137,7 @@ class PlanRecord:
         try:
             record: Any = json.loads(text)
             version = record["version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, RecursionError, KeyError) as error:
             raise SignatureError(f"{source}: not readable ({str(text)[:40]!r}): build the plan again") from error
         if version != VERSION:
             raise SignatureError(
