@@ -255,7 +255,7 @@ def test_a_spoilt_checkpoint_is_not_exported(tmp_path, checkpoint, name, value, 
 
 
 def test_a_rewriting_that_swaps_colours_is_not_written(tmp_path, exported, monkeypatch):
-    from export import build
+    from export import rewrite
     from export.graph import Graph
 
     def swapped(model):
@@ -265,7 +265,7 @@ def test_a_rewriting_that_swaps_colours_is_not_written(tmp_path, exported, monke
         graph.nodes.append(onnx.helper.make_node("Gather", ["straight", backwards], ["optical"], "swap", axis=1))
         return graph.model()
 
-    monkeypatch.setattr(build, "store_halved", swapped)
+    monkeypatch.setattr(rewrite, "store_halved", swapped)
     with pytest.raises(ParityFailed, match="gives BGR where the source gives RGB"):
         export(exported, tmp_path / "model.onnx", ExportOptions(storage="fp16"))
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,128 @@
+"""TensorRT plans: from an ONNX file as it is, or from one that is made for it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from export.graph import metadata_of, opset_of
+from export.options import Exported, ExportOptions
+from export.rewrite import Chips, chips_for, chips_of, open_generator, verified
+from export.verify import Parity, chips_from, compare, simulated_chips
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.base import Description
+from sar2optical.errors import BackendNotInstalled, ExportUnsupported
+from sar2optical.files import write_output
+from sar2optical.signature import PRECISION_KEY
+
+
+def export_plan(source: Path, out: Path, options: ExportOptions, folder: Path, progress: Any) -> Exported:
+    """Build a plan: from an ONNX file in lower precision as it is, or else from one that is made for it.
+
+    Parameters
+    ----------
+    source, out, options
+        As in `export`.
+    folder
+        For files on the way.
+    progress
+        Told of the phases of the build.
+
+    Raises
+    ------
+    BackendNotInstalled
+        Where TensorRT or PyTorch are not here.
+    Sar2OpticalError
+        As `build_plan` does; nothing is left at `out`.
+    """
+    try:
+        from export.to_tensorrt import PlanOptions, build_plan
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalled(f"{out.name} needs {error.name}: pip install 'sar2optical[tensorrt]'") from error
+
+    settings = PlanOptions(**(options.plan or {}), overwrite=options.overwrite)
+    graph = folder / f"{out.stem}.onnx"
+    if (precision := _precision_of(source)) == "fp32":
+        with open_generator(source, options, folder) as generator:
+            chips = chips_for(generator, options)
+            model, made = verified(generator, options, chips, folder)
+    else:
+        model, made, chips = _as_it_is(source, precision, options)
+    write_output(graph, model.SerializeToString())
+    parity: list[Parity] = []
+
+    def verify(candidate: Path) -> dict[str, float | str]:
+        running = EngineOptions(device="cuda", batch=settings.batch[0])
+        with open_engine(candidate, backend="tensorrt", options=running) as engine:
+            found = compare(chips.images, engine.run, chips.sar, source=chips.origin, floor=options.floor)
+        parity.append(found)
+        return dict(asdict(found))
+
+    build_plan(graph, out, settings, verify=verify, rebuild=_command(source, out, options), progress=progress)
+    return replace(made, out=out, megabytes=out.stat().st_size / 1e6, parity=parity[0], emulated=False)
+
+
+def _precision_of(source: Path) -> str:
+    """Tell the precision of a source; a file that cannot be read is refused where it is opened."""
+    if source.suffix.lower() != ".onnx":
+        return "fp32"
+    try:
+        return metadata_of(onnx.load(source)).get(PRECISION_KEY, "fp32")
+    except Exception:  # protobuf's and the system's, which share no root
+        return "fp32"
+
+
+def _as_it_is(source: Path, precision: str, options: ExportOptions) -> tuple[onnx.ModelProto, Exported, Chips]:
+    """Take a file of ours in lower precision; ONNX Runtime says what it does."""
+    if options.precision not in (None, precision):
+        raise ExportUnsupported(f"{source}: is {precision} already, not {options.precision}: give the fp32 file")
+    if precision == "bf16":
+        raise ExportUnsupported(
+            f"{source}: is bf16, which no plan can be compared with here: give the fp32 file, and --precision bf16"
+        )
+    model = onnx.load(source)
+    described = Description.read(metadata_of(model), source)
+    path = options.verify_with
+    sar = chips_from(path, described.signature) if path else simulated_chips(described.signature)
+    with open_engine(source, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
+        chips = chips_of(engine.run, described.signature, sar, path)
+        parity = compare(chips.images, engine.run, sar, source=chips.origin, floor=0)
+    made = Exported(
+        out=source,
+        megabytes=0,
+        signature=described.signature,
+        precision=precision,  # type: ignore[arg-type]
+        parity=parity,
+        opset=opset_of(model),
+        subpixel=metadata_of(model).get("sar2optical.subpixel") == "on",
+    )
+    return model, made, chips
+
+
+def _command(source: Path, out: Path, options: ExportOptions) -> str:
+    """Give the command that does the same again."""
+    plan = dict(options.plan or {})
+    given = {
+        "precision": options.precision,
+        "opset": options.opset,
+        "calibration": options.calibration,
+        "calibration-method": options.method,
+        "verify-with": options.verify_with,
+        "min-psnr": options.min_psnr,
+        "signature": options.signature,
+        "upsampling": options.upsampling,
+        "subpixel": options.subpixel,
+        "workspace": plan["workspace"] / 2**30 if "workspace" in plan else None,
+        "timing-cache": plan.get("timing_cache"),
+        "hardware-compatibility": plan.get("hardware_compatibility"),
+    }
+    words = ["sar2opt-export", str(source), str(out), "--overwrite"]
+    for name, value in given.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    if "batch" in plan:
+        words += ["--batch", *map(str, plan["batch"])]
+    return shlex.join(words)
