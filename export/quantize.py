@@ -227,7 +227,7 @@ def quantize(
     graph = Graph(model)
     places = _places(graph)
     pairs: dict[str, list[onnx.NodeProto]] = {}
-    weights: list[onnx.NodeProto] = []
+    weights: dict[str, onnx.NodeProto] = {}
     for node in convolutions(graph.nodes):
         if node.name in keep:
             continue
@@ -235,8 +235,10 @@ def quantize(
         if place.tensor not in pairs:
             pairs[place.tensor] = _pair(graph, place.tensor, ranges.thresholds[place.tensor], kind)
         place.reader.input[0] = pairs[place.tensor][-1].output[0]
-        weights.append(_weights(graph, node, kind))
-    nodes = [*weights, *(pair for name in graph.inputs for pair in pairs.get(name, []))]
+        name = node.input[1]  # which other convolutions may share
+        weights[name] = weights.get(name) or _weights(graph, node, kind)
+        node.input[1] = weights[name].output[0]
+    nodes = [*weights.values(), *(pair for name in graph.inputs for pair in pairs.get(name, []))]
     for node in graph.nodes:
         nodes.append(node)
         nodes += [pair for name in node.output for pair in pairs.get(name, [])]
@@ -303,7 +305,6 @@ def _weights(graph: Graph, node: onnx.NodeProto, kind: Quantized) -> onnx.NodePr
         raw = (values / whole).astype(element).tobytes()
         graph.add_tensor(helper.make_tensor(low, TensorProto.FLOAT8E4M3FN, values.shape, raw, raw=True))
         graph.add_constant(scale, whole)
-    node.input[1] = f"{name}.read"
     return helper.make_node("DequantizeLinear", [low, scale, zero], [f"{name}.read"], f"{name}.read", **axis)
 
 

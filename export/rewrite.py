@@ -27,7 +27,7 @@ from sar2optical import __version__
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
 from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
-from sar2optical.errors import DeviceUnavailable, ExportUnsupported, ModelError, ParityFailed
+from sar2optical.errors import DeviceUnavailable, EngineError, ExportUnsupported, ModelError, ParityFailed
 from sar2optical.files import write_output
 from sar2optical.metrics import psnr
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
@@ -137,7 +137,10 @@ def verified(
 
 
 def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None:
-    """See that the file itself can be opened, and gives the known answer, in a backend that is here."""
+    """See that the file itself can be opened, and gives the known answer, in a backend that is here.
+
+    Where another one that is here does not give it, that is said: the file is right, and not fit for it on this CPU.
+    """
     backend = "onnxruntime" if precision != "bf16" else "openvino"
     write_output(path, model.SerializeToString())
     if not find_spec(backend):
@@ -150,6 +153,14 @@ def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None
             f"{backend} does not run this graph in {precision}: give the checkpoint, whose batch norm is folded, or "
             "another --precision"
         ) from error
+    except DeviceUnavailable as error:
+        reason = str(error).removeprefix(f"{path}: ").split(":")[0]
+        raise ParityFailed(f"{reason}: no file was written, give another --precision") from error
+    if precision in QUANTIZED and find_spec("openvino"):
+        try:
+            open_engine(path, backend="openvino", options=EngineOptions(device="cpu")).close()
+        except (EngineError, ModelError) as error:
+            _log.warning("not for OpenVINO on this CPU: %s", str(error).removeprefix(f"{path}: "))
 
 
 def _rewritten(generator: Source, options: ExportOptions, chips: Chips, folder: Path) -> _Rewritten:

@@ -351,3 +351,26 @@ def test_quantizing_needs_no_torch(tmp_path, calibration):
         assert metadata_of(model)["sar2optical.precision"] == "int8"
         assert sum(tensor.data_type == TensorProto.INT8 for tensor in model.graph.initializer) >= 4
         assert "Cast" not in kinds(model)
+
+
+def test_weights_that_two_convolutions_share_are_stored_once():
+    weights = np.random.default_rng(5).normal(0, 0.2, (3, 3, 3, 3)).astype(np.float32)
+    first = np.random.default_rng(6).normal(0, 0.3, (3, 1, 3, 3)).astype(np.float32)
+    nodes = [
+        conv("first", "sar", "w0", "low"),
+        conv("second", "low", "w", "middle"),
+        conv("third", "middle", "w", "colours"),
+        helper.make_node("Tanh", ["colours"], ["optical"], "tanh"),
+    ]
+    model = q.prepare(model_of(nodes, {"w0": first, "w": weights}, side=16), "int8")
+    sar = np.random.default_rng(0).uniform(-1, 1, (8, 1, 16, 16)).astype(np.float32)
+    found = q.quantize(model, q.calibrate(model, sar)["minmax"], "int8")
+    assert kinds(found).count("QuantizeLinear") == 3
+    assert (
+        sum(
+            tensor.data_type == onnx.TensorProto.INT8 and tensor.dims[:] == [3, 3, 3, 3]
+            for tensor in found.graph.initializer
+        )
+        == 1
+    )
+    assert psnr(run(model, sar[:1]), run(found, sar[:1]), data_range=2) > 35
