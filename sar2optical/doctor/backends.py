@@ -17,7 +17,7 @@ from sar2optical.doctor.gpu import driver
 from sar2optical.doctor.installed import tensorrt_major
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import BackendNotInstalled, Sar2OpticalError
-from sar2optical.models.zoo import bundled, variants
+from sar2optical.models.zoo import bundled, two_layers, variants
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SIGNATURE = ModelSignature(
@@ -25,9 +25,10 @@ SIGNATURE = ModelSignature(
 )
 """Of the model of two layers."""
 
-TWO_LAYERS = Path(__file__).parents[1] / "weights" / "two_layers.onnx"
+TWO_LAYERS = two_layers()
 """The model as a file, since making one takes a library that running one does not. A test rebuilds it."""
 
+_REINSTALL = "pip install --force-reinstall --no-deps sar2optical"
 _TOLERANCE = 1e-4  # all numbers are exact in fp32, TF32 included: see `kernels`
 
 
@@ -197,9 +198,8 @@ def bundled_generator() -> Iterator[Finding]:
 
 
 def _bundled_file(name: str, path: Path) -> Finding:
-    reinstall = "pip install --force-reinstall --no-deps sar2optical"
     if not path.is_file():
-        return Finding("model", name, "broken", f"{path}: no such file", reinstall)
+        return Finding("model", name, "broken", f"{path}: no such file", _REINSTALL)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     try:
         with open_engine(path, options=EngineOptions(device="cpu")) as engine:
@@ -209,14 +209,16 @@ def _bundled_file(name: str, path: Path) -> Finding:
             "model", name, "warning", f"{size}, not tried: {squeezed(error)}", "pip install 'sar2optical[cpu]'"
         )
     except Sar2OpticalError as error:
-        return Finding("model", name, "broken", squeezed(error), reinstall)
+        return Finding("model", name, "broken", squeezed(error), _REINSTALL)
 
 
 def _engine(backend: str, version: str, device: str) -> Finding:
     """Run the two layers through the same door as every model."""
+    name = f"{backend} cuda" if device == "cuda" else backend
+    if not TWO_LAYERS.is_file():
+        return Finding("backends", name, "broken", f"{version}, not tried: no {TWO_LAYERS}", _REINSTALL)
     options = EngineOptions(device=device, precision="fp32", threads=1)
     with open_engine(TWO_LAYERS, backend=backend, options=options) as engine:
-        name = f"{backend} cuda" if device == "cuda" else backend
         return _verdict(name, engine.run(question()), version, engine.device)
 
 

@@ -24,6 +24,7 @@ from sar2optical.engines.base import (
     refuse_unless,
 )
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable
+from sar2optical.models.zoo import two_layers
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -33,9 +34,6 @@ _SETTINGS: dict[str, dict[str, str]] = {
     "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
 }
 """Of the providers."""
-
-_PROBE = Path(__file__).parents[1] / "weights" / "two_layers.onnx"
-"""A small model: a session is the one proof that CUDA opens."""
 
 _WARNINGS, _ERRORS_ONLY, _NOTHING = 2, 3, 4  # ONNX Runtime's log severities
 
@@ -172,7 +170,7 @@ def cuda_trouble() -> str | None:
     settings.log_severity_level = _NOTHING
     onnxruntime.set_default_logger_severity(_NOTHING)  # what it would log is returned
     try:
-        _new_session(_PROBE, settings, "cuda")
+        _new_session(two_layers(), settings, "cuda")  # the one proof that it opens
     except Exception as error:  # its exceptions have no public root
         return _line(next(iter(said.getvalue().splitlines()), str(error)))
     finally:

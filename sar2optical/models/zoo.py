@@ -56,7 +56,16 @@ ZOO: dict[str, ZooEntry] = {
 
 def bundled() -> Path:
     """Give the file of the bundled generator."""
-    return Path(str(files("sar2optical") / "weights" / BUNDLED))
+    return _weights(BUNDLED)
+
+
+def two_layers() -> Path:
+    """Give the file of a very small model, with which libraries are tried out."""
+    return _weights("two_layers.onnx")
+
+
+def _weights(name: str) -> Path:
+    return Path(str(files("sar2optical") / "weights" / name))
 
 
 def variants(model: Path) -> dict[str, Path]:
