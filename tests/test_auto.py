@@ -142,16 +142,28 @@ def test_what_was_asked_for_is_not_chosen(files, rated):
     measured = rated(lambda engine: 100 * engine.batch * (1 + (engine.backend == "openvino")))
     options = EngineOptions(device="cpu", threads=1, batch=2)
     assert opened(files, backend="onnxruntime", options=options)[:3] == ("onnxruntime", "fp32", 2)
-    assert {(entry[0], entry[2]) for entry in measured} == {("onnxruntime", 2)}
+    assert {entry[0] for entry in measured} == {"onnxruntime"}
+
+
+def test_batch_and_threads_do_not_decide_which_file_runs(files, rated):
+    rated(lambda engine: 200 if engine.precision == "int8" else 100)
+    first = opened(files)
+    assert first[1] == "int8"
+    rated(lambda engine: 100 if engine.precision == "int8" else 200)  # another hour, another noise
+    for batch, threads in ((1, 2), (3, None), (8, 1)):
+        options = EngineOptions(device="cpu", threads=threads, batch=batch)
+        found = opened(files, options=options)
+        assert (found[0], found[1], found[3]) == (first[0], first[1], first[3])
+        assert found[2] == batch
 
 
 def test_another_question_is_measured_anew(files, cache, rated):
     rated(lambda _: 100)
     opened(files)
     opened(files, backend="onnxruntime")
-    opened(files, options=EngineOptions(device="cpu", threads=1, batch=2))
+    opened(files, options=EngineOptions(device="cpu", threads=1, batch=2))  # the same one
     opened({"reference": files["fp32"]})
-    assert len(json.loads(cache.read_text())) == 4
+    assert len(json.loads(cache.read_text())) == 3
 
 
 def test_the_same_model_by_another_name_is_no_trouble(tmp_path, files, rated):
@@ -191,7 +203,7 @@ WELL = {"file": "small.onnx", "backend": "openvino", "precision": "fp32", "batch
 def test_a_corrupt_memory_costs_its_measuring(files, cache, rated, content):
     rated(lambda _: 100)
     cache.parent.mkdir()
-    key = auto._key({file.name: file for file in files.values()}, "auto", CPU)
+    key = auto._key({file.name: file for file in files.values()}, "auto", EngineOptions(device="cpu"))
     cache.write_text(content.replace("KEY", key))
     expected = ("openvino", "fp32", 1, files["fp32"])
     assert opened(files) == expected
@@ -201,7 +213,7 @@ def test_a_corrupt_memory_costs_its_measuring(files, cache, rated, content):
 def test_a_choice_that_does_not_open_is_dropped_with_a_word(files, cache, rated, caplog):
     rated(lambda _: 100)
     cache.parent.mkdir()
-    key = auto._key({file.name: file for file in files.values()}, "auto", CPU)
+    key = auto._key({file.name: file for file in files.values()}, "auto", EngineOptions(device="cpu"))
     cache.write_text(json.dumps({key: {**WELL, "backend": "onnxruntime", "precision": "fp8"}}))
     assert opened(files) == ("openvino", "fp32", 1, files["fp32"])
     assert "does not open" in caplog.text

@@ -99,15 +99,22 @@ def open_model(
         file = files.get(options.precision, reference)
         return open_engine(file, backend=backend, options=options), file
     by_name = {file.name: file for file in files.values()}
-    key = _key(by_name, backend, options)
+    # Batch and threads asked for do not decide what runs: they must not change the image.
+    neutral = replace(options, batch=1, threads=None)
+    key = _key(by_name, backend, neutral)
     choice = _recall(key, by_name)
     if choice is None and windows >= WORTHWHILE:
-        choice = _measure(by_name, backend, options)
+        choice = _measure(by_name, backend, neutral)
         if choice is not None:
             _remember(key, choice)
     if choice is not None:
         try:
-            engine = open_engine(by_name[choice.file], backend=choice.backend, options=_as_chosen(options, choice))
+            given = replace(
+                choice,
+                batch=choice.batch if options.batch == 1 else options.batch,
+                threads=options.threads or choice.threads,
+            )
+            engine = open_engine(by_name[choice.file], backend=choice.backend, options=_as_chosen(options, given))
         except (EngineError, ModelError) as error:  # a cache that another machine wrote, or hands did
             _log.warning("what was measured to be the fastest does not open (%s): the reference is taken", error)
         else:
@@ -137,15 +144,13 @@ def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
 def _measure(files: Mapping[str, Path], backend: str, options: EngineOptions) -> Choice | None:
     """Measure backends and files with one window a run; then larger batches, then half of the threads."""
     _log.info("measuring which engine is the fastest here; this is done once")
-    threads = options.threads or default_threads()
+    threads = default_threads()
     best: Choice | None = None
     for name in BACKENDS[".onnx"]:
         if backend not in ("auto", name) or not find_spec(LIBRARIES[name]):
             continue
         for file in files.values():
-            plain = Choice(
-                file=file.name, backend=name, precision="auto", batch=options.batch, threads=threads, rate=0
-            )
+            plain = Choice(file=file.name, backend=name, precision="auto", batch=1, threads=threads, rate=0)
             found = _tried(plain, file, options)
             best = _faster(best, found)
             if found is not None and found.precision == "bf16":  # which is faster where the CPU means it
@@ -153,9 +158,8 @@ def _measure(files: Mapping[str, Path], backend: str, options: EngineOptions) ->
     if best is None:
         return None
     file = files[best.file]
-    if options.batch == 1:
-        best = _faster(best, _tried(replace(best, batch=_BATCH), file, options)) or best
-    if options.threads is None and threads >= 4:  # two threads of one core may be in each other's way
+    best = _faster(best, _tried(replace(best, batch=_BATCH), file, options)) or best
+    if threads >= 4:  # two threads of one core may be in each other's way
         best = _faster(best, _tried(replace(best, threads=threads // 2), file, options)) or best
     return best
 
