@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
+
 from export.options import Exported, ExportOptions
 from export.plans import export_plan
 from export.precision import PRECISIONS, Precision
-from export.rewrite import ROUNDS, chips_for, open_generator, rate_of, verified
+from export.rewrite import ROUNDS, chips_for, open_generator, rate_of, refuse_uncalibrated, verified
 from export.source import CHECKPOINTS
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import ExportUnsupported, OptionError, OutputUnwritable, Sar2OpticalError
@@ -72,9 +74,7 @@ def export(source: Path, out: Path, options: ExportOptions | None = None, *, pro
         if out.suffix.lower() in PLANS:
             return export_plan(source, out, options, folder, progress)
         with open_generator(source, options, folder) as generator:
-            model, made = verified(generator, options, chips_for(generator, options), folder)
-            write_output(out, model.SerializeToString())
-    return replace(made, out=out, megabytes=out.stat().st_size / 1e6)
+            return _write(*verified(generator, options, chips_for(generator, options), folder), out)
 
 
 def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[Row]:
@@ -93,28 +93,48 @@ def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[R
     ------
     Row
         In the order of `PRECISIONS`; one that cannot be made is no error.
+
+    Raises
+    ------
+    Sar2OpticalError
+        Where the source cannot be exported at all, or the folder not be made.
     """
     fresh = not folder.exists()
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputUnwritable(
-            f"{folder}: cannot be made a folder ({error.strerror}): choose another name"
-        ) from error
-    for precision in PRECISIONS:
-        out = folder / f"{source.stem}.{precision}.onnx"
+    with (
+        TemporaryDirectory() as name,
+        open_generator(source, replace(options, precision=None), Path(name)) as generator,
+    ):
+        chips = chips_for(generator, options)  # once: a checkpoint is traced, and the reference run, for all of them
         try:
-            made = export(source, out, replace(options, precision=precision))
-        except Sar2OpticalError as error:
-            yield Row(precision=precision, reason=str(error))
-            continue
-        try:
-            engine, rate = _rate(out)
-        except Sar2OpticalError as error:
-            engine, rate = f"not run here: {error}", float("nan")
-        yield Row(precision=precision, made=made, engine=engine, windows_per_second=rate)
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputUnwritable(f"{folder}: cannot be made a folder ({error.strerror}): choose another") from error
+        for precision in PRECISIONS:
+            out = folder / f"{source.stem}.{precision}.onnx"
+            try:
+                asked = replace(options, precision=precision)
+                refuse_uncalibrated(asked)
+                refuse_existing(out, overwrite=options.overwrite)
+                made = _write(*verified(generator, asked, chips, Path(name)), out)
+            except Sar2OpticalError as error:
+                yield Row(precision=precision, reason=str(error))
+            else:
+                yield _rated(made)
     if fresh and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _write(model: onnx.ModelProto, made: Exported, out: Path) -> Exported:
+    write_output(out, model.SerializeToString())
+    return replace(made, out=out, megabytes=out.stat().st_size / 1e6)
+
+
+def _rated(made: Exported) -> Row:
+    try:
+        engine, rate = _rate(made.out)
+    except Sar2OpticalError as error:
+        engine, rate = f"not run here: {error}", float("nan")
+    return Row(precision=made.precision, made=made, engine=engine, windows_per_second=rate)
 
 
 def _rate(path: Path) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from export.precision import OPSETS, PRECISIONS, Storage, Subpixel
+from export.precision import OPSETS, PRECISIONS, Method, Storage, Subpixel
 from sar2optical.cli.common import reports_errors, set_up_logging
 from sar2optical.errors import BackendNotInstalled
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from export.build import Exported, Row
 
 _FILE = click.Path(path_type=Path)
-_METHODS = ("minmax", "percentile", "entropy")
 _EMULATED = ", 16-bit roundings emulated in float32"
 _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
 
@@ -41,7 +40,10 @@ _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
     "--calibration", type=_FILE, help="Real chips (a folder) or a scene that int8 and fp8 take their ranges from."
 )
 @click.option(
-    "--calibration-method", "method", type=click.Choice(_METHODS), help="[default: the best of them, measured]"
+    "--calibration-method",
+    "method",
+    type=click.Choice(get_args(Method)),
+    help="[default: the best of them, measured]",
 )
 @click.option(
     "--min-psnr",

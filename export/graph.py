@@ -43,7 +43,6 @@ class Graph:
             self._model = onnx.ModelProto.FromString(model.SerializeToString())
         self.nodes: list[onnx.NodeProto] = list(self._model.graph.node)
         self._constants = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        self._made = 0
 
     @property
     def inputs(self) -> list[str]:

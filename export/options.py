@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from export.half import BF16_OPSET
-from export.precision import FLOORS, HALF_STORAGE_FLOOR, OPSETS, QUANTIZED, Precision, Storage, Subpixel
-from export.quantize import FP8_OPSET, Method, Searched
+from export.precision import FLOORS, HALF_STORAGE_FLOOR, OPSETS, Method, Precision, Storage, Subpixel
+from export.quantize import FP8_OPSET, Searched
 from export.verify import Parity
 from sar2optical.errors import OptionError
 from sar2optical.signature import ModelSignature
@@ -49,10 +49,13 @@ class ExportOptions:
     @property
     def floor(self) -> float:
         """Least PSNR in dB that passes."""
+        return self.floor_of(self.precision or "fp32")
+
+    def floor_of(self, precision: Precision) -> float:
+        """Least PSNR in dB that passes in a precision that the source may have brought."""
         if self.min_psnr is not None:
             return self.min_psnr
-        halved = self.storage == "fp16" and self.precision in (None, "fp32")
-        return HALF_STORAGE_FLOOR if halved else FLOORS[self.precision or "fp32"]
+        return HALF_STORAGE_FLOOR if (self.storage, precision) == ("fp16", "fp32") else FLOORS[precision]
 
     def __post_init__(self) -> None:
         if self.opset is not None and self.opset not in OPSETS:
@@ -65,10 +68,6 @@ class ExportOptions:
         if self.storage == "fp16" and self.precision not in (None, "fp32"):
             raise OptionError(
                 f"storage fp16 with precision {self.precision}: only fp32 graphs store their weights so"
-            )
-        if self.precision in QUANTIZED and self.calibration is None:
-            raise OptionError(
-                f"precision {self.precision} is calibrated on real data: give --calibration FOLDER_OR_SCENE"
             )
 
 

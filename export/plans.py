@@ -53,12 +53,13 @@ def export_plan(source: Path, out: Path, options: ExportOptions, folder: Path, p
     else:
         model, made, chips = _as_it_is(source, precision, options)
     write_output(graph, model.SerializeToString())
+    floor = options.floor_of(made.precision)
     parity: list[Parity] = []
 
     def verify(candidate: Path) -> dict[str, float | str]:
         running = EngineOptions(device="cuda", batch=settings.batch[0])
         with open_engine(candidate, backend="tensorrt", options=running) as engine:
-            found = compare(chips.images, engine.run, chips.sar, source=chips.origin, floor=options.floor)
+            found = compare(chips.images, engine.run, chips.sar, source=chips.origin, floor=floor)
         parity.append(found)
         return dict(asdict(found))
 

@@ -15,6 +15,9 @@ QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 Storage = Literal["fp32", "fp16"]
 """How float32 graphs keep their weights."""
 
+Method = Literal["minmax", "percentile", "entropy"]
+"""How the range of a tensor is taken from what it was seen to hold."""
+
 Subpixel = Literal["auto", "on", "off"]
 """Whether transposed convolutions are written in sub-pixel form."""
 

@@ -27,7 +27,14 @@ from sar2optical import __version__
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
 from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
-from sar2optical.errors import DeviceUnavailable, EngineError, ExportUnsupported, ModelError, ParityFailed
+from sar2optical.errors import (
+    DeviceUnavailable,
+    EngineError,
+    ExportUnsupported,
+    ModelError,
+    OptionError,
+    ParityFailed,
+)
 from sar2optical.files import write_output
 from sar2optical.metrics import psnr
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
@@ -46,10 +53,25 @@ _log = logging.getLogger(f"sar2optical.{__name__}")
 
 
 def open_generator(source: Path, options: ExportOptions, folder: Path) -> AbstractContextManager[Source]:
-    """Open a source as the options say; see `open_source`."""
+    """Open a source as the options say; see `open_source`.
+
+    Raises
+    ------
+    OptionError
+        Where the precision is calibrated, and nothing is given to do it on: before anything takes time.
+    """
+    refuse_uncalibrated(options)
     return open_source(
         source, folder, signature=options.signature, upsampling=options.upsampling, opset=options.opset
     )
+
+
+def refuse_uncalibrated(options: ExportOptions) -> None:
+    """Refuse a precision that is calibrated without what it is calibrated on."""
+    if options.precision in QUANTIZED and options.calibration is None:
+        raise OptionError(
+            f"precision {options.precision} is calibrated on real data: give --calibration FOLDER_OR_SCENE"
+        )
 
 
 @dataclass(frozen=True)

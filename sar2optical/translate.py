@@ -33,7 +33,7 @@ from sar2optical import __version__
 from sar2optical.blend import Blender
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model
-from sar2optical.errors import InferenceFailed, OptionError
+from sar2optical.errors import OptionError
 from sar2optical.fill import mirror_invalid
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, check_output
@@ -404,8 +404,6 @@ class _Finisher:
         self._row += 1
 
     def _write(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-        if not np.isfinite(image.sum()):
-            raise InferenceFailed("the engine returned NaN or infinity: run with --precision fp32")
         self._writer.write(decode(image), valid)
         self._rows += len(valid)
         _announce(self._progress, "translate", self._rows, self._plan)

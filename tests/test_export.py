@@ -336,9 +336,14 @@ def test_a_plan_without_tensorrt_names_what_to_install(tmp_path, exported, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_that_contradict_each_other_are_refused():
+def test_int8_without_real_data_is_refused_before_anything_is_done(tmp_path):
+    (tmp_path / "no checkpoint.pth").write_bytes(b"")
     with pytest.raises(OptionError, match="precision int8 is calibrated on real data: give --calibration"):
-        ExportOptions(precision="int8")
+        export(tmp_path / "no checkpoint.pth", tmp_path / "model.onnx", ExportOptions(precision="int8"))
+    assert [path.name for path in tmp_path.iterdir()] == ["no checkpoint.pth"]
+
+
+def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(OptionError, match="storage fp16 with precision int8"):
         ExportOptions(precision="int8", storage="fp16", calibration=Path("chips"))
     with pytest.raises(OptionError, match="opset is 11: give 17 to 23"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import quantize as q
 from export.build import ExportOptions, export
 from export.graph import metadata_of, opset_of
+from export.precision import Method
 from export.subpixel import subpixel
 from export.verify import chips_from, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
@@ -211,7 +213,7 @@ def test_under_eight_windows_ranges_are_guesses(prepared):
 def test_the_best_method_is_taken_and_all_is_quantized_where_that_is_enough(prepared, ranges):
     found = q.search(prepared, ranges, "int8", measured, 20)
     assert found.kept == ()
-    assert dict(found.tried).keys() == {f"{name}, all layers" for name in q.METHODS}
+    assert dict(found.tried).keys() == {f"{name}, all layers" for name in get_args(Method)}
     assert found.psnr == max(found.tried, key=lambda entry: entry[1])[1]
     assert found.method == max(found.tried, key=lambda entry: entry[1])[0].split(",")[0]
     assert measured(found.model) == found.psnr

@@ -967,9 +967,23 @@ def test_a_lower_file_is_built_as_it_is_and_no_other(ours, world, model, folder)
     assert result.exit_code == 1
     assert "is int8 already, not fp16" in result.stderr
     assert left_in(folder) == []
-    result = export_plan(model, folder / "model.plan")
+    result = export_plan(model, folder / "model.plan", "--precision", "int8")  # of real data it needs no more
     assert result.exit_code == 0, result.output
     assert load_record(folder / "model.plan").precision == "int8"
+
+
+@pytest.mark.parametrize(("noise", "code"), [(0.01, 0), (0.04, 1)])  # 46 and 34 dB
+def test_a_lower_file_is_held_to_the_floor_of_its_precision(ours, world, model, folder, monkeypatch, noise, code):
+    asking(model, "int8")
+    world.types = ["Int8"]
+    exact = ours.engine.TensorRTEngine._infer
+    noisy = np.random.default_rng(0).normal(0, noise, (1, 3, 16, 16)).astype(np.float32)
+    monkeypatch.setattr(ours.engine.TensorRTEngine, "_infer", lambda self, sar: exact(self, sar) + noisy)
+    result = export_plan(model, folder / "model.plan")
+    assert result.exit_code == code, result.output
+    assert left_in(folder) == (["model.plan", "model.plan.json"] if code == 0 else [])
+    if code:
+        assert "at least 40 is asked" in result.stderr
 
 
 def test_without_tensorrt_the_command_says_what_to_install(model, folder, monkeypatch):

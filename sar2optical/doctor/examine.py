@@ -30,8 +30,9 @@ class _Check:
     """One look at something."""
 
     area: Area
-    where: str
-    """Module of this package, and function in it, that look: by name, since importing them may be what fails."""
+    where: str = ""
+    """Module of this package, and function in it, that look: by name, since importing them may be what fails. Where
+    there is none, the library is imported, and that is all."""
     library: str | None = None
     """What is loaded; then in a process of its own, and only where it is installed."""
     install: str = ""
@@ -43,30 +44,16 @@ class _Check:
 
 _CHECKS = {
     "python": _Check(area="python", where="installed.python"),
-    "importing numpy": _Check(
-        area="python",
-        where="installed.numpy",
-        library="numpy",
-        install="pip install numpy",
-        reinstall="pip install --force-reinstall numpy: what is broken below may be so for want of it",
-        needed=True,
-    ),
-    "importing click": _Check(
-        area="python",
-        where="installed.click",
-        library="click",
-        install="pip install click",
-        reinstall="pip install --force-reinstall click",
-        needed=True,
-    ),
-    "importing tqdm": _Check(
-        area="python",
-        where="installed.tqdm",
-        library="tqdm",
-        install="pip install tqdm",
-        reinstall="pip install --force-reinstall tqdm",
-        needed=True,
-    ),
+    **{
+        f"importing {library}": _Check(
+            area="python",
+            library=library,
+            install=f"pip install {library}",
+            reinstall=f"pip install --force-reinstall {library}: what is broken below may be so for want of it",
+            needed=True,
+        )
+        for library in ("numpy", "click", "tqdm")
+    },
     "openvino": _Check(
         area="backends",
         where="backends.openvino",
@@ -164,8 +151,12 @@ def _perform(name: str, timeout: float) -> list[Finding]:
 
 def _performed(name: str) -> Iterator[Finding]:
     """Perform a check here; what it raises is its last finding."""
-    module, _, function = _CHECKS[name].where.partition(".")
+    check = _CHECKS[name]
+    module, _, function = check.where.partition(".")
     try:
+        if not module:
+            import_module(str(check.library))
+            return
         look: Callable[[], Iterable[Finding]] = getattr(import_module(f"sar2optical.doctor.{module}"), function)
         yield from look()
     except Sar2OpticalError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 
@@ -48,24 +47,6 @@ def python() -> Iterator[Finding]:
             yield Finding("python", wheel, "broken", lack, f"pip install '{wheel}>={least}'")
         else:
             yield Finding("python", wheel, "ok", version(wheel))
-
-
-def numpy() -> Iterator[Finding]:
-    """Import what all else is built on; a line of its own only where that fails."""
-    import_module("numpy")
-    yield from ()
-
-
-def click() -> Iterator[Finding]:
-    """Import what commands are made of, likewise."""
-    import_module("click")
-    yield from ()
-
-
-def tqdm() -> Iterator[Finding]:
-    """Import what shows progress, likewise."""
-    import_module("tqdm")
-    yield from ()
 
 
 def extras() -> Iterator[Finding]:

@@ -98,6 +98,8 @@ def open_model(
     if options.precision != "auto" or on_cuda or reference.suffix.lower() != ".onnx":
         file = files.get(options.precision, reference)
         return open_engine(file, backend=backend, options=options), file
+    if windows < WORTHWHILE and not _known():  # nothing to look up: files are not read for their hash
+        return open_engine(reference, backend=backend, options=options), reference
     by_name = {file.name: file for file in files.values()}
     # Batch and threads asked for do not decide what runs: they must not change the image.
     neutral = replace(options, batch=1, threads=None)
