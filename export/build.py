@@ -41,8 +41,8 @@ def export(source: Path, out: Path, options: ExportOptions | None = None, *, pro
     Parameters
     ----------
     source
-        `.pth`: a checkpoint of ours, or a bare state dict; `.onnx`: a float32 graph. For a plan, an ONNX file of any
-        precision that this function wrote.
+        `.pth`: a checkpoint of ours, or a bare state dict; `.onnx`: a float32 graph. For a plan, also an
+        ONNX file of ours in a lower precision, but for bf16, which nothing here could compare it with.
     out
         `.onnx` or `.plan`; absent or whole and verified.
     options
