@@ -1,39 +1,18 @@
-"""Open a SAR raster: which band, where it lies on Earth, which pixels are usable, what its values are.
-
-Reads only; a scene is never opened for writing.
-"""
+"""A SAR scene: bands with a unit, usable pixels, and values sampled over all of it for a stretch."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import rasterio
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window as RasterWindow
 
-from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
-from sar2optical.radiometry import guess_unit
+from sar2optical.raster import GDAL_CACHE_BYTES, Bands, Georeference, SceneOptions, open_raster, shape_of
 from sar2optical.signature import Unit
 
-GDAL_CACHE_BYTES = 128_000_000
-"""For `rasterio.Env(GDAL_CACHEMAX=...)`, which takes bytes: a row of blocks of a full scene fits. By default GDAL
-takes 5 % of the machine's memory."""
-
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-
-POLARISATIONS = ("VV", "VH", "HH", "HV")
+__all__ = ["GDAL_CACHE_BYTES", "Georeference", "Scene", "SceneOptions", "open_scene", "shape_of"]
 
 SAMPLE_LIMIT = 4_000_000
 """Pixels that percentiles are taken from, at most: the 99th of as many lies within 0.01 percentiles."""
@@ -45,141 +24,60 @@ percentiles."""
 _CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
 
 
-@dataclass(frozen=True, kw_only=True)
-class Georeference:
-    """Where a raster lies on Earth: an affine and a CRS, or ground control points, or nothing."""
-
-    crs: CRS | None = None
-    """Of `transform`, or None."""
-    transform: Affine | None = None
-    """Pixel to map coordinates; None where the raster has none (an identity is none)."""
-    gcps: tuple[GroundControlPoint, ...] = ()
-    """Ground control points, in the file's order."""
-    gcp_crs: CRS | None = None
-    """Of `gcps`, or None."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneOptions:
-    """What the user says about a scene that the file does not, or says wrongly."""
-
-    bands: tuple[str, ...] = ()
-    """Indices from 1, or polarisations; one per band of the model. Empty: by the model's polarisations."""
-    unit: Unit | None = None
-    """Of the scaled values; None: told from the file."""
-    nodata: float | None = None
-    """Stored value that means nothing, beside what the file declares."""
-    scale: float | None = None
-    """Factor from stored values to their unit; None: as the file declares."""
-
-    def __post_init__(self) -> None:
-        if self.scale is not None and not (np.isfinite(self.scale) and self.scale):
-            raise OptionError(f"scale is {self.scale:g}: give a finite factor other than 0")
-
-
 class Scene:
-    """An open SAR raster; made by `open_scene`.
+    """Bands that are ready for a model: their unit is known, and what is no measurement is invalid.
 
     Parameters
     ----------
-    dataset
-        Open for reading; closed by `open_scene`.
-    indices
-        Bands to read, from 1.
-    polarisations
-        Of those bands, None where the file does not tell.
-    options
-        What the user says.
+    bands
+        Open for reading.
+    unit
+        What the user says that it is; None: told from the file.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        indices: tuple[int, ...],
-        polarisations: tuple[str | None, ...],
-        options: SceneOptions,
-    ) -> None:
-        self._dataset = dataset
-        self._indices = indices
-        self._options = options
-        self.path: str = dataset.name
-        self.files: tuple[Path, ...] = tuple(Path(name) for name in dataset.files)
-        self.shape: tuple[int, int] = dataset.shape
-        self.polarisations = polarisations
-        self.georeference = _georeference(dataset)
-        self._scales = [self._scale(index) for index in indices]
+    def __init__(self, bands: Bands, unit: Unit | None = None) -> None:
+        self._bands = bands
+        self.path = bands.path
+        self.files = bands.files
+        self.shape = bands.shape
+        self.polarisations = bands.polarisations
+        self.georeference = bands.georeference
         self.samples = self._sample()
-        self.unit, self.unit_reason = self._unit()
+        """Valid values of each band, float32 (n,), on a regular grid over the whole scene."""
+        self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = self.unit == "dn"
         if self._zero_is_nodata:
             self.samples = tuple(sample[sample != 0] for sample in self.samples)
 
-    def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read whole rows.
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read a rectangle.
 
         Parameters
         ----------
-        start, stop
-            First and past-the-last row, within the scene.
+        rows, cols
+            First and past-the-last, within the scene.
 
         Returns
         -------
         values
-            float32 (bands, rows, width) in `unit`; 0 where invalid.
+            float32 (bands, rows, columns) in `unit`; 0 where invalid.
         valid
-            bool (rows, width): every band has a finite value that is not nodata.
+            bool (rows, columns): every band has a finite value that is not nodata.
 
         Raises
         ------
         SceneUnreadable
             Where the file ends early or a block does not decode.
         """
-        values, valid = self._read(start, stop)
+        values, valid = self._bands.read(rows, cols)
         if self._zero_is_nodata:
             valid &= (values != 0).all(axis=0)
             values *= valid
         return values, valid
 
-    def _read(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        window = RasterWindow(0, start, self.shape[1], stop - start)
-        values = np.empty((len(self._indices), stop - start, self.shape[1]), np.float32)
-        valid = np.ones(values.shape[1:], np.bool_)
-        try:
-            for k, index in enumerate(self._indices):
-                stored = self._dataset.read(index, window=window)
-                valid &= self._usable(index, stored, window)
-                scale, offset = self._scales[k]
-                with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is not usable
-                    np.multiply(stored, scale, out=values[k], casting="unsafe")
-                    values[k] += np.float32(offset)
-                valid &= np.isfinite(values[k])
-        except (RasterioError, OSError) as error:
-            raise SceneUnreadable(
-                f"{self.path}: rows {start} to {stop} cannot be read ({_cause(error)}): "
-                "truncated or damaged, fetch it again"
-            ) from error
-        for band in values:
-            band[~valid] = 0  # NaN and nodata never reach arithmetic
-        return values, valid
-
-    def _usable(self, index: int, stored: NDArray[np.generic], window: RasterWindow) -> NDArray[np.bool_]:
-        usable = np.ones(stored.shape, np.bool_)
-        for nodata in (self._dataset.nodatavals[index - 1], self._options.nodata):
-            if nodata is not None and not np.isnan(nodata):
-                usable &= stored != _as_stored(nodata, stored.dtype)
-        # What is left: mask bands, of the file or of this band, and alpha.
-        if self._dataset.mask_flag_enums[index - 1] not in ([MaskFlags.all_valid], [MaskFlags.nodata]):
-            usable &= self._dataset.read_masks(index, window=window) != 0
-        elif ColorInterp.alpha in self._dataset.colorinterp:  # of a type that GDAL makes no mask of
-            alpha = self._dataset.colorinterp.index(ColorInterp.alpha) + 1
-            usable &= self._dataset.read(alpha, window=window) != 0
-        return usable
-
-    def _scale(self, index: int) -> tuple[float, float]:
-        """Factor and offset from stored values to their unit."""
-        if self._options.scale is not None:
-            return self._options.scale, 0.0
-        return self._dataset.scales[index - 1], self._dataset.offsets[index - 1]
+    def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read whole rows, see `read`."""
+        return self.read((start, stop), (0, self.shape[1]))
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
         """Give valid values of each band on a regular grid over the whole scene; on a finer one where few are."""
@@ -193,10 +91,10 @@ class Scene:
     def _on_grid(self, step: int) -> tuple[tuple[NDArray[np.float32], ...], int]:
         """Give valid values of every `step`-th row and column, and how many valid pixels there are in all."""
         height = self.shape[0]
-        samples: list[list[NDArray[np.float32]]] = [[] for _ in self._indices]
+        samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
         total = 0
         for start in range(0, height, _CHUNK_ROWS):
-            values, valid = self._read(start, min(start + _CHUNK_ROWS, height))
+            values, valid = self._bands.read((start, min(start + _CHUNK_ROWS, height)), (0, self.shape[1]))
             total += int(np.count_nonzero(valid))
             rows = slice(-start % step, None, step)  # the grid goes on across chunks
             chosen = valid[rows, ::step]
@@ -204,26 +102,12 @@ class Scene:
                 sample.append(band[rows, ::step][chosen])
         return tuple(np.concatenate(sample) for sample in samples), total
 
-    def _unit(self) -> tuple[Unit | None, str]:
-        if self._options.unit:
-            return self._options.unit, "asked for"
+    def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
+        if asked:
+            return asked, "asked for"
         if not self.samples[0].size:
             return None, "no valid pixel tells"
-        try:
-            index = self._indices[0]
-            return guess_unit(self._dataset.dtypes[index - 1], self._names(index), self.samples[0])
-        except UnitsUnknown as error:
-            raise UnitsUnknown(f"{self.path}: {error}") from error
-
-    def _names(self, index: int) -> tuple[str, ...]:
-        """Texts that may tell the unit, most telling first."""
-        tags = {**self._dataset.tags(), **self._dataset.tags(index)}
-        keys = ("units", "unit", "unittype", "long_name", "standard_name", f"band_{index}")
-        tagged = [value for key, value in tags.items() if key.lower() in keys]
-        texts = (
-            self._dataset.units[index - 1], self._dataset.descriptions[index - 1], *tagged, Path(self.path).name
-        )  # fmt: skip
-        return tuple(text for text in texts if text)
+        return self._bands.unit(self.samples[0])
 
 
 @contextmanager
@@ -256,180 +140,10 @@ def open_scene(
         Where the unit is not given and cannot be told.
     """
     options = options or SceneOptions()
-    with _opened(path) as dataset:
-        _refuse_non_sar(dataset, options)
-        named = _polarisations(dataset)
-        indices = _choose_bands(dataset, named, model_bands, options.bands)
-        _refuse_complex(dataset, indices)
-        yield Scene(dataset, indices, tuple(named[index] for index in indices), options)
-
-
-def shape_of(path: str | Path) -> tuple[int, int]:
-    """Give a raster's height and width.
-
-    Raises
-    ------
-    SceneUnreadable
-        Where GDAL does not open it.
-    """
-    with _opened(path) as dataset:
-        return dataset.height, dataset.width
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    """Open with GDAL; its refusals as our errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # GCP scenes and chips are welcome
-        try:
-            dataset = rasterio.open(path)
-        except (RasterioError, OSError, UnicodeError) as error:
-            raise SceneUnreadable(_why_unreadable(Path(path), error)) from error
-        with dataset:
-            if dataset.count == 0:
-                inside = ", ".join(dataset.subdatasets[:3]) or "nothing"
-                raise SceneUnreadable(f"{path}: has no band of its own, but holds {inside}: give one of those")
-            yield dataset
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    if path.is_dir():
-        return f"{path}: is a folder that GDAL does not read: give the raster's file"
-    if path.is_file():
-        if path.stat().st_size == 0:
-            return f"{path}: is empty (0 bytes): fetch it again"
-        return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
-    if "://" in str(path) or str(path).startswith("/vsi"):
-        return f"{path}: cannot be opened ({_cause(error)}): check the address"
-    return f"{path}: no such file: check the path"
-
-
-def _cause(error: BaseException) -> str:
-    """Give GDAL's own words, which rasterio keeps as the cause, on one line and without the path again."""
-    text = " ".join(str(error.__cause__ or error).split())
-    text = re.sub(r"(`|')[^']*/[^']*'|^\S*/\S*: ", "", text)
-    return text.strip().rstrip(".")[:160] or type(error).__name__
-
-
-def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:
-    """Refuse colour pictures; a grey one saved as RGB passes."""
-    kinds = dataset.colorinterp
-    if kinds[0] == ColorInterp.palette:
-        raise SceneUnreadable(
-            f"{dataset.name}: has a colour palette, so its values are no grey levels: convert it to grey"
-        )
-    if options.bands or kinds[:3] != _RGB:
-        return
-    rows = RasterWindow(0, dataset.height // 2, dataset.width, 1)
-    try:
-        red, green, blue = dataset.read([1, 2, 3], window=rows)
-    except (RasterioError, OSError) as error:
-        raise SceneUnreadable(f"{dataset.name}: cannot be read ({_cause(error)}): fetch it again") from error
-    if (red != green).any() or (red != blue).any():
-        raise BandNotFound(
-            f"{dataset.name}: a colour picture (red, green, blue differ), not SAR: give a SAR raster, or --band 1 to "
-            "take a band all the same"
-        )
-
-
-def _refuse_complex(dataset: Any, indices: tuple[int, ...]) -> None:
-    for index in indices:
-        if "complex" in dataset.dtypes[index - 1]:
-            raise SceneUnreadable(
-                f"{dataset.name}: band {index} is {dataset.dtypes[index - 1]} (SLC): "
-                "detect and multilook it first, or give a GRD or RTC product"
-            )
-
-
-def _polarisations(dataset: Any) -> dict[int, str | None]:
-    """Tell each band's polarisation, but alpha's: from its description and tags, a lone band's from the file too."""
-    named: dict[int, str | None] = {}
-    for index, kind in zip(dataset.indexes, dataset.colorinterp, strict=True):
-        if kind != ColorInterp.alpha:
-            texts = [dataset.descriptions[index - 1] or "", *_tag_texts(dataset.tags(index))]
-            named[index] = _single_polarisation(texts)
-    if named[1] is None and _is_lone(dataset, named):
-        file = _tag_texts(dataset.tags())
-        named[1] = _single_polarisation(file) or _single_polarisation([Path(dataset.name).stem])
-    return named
-
-
-def _is_lone(dataset: Any, named: dict[int, str | None]) -> bool:
-    """Say whether band 1 is all there is: by itself, or as red, green and blue alike."""
-    return len(named) == 1 or dataset.colorinterp[:3] == _RGB
-
-
-def _tag_texts(tags: Mapping[str, str]) -> list[str]:
-    keys = ("polarisation", "polarization", "pol", "band_1", "band_name", "long_name", "description")
-    return [value for key, value in tags.items() if key.lower() in keys]
-
-
-def _single_polarisation(texts: list[str]) -> str | None:
-    pattern = rf"(?<![A-Z])(?:{'|'.join(POLARISATIONS)})(?![A-Z])"
-    found = {name for text in texts for name in re.findall(pattern, text.upper())}
-    return found.pop() if len(found) == 1 else None
-
-
-def _choose_bands(
-    dataset: Any, named: dict[int, str | None], model_bands: tuple[str, ...], asked: tuple[str, ...]
-) -> tuple[int, ...]:
-    if asked:
-        if len(asked) != len(model_bands):
-            raise BandNotFound(
-                f"{dataset.name}: {len(asked)} bands asked for, the model takes {len(model_bands)} "
-                f"({', '.join(model_bands)}): give --band once for each"
-            )
-        return tuple(_asked_band(dataset, named, band) for band in asked)
-    if len(model_bands) == 1 and _is_lone(dataset, named) and named[1] in (None, model_bands[0]):
-        return (1,)
-    indices = []
-    for band in model_bands:
-        matches = [index for index, name in named.items() if name == band]
-        if len(matches) != 1:
-            raise BandNotFound(
-                f"{dataset.name}: the model was trained on {band}, the file has {_listed(named)}: "
-                f"give --band {_unambiguous(named)} to use that one all the same"
-            )
-        indices.append(matches[0])
-    return tuple(indices)
-
-
-def _asked_band(dataset: Any, named: dict[int, str | None], band: str) -> int:
-    if band.isdecimal():
-        index = int(band)
-        if index in named:
-            return index
-    else:
-        matches = [index for index, name in named.items() if name == band.upper()]
-        if len(matches) == 1:
-            return matches[0]
-    raise BandNotFound(f"{dataset.name}: no band {band}, the file has {_listed(named)}: give one of those")
-
-
-def _unambiguous(named: dict[int, str | None]) -> str:
-    """Give what to ask for band 1 by."""
-    name = named[1]
-    return name if name and list(named.values()).count(name) == 1 else "1"
-
-
-def _listed(named: dict[int, str | None]) -> str:
-    return ", ".join(f"{index} ({name or 'not named'})" for index, name in named.items())
-
-
-def _georeference(dataset: Any) -> Georeference:
-    gcps, gcp_crs = dataset.gcps
-    if gcps:
-        return Georeference(gcps=tuple(gcps), gcp_crs=gcp_crs)
-    transform = None if dataset.transform == Affine.identity() else dataset.transform
-    return Georeference(crs=dataset.crs, transform=transform)
+    with open_raster(path, model_bands, options) as bands:
+        yield Scene(bands, options.unit)
 
 
 def _grid_step(pixels: int) -> int:
     """Spacing of a square grid that leaves `SAMPLE_LIMIT` of as many pixels."""
     return max(1, int(np.ceil(np.sqrt(pixels / SAMPLE_LIMIT))))
-
-
-def _as_stored(nodata: float, dtype: np.dtype[Any]) -> Any:
-    """Give nodata as the band's own type holds it, so that -3.4e38 or 0.1 compares equal in float32."""
-    with np.errstate(over="ignore"):  # a double's lowest value, declared for a float32 band
-        return dtype.type(nodata) if np.issubdtype(dtype, np.floating) else nodata

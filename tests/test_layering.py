@@ -22,6 +22,7 @@ ROOMS = (
     "fill",
     "blend",
     "metrics",
+    "raster",
     "scene",
     "safe",
     "geocode",
