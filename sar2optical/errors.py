@@ -26,9 +26,11 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
     │   └── ParityFailed           (RuntimeError) the exported file does not do what its source does
     ├── OutputError
     │   ├── OutputExists           (FileExistsError)
+    │   ├── OtherRun               (ValueError)   strips of a run with other options are there
     │   └── OutputUnwritable       (OSError)      no folder, no permission, no space
     ├── DataError                  (ValueError)   pairs missing, of differing size, unreadable
     ├── TrainingDiverged           (RuntimeError) losses that are no numbers, a discriminator beyond doubt
+    ├── Interrupted                (InterruptedError) stopped because somebody asked for it
     └── OptionError                (ValueError)   a value that no run can use
 """
 
@@ -45,10 +47,12 @@ __all__ = [
     "ExportError",
     "ExportUnsupported",
     "InferenceFailed",
+    "Interrupted",
     "ModelError",
     "ModelUnreadable",
     "NotFinite",
     "OptionError",
+    "OtherRun",
     "OutputError",
     "OutputExists",
     "OutputUnwritable",
@@ -147,6 +151,10 @@ class OutputExists(OutputError, FileExistsError):
     """The output is there already."""
 
 
+class OtherRun(OutputError, ValueError):
+    """Where the strips go, there are those of a run with other options, another scene or another model."""
+
+
 class OutputUnwritable(OutputError, OSError):
     """The output's folder is missing, closed to us or full."""
 
@@ -157,6 +165,10 @@ class DataError(Sar2OpticalError, ValueError):
 
 class TrainingDiverged(Sar2OpticalError, RuntimeError):
     """Training came to where going on makes no sense; what was saved before is good."""
+
+
+class Interrupted(Sar2OpticalError, InterruptedError):
+    """The run was asked to stop, and did; what it had finished is kept."""
 
 
 class OptionError(Sar2OpticalError, ValueError):

@@ -252,29 +252,51 @@ def seam_score(
     float
         nan where there is no edge, or nothing elsewhere.
     """
-    at_edges = expected = 0.0
-    for axis, starts in ((1, rows), (2, cols)):
-        steps, counts = _steps(np.moveaxis(image, axis, 0), np.moveaxis(valid, axis - 1, 0))
-        length = image.shape[axis]
-        is_edge = np.zeros(max(length - 1, 0), np.bool_)
-        is_edge[[p - 1 for start in starts for p in (start, start + window) if 0 < p < length]] = True
-        for phase in range(period):
-            same = (np.arange(1, length) % period) == phase
-            edges, others = same & is_edge, same & ~is_edge
-            if counts[edges].sum() and counts[others].sum():
-                at_edges += steps[edges].sum()
-                expected += counts[edges].sum() * steps[others].sum() / counts[others].sum()
-    return float(at_edges / expected) if expected else float("nan")
+    tally = SeamTally()
+    tally.add(image, valid)
+    return tally.score(rows, cols, window, period=period)
 
 
-def _steps(lines: NDArray[np.generic], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sum absolute steps from each line to the next, and count them: (n, ...) -> (n - 1,) each."""
-    sums, counts = np.zeros(max(len(valid) - 1, 0)), np.zeros(max(len(valid) - 1, 0), np.int64)
-    for k in range(len(sums)):  # one at a time: a whole scene's steps would fill the memory
-        both = valid[k] & valid[k + 1]
-        step = np.subtract(lines[k + 1], lines[k], dtype=np.float32)[:, both]
-        sums[k], counts[k] = np.abs(step).sum(), step.size
-    return sums, counts
+class SeamTally:
+    """What `seam_score` needs of an image, gathered from finished rows as they come, from top to bottom."""
+
+    def __init__(self) -> None:
+        self._last: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
+        self._down: list[tuple[float, int]] = []
+        self._across = np.zeros(0)
+        self._across_count = np.zeros(0, np.int64)
+
+    def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+        """Take the next rows: (C, rows, W) of any real dtype, and bool (rows, W)."""
+        if not self._across.size:
+            self._across = np.zeros(max(valid.shape[1] - 1, 0))
+            self._across_count = np.zeros(self._across.size, np.int64)
+        for k in range(len(valid)):  # one at a time: a whole scene's steps would fill the memory
+            line, usable = np.asarray(image[:, k], np.float32), valid[k]
+            both = usable[1:] & usable[:-1]
+            self._across += (np.abs(line[:, 1:] - line[:, :-1]) * both).sum(axis=0)
+            self._across_count += both * len(line)
+            if self._last is not None:
+                above, was = self._last
+                both = usable & was
+                self._down.append((float((np.abs(line - above) * both).sum()), int(both.sum()) * len(line)))
+            self._last = line, usable
+
+    def score(self, rows: Sequence[int], cols: Sequence[int], window: int, *, period: int = 1) -> float:
+        """Give `seam_score` of the rows so far."""
+        down, down_count = np.array(self._down).reshape(-1, 2).T
+        at_edges = expected = 0.0
+        for steps, counts, starts in ((down, down_count, rows), (self._across, self._across_count, cols)):
+            length = len(steps) + 1
+            is_edge = np.zeros(len(steps), np.bool_)
+            is_edge[[p - 1 for start in starts for p in (start, start + window) if 0 < p < length]] = True
+            for phase in range(period):
+                same = (np.arange(1, length) % period) == phase
+                edges, others = same & is_edge, same & ~is_edge
+                if counts[edges].sum() and counts[others].sum():
+                    at_edges += steps[edges].sum()
+                    expected += counts[edges].sum() * steps[others].sum() / counts[others].sum()
+        return float(at_edges / expected) if expected else float("nan")
 
 
 def low_passed_rms(

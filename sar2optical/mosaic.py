@@ -7,7 +7,7 @@ The strips lie in a folder beside the output, `OUT.parts`::
     mosaic.vrt                 all strips as one raster, with overviews, georeference and tags
     mosaic.tif                 what GDAL makes of it, until it is verified and renamed
 
-Strips are encoded in memory and written by Python, because GDAL reports a full disk late or not at all.
+A run that stops before its output is there leaves its strips; `MosaicWriter.adopt` takes them over in the next.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from rasterio._err import CPLE_BaseError  # rasterio.shutil raises it bare, and exports no other name for it
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, MemoryFile
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
 from sar2optical.files import write_whole
+from sar2optical.manifest import Manifest
 from sar2optical.parts import PartsFolder
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
+from sar2optical.strips import encode, read_strip, write_strip
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
 __all__ = ["COMPRESSIONS", "MosaicWriter", "check_output"]
@@ -109,8 +109,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 class MosaicWriter:
     """Takes finished rows from top to bottom and makes a COG, or a picture, of them.
 
-    A context manager: the strips go away when it is left, however that happens, and `out` is either what it
-    was before or the whole mosaic. Memory is a few strips, whatever the mosaic's height.
+    A context manager: `out` is either what it was before or the whole mosaic, and the strips go away with the
+    latter. Memory is a few strips, whatever the mosaic's height.
 
     Parameters
     ----------
@@ -128,6 +128,11 @@ class MosaicWriter:
         Whether a file at `out` may be replaced; it stays until the new one is whole.
     threads
         That compress the COG.
+    manifest
+        What the run is made of. Where it ends early, its strips stay, for `adopt` in a later run whose manifest is
+        equal. None: they go away however it ends.
+    restart
+        Whether strips of an earlier run are thrown away.
 
     Raises
     ------
@@ -135,6 +140,8 @@ class MosaicWriter:
         An unknown suffix or compression, or a picture too large for its format.
     OutputExists, OutputUnwritable
         See `check_output`.
+    OtherRun
+        On entering, where another run's strips are there.
     """
 
     def __init__(
@@ -147,6 +154,8 @@ class MosaicWriter:
         compress: str = "deflate",
         overwrite: bool = False,
         threads: int = 1,
+        manifest: Manifest | None = None,
+        restart: bool = False,
     ) -> None:
         check_output(out, overwrite=overwrite)
         self._driver = _driver(out)
@@ -159,7 +168,8 @@ class MosaicWriter:
             )
         self._out = out
         self._target = out.resolve()  # a link stays a link
-        self._folder = PartsFolder(out)
+        self._folder = PartsFolder(out, manifest, restart=restart)
+        self._run = manifest.fingerprint if manifest else ""
         self._parts = self._folder.path
         self._description = [*place_of(georeference), metadata_of(tags)]
         self._compress = compress
@@ -177,6 +187,40 @@ class MosaicWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folder.__exit__(kind, error, trace)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are finished, from the top."""
+        return self._levels[0].rows
+
+    @property
+    def bytes_of_strips(self) -> int:
+        """What lies on disk so far."""
+        return sum(file.stat().st_size for file in self._parts.glob("*.tif"))
+
+    def adopt(self, told: Callable[[int], None] | None = None) -> int:
+        """Take over strips that are on disk, each checked, from the top down to the first that is missing or damaged.
+
+        Parameters
+        ----------
+        told
+            Called with the number of rows so far.
+
+        Returns
+        -------
+        int
+            Rows taken over.
+        """
+        mosaic = self._levels[0]
+        while mosaic.rows < mosaic.height:
+            rgba = read_strip(self._parts / mosaic.strip_name(mosaic.rows), width=mosaic.width, run=self._run)
+            if rgba is None or mosaic.rows + rgba.shape[1] > mosaic.height:
+                break
+            self._all_valid = self._all_valid and bool(rgba[3].all())
+            self._append(rgba, on_disk=True)
+            if told:
+                told(mosaic.rows)
+        return mosaic.rows
 
     def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next finished rows to disk, for good, and their part of the overviews.
@@ -230,6 +274,7 @@ class MosaicWriter:
             with made.open("rb+") as file:
                 os.fsync(file.fileno())
             self._publish(made)
+        self._folder.done = True
 
     def write_preview(self, path: Path, longest: int = 1024) -> None:
         """Write a small PNG of the mosaic, with alpha where something is invalid; before or after `finish`.
@@ -264,13 +309,16 @@ class MosaicWriter:
             while max(picture.shape) > longest:
                 picture = halve(picture)
             with _without_georeference():
-                encoded = _encode(picture[:3] if picture[3].all() else picture, driver="PNG")
+                encoded = encode(picture[:3] if picture[3].all() else picture, driver="PNG")
             write_whole(path.resolve(), encoded)
 
-    def _append(self, rgba: npt.NDArray[np.uint8]) -> None:
+    def _append(self, rgba: npt.NDArray[np.uint8], *, on_disk: bool = False) -> None:
         """Store `(4, rows, width)` of the mosaic, and of each level what has become complete with it."""
         level = self._levels[0]
-        self._store(level, rgba)
+        if on_disk:
+            level.note(rgba.shape[1])
+        else:
+            self._store(level, rgba)
         for finer, coarser in pairwise(self._levels):
             ready = finer.gather(rgba)
             if ready is None:
@@ -279,13 +327,9 @@ class MosaicWriter:
             self._store(coarser, rgba)
 
     def _store(self, level: Level, rgba: npt.NDArray[np.uint8]) -> None:
-        # The transform means nothing, but without one rasterio warns.
-        options = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
-        encoded = _encode(rgba, driver="GTiff", transform=Affine.translation(1, 1), **options)
         with _unwritable(self._out):
-            write_whole(self._parts / level.strip_name(level.rows), encoded)
-        level.strips.append((level.rows, rgba.shape[1]))
-        level.rows += rgba.shape[1]
+            write_strip(self._parts / level.strip_name(level.rows), rgba, self._run)
+        level.note(rgba.shape[1])
 
     def _check_complete(self) -> None:
         mosaic = self._levels[0]
@@ -297,8 +341,7 @@ class MosaicWriter:
         if self._compress == "none":
             least = sum(level.height * level.width * 3 for level in self._levels)
         else:
-            strips = sum(file.stat().st_size for file in self._parts.glob("*.tif"))
-            least = round(strips * _LEAST_OF_STRIPS[self._compress])
+            least = round(self.bytes_of_strips * _LEAST_OF_STRIPS[self._compress])
         free = shutil.disk_usage(self._parts).free
         if free < least:
             raise OutputUnwritable(
@@ -366,17 +409,6 @@ class MosaicWriter:
         # They belong to the file that was replaced: GDAL would show its overviews and statistics for ours.
         for sidecar in (".aux.xml", ".ovr", ".msk"):
             self._target.with_name(self._target.name + sidecar).unlink(missing_ok=True)
-
-
-def _encode(bands: npt.NDArray[np.uint8], *, driver: str, **options: Any) -> bytes:
-    """Encode uint8 `(bands, rows, width)` in memory."""
-    count, height, width = bands.shape
-    profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": "uint8"}
-    with MemoryFile() as memory:
-        with memory.open(**profile, **options) as dataset:
-            dataset.write(bands)
-        encoded: bytes = memory.read()
-    return encoded
 
 
 @contextmanager

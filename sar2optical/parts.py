@@ -1,11 +1,13 @@
-"""The folder beside an output where its strips lie: one run's alone, and gone when the run is."""
+"""The folder beside an output where its strips lie: one run's at a time, gone when the output is there.
+
+A run that stops before leaves its strips and its manifest; the next one with an equal manifest goes on from them.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,14 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sar2optical.errors import OutputUnwritable
-from sar2optical.files import try_lock
+from sar2optical.errors import OtherRun, OutputUnwritable
+from sar2optical.files import try_lock, write_whole
+from sar2optical.manifest import MANIFEST, Manifest
 
 _LOCK = "lock"
 """Held while a run lasts; the system lets go of it when the run is killed. Also tells our folder from another."""
 
-_OURS = re.compile(r"\.?(strip-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)(\.\w+)*", re.ASCII)
+_OURS = re.compile(
+    r"\.?((strip-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)|manifest\.json)(\.\w+)*", re.ASCII
+)
 """Names of the other files in it; GDAL and we add .tmp and the like."""
+
+_STRIPS = "strip-*.tif"
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +41,19 @@ class PartsFolder:
     ----------
     out
         The output, whose folder is there.
+    manifest
+        Of the run; None: nothing is kept for a later one.
+    restart
+        Whether strips that are there are thrown away, whatever run they are of.
     """
 
-    def __init__(self, out: Path) -> None:
-        target = out.resolve()
-        self.path = target.with_name(target.name + ".parts")
+    def __init__(self, out: Path, manifest: Manifest | None = None, *, restart: bool = False) -> None:
+        self.path = parts_of(out)
+        self.done = False
+        """Set when the strips are no longer needed."""
         self._out = out
+        self._manifest = manifest
+        self._restart = restart
         self._lock: BufferedWriter | None = None
 
     def check(self) -> None:
@@ -67,21 +81,50 @@ class PartsFolder:
         self.check()
         self.path.mkdir(exist_ok=True)
         self._lock = self._claim()
-        for entry in self.path.iterdir():
-            if entry.name != _LOCK:
-                _log.debug("removing %s, left by a run that was killed", entry)
-                entry.unlink()
+        try:
+            self._take_over()
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        kept = not self.done and self._manifest is not None and any(self.path.glob(_STRIPS))
         with _uninterrupted():
-            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                self._clear(keep_strips=kept)
+                if not kept:
+                    # Last: without it, what a kill leaves of the folder would not be known as ours.
+                    (self.path / _LOCK).unlink()
+                    self.path.rmdir()
             if self._lock:
                 self._lock.close()
-        if self.path.exists():
+        if not kept and self.path.exists():
             _log.warning("%s could not be removed; it is no longer needed", self.path)
+
+    def _take_over(self) -> None:
+        """Keep what an equal run has left, refuse another's, clear the rest."""
+        earlier = Manifest.read(self.path)
+        again = self._manifest is not None and not self._restart
+        if again and earlier and earlier != self._manifest and any(self.path.glob(_STRIPS)):
+            differing = "; ".join(earlier.differences(self._manifest or earlier))
+            raise OtherRun(
+                f"{self._out}: {self.path.name} holds strips of another run ({differing}): "
+                "give what was given then to go on from them, or --restart to begin anew"
+            )
+        same = again and earlier == self._manifest
+        self._clear(keep_strips=same)
+        if self._manifest is not None and not same:
+            write_whole(self.path / MANIFEST, self._manifest.to_bytes())
+
+    def _clear(self, *, keep_strips: bool) -> None:
+        kept = {_LOCK, MANIFEST, *(strip.name for strip in self.path.glob(_STRIPS))} if keep_strips else {_LOCK}
+        for entry in self.path.iterdir():
+            if entry.name not in kept:
+                _log.debug("removing %s", entry)
+                entry.unlink()
 
     def _claim(self) -> BufferedWriter:
         lock = (self.path / _LOCK).open("ab")
@@ -98,6 +141,12 @@ class PartsFolder:
             return try_lock(lock) and os.path.samestat(os.fstat(lock.fileno()), (self.path / _LOCK).stat())
         except FileNotFoundError:
             return False
+
+
+def parts_of(out: Path) -> Path:
+    """Give the folder of an output's strips."""
+    target = out.resolve()
+    return target.with_name(target.name + ".parts")
 
 
 def _is_ours(entry: Path) -> bool:

@@ -41,6 +41,11 @@ class Level:
         """Name of the file whose first row is `row`."""
         return f"overview-{self.number}-{row:08d}.tif" if self.number else f"strip-{row:08d}.tif"
 
+    def note(self, rows: int) -> None:
+        """Take note of the next strip, of so many rows, that is on disk."""
+        self.strips.append((self.rows, rows))
+        self.rows += rows
+
     def gather(self, rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
         """Take rows that are on disk and give back those that may be halved: an even number, or the last."""
         self.waiting.append(rgba)

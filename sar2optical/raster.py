@@ -80,6 +80,8 @@ class Bands(Protocol):
     polarisations: tuple[str | None, ...]
     """Of each band; None where the file does not tell."""
     georeference: Georeference
+    row_of_blocks: int
+    """Bytes of a row of blocks, of all that is read: what a cache must hold so that no block is decoded twice."""
 
     def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
         """Tell the values' unit, and why: from the file, or from valid values of the first band.
@@ -145,6 +147,10 @@ class RasterBands:
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
         self._scales = [self._scale(index) for index in indices]
+        self.row_of_blocks = sum(
+            dataset.block_shapes[index - 1][0] * dataset.width * np.dtype(dataset.dtypes[index - 1]).itemsize
+            for index in indices
+        )
 
     def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
         """Tell the unit from dtype, names, tags and values; see `Bands.unit`."""

@@ -42,12 +42,16 @@ class Scene:
         self.shape = bands.shape
         self.polarisations = bands.polarisations
         self.georeference = bands.georeference
-        self.samples = self._sample()
-        """Valid values of each band, float32 (n,), on a regular grid over the whole scene."""
+        self.row_of_blocks = bands.row_of_blocks
+        self._sampled: tuple[NDArray[np.float32], ...] | None = None
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = self.unit == "dn"
-        if self._zero_is_nodata:
-            self.samples = tuple(sample[sample != 0] for sample in self.samples)
+
+    @property
+    def samples(self) -> tuple[NDArray[np.float32], ...]:
+        """Valid values of each band, float32 (n,), on a regular grid over the whole scene, which is read for them."""
+        samples = self._raw_samples()
+        return tuple(sample[sample != 0] for sample in samples) if self._zero_is_nodata else samples
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle.
@@ -105,9 +109,13 @@ class Scene:
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:
             return asked, "asked for"
-        if not self.samples[0].size:
-            return None, "no valid pixel tells"
-        return self._bands.unit(self.samples[0])
+        sample = self._raw_samples()[0]
+        return self._bands.unit(sample) if sample.size else (None, "no valid pixel tells")
+
+    def _raw_samples(self) -> tuple[NDArray[np.float32], ...]:
+        if self._sampled is None:
+            self._sampled = self._sample()
+        return self._sampled
 
 
 @contextmanager

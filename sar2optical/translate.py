@@ -2,57 +2,59 @@
 
 ::
 
-    reader                 main thread                       streams           writer
-    read -> encode   ->    windows -> batches -> submit  ->  engine.run
-                           blend (in order) -> decode                     ->   write strip -> ... -> finish
-
-Reading, inference and writing overlap. What is in flight is bounded, so memory is a fixed number of
-strips, whatever the scene's height.
+    prepare:    engine, scene, plan of windows, encodings, manifest
+    translate:  strips of an earlier run -> stream the others to disk -> finish the mosaic
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
 from sar2optical import __version__
-from sar2optical.blend import Blender
-from sar2optical.engines import Engine, EngineOptions
+from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import open_model
-from sar2optical.errors import OptionError
-from sar2optical.fill import mirror_invalid
+from sar2optical.engines.base import LIBRARIES
+from sar2optical.errors import EngineError, Interrupted, ModelError, OptionError, Sar2OpticalError
+from sar2optical.manifest import Manifest, identity_of
+from sar2optical.memory import peak_bytes, resident_bytes
+from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, check_output
-from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, resolve
+from sar2optical.parts import parts_of
+from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.scene import GDAL_CACHE_BYTES, Scene, SceneOptions, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch
+from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]
-"""Told of a stage ("translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
+"""Told of a stage ("check", "translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
 
 _USUAL_STRIDE = 192  # of windows of 256 that share 64
+_LEAST_CACHE = 16_000_000
+_MOST_CACHE = 512_000_000
+_MOST_AHEAD = 3
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateOptions:
-    """Everything that changes a mosaic, beside the scene and the model."""
+    """How a mosaic is made, beside the scene and the model."""
 
     backend: str = "auto"
     """auto, openvino, onnxruntime or pytorch."""
@@ -70,6 +72,12 @@ class TranslateOptions:
     """Replace outputs that are there."""
     preview: Path | None = None
     """Also write a small picture here (PNG)."""
+    restart: bool = False
+    """Throw away what an interrupted run has left, rather than go on from it."""
+    max_memory: int | None = None
+    """Bytes that this process may have, engine included; None: what the scene's width takes, about 1 GB of it."""
+    seams: bool = False
+    """Also measure the seams, for the report."""
     measure: bool = True
     """Where backend and precision are auto: measure which engine is the fastest, once, for a scene worth it."""
 
@@ -84,18 +92,81 @@ class Report:
     windows: int
     """Windows of the scene."""
     windows_run: int
-    """Those with a valid pixel."""
+    """Those with a valid pixel, that this run took through the engine."""
+    rows_kept: int
+    """Pixel rows that an earlier run had finished."""
     seconds_windows: float
     """From the first read to the last strip."""
     seconds_mosaic: float
     """Assembling the output from its strips."""
     seconds: float
     """In all, opening and statistics included."""
+    busy: Mapping[str, float]
+    """Seconds that each stage was at work, summed over its threads."""
+    idle: Mapping[str, float]
+    """Share of `seconds_windows` that each stage's threads waited, 0 to 1."""
+    peak_memory: int
+    """Bytes of this process at its peak so far; 0 where the system does not tell."""
+    seam_score: float | None
+    """Steps at window edges over steps elsewhere, see `metrics.seam_score`; None where not asked for, or no seam is there."""
     engine: str
     """Backend, precision and device that really ran."""
     model: str
     unit: str
     stretch: str
+    facts: Mapping[str, str]
+    """Everything that decides the pixels: the run's manifest."""
+    versions: Mapping[str, str]
+    """Of the libraries that took part."""
+
+    @property
+    def windows_skipped(self) -> int:
+        """Windows without a valid pixel, or of strips that were there already."""
+        return self.windows - self.windows_run
+
+    @property
+    def megapixels_per_second(self) -> float:
+        """Rate over the whole run."""
+        return math.prod(self.shape) / 1e6 / self.seconds
+
+    def to_json(self) -> str:
+        """Write all of it, for programs to read."""
+        record = {**asdict(self), "out": str(self.out), "windows_skipped": self.windows_skipped}
+        record["megapixels_per_second"] = self.megapixels_per_second
+        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A scene and an engine, opened, and all that was decided about them."""
+
+    scene: Scene
+    engine: Engine
+    file: Path
+    """Of the model."""
+    plan: WindowPlan
+    encodings: list[Encoding]
+    manifest: Manifest
+    tags: Mapping[str, str]
+    """Of the mosaic."""
+    ahead: int
+    """Strips to read before they are needed."""
+    cache: int
+    """Bytes for GDAL's blocks."""
+
+    def writer(self, out: Path, options: TranslateOptions) -> MosaicWriter:
+        """Make a writer of this job's mosaic."""
+        return MosaicWriter(
+            out,
+            shape=self.scene.shape,
+            georeference=self.scene.georeference,
+            tags=self.tags,
+            compress=options.compress,
+            overwrite=options.overwrite,
+            threads=self.engine.streams,
+            manifest=self.manifest,
+            restart=options.restart,
+        )
 
 
 def translate(
@@ -105,8 +176,12 @@ def translate(
     model: Path | None = None,
     options: TranslateOptions | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Translate a SAR raster into an RGB mosaic of the same shape and place.
+
+    A run that ends early leaves its strips in `OUT.parts`; the next one with the same scene, model and options goes
+    on from them, to the same pixels.
 
     Parameters
     ----------
@@ -120,6 +195,8 @@ def translate(
         See `TranslateOptions`.
     progress
         Called as strips are finished.
+    stop
+        Asked now and then: True finishes the strip in hand and raises `Interrupted`.
 
     Returns
     -------
@@ -128,15 +205,88 @@ def translate(
     Raises
     ------
     Sar2OpticalError
-        One of its kinds, for whatever the user can mend; see `sar2optical.errors`.
+        One of its kinds, for whatever the user can mend; see `sar2optical.errors`. Where strips are kept, a note says
+        so.
     """
     began = time.perf_counter()
     options = options or TranslateOptions()
-    model = model or bundled()
-    _check_outputs(src, out, options)
+    check_outputs(src, out, options)
+    with (
+        prepared(src, out, model=model, options=options) as job,
+        job.writer(out, options) as writer,
+        _noted(writer, out),
+    ):
+        told = _telling(progress, job.plan)
+        plan, clock = job.plan, Clock()
+        kept = writer.adopt(partial(told, "check"))
+        if kept:
+            _log.info(
+                "%s: going on from row %d of %d, from %s", out.name, kept, job.scene.shape[0], parts_of(out).name
+            )
+        first = plan.rows.index(kept) if kept < job.scene.shape[0] else len(plan.rows)
+        seams = SeamTally() if options.seams else None
+        started = time.perf_counter()
+        streamed = stream(
+            job.scene,
+            plan,
+            job.encodings,
+            job.engine,
+            _Watched(writer, seams) if seams else writer,
+            rows=range(first, len(plan.rows)),
+            ahead=job.ahead,
+            stop=stop,
+            told=partial(told, "translate"),
+            clock=clock,
+        )
+        if first + streamed.rows < len(plan.rows):
+            raise Interrupted(f"{out}: stopped when asked to")
+        finished = time.perf_counter()
+        told("mosaic", 0)
+        _finish(writer, options)
+        told("mosaic", job.scene.shape[0])
+        ended = time.perf_counter()
+        return Report(
+            out=out,
+            shape=job.scene.shape,
+            windows=len(plan),
+            windows_run=streamed.windows_run,
+            rows_kept=kept,
+            seconds_windows=finished - started,
+            seconds_mosaic=ended - finished,
+            seconds=ended - began,
+            busy=clock.seconds,
+            idle=clock.idle(finished - started, streams=job.engine.streams),
+            peak_memory=peak_bytes(),
+            seam_score=_seam_score(seams, plan),
+            engine=str(job.engine),
+            model=job.engine.signature.name,
+            unit=job.tags["SAR2OPTICAL_UNITS"],
+            stretch=job.tags["SAR2OPTICAL_STRETCH"],
+            facts=job.manifest.facts,
+            versions=_versions(job.engine),
+        )
+
+
+@contextmanager
+def prepared(
+    src: str | Path, out: Path, *, model: Path | None = None, options: TranslateOptions | None = None
+) -> Iterator[Job]:
+    """Open engine and scene, and decide all that decides the pixels; an interrupted run's engine is taken again.
+
+    Yields
+    ------
+    Job
+
+    Raises
+    ------
+    Sar2OpticalError
+        As `translate` does.
+    """
+    options = options or TranslateOptions()
+    earlier = None if options.restart else Manifest.read(parts_of(out))
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
-        _opened(model, src, options) as (engine, model),
+        _opened(model or bundled(), src, options, earlier) as (engine, file),
         open_scene(src, engine.signature.bands, options.scene) as scene,
     ):
         _refuse_inputs(scene.files, out, options)
@@ -144,52 +294,132 @@ def translate(
         plan = plan_windows(scene.shape, signature.window, options.overlap)
         encodings = _encodings(scene, signature, options.stretch)
         _tell(scene, signature, encodings, engine)
-        tags = _tags(scene, model, engine, encodings, options)
-        writer = MosaicWriter(
-            out,
-            shape=scene.shape,
-            georeference=scene.georeference,
-            tags=tags,
-            compress=options.compress,
-            overwrite=options.overwrite,
-            threads=engine.streams,
-        )
-        with writer:
-            started = time.perf_counter()
-            run = _stream(scene, plan, encodings, engine, _Finisher(plan, writer, progress))
-            finished = time.perf_counter()
-            _announce(progress, "mosaic", 0, plan)
-            writer.finish()
-            if options.preview:
-                writer.write_preview(options.preview)
-            _announce(progress, "mosaic", scene.shape[0], plan)
-        ended = time.perf_counter()
-        return Report(
-            out=out,
-            shape=scene.shape,
-            windows=len(plan),
-            windows_run=run,
-            seconds_windows=finished - started,
-            seconds_mosaic=ended - finished,
-            seconds=ended - began,
-            engine=str(engine),
-            model=signature.name,
-            unit=tags["SAR2OPTICAL_UNITS"],
-            stretch=tags["SAR2OPTICAL_STRETCH"],
-        )
+        manifest = _manifest(scene, file, engine, plan, encodings, options)
+        ahead, cache = _budget(options.max_memory, plan, scene)
+        with rasterio.Env(GDAL_CACHEMAX=cache):
+            yield Job(
+                scene=scene,
+                engine=engine,
+                file=file,
+                plan=plan,
+                encodings=encodings,
+                manifest=manifest,
+                tags=_tags(scene, manifest, engine, encodings, options),
+                ahead=ahead,
+                cache=cache,
+            )
+
+
+class _Watched:
+    """A writer that also tallies what the seams are measured by."""
+
+    def __init__(self, writer: MosaicWriter, seams: SeamTally) -> None:
+        self._writer = writer
+        self._seams = seams
+
+    def write(self, rgb: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+        self._seams.add(rgb, valid)
+        self._writer.write(rgb, valid)
+
+
+def _seam_score(seams: SeamTally | None, plan: WindowPlan) -> float | None:
+    score = seams.score(plan.rows, plan.cols, plan.window) if seams else math.nan
+    return None if math.isnan(score) else score
+
+
+def _finish(writer: MosaicWriter, options: TranslateOptions) -> None:
+    """Make the outputs in a thread of its own, so that Ctrl-C is heard while GDAL works."""
+
+    def make() -> None:
+        writer.finish()
+        if options.preview:
+            writer.write_preview(options.preview)
+
+    with ThreadPoolExecutor(1, "mosaic") as worker:
+        worker.submit(make).result()
 
 
 @contextmanager
-def _opened(model: Path, src: str | Path, options: TranslateOptions) -> Iterator[tuple[Engine, Path]]:
+def _noted(writer: MosaicWriter, out: Path) -> Iterator[None]:
+    """Say with an error what is kept."""
+    try:
+        yield
+    except Sar2OpticalError as error:
+        if writer.rows:
+            error.add_note(
+                f"{writer.rows} finished rows are kept in {parts_of(out).name}: the same command goes on from there"
+            )
+        raise
+
+
+def _telling(progress: Progress | None, plan: WindowPlan) -> Callable[[str, int], None]:
+    height, width = plan.shape
+
+    def told(stage: str, rows: int) -> None:
+        if progress:
+            progress(stage, rows * width, height * width)
+
+    return told
+
+
+@contextmanager
+def _opened(
+    model: Path, src: str | Path, options: TranslateOptions, earlier: Manifest | None
+) -> Iterator[tuple[Engine, Path]]:
     """Open the engine, and tell which of the model's files it runs."""
-    # Only its model's file says how large the windows are; whether measuring pays is a rough question.
-    windows = math.prod(shape_of(src)) // _USUAL_STRIDE**2 if options.measure else 0
-    engine, file = open_model(variants(model), backend=options.backend, options=options.engine, windows=windows)
-    with engine:
-        yield engine, file
+    files = variants(model)
+    found = _as_before(files, options, earlier)
+    if found is None:
+        # Only its model's file says how large the windows are; whether measuring pays is a rough question.
+        windows = math.prod(shape_of(src)) // _USUAL_STRIDE**2 if options.measure else 0
+        found = open_model(files, backend=options.backend, options=options.engine, windows=windows)
+    with found[0]:
+        yield found
 
 
-def _check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
+def _as_before(
+    files: Mapping[str, Path], options: TranslateOptions, earlier: Manifest | None
+) -> tuple[Engine, Path] | None:
+    """Open what an interrupted run had chosen by itself, so that its strips fit; None where that is not to be had."""
+    if earlier is None or "auto" not in (options.backend, options.engine.precision):
+        return None
+    backend, precision = (str(earlier.facts.get(name)) for name in ("backend", "precision"))
+    asked = (options.backend, options.engine.precision)
+    file = next((file for file in files.values() if earlier.facts.get("model") == _hash_of(file)), None)
+    if file is None or any(a not in ("auto", was) for a, was in zip(asked, (backend, precision), strict=True)):
+        return None
+    try:
+        chosen = replace(options.engine, precision=precision)  # type: ignore[arg-type]
+        return open_engine(file, backend=backend, options=chosen), file
+    except (EngineError, ModelError):
+        return None  # what is chosen now differs from it, and will be named
+
+
+def _budget(limit: int | None, plan: WindowPlan, scene: Scene) -> tuple[int, int]:
+    """Share memory out: strips to read ahead, and bytes for GDAL's blocks.
+
+    Raises
+    ------
+    OptionError
+        Where the limit is less than what the scene's width takes.
+    """
+    # Blocks in two rows of them are not decoded twice: one that is in use, one that begins.
+    wanted = min(max(GDAL_CACHE_BYTES, 2 * scene.row_of_blocks), _MOST_CACHE)
+    if limit is None:
+        return 1, wanted
+    held = resident_bytes()
+    for ahead in range(_MOST_AHEAD, 0, -1):
+        rest = limit - held - bytes_in_flight(plan, bands=len(scene.polarisations), ahead=ahead)
+        if rest >= wanted or (ahead == 1 and rest >= _LEAST_CACHE):
+            return ahead, min(rest, wanted)
+    needed = limit - rest + _LEAST_CACHE
+    raise OptionError(
+        f"memory limit is {limit / 1e6:.0f} MB: the engine has {held / 1e6:.0f} MB, and {scene.shape[1]} columns in "
+        f"strips take it to {needed / 1e6:.0f} MB: give that or more, or a narrower part of the scene"
+    )
+
+
+def check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
     """Refuse what cannot be written before anything is computed."""
     check_output(out, overwrite=options.overwrite)
     _refuse_inputs((Path(src),), out, options)
@@ -221,6 +451,49 @@ def _encodings(scene: Scene, signature: ModelSignature, stretch: Stretch | None)
     return encodings
 
 
+def _hash_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _versions(engine: Engine) -> dict[str, str]:
+    found = {"sar2optical": __version__, "numpy": np.__version__}
+    found |= {"rasterio": rasterio.__version__, "gdal": rasterio.__gdal_version__}
+    library = LIBRARIES.get(engine.backend, engine.backend)
+    for name in (library, f"{library}-gpu"):
+        with suppress(PackageNotFoundError):
+            found[library] = version(name)
+    return found
+
+
+def _manifest(
+    scene: Scene, model: Path, engine: Engine, plan: WindowPlan, encodings: list[Encoding], options: TranslateOptions
+) -> Manifest:
+    """Gather everything that decides the pixels; batch size, threads and memory do not."""
+    height, width = scene.shape
+    said = {
+        "nodata": options.scene.nodata,
+        "scale": options.scene.scale,
+        "band": ", ".join(options.scene.bands) or None,
+    }
+    return Manifest(
+        {
+            "scene": identity_of((Path(scene.path), *(file for file in scene.files if str(file) != scene.path))),
+            "size": f"{width} x {height}",
+            "bands": ",".join(name or "unknown" for name in scene.polarisations),
+            "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
+            "overlap": str(plan.overlap),
+            "window": str(plan.window),
+            "model": _hash_of(model),
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "device": engine.device,
+            "library": _versions(engine).get(LIBRARIES.get(engine.backend, ""), "unknown"),
+            "version": __version__,
+            **{name: str(value) for name, value in said.items() if value is not None},
+        }
+    )
+
+
 def _tell(scene: Scene, signature: ModelSignature, encodings: list[Encoding], engine: Engine) -> None:
     """Say what was decided, and warn where the model sees what it was not trained on."""
     height, width = scene.shape
@@ -236,13 +509,13 @@ def _tell(scene: Scene, signature: ModelSignature, encodings: list[Encoding], en
 
 
 def _tags(
-    scene: Scene, model: Path, engine: Engine, encodings: list[Encoding], options: TranslateOptions
+    scene: Scene, manifest: Manifest, engine: Engine, encodings: list[Encoding], options: TranslateOptions
 ) -> dict[str, str]:
     return {
         "TIFFTAG_SOFTWARE": f"sar2optical {__version__}",
         "SAR2OPTICAL_VERSION": __version__,
         "SAR2OPTICAL_MODEL": engine.signature.name,
-        "SAR2OPTICAL_MODEL_SHA256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "SAR2OPTICAL_MODEL_SHA256": manifest.facts["model"],
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
         "SAR2OPTICAL_SOURCE": Path(scene.path).name,
@@ -251,165 +524,3 @@ def _tags(
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
         "SAR2OPTICAL_OVERLAP": str(options.overlap),
     }
-
-
-@dataclass(frozen=True)
-class _Strip:
-    """One row of windows, ready for the model."""
-
-    row: int
-    """Index of the row of windows."""
-    sar: NDArray[np.float32]
-    """(channels, window, padded width) in [-1, 1]."""
-    valid: NDArray[np.bool_]
-    """(window, padded width); padding is not valid."""
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """A window of a strip."""
-
-    row: int
-    col: int
-    sar: NDArray[np.float32]
-    """(channels, window, window), a view into its strip."""
-    valid: NDArray[np.bool_]
-    """(window, window), likewise."""
-
-
-def _stream(scene: Scene, plan: WindowPlan, encodings: list[Encoding], engine: Engine, finisher: _Finisher) -> int:
-    """Take every strip through the engine to the writer; returns how many windows ran."""
-    strips = _strips(scene, plan, encodings, engine.signature.channels)
-    with ThreadPoolExecutor(1, "reader") as reader, finisher:
-        windows = _windows(_ahead(strips, reader), plan, finisher)
-        return _infer(windows, engine, finisher)
-
-
-def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher) -> int:
-    """Run batches on the engine's streams; hand results on in the windows' order."""
-
-    def run(batch: list[_Placed]) -> NDArray[np.float32]:
-        return engine.run(np.stack([mirror_invalid(placed.sar, placed.valid) for placed in batch]))
-
-    count = 0
-    pending: deque[tuple[list[_Placed], Future[NDArray[np.float32]]]] = deque()
-
-    def collect() -> None:
-        batch, future = pending.popleft()
-        for placed, image in zip(batch, future.result(), strict=True):
-            finisher.add(placed.row, placed.col, image)
-
-    with ThreadPoolExecutor(engine.streams, "stream") as streams:
-        try:
-            while batch := list(islice(windows, engine.batch)):
-                count += len(batch)
-                pending.append((batch, streams.submit(run, batch)))
-                if len(pending) > 2 * engine.streams:  # one in work and one waiting for each stream
-                    collect()
-            while pending:
-                collect()
-        except BaseException:
-            streams.shutdown(cancel_futures=True)  # do not compute what nobody will look at
-            raise
-    finisher.finish()
-    return count
-
-
-def _strips(scene: Scene, plan: WindowPlan, encodings: list[Encoding], channels: int) -> Iterator[_Strip]:
-    """Read and encode each row of windows; every row of pixels once."""
-    height, width = scene.shape
-    window, padded = plan.window, plan.padded_width
-    deep = min(window, height)
-    sar = np.empty((len(encodings), deep, width), np.float32)
-    valid: NDArray[np.bool_] = np.zeros((deep, width), dtype=np.bool_)
-    read = 0
-    for row, start in enumerate(plan.rows):
-        kept = max(read - start, 0)  # rows that the last strip has read already
-        values, usable = scene.read_rows(start + kept, start + deep)
-        fresh = [e.encode(band, usable) for e, band in zip(encodings, values, strict=True)]
-        sar = np.concatenate((sar[:, deep - kept :], fresh), axis=1)
-        valid = np.concatenate((valid[deep - kept :], usable))
-        read = start + deep
-        missing = (0, window - deep), (0, padded - width)  # of a scene smaller than a window
-        shaped = np.pad(sar, ((0, 0), *missing)) if np.any(missing) else sar
-        if len(shaped) != channels:
-            shaped = np.broadcast_to(shaped, (channels, *shaped.shape[1:]))  # copies of a lone band
-        yield _Strip(row, shaped, np.pad(valid, missing) if np.any(missing) else valid)
-
-
-def _windows(strips: Iterator[_Strip], plan: WindowPlan, finisher: _Finisher) -> Iterator[_Placed]:
-    """Cut strips into windows, leaving out those without a valid pixel."""
-    for strip in strips:
-        finisher.expect(strip.row, strip.valid)
-        columns = np.logical_or.reduce(strip.valid, axis=0)
-        for col, start in enumerate(plan.cols):
-            if columns[start : start + plan.window].any():
-                window = slice(start, start + plan.window)
-                yield _Placed(strip.row, col, strip.sar[:, :, window], strip.valid[:, window])
-
-
-def _ahead(items: Iterator[_T], worker: ThreadPoolExecutor) -> Iterator[_T]:
-    """Have a worker make the next item while the last one is in use."""
-    future = worker.submit(next, items, None)
-    while (item := future.result()) is not None:
-        future = worker.submit(next, items, None)
-        yield item
-
-
-class _Finisher:
-    """Blends windows as they come, and writes each strip once no window is left to change it."""
-
-    def __init__(self, plan: WindowPlan, writer: MosaicWriter, progress: Progress | None) -> None:
-        self._plan = plan
-        self._blender = Blender(plan)
-        self._writer = writer
-        self._progress = progress
-        self._valid: deque[NDArray[np.bool_]] = deque()
-        self._row = 0
-        self._rows = 0
-        self._worker = ThreadPoolExecutor(1, "writer")
-        self._writing: Future[None] | None = None
-
-    def __enter__(self) -> None:
-        _announce(self._progress, "translate", 0, self._plan)
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.shutdown()
-
-    def expect(self, row: int, valid: NDArray[np.bool_]) -> None:
-        """Take note of which pixels of a coming strip are valid."""
-        start, stop = self._plan.strip(row)
-        strip = valid[: stop - start, : self._plan.shape[1]]
-        # Empty strips may come by the hundred between two windows: held as a single False each.
-        self._valid.append(strip if strip.any() else np.broadcast_to(np.False_, strip.shape))
-
-    def add(self, row: int, col: int, image: NDArray[np.float32]) -> None:
-        """Blend a window in; strips above it are done."""
-        while self._row < row:
-            self._finish_strip()
-        self._blender.add(row, col, image)
-
-    def finish(self) -> None:
-        """Write what is left, and wait until it is written."""
-        while self._row < len(self._plan.rows):
-            self._finish_strip()
-        if self._writing:
-            self._writing.result()
-
-    def _finish_strip(self) -> None:
-        image, valid = self._blender.finish(self._row), self._valid.popleft()
-        if self._writing:
-            self._writing.result()
-        self._writing = self._worker.submit(self._write, image, valid)
-        self._row += 1
-
-    def _write(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-        self._writer.write(decode(image), valid)
-        self._rows += len(valid)
-        _announce(self._progress, "translate", self._rows, self._plan)
-
-
-def _announce(progress: Progress | None, stage: str, rows: int, plan: WindowPlan) -> None:
-    if progress:
-        height, width = plan.shape
-        progress(stage, rows * width, height * width)

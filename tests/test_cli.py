@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -164,43 +163,6 @@ def test_a_full_disk_leaves_nothing(tmp_path, make_raster, identity_model):
     result = scene(src, tmp_path / "out.tif", "--model", identity_model, preexec_fn=limit)
     assert_refused(result, 1, "out.tif")
     assert outputs(tmp_path) == []
-
-
-def test_ctrl_c_leaves_nothing_and_is_exit_130(tmp_path, make_raster, exported):
-    src = make_raster(speckle((3000, 3000)))
-    out = tmp_path / "out.tif"
-    started = subprocess.Popen(
-        [BIN / "sar2opt-scene", src, out, "--model", exported], stderr=subprocess.PIPE, text=True
-    )
-    parts = tmp_path / "out.tif.parts"
-    deadline = time.monotonic() + 60
-    while not any(parts.glob("strip-*")):
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.01)
-    started.send_signal(signal.SIGINT)
-    _, stderr = started.communicate(timeout=60)
-    assert started.returncode == 130
-    assert "interrupted" in stderr
-    assert "Traceback" not in stderr
-    assert outputs(tmp_path) == []
-
-
-def test_a_killed_run_leaves_nothing_at_the_output_and_the_next_one_succeeds(tmp_path, make_raster, exported):
-    src = make_raster(speckle((2000, 2000)))
-    out = tmp_path / "out.tif"
-    started = subprocess.Popen([BIN / "sar2opt-scene", src, out, "--model", exported], stderr=subprocess.DEVNULL)
-    parts = tmp_path / "out.tif.parts"
-    deadline = time.monotonic() + 60
-    while not any(parts.glob("strip-*")):
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.01)
-    started.send_signal(signal.SIGKILL)
-    started.wait(timeout=60)
-    assert not out.exists()
-    assert scene(src, out, "--model", exported).returncode == 0
-    assert outputs(tmp_path) == ["out.tif"]
 
 
 def test_help_answers_without_loading_a_library():

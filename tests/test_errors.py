@@ -12,6 +12,8 @@ from sar2optical import errors
 from sar2optical.errors import Sar2OpticalError
 
 BUILTINS = {
+    "Interrupted": InterruptedError,
+    "OtherRun": ValueError,
     "SceneUnreadable": OSError,
     "BandNotFound": LookupError,
     "UnitsUnknown": ValueError,

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     "errors",
+    "memory",
     "files",
+    "remote",
+    "manifest",
     "windows",
     "signature",
     "radiometry",
@@ -26,13 +29,14 @@ ROOMS = (
     "scene",
     "safe",
     "geocode",
+    "strips",
     "parts",
     "pyramid",
     "vrt",
     "mosaic",
-    "manifest",
     "models",
     "engines",
+    "stream",
     "data",
     "translate",
     "training",
@@ -133,7 +137,7 @@ def test_every_module_has_its_place_in_the_list():
 
 
 def test_the_corridor_knows_its_rooms():
-    assert {"sar2optical.windows", "sar2optical.blend", "sar2optical.scene"} <= imports_of("sar2optical.translate")
+    assert {"sar2optical.windows", "sar2optical.stream", "sar2optical.scene"} <= imports_of("sar2optical.translate")
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])

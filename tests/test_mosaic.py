@@ -405,25 +405,6 @@ def test_a_file_system_that_takes_no_more_is_one_clear_line(tmp_path, step, suff
     assert out.read_text() == "the old one"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a file system whose size the test sets."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(kilobytes):
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("mounting a tmpfs is not allowed here")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 # Strips of 700 x 600 take 1.6 MB, the COG as much again: full at the strips, at its begin, near its end.
 @pytest.mark.parametrize("kilobytes", [500, 2000, 2900])
 def test_a_full_disk_leaves_nothing(small_disk, kilobytes):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from sar2optical.errors import Sar2OpticalError
+from sar2optical.errors import Interrupted, Sar2OpticalError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
@@ -104,12 +105,66 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             click.echo("error: out of memory: lower the batch size or the number of threads", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted: nothing was left behind; run the same command again", err=True)
+            click.echo("interrupted: run the same command again; it goes on from what was finished", err=True)
             # Libraries' worker threads may not end by themselves; nothing of ours is left to flush.
             sys.stderr.flush()
             os._exit(INTERRUPTED)
 
     return run
+
+
+class GentleStop:
+    """Ctrl-C and SIGTERM as a request, while there is something in hand worth finishing; asked twice, as an order.
+
+    A context manager; what `translate` is given as `stop`.
+    """
+
+    def __init__(self) -> None:
+        self.in_hand = ""
+        """What is finished first; nothing: a request is an order."""
+        self._asked = False
+        self._exit_code = INTERRUPTED
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Say whether somebody asked."""
+        return self._asked
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if isinstance(error, Interrupted):
+            click.echo(f"interrupted: {one_line(error)}", err=True)
+            sys.exit(self._exit_code)
+
+    def _hear(self, number: int, _: object) -> None:
+        self._exit_code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        if self._asked or not self.in_hand:
+            if number == signal.SIGTERM:
+                sys.exit(TERMINATED)
+            raise KeyboardInterrupt
+        self._asked = True
+        # Not click.echo: it may be in the middle of one.
+        os.write(2, f"\nfinishing {self.in_hand}; again to leave at once\n".encode())
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Read a number of bytes as people write it: 800MB, 2G, 1.5GiB; click's callback."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size: give bytes, or a number with MB or GB (800MB, 2GB)")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
 
 
 def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] | None) -> Stretch | None:
@@ -123,8 +178,9 @@ def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] 
 
 
 def one_line(error: BaseException) -> str:
-    """Give an error's text without line breaks."""
-    text = " ".join(str(error).split())
+    """Give an error's text, and its notes, without line breaks."""
+    notes = getattr(error, "__notes__", ())
+    text = " ".join("; ".join((str(error), *notes)).split())
     return text.encode(errors="replace").decode()  # file names need not be UTF-8
 
 

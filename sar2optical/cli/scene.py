@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import engine_options, parse_stretch, reports_errors, set_up_logging
+from sar2optical.cli.common import (
+    GentleStop,
+    engine_options,
+    parse_size,
+    parse_stretch,
+    reports_errors,
+    set_up_logging,
+)
 from sar2optical.signature import UNITS
 from sar2optical.windows import DEFAULT_OVERLAP
 
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
     from sar2optical.translate import Progress, Report
 
 _MPX = 1_000_000
+_DOING = {"check": "checking strips", "translate": "translating", "mosaic": "assembling"}
+_IN_HAND = {"translate": "the strip in hand", "mosaic": "the mosaic"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -82,32 +91,54 @@ _MPX = 1_000_000
     show_default=True,
     help="Of a GeoTIFF.",
 )
+@click.option(
+    "--max-memory",
+    callback=parse_size,
+    metavar="SIZE",
+    help="Bytes that this process may take, engine included: 800MB, 2GB.",
+)
+@click.option("--restart", is_flag=True, help="Throw away what an interrupted run has left in OUT.parts.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
 @click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (.png).")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write what the run did and took (.json).")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Everything.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(
-    scene: str, out: Path, model: str | None, preview: Path | None, quiet: bool, verbose: bool, **choices: Any
-) -> None:  # fmt: skip
+    scene: str,
+    out: Path,
+    model: str | None,
+    preview: Path | None,
+    report: Path | None,
+    quiet: bool,
+    verbose: bool,
+    **choices: Any,
+) -> None:
     """Translate a Sentinel-1 raster SCENE into an RGB mosaic OUT.
 
     OUT is a cloud-optimized GeoTIFF of the scene's shape and place (.tif), or a picture (.png, .jpg). It
-    appears when it is whole; the scene is only read.
+    appears when it is whole; the scene is only read. What an interrupted run had finished lies in OUT.parts; the
+    same command goes on from there.
     """
     set_up_logging(-1 if quiet else int(verbose))
+    from sar2optical.files import refuse_existing, write_output
     from sar2optical.models.zoo import resolve
     from sar2optical.translate import translate
 
     found = None if model is None else resolve(model)
-    with _progress(hidden=quiet) as progress:
-        report = translate(scene, out, model=found, options=_options(preview=preview, **choices), progress=progress)
+    if report:
+        refuse_existing(report, overwrite=choices["overwrite"])
+    options = _options(preview=preview, seams=report is not None, **choices)
+    with GentleStop() as stop, _progress(stop, hidden=quiet) as progress:
+        did = translate(scene, out, model=found, options=options, progress=progress, stop=stop)
+    if report:
+        write_output(report, did.to_json().encode())
     if not quiet:
-        click.echo(summary(report))
+        click.echo(summary(did))
 
 
-def _options(*, preview: Path | None, units: str, **choices: Any) -> Any:
+def _options(*, preview: Path | None, seams: bool, units: str, **choices: Any) -> Any:
     from sar2optical.engines import EngineOptions
     from sar2optical.scene import SceneOptions
     from sar2optical.translate import TranslateOptions
@@ -132,6 +163,9 @@ def _options(*, preview: Path | None, units: str, **choices: Any) -> Any:
         overwrite=choices["overwrite"],
         preview=preview,
         measure=choices["measure"],
+        restart=choices["restart"],
+        max_memory=choices["max_memory"],
+        seams=seams,
     )
 
 
@@ -146,7 +180,7 @@ def summary(report: Report) -> str:
 
 
 @contextmanager
-def _progress(*, hidden: bool) -> Iterator[Progress]:
+def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[Progress]:
     """Show a bar of finished megapixels, rate and time left, while windows run."""
     from tqdm import tqdm
 
@@ -154,10 +188,10 @@ def _progress(*, hidden: bool) -> Iterator[Progress]:
     with tqdm(total=0, unit=" Mpx", desc="translating", bar_format=form, leave=False, disable=hidden or None) as bar:
 
         def show(stage: str, done: int, total: int) -> None:
-            if stage == "translate":
+            stop.in_hand = _IN_HAND.get(stage, "")
+            bar.set_description(_DOING[stage])
+            if stage != "mosaic":
                 bar.total = total / _MPX
                 bar.update(done / _MPX - bar.n)
-            else:
-                bar.set_description("assembling")
 
         yield show

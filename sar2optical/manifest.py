@@ -1,0 +1,67 @@
+"""What a run is made of: facts that decide its pixels, kept beside its strips, compared before they are trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+"""Name of the file, in the strips' folder."""
+
+_FORM = 1
+"""Of the file; one of another form is as good as none."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Facts by name. Two runs whose facts are equal give the same pixels."""
+
+    facts: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the facts: what each strip carries."""
+        return hashlib.sha256(json.dumps(dict(self.facts), sort_keys=True).encode(errors="replace")).hexdigest()
+
+    def differences(self, other: Manifest) -> list[str]:
+        """Name each fact in which another run differs: `overlap 64, now 32`."""
+        names = sorted({*self.facts, *other.facts})
+        return [
+            f"{name} {self.facts.get(name, 'not given')}, now {other.facts.get(name, 'not given')}"
+            for name in names
+            if self.facts.get(name) != other.facts.get(name)
+        ]
+
+    def to_bytes(self) -> bytes:
+        """Write as JSON, which `read` reads."""
+        return (json.dumps({"form": _FORM, "facts": dict(self.facts)}, indent=1) + "\n").encode(errors="replace")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """Read the one in a folder of strips; None where there is none, or one that is not understood."""
+        try:
+            record = json.loads((folder / MANIFEST).read_bytes())
+            if record["form"] != _FORM:
+                return None
+            return cls({str(name): str(value) for name, value in record["facts"].items()})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+
+
+def identity_of(files: tuple[Path, ...]) -> str:
+    """Name files by what tells that they are still the same: name, size and time of the last change.
+
+    A file that the local system does not know, a remote one, is named by its address.
+    """
+    texts = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except (OSError, ValueError):
+            texts.append(str(file))
+        else:
+            texts.append(f"{file.name} ({stat.st_size} bytes, {stat.st_mtime_ns})")
+    return ", ".join(texts)

@@ -1,0 +1,366 @@
+"""Runs that end early, and the runs that go on from there: the same pixels, nothing half-written, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from sar2optical.engines import EngineOptions
+from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwritable, SceneUnreadable
+from sar2optical.manifest import Manifest
+from sar2optical.scene import SceneOptions
+from sar2optical.strips import read_strip, write_strip
+from sar2optical.translate import TranslateOptions, translate
+from tests.conftest import UTM, make_local, speckle
+
+BIN = Path(sys.executable).parent
+FP32 = EngineOptions(device="cpu", precision="fp32", threads=1)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Neighbouring windows disagree, so that a strip blended from too few of them would show."""
+    return make_local(tmp_path / "local.onnx")
+
+
+@pytest.fixture
+def src(make_raster):
+    grey = speckle((1500, 700))
+    grey[300:380, 100:400] = 0
+    return make_raster(grey, nodata=0, **UTM)
+
+
+def run(src, out, model, *, strips=None, **changes):
+    """Translate; stop after so many strips where given."""
+    asked = iter(range(strips)) if strips is not None else None
+    stop = (lambda: next(asked, None) is None) if asked is not None else (lambda: False)
+    return translate(src, out, model=model, options=TranslateOptions(**{"engine": FP32, **changes}), stop=stop)
+
+
+def pixels(path):
+    with rasterio.open(path) as mosaic:
+        levels = [mosaic.read(), mosaic.dataset_mask()]
+        count = len(mosaic.overviews(1))
+    for level in range(count):
+        with rasterio.open(path, overview_level=level) as mosaic:
+            levels += [mosaic.read(), mosaic.dataset_mask()]
+    return levels
+
+
+def assert_same(path, other):
+    ours, theirs = pixels(path), pixels(other)
+    assert len(ours) == len(theirs) > 2
+    for one, two in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert ours[0].std() > 10
+
+
+def parts_of(out):
+    return out.with_name(out.name + ".parts")
+
+
+@pytest.mark.parametrize("overlap", [0, 64, 100, 200])
+@pytest.mark.parametrize("strips", [1, 3, 5])
+def test_a_run_that_goes_on_gives_the_pixels_of_one_that_was_not_stopped(tmp_path, src, model, overlap, strips):
+    run(src, tmp_path / "whole.tif", model, overlap=overlap)
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted) as stopped:
+        run(src, out, model, overlap=overlap, strips=strips)
+    assert any("finished rows are kept in out.tif.parts" in note for note in stopped.value.__notes__)
+    assert not out.exists()
+    kept = len(list(parts_of(out).glob("strip-*")))
+    report = run(src, out, model, overlap=overlap)
+    assert kept == strips
+    assert report.rows_kept >= min(kept * (256 - overlap), 1244)  # the last window is snapped to the edge, 1500 - 256
+    # Rows of windows that reach into the first strip are run again: two or three of them.
+    assert report.windows_run < report.windows or strips * (256 - overlap) < 256
+    assert_same(out, tmp_path / "whole.tif")
+    assert not parts_of(out).exists()
+
+
+def test_what_is_stopped_before_the_first_strip_leaves_nothing(tmp_path, src, model):
+    with pytest.raises(Interrupted):
+        run(src, tmp_path / "out.tif", model, strips=0)
+    assert not parts_of(tmp_path / "out.tif").exists()
+
+
+def test_a_run_stopped_again_and_again_comes_to_its_end(tmp_path, src, model):
+    run(src, tmp_path / "whole.tif", model)
+    out, times = tmp_path / "out.tif", 0
+    while not out.exists():
+        times += 1
+        try:
+            # The first row of windows of a run that goes on is one that an earlier run has had.
+            run(src, out, model, strips=2)
+        except Interrupted:
+            assert times < 20
+    assert times > 3
+    assert_same(out, tmp_path / "whole.tif")
+
+
+def damage(strip):
+    data = bytearray(strip.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    strip.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        damage,
+        lambda strip: os.truncate(strip, 100),
+        lambda strip: strip.unlink(),
+        lambda strip: strip.write_bytes(b""),
+    ],
+    ids=["flipped", "cut", "gone", "empty"],
+)
+def test_strips_are_checked_before_they_are_trusted(tmp_path, src, model, spoil):
+    run(src, tmp_path / "whole.tif", model)
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=5)
+    spoil(sorted(parts_of(out).glob("strip-*"))[2])
+    assert run(src, out, model).rows_kept == 2 * 192
+    assert_same(out, tmp_path / "whole.tif")
+
+
+def test_a_strip_of_another_run_is_not_taken_for_ones_own(tmp_path):
+    rgba = np.full((4, 3, 5), 255, np.uint8)
+    write_strip(tmp_path / "strip.tif", rgba, "this run")
+    np.testing.assert_array_equal(read_strip(tmp_path / "strip.tif", width=5, run="this run"), rgba)
+    assert read_strip(tmp_path / "strip.tif", width=5, run="another") is None
+    assert read_strip(tmp_path / "strip.tif", width=6, run="this run") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"overlap": 32}, "overlap 64, now 32"),
+        ({"scene": SceneOptions(nodata=7)}, "nodata not given, now 7"),
+        ({"backend": "onnxruntime"}, "backend openvino, now onnxruntime"),
+    ],
+    ids=["overlap", "nodata", "backend"],
+)
+def test_strips_of_other_options_are_refused_with_the_difference_until_told_to_restart(
+    tmp_path, src, model, changes, said
+):
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=3)
+    before = sorted(file.name for file in parts_of(out).iterdir())
+    with pytest.raises(OtherRun, match=said) as refused:
+        run(src, out, model, **changes)
+    assert "--restart" in str(refused.value)
+    assert sorted(file.name for file in parts_of(out).iterdir()) == before
+    assert run(src, out, model, restart=True, **changes).rows_kept == 0
+    run(src, tmp_path / "whole.tif", model, **changes)
+    assert_same(out, tmp_path / "whole.tif")
+
+
+def test_another_scene_of_the_same_name_and_another_model_are_refused(
+    tmp_path, src, model, identity_model, make_raster
+):
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=3)
+    with pytest.raises(OtherRun, match="model"):
+        run(src, out, identity_model)
+    make_raster(speckle((1500, 700), seed=5), nodata=0, **UTM)
+    with pytest.raises(OtherRun, match=r"scene scene\.tif \(\d+ bytes"):
+        run(src, out, model)
+
+
+def test_what_does_not_change_the_pixels_may_change(tmp_path, src, model):
+    run(src, tmp_path / "whole.tif", model)
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=4)
+    other = EngineOptions(device="cpu", precision="fp32", threads=2, batch=3)
+    assert run(src, out, model, engine=other, compress="zstd").rows_kept == 4 * 192
+    assert_same(out, tmp_path / "whole.tif")
+
+
+def test_what_was_chosen_by_itself_is_chosen_again(tmp_path, src, model):
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=3, backend="onnxruntime")
+    # auto alone would take OpenVINO.
+    assert run(src, tmp_path / "alone.tif", model).engine.startswith("openvino")
+    assert run(src, out, model).engine.startswith("onnxruntime")
+
+
+def test_a_manifest_tells_its_differences_and_survives_the_disk(tmp_path):
+    one, two = Manifest({"overlap": "64", "model": "a"}), Manifest({"overlap": "32", "model": "a", "nodata": "0"})
+    assert one.differences(two) == ["nodata not given, now 0", "overlap 64, now 32"]
+    assert one.differences(one) == []
+    assert one.fingerprint != two.fingerprint
+    (tmp_path / "manifest.json").write_bytes(two.to_bytes())
+    assert Manifest.read(tmp_path) == two
+    for text in ("", "{", "[]", '{"form": 99, "facts": {}}', '{"form": 1, "facts": 3}'):
+        (tmp_path / "manifest.json").write_text(text)
+        assert Manifest.read(tmp_path) is None
+
+
+def test_a_source_that_turns_unreadable_half_way_keeps_what_was_done(tmp_path, model, make_raster):
+    # Of values that need no look at the whole scene before: nothing notices the end that is missing.
+    src = make_raster(speckle((1500, 700)).astype(np.float32), blockysize=16, compress="deflate", **UTM)
+    options = {"scene": SceneOptions(unit="amplitude"), "stretch": None}
+    whole, stat = src.read_bytes(), src.stat()
+    run(src, tmp_path / "whole.tif", model, **options)
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=2, **options)
+    src.write_bytes(whole[: len(whole) * 2 // 3] + bytes(len(whole) - len(whole) * 2 // 3))
+    os.utime(src, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(SceneUnreadable, match=r"rows \d+ to \d+ cannot be read"):
+        run(src, out, model, **options)
+    assert not out.exists()
+    assert len(list(parts_of(out).glob("strip-*"))) >= 2
+    src.write_bytes(whole)
+    os.utime(src, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(src, out, model, **options).rows_kept >= 2 * 192
+    assert_same(out, tmp_path / "whole.tif")
+
+
+# 8 strips of 700 columns and their overviews take 3.5 MB, the COG as much again.
+@pytest.mark.parametrize("kilobytes", [1500, 5000], ids=["among the strips", "in the COG"])
+def test_a_disk_that_fills_up_is_one_clear_line_and_the_run_goes_on_when_there_is_room(
+    tmp_path, src, model, small_disk, kilobytes
+):
+    run(src, tmp_path / "whole.tif", model, compress="none")
+    folder = small_disk(kilobytes)
+    out = folder / "out.tif"
+    with pytest.raises(OutputUnwritable) as full:
+        run(src, out, model, compress="none")
+    assert "free" in str(full.value)
+    assert any("the same command goes on" in note for note in full.value.__notes__)
+    assert sorted(file.name for file in folder.iterdir()) == ["out.tif.parts"]
+    small_disk(40_000)
+    assert run(src, out, model, compress="none").rows_kept > 0
+    assert_same(out, tmp_path / "whole.tif")
+
+
+def start(src, out, model, *options):
+    command = [BIN / "sar2opt-scene", src, out, "--model", model, "--precision", "fp32", *options]
+    return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def wait_for(folder, pattern, process):
+    deadline = time.monotonic() + 60
+    while not any(folder.glob(pattern)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_a_run_asked_to_stop_finishes_its_strip_and_says_how_to_go_on(tmp_path, make_raster, exported, number, code):
+    src, out = make_raster(speckle((2500, 1500))), tmp_path / "out.tif"
+    process = start(src, out, exported)
+    wait_for(parts_of(out), "strip-*", process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("interrupted: ")
+    assert last.endswith("are kept in out.tif.parts: the same command goes on from there")
+    assert not out.exists()
+    process = start(src, out, exported)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "going on from row" in said
+    assert_same(out, _whole(tmp_path, src, exported))
+
+
+def _whole(tmp_path, src, model):
+    process = start(src, tmp_path / "whole.tif", model)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return tmp_path / "whole.tif"
+
+
+def test_killed_at_twenty_random_moments_it_comes_to_the_same_mosaic(tmp_path, make_raster, exported):
+    src, out = make_raster(speckle((2100, 1300))), tmp_path / "out.tif"
+    began = time.monotonic()
+    whole = pixels(_whole(tmp_path, src, exported))
+    usual = time.monotonic() - began
+    chance = random.Random(20)
+    met = {"absent": 0, "whole": 0}
+    for k in range(20):
+        while True:
+            process = start(src, out, exported)
+            if k % 4 == 3:
+                wait_for(parts_of(out), "mosaic.*", process)  # the COG is being made
+                time.sleep(chance.uniform(0, 0.2))
+            else:
+                time.sleep(chance.uniform(0.3, 1.1) * usual)
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=60)
+            met["whole" if out.exists() else "absent"] += 1
+            if out.exists():
+                break
+            if chance.random() < 0.5:
+                process = start(src, out, exported)
+                _, said = process.communicate(timeout=120)
+                assert process.returncode == 0, said
+                break
+        for one, two in zip(pixels(out), whole, strict=True):
+            np.testing.assert_array_equal(one, two)
+        out.unlink()
+    assert met["absent"] >= 10
+
+
+def test_what_a_kill_leaves_after_the_rename_does_not_stay(tmp_path, src, model):
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=2)
+    kept = parts_of(out).rename(tmp_path / "aside")
+    run(src, out, model)
+    kept.rename(parts_of(out))
+    with pytest.raises(OutputExists):
+        run(src, out, model)
+    assert run(src, out, model, overwrite=True).rows_kept == 2 * 192
+    assert not parts_of(out).exists()
+
+
+def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
+    result = subprocess.run(
+        [BIN / "sar2opt-scene", src, tmp_path / "out.tif", "--model", model, "--report", tmp_path / "run.json", "-q"],
+        check=True,
+        timeout=60,
+    )
+    assert result.returncode == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["windows"] == record["windows_run"] + record["windows_skipped"] == 8 * 4
+    assert set(record["idle"]) == set(record["busy"]) == {"read", "encode", "infer", "blend", "write"}
+    assert all(0 <= share <= 1 for share in record["idle"].values())
+    assert all(seconds > 0 for seconds in record["busy"].values())
+    assert record["peak_memory"] > 50e6
+    assert record["facts"]["overlap"] == "64"
+    assert record["facts"]["model"] == Manifest(record["facts"]).facts["model"]
+    assert record["versions"]["sar2optical"]
+    # The model adds a slope of 51 grey levels across each window, blended over 64 pixels: speckle hides its steps.
+    assert record["seam_score"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_memory_limit_that_cannot_be_kept_is_refused_and_one_that_can_is(tmp_path, src, model, caplog):
+    from sar2optical.errors import OptionError
+
+    with pytest.raises(OptionError, match=r"memory limit is 50 MB: the engine has \d+ MB"):
+        run(src, tmp_path / "out.tif", model, max_memory=50_000_000)
+    assert not (tmp_path / "out.tif").exists()
+    with caplog.at_level(logging.INFO):
+        report = run(src, tmp_path / "out.tif", model, max_memory=8_000_000_000)
+    assert 0 < report.peak_memory < 8_000_000_000
