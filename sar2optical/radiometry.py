@@ -272,14 +272,25 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
     (r"_[gs]a[uw][nf][ec][dm](_|$|\.)", "amplitude", "HyP3 file name says amplitude"),
     # A word of its own: hexadecimal ids in ESA's names hold "db" too.
     (r"(^|[^a-z0-9])(db|decibels?)($|[^a-z0-9])", "db", "its name or tag says dB"),
+    # ESA's normalised radar backscatter: ...-vv-g-log.vrt over ...-vv-g-lin.tif.
+    (r"-[vh]{2}-[gs]-log(_|$|\.)", "db", "NRB file name says logarithmic"),
+    (r"-[vh]{2}-[gs]-lin(_|$|\.)", "power", "NRB file name says linear"),
     (r"rtc-s1|opera_l2_rtc", "power", "OPERA RTC-S1 is linear gamma0"),
-    (r"\.rtc\.", "power", "its name says RTC, linear gamma0"),
+    (r"\.rtc\.|[_-]rtc\.(tiff?|vrt)$", "power", "its name says RTC, linear gamma0"),
+    (r"s1_grd_float", "power", "Earth Engine's S1_GRD_FLOAT is linear"),
+    (
+        r"(^|[^a-z])(gamma0|sigma0)[-_](ellipsoid|terrain|rtc)($|[^a-z])",
+        "power",
+        "its name is that of linear backscatter in Sentinel Hub, openEO and pyroSAR",
+    ),
     (r"linear power", "power", "its tag says linear power"),
     (
-        r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_[vh]{2}($|[^a-z_])",
+        r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_[vh]{2}($|[^a-z])",
         "power",
         "SNAP band name says linear",
     ),
+    # SNAP appends each step to the product's name: ..._Orb_NR_Cal_TC; in dB it would end in _dB, seen above.
+    (r"^s1[a-d]_.*_cal(_|$|\.)", "power", "SNAP file name says calibrated"),
     (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "SNAP band name says intensity"),
     (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "SNAP band name says uncalibrated amplitude"),
 )

@@ -83,6 +83,11 @@ class Bands(Protocol):
     row_of_blocks: int
     """Bytes of a row of blocks, of all that is read: what a cache must hold so that no block is decoded twice."""
 
+    @property
+    def stated(self) -> tuple[Unit, str] | None:
+        """The values' unit, and why, where it is known without a look at the values."""
+        ...
+
     def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
         """Tell the values' unit, and why: from the file, or from valid values of the first band.
 
@@ -91,6 +96,10 @@ class Bands(Protocol):
         UnitsUnknown
             Where it cannot be told.
         """
+        ...
+
+    def zero_is_nodata(self, unit: Unit | None) -> bool:
+        """Say whether a value of exactly 0 is no measurement, in this unit."""
         ...
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -131,6 +140,8 @@ class RasterBands:
         What the user says.
     """
 
+    stated: tuple[Unit, str] | None = None
+
     def __init__(
         self,
         dataset: Any,
@@ -147,6 +158,7 @@ class RasterBands:
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
         self._scales = [self._scale(index) for index in indices]
+        self._declares = any(dataset.mask_flag_enums[index - 1] != [MaskFlags.all_valid] for index in indices)
         self.row_of_blocks = sum(
             dataset.block_shapes[index - 1][0] * dataset.width * np.dtype(dataset.dtypes[index - 1]).itemsize
             for index in indices
@@ -159,6 +171,12 @@ class RasterBands:
             return guess_unit(self._dataset.dtypes[index - 1], self._names(index), sample)
         except UnitsUnknown as error:
             raise UnitsUnknown(f"{self.path}: {error}") from error
+
+    def zero_is_nodata(self, unit: Unit | None) -> bool:
+        """Say so of DN; and of power and amplitude where no nodata is declared: SNAP writes 0 outside."""
+        if unit in ("power", "amplitude"):
+            return not self._declares
+        return unit == "dn"
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle; see `Bands.read`."""
@@ -249,7 +267,7 @@ def open_raster(
         yield RasterBands(dataset, indices, tuple(named[index] for index in indices), options)
 
 
-def shape_of(path: str | Path) -> tuple[int, int]:
+def raster_shape(path: str | Path) -> tuple[int, int]:
     """Give a raster's height and width.
 
     Raises

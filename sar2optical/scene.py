@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.raster import GDAL_CACHE_BYTES, Bands, Georeference, SceneOptions, open_raster, shape_of
+from sar2optical.raster import GDAL_CACHE_BYTES, Bands, Georeference, SceneOptions, open_raster, raster_shape
+from sar2optical.safe import ProductOptions, is_product, open_product, product_shape
 from sar2optical.signature import Unit
 
 __all__ = ["GDAL_CACHE_BYTES", "Georeference", "Scene", "SceneOptions", "open_scene", "shape_of"]
@@ -45,7 +46,7 @@ class Scene:
         self.row_of_blocks = bands.row_of_blocks
         self._sampled: tuple[NDArray[np.float32], ...] | None = None
         self.unit, self.unit_reason = self._unit(unit)
-        self._zero_is_nodata = self.unit == "dn"
+        self._zero_is_nodata = bands.zero_is_nodata(self.unit)
 
     @property
     def samples(self) -> tuple[NDArray[np.float32], ...]:
@@ -109,6 +110,8 @@ class Scene:
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:
             return asked, "asked for"
+        if self._bands.stated:  # nothing has to be read for it
+            return self._bands.stated
         sample = self._raw_samples()[0]
         return self._bands.unit(sample) if sample.size else (None, "no valid pixel tells")
 
@@ -120,18 +123,23 @@ class Scene:
 
 @contextmanager
 def open_scene(
-    path: str | Path, model_bands: tuple[str, ...], options: SceneOptions | None = None
+    path: str | Path,
+    model_bands: tuple[str, ...],
+    options: SceneOptions | None = None,
+    product: ProductOptions | None = None,
 ) -> Iterator[Scene]:
-    """Open a SAR raster for reading.
+    """Open a SAR raster, or a Sentinel-1 product, for reading.
 
     Parameters
     ----------
     path
-        Anything that GDAL opens.
+        Anything that GDAL opens; a `.SAFE` folder, its `manifest.safe`, or a zip of one.
     model_bands
         Polarisations that the model wants, in its order.
     options
         Band, unit, nodata and scale, where the file does not tell them.
+    product
+        How a product is calibrated; of no meaning to other rasters.
 
     Yields
     ------
@@ -148,8 +156,29 @@ def open_scene(
         Where the unit is not given and cannot be told.
     """
     options = options or SceneOptions()
-    with open_raster(path, model_bands, options) as bands:
+    with _open_bands(path, model_bands, options, product) as bands:
         yield Scene(bands, options.unit)
+
+
+def shape_of(path: str | Path) -> tuple[int, int]:
+    """Give a scene's height and width.
+
+    Raises
+    ------
+    SceneUnreadable
+        Where it does not open.
+    """
+    if is_product(path):
+        return product_shape(path)
+    return raster_shape(path)
+
+
+def _open_bands(
+    path: str | Path, model_bands: tuple[str, ...], options: SceneOptions, product: ProductOptions | None
+) -> AbstractContextManager[Bands]:
+    if is_product(path):
+        return open_product(path, model_bands, options, product)
+    return open_raster(path, model_bands, options)
 
 
 def _grid_step(pixels: int) -> int:

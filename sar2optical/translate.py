@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from sar2optical import __version__
-from sar2optical.engines import Engine, EngineOptions, open_engine
+from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model
 from sar2optical.engines.base import LIBRARIES
 from sar2optical.errors import EngineError, Interrupted, ModelError, OptionError, Sar2OpticalError
@@ -37,13 +37,17 @@ from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, check_output
 from sar2optical.parts import parts_of
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
+from sar2optical.safe import ProductOptions
 from sar2optical.scene import GDAL_CACHE_BYTES, Scene, SceneOptions, open_scene, shape_of
-from sar2optical.signature import ModelSignature, Stretch
+from sar2optical.signature import ModelSignature, Stretch, Unit
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]
 """Told of a stage ("check", "translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
+
+Opener = Callable[[Mapping[str, Path], str, EngineOptions, int], AbstractContextManager[tuple[Engine, Path]]]
+"""Opens one of a model's files: (files by precision, backend, options, windows that will be run)."""
 
 _USUAL_STRIDE = 192  # of windows of 256 that share 64
 _LEAST_CACHE = 16_000_000
@@ -62,6 +66,8 @@ class TranslateOptions:
     """Device, precision, threads, batch."""
     scene: SceneOptions = field(default_factory=SceneOptions)
     """Bands, unit, nodata, scale."""
+    product: ProductOptions = field(default_factory=ProductOptions)
+    """Calibration of a Sentinel-1 product."""
     stretch: Stretch | None = None
     """In place of the model's own."""
     overlap: int = DEFAULT_OVERLAP
@@ -108,7 +114,7 @@ class Report:
     peak_memory: int
     """Bytes of this process at its peak so far; 0 where the system does not tell."""
     seam_score: float | None
-    """Steps at window edges over steps elsewhere, see `metrics.seam_score`; None where not asked for, or no seam is there."""
+    """Steps at window edges over steps elsewhere, see `metrics.seam_score`; None where not asked for."""
     engine: str
     """Backend, precision and device that really ran."""
     model: str
@@ -137,6 +143,22 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What reading the whole scene, and measuring engines, have decided; travels between processes."""
+
+    encodings: list[Encoding]
+    unit: Unit | None
+    backend: str
+    precision: str
+
+    def applied_to(self, options: TranslateOptions) -> TranslateOptions:
+        """Ask for it by name, where options left it open."""
+        engine = replace(options.engine, precision=self.precision)  # type: ignore[arg-type]
+        scene = replace(options.scene, unit=self.unit)
+        return replace(options, backend=self.backend, engine=engine, scene=scene, measure=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A scene and an engine, opened, and all that was decided about them."""
 
@@ -151,8 +173,14 @@ class Job:
     """Of the mosaic."""
     ahead: int
     """Strips to read before they are needed."""
-    cache: int
-    """Bytes for GDAL's blocks."""
+
+    @property
+    def decided(self) -> Decided:
+        """Give what another process needs to go about the same scene in the same way."""
+        unit = self.scene.unit
+        return Decided(
+            encodings=self.encodings, unit=unit, backend=self.engine.backend, precision=self.engine.precision
+        )
 
     def writer(self, out: Path, options: TranslateOptions) -> MosaicWriter:
         """Make a writer of this job's mosaic."""
@@ -211,19 +239,28 @@ def translate(
     began = time.perf_counter()
     options = options or TranslateOptions()
     check_outputs(src, out, options)
-    with (
-        prepared(src, out, model=model, options=options) as job,
-        job.writer(out, options) as writer,
-        _noted(writer, out),
-    ):
+    with prepared(src, out, model=model, options=options) as job:
+        return carry_out(job, out, options, progress=progress, stop=stop, began=began)
+
+
+def carry_out(
+    job: Job,
+    out: Path,
+    options: TranslateOptions,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    began: float | None = None,
+) -> Report:
+    """Do what was prepared; `translate` without the opening. `began`: of `time.perf_counter`, now where None."""
+    began = time.perf_counter() if began is None else began
+    with job.writer(out, options) as writer, _noted(writer, out):
         told = _telling(progress, job.plan)
         plan, clock = job.plan, Clock()
         kept = writer.adopt(partial(told, "check"))
         if kept:
-            _log.info(
-                "%s: going on from row %d of %d, from %s", out.name, kept, job.scene.shape[0], parts_of(out).name
-            )
-        first = plan.rows.index(kept) if kept < job.scene.shape[0] else len(plan.rows)
+            _log.info("%s: going on from row %d of %d, from %s", out.name, kept, plan.shape[0], parts_of(out).name)
+        first = plan.rows.index(kept) if kept < plan.shape[0] else len(plan.rows)
         seams = SeamTally() if options.seams else None
         started = time.perf_counter()
         streamed = stream(
@@ -243,11 +280,11 @@ def translate(
         finished = time.perf_counter()
         told("mosaic", 0)
         _finish(writer, options)
-        told("mosaic", job.scene.shape[0])
+        told("mosaic", plan.shape[0])
         ended = time.perf_counter()
         return Report(
             out=out,
-            shape=job.scene.shape,
+            shape=plan.shape,
             windows=len(plan),
             windows_run=streamed.windows_run,
             rows_kept=kept,
@@ -267,11 +304,40 @@ def translate(
         )
 
 
+def open_once(
+    files: Mapping[str, Path], backend: str, options: EngineOptions, windows: int
+) -> AbstractContextManager[tuple[Engine, Path]]:
+    """Open a model for one scene; see `engines.auto.open_model`."""
+
+    @contextmanager
+    def opened() -> Iterator[tuple[Engine, Path]]:
+        engine, file = open_model(files, backend=backend, options=options, windows=windows)
+        with engine:
+            yield engine, file
+
+    return opened()
+
+
 @contextmanager
 def prepared(
-    src: str | Path, out: Path, *, model: Path | None = None, options: TranslateOptions | None = None
+    src: str | Path,
+    out: Path,
+    *,
+    model: Path | None = None,
+    options: TranslateOptions | None = None,
+    decided: Decided | None = None,
+    opener: Opener = open_once,
 ) -> Iterator[Job]:
     """Open engine and scene, and decide all that decides the pixels; an interrupted run's engine is taken again.
+
+    Parameters
+    ----------
+    src, out, model, options
+        As `translate` takes them.
+    decided
+        By another process, about the same scene: it is not read through again.
+    opener
+        Opens the model; may keep it open for the next scene.
 
     Yields
     ------
@@ -283,16 +349,18 @@ def prepared(
         As `translate` does.
     """
     options = options or TranslateOptions()
+    if decided:
+        options = decided.applied_to(options)
     earlier = None if options.restart else Manifest.read(parts_of(out))
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
-        _opened(model or bundled(), src, options, earlier) as (engine, file),
-        open_scene(src, engine.signature.bands, options.scene) as scene,
+        _opened(model or bundled(), src, options, earlier, opener) as (engine, file),
+        open_scene(src, engine.signature.bands, options.scene, options.product) as scene,
     ):
         _refuse_inputs(scene.files, out, options)
         signature = engine.signature
         plan = plan_windows(scene.shape, signature.window, options.overlap)
-        encodings = _encodings(scene, signature, options.stretch)
+        encodings = decided.encodings if decided else _encodings(scene, signature, options.stretch)
         _tell(scene, signature, encodings, engine)
         manifest = _manifest(scene, file, engine, plan, encodings, options)
         ahead, cache = _budget(options.max_memory, plan, scene)
@@ -306,7 +374,6 @@ def prepared(
                 manifest=manifest,
                 tags=_tags(scene, manifest, engine, encodings, options),
                 ahead=ahead,
-                cache=cache,
             )
 
 
@@ -364,21 +431,25 @@ def _telling(progress: Progress | None, plan: WindowPlan) -> Callable[[str, int]
 
 @contextmanager
 def _opened(
-    model: Path, src: str | Path, options: TranslateOptions, earlier: Manifest | None
+    model: Path, src: str | Path, options: TranslateOptions, earlier: Manifest | None, opener: Opener
 ) -> Iterator[tuple[Engine, Path]]:
     """Open the engine, and tell which of the model's files it runs."""
     files = variants(model)
-    found = _as_before(files, options, earlier)
-    if found is None:
-        # Only its model's file says how large the windows are; whether measuring pays is a rough question.
-        windows = math.prod(shape_of(src)) // _USUAL_STRIDE**2 if options.measure else 0
-        found = open_model(files, backend=options.backend, options=options.engine, windows=windows)
-    with found[0]:
+    with ExitStack() as stack:
+        found = _as_before(files, options, earlier, opener, stack)
+        if found is None:
+            # Only its model's file says how large the windows are; whether measuring pays is a rough question.
+            windows = math.prod(shape_of(src)) // _USUAL_STRIDE**2 if options.measure else 0
+            found = stack.enter_context(opener(files, options.backend, options.engine, windows))
         yield found
 
 
 def _as_before(
-    files: Mapping[str, Path], options: TranslateOptions, earlier: Manifest | None
+    files: Mapping[str, Path],
+    options: TranslateOptions,
+    earlier: Manifest | None,
+    opener: Opener,
+    stack: ExitStack,
 ) -> tuple[Engine, Path] | None:
     """Open what an interrupted run had chosen by itself, so that its strips fit; None where that is not to be had."""
     if earlier is None or "auto" not in (options.backend, options.engine.precision):
@@ -388,9 +459,9 @@ def _as_before(
     file = next((file for file in files.values() if earlier.facts.get("model") == _hash_of(file)), None)
     if file is None or any(a not in ("auto", was) for a, was in zip(asked, (backend, precision), strict=True)):
         return None
+    chosen = replace(options.engine, precision=precision)  # type: ignore[arg-type]
     try:
-        chosen = replace(options.engine, precision=precision)  # type: ignore[arg-type]
-        return open_engine(file, backend=backend, options=chosen), file
+        return stack.enter_context(opener({precision: file}, backend, chosen, 0))
     except (EngineError, ModelError):
         return None  # what is chosen now differs from it, and will be named
 
@@ -465,6 +536,11 @@ def _versions(engine: Engine) -> dict[str, str]:
     return found
 
 
+def _calibration_of(product: ProductOptions) -> str:
+    noise, border = ", noise removed" * product.denoise, ", border kept" * (not product.border)
+    return f"{product.calibration}{noise}{border}"
+
+
 def _manifest(
     scene: Scene, model: Path, engine: Engine, plan: WindowPlan, encodings: list[Encoding], options: TranslateOptions
 ) -> Manifest:
@@ -481,6 +557,7 @@ def _manifest(
             "size": f"{width} x {height}",
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
             "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
+            "calibration": _calibration_of(options.product),
             "overlap": str(plan.overlap),
             "window": str(plan.window),
             "model": _hash_of(model),

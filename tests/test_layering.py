@@ -26,8 +26,8 @@ ROOMS = (
     "blend",
     "metrics",
     "raster",
-    "scene",
     "safe",
+    "scene",
     "geocode",
     "strips",
     "parts",
@@ -65,8 +65,9 @@ WHERE = {
     "tensorrt": ("sar2optical.engines.tensorrt", "export"),
     "dask": ("sar2optical.cluster",),
     "distributed": ("sar2optical.cluster",),
-    "xarray": ("sar2optical.safe",),
-    "xarray_sentinel": ("sar2optical.safe",),
+    "pystac": ("sar2optical.stac",),
+    "xarray": (),
+    "xarray_sentinel": (),
 }
 """The rooms that may import a heavy library."""
 

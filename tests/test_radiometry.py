@@ -258,6 +258,8 @@ def test_a_users_stretch_wins_over_the_models(source, unit, expected):
 DB = floats(-31, -22, -14, -11.5, -9, 2)
 POWER = floats(0.001, 0.01, 0.06, 0.09, 0.4, 3)
 DN = floats(1, 60, 180, 240, 410, 9000)
+SNAP = "S1A_IW_GRDH_1SDV_20200501T054104_20200501T054129_032370_03BF20_DB12_Orb_NR_Cal_TC{}.tif"
+NRB = "s1a-iw-nrb-20220721t051225-044194-05465e-33tuf-vv-g-{}.{}"
 HYP3 = "S1A_IW_20180605T233148_DVP_RTC30_G_{}_FD6A_VV.tif"
 
 TOLD = {
@@ -283,11 +285,24 @@ TOLD = {
     "HyP3 sigma0 power, filtered, clipped, matched": ("float32", (HYP3.format("spufcm"),), POWER, "power"),
     "HyP3 power, water masked": ("float32", (HYP3.format("gpwned"),), POWER, "power"),
     "HyP3 amplitude, water masked": ("float32", (HYP3.format("sawfcm"),), np.sqrt(POWER), "amplitude"),
+    "Earth Engine, linear": ("float32", ("COPERNICUS_S1_GRD_FLOAT_VV.tif",), POWER, "power"),
+    "Planetary Computer RTC, saved under a name": ("float32", ("vv_20240105_rtc.tif",), POWER, "power"),
+    "Sentinel Hub, by its coefficient": ("float32", ("VV", "s1_gamma0_terrain.tif"), POWER, "power"),
+    "openEO, by its coefficient": ("float32", ("VH", "sigma0-ellipsoid_2023-05-01.tif"), POWER, "power"),
+    "pyroSAR": ("float32", ("S1A__IW___A_20150309T173017_VV_gamma0-rtc.tif",), POWER, "power"),
+    "pyroSAR, dB": ("float32", ("S1A__IW___A_20150309T173017_VV_gamma0-rtc_db.tif",), DB, "db"),
+    "NRB": ("float32", (NRB.format("lin", "tif"),), POWER, "power"),
+    "NRB, dB": ("float32", (NRB.format("log", "vrt"),), DB, "db"),
     "Earth Engine": ("float64", ("VV", "scene.tif"), DB, "db"),
     "SNAP, linear": ("float32", ("Sigma0_VV", "scene.tif"), POWER, "power"),
     "SNAP, linear, cross-polarised": ("float32", ("Gamma0_VH", "scene.tif"), POWER, "power"),
     "SNAP, linear, polar waters": ("float32", ("Sigma0_HH", "scene.tif"), POWER, "power"),
     "SNAP, dB": ("float32", ("Sigma0_VV_db", "scene.tif"), DB, "db"),
+    "SNAP, a stack": ("float32", ("Sigma0_VV_slv1_05Jun2018", "stack.tif"), POWER, "power"),
+    "SNAP, a stack in dB": ("float32", ("Sigma0_VV_slv1_05Jun2018_db", "stack.tif"), DB, "db"),
+    "SNAP, slant range": ("float32", ("Beta0_VH", "scene.tif"), POWER, "power"),
+    "SNAP, by its file name": ("float32", ("band_1", SNAP.format("")), POWER, "power"),
+    "SNAP, dB by its file name": ("float32", ("band_1", SNAP.format("_dB")), DB, "db"),
     "SNAP, intensity": ("float32", ("Intensity_VH",), POWER, "power"),
     "OPERA RTC-S1": (
         "float32",
@@ -321,6 +336,11 @@ REFUSED = {
     "dB under a name that says linear": ("float32", ("Sigma0_VV",), DB),
     "dB under a HyP3 name that says power": ("float32", (HYP3.format("gpuned"),), DB),
     "dB under a HyP3 name that says amplitude": ("float32", (HYP3.format("gauned"),), DB),
+    "Sentinel Hub without a name": ("float32", ("VV", "response.tiff"), POWER),
+    "dB under a SNAP file name that says linear": ("float32", (SNAP.format(""),), DB),
+    "a model's output whose name ends in cal": ("float32", ("s1_optical_cal.tif",), POWER),
+    "DN under a name that says RTC": ("uint16", ("vv_rtc.tif",), DN),
+    "dB under a name that says RTC": ("float32", ("iw-vv.rtc.tiff",), DB),
     "DN under a name that says dB": ("float32", ("VV_db.tif",), DN),
     "power under a name that says dB": ("float32", ("VV_db.tif",), POWER),
     "power under a HyP3 name that says dB": ("float32", (HYP3.format("gduned"),), POWER),
