@@ -35,13 +35,13 @@ from rasterio.windows import Window
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
 from sar2optical.files import write_whole
 from sar2optical.manifest import Manifest
-from sar2optical.parts import PartsFolder
-from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out
+from sar2optical.parts import PartsFolder, parts_of
+from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
 from sar2optical.strips import encode, read_strip, write_strip
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
-__all__ = ["COMPRESSIONS", "MosaicWriter", "check_output"]
+__all__ = ["COMPRESSIONS", "MosaicWriter", "StripFiles", "check_output"]
 
 _DRIVERS = {".tif": "COG", ".tiff": "COG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -409,6 +409,53 @@ class MosaicWriter:
         # They belong to the file that was replaced: GDAL would show its overviews and statistics for ours.
         for sidecar in (".aux.xml", ".ovr", ".msk"):
             self._target.with_name(self._target.name + sidecar).unlink(missing_ok=True)
+
+
+class StripFiles:
+    """Strips of a mosaic that another process will make: no overviews, no claim on the output.
+
+    Parameters
+    ----------
+    out
+        The mosaic to be.
+    width
+        Its columns.
+    manifest
+        Of the run.
+    row
+        First of the rows that will be written.
+    """
+
+    def __init__(self, out: Path, width: int, manifest: Manifest, row: int = 0) -> None:
+        self._out = out
+        self._width = width
+        self._manifest = manifest
+        self._row = row
+
+    def begin(self, *, restart: bool = False) -> None:
+        """Make the folder, with the run's manifest in it, for whoever writes strips.
+
+        Raises
+        ------
+        OtherRun, OutputUnwritable
+            As `MosaicWriter` does.
+        """
+        with _unwritable(self._out):
+            PartsFolder(self._out, self._manifest, restart=restart).prepare()
+
+    def has(self, rows: tuple[int, int]) -> bool:
+        """Say whether the strip of these rows, first and past-the-last, is on disk and can be trusted."""
+        found = read_strip(self._path(rows[0]), width=self._width, run=self._manifest.fingerprint)
+        return found is not None and found.shape[1] == rows[1] - rows[0]
+
+    def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next strip, see `MosaicWriter.write`."""
+        with _unwritable(self._out):
+            write_strip(self._path(self._row), mask_out(rgb, valid), self._manifest.fingerprint)
+        self._row += len(valid)
+
+    def _path(self, row: int) -> Path:
+        return parts_of(self._out) / strip_name(row)
 
 
 @contextmanager

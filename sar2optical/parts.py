@@ -54,6 +54,7 @@ class PartsFolder:
         self._out = out
         self._manifest = manifest
         self._restart = restart
+        self._keep = False
         self._lock: BufferedWriter | None = None
 
     def check(self) -> None:
@@ -88,10 +89,15 @@ class PartsFolder:
             raise
         return self
 
+    def prepare(self) -> None:
+        """Leave the folder ready for strips that others write, and let go of it."""
+        with self:
+            self._keep = True
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        kept = not self.done and self._manifest is not None and any(self.path.glob(_STRIPS))
+        kept = self._keep or (not self.done and self._manifest is not None and any(self.path.glob(_STRIPS)))
         with _uninterrupted():
             with suppress(OSError):
                 self._clear(keep_strips=kept)

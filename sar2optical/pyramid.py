@@ -39,7 +39,7 @@ class Level:
 
     def strip_name(self, row: int) -> str:
         """Name of the file whose first row is `row`."""
-        return f"overview-{self.number}-{row:08d}.tif" if self.number else f"strip-{row:08d}.tif"
+        return f"overview-{self.number}-{row:08d}.tif" if self.number else strip_name(row)
 
     def note(self, rows: int) -> None:
         """Take note of the next strip, of so many rows, that is on disk."""
@@ -58,6 +58,11 @@ class Level:
         # A copy, or one row would keep the whole strip in memory.
         self.waiting = [ready[:, even:].copy()] if even < count else []
         return ready[:, :even]
+
+
+def strip_name(row: int) -> str:
+    """Name of the file of the mosaic's own strip whose first row is `row`."""
+    return f"strip-{row:08d}.tif"
 
 
 def levels_of(shape: tuple[int, int]) -> list[Level]:

@@ -173,7 +173,9 @@ def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int) -> int:
 
 def _warm_up(plan: WindowPlan, rows: range) -> int:
     """Give the first row of windows that reaches into the first strip wanted."""
-    top = plan.rows[rows.start] if rows else 0
+    if not rows:
+        return rows.stop
+    top = plan.rows[rows.start]
     return next((k for k in range(rows.start) if plan.rows[k] + plan.window > top), rows.start)
 
 

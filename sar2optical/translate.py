@@ -150,6 +150,8 @@ class Decided:
     unit: Unit | None
     backend: str
     precision: str
+    manifest: Manifest
+    """Of the run, whichever machine goes about a part of it."""
 
     def applied_to(self, options: TranslateOptions) -> TranslateOptions:
         """Ask for it by name, where options left it open."""
@@ -179,7 +181,11 @@ class Job:
         """Give what another process needs to go about the same scene in the same way."""
         unit = self.scene.unit
         return Decided(
-            encodings=self.encodings, unit=unit, backend=self.engine.backend, precision=self.engine.precision
+            encodings=self.encodings,
+            unit=unit,
+            backend=self.engine.backend,
+            precision=self.engine.precision,
+            manifest=self.manifest,
         )
 
     def writer(self, out: Path, options: TranslateOptions) -> MosaicWriter:
@@ -362,7 +368,7 @@ def prepared(
         plan = plan_windows(scene.shape, signature.window, options.overlap)
         encodings = decided.encodings if decided else _encodings(scene, signature, options.stretch)
         _tell(scene, signature, encodings, engine)
-        manifest = _manifest(scene, file, engine, plan, encodings, options)
+        manifest = decided.manifest if decided else _manifest(scene, file, engine, plan, encodings, options)
         ahead, cache = _budget(options.max_memory, plan, scene)
         with rasterio.Env(GDAL_CACHEMAX=cache):
             yield Job(

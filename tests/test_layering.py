@@ -40,6 +40,7 @@ ROOMS = (
     "data",
     "translate",
     "training",
+    "stac",
     "cluster",
     "doctor",
     "cli",

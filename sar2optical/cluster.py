@@ -1,0 +1,381 @@
+"""Many scenes, many machines: Dask.
+
+A scene of many strips is shared among workers in runs of `UNIT` strips or more; a smaller one is a worker's own.
+Workers write strips where the output will be, so all of them must see that folder. What a lost worker had in hand is
+done again by another; strips on disk stay, and are checked before they are trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sar2optical.engines import Engine, EngineOptions
+from sar2optical.engines.auto import WORTHWHILE, open_model
+from sar2optical.errors import (
+    BackendNotInstalled,
+    InferenceFailed,
+    OptionError,
+    OutputUnwritable,
+    Sar2OpticalError,
+    SceneUnreadable,
+)
+from sar2optical.mosaic import StripFiles
+from sar2optical.stream import stream
+from sar2optical.translate import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+UNIT = 16
+"""Strips, at least, that are worth a worker's while: the row of windows above them is run again, 6 % of it."""
+
+_RETRIES = 2
+_WORTH_RETRYING = (SceneUnreadable, OutputUnwritable, InferenceFailed)
+"""What may be better next time, or on another machine: a network, a disk, a GPU."""
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+"""Where Linux lists what the driver has found."""
+
+_log = logging.getLogger(__name__)
+
+
+State = Literal["done", "there", "failed"]
+"""Of a scene: made now, made before, or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A scene, and where its mosaic goes."""
+
+    source: str
+    out: Path
+    preview: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of it."""
+
+    work: Work
+    state: State
+    error: str = ""
+    report: Report | None = None
+
+
+Progress = Callable[[int, int, int, int], None]
+"""Told how many scenes are through, of how many, and how many strips of the shared ones, of how many."""
+
+
+@contextmanager
+def connected(scheduler: str | None = None, workers: int | None = None) -> Iterator[tuple[Client, int]]:
+    """Give a client of a Dask cluster, and the number of workers.
+
+    Parameters
+    ----------
+    scheduler
+        Address of one that runs; a cluster on this machine is made where not given.
+    workers
+        Of that one, processes: one per GPU, or one in all, where not given.
+
+    Raises
+    ------
+    BackendNotInstalled
+        Without Dask.
+    OptionError
+        Where the scheduler does not answer, or has no worker.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise BackendNotInstalled("many machines need Dask: pip install 'sar2optical[cluster]'") from error
+    if scheduler:
+        try:
+            client = distributed.Client(scheduler, timeout=10)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise OptionError(f"scheduler {scheduler}: does not answer: check the address") from error
+        with client:
+            count = len(client.scheduler_info(n_workers=-1)["workers"])
+            if not count:
+                raise OptionError(f"scheduler {scheduler}: has no worker: start some (dask worker {scheduler})")
+            yield client, count
+        return
+    with _local(workers) as cluster, distributed.Client(cluster) as client:
+        client.wait_for_workers(len(cluster.worker_spec), timeout=120)
+        yield client, len(cluster.worker_spec)
+
+
+@contextmanager
+def _local(workers: int | None) -> Iterator[Any]:
+    """Make a cluster of processes on this machine, each with a GPU of its own where there are several."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = sorted(_NVIDIA.iterdir()) if _NVIDIA.is_dir() else []
+    count = workers or max(1, len(gpus))
+    # Memory is bounded by us; a worker above Dask's idea of enough would be paused or killed.
+    common: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "silence_logs": logging.CRITICAL}
+    specs = {}
+    for k in range(count):
+        env = {"CUDA_VISIBLE_DEVICES": str(k % len(gpus))} if len(gpus) > 1 else {}
+        specs[k] = {"cls": Nanny, "options": {**common, "env": env}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
+    }
+    with SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster:
+        yield cluster
+
+
+def default_threads(workers: int) -> int:
+    """Give the threads of each worker's engine, where several share this machine."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def translate_all(
+    client: Client,
+    works: Sequence[Work],
+    *,
+    workers: int,
+    model: Path | None = None,
+    options: TranslateOptions | None = None,
+    progress: Progress | None = None,
+    finished: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Translate scenes on a cluster's workers, to the pixels that `translate` gives.
+
+    One that fails does not stop the others. What is there already is left alone (unless `options.overwrite`), so the
+    same call goes on where an earlier one stopped.
+
+    Parameters
+    ----------
+    client, workers
+        Of `connected`.
+    works
+        Scenes and outputs, all of these different.
+    model
+        A file that workers see; the bundled generator where not given.
+    options
+        Of every scene; the preview is each work's own.
+    progress
+        Told when something is through.
+    finished
+        Told each outcome as it comes.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of `works`.
+    """
+    return _Run(client, works, workers, model, options or TranslateOptions(), progress, finished).all()
+
+
+@dataclass
+class _Shared:
+    """A scene that several workers are at."""
+
+    decided: Decided
+    waiting: int
+    seconds: float = 0.0
+
+
+@dataclass
+class _Run:
+    """One call of `translate_all`: what is on its way, and what came of it."""
+
+    client: Client
+    works: Sequence[Work]
+    workers: int
+    model: Path | None
+    options: TranslateOptions
+    progress: Progress | None
+    finished: Callable[[Outcome], None] | None
+    _outcomes: dict[int, Outcome] = field(default_factory=dict)
+    _shared: dict[int, _Shared] = field(default_factory=dict)
+    _futures: dict[Future, tuple[int, str]] = field(default_factory=dict)
+    _strips: list[int] = field(default_factory=lambda: [0, 0])
+
+    def all(self) -> list[Outcome]:
+        from distributed import as_completed
+
+        left = deque(range(len(self.works)))
+        running = as_completed()
+        try:
+            while True:
+                while (
+                    left and self._under_way() < 2 * self.workers
+                ):  # the next ones are at hand, not all of ten thousand
+                    self._begin(left.popleft(), running)
+                if not self._futures:
+                    break
+                future = next(running)
+                if future in self._futures:  # not one that was given up
+                    self._take(future, running)
+                self._tell()
+        finally:
+            self.client.cancel(list(self._futures))
+        return [self._outcomes[k] for k in range(len(self.works))]
+
+    def _under_way(self) -> int:
+        return len({k for k, _ in self._futures.values()})
+
+    def _submit(self, running: Any, k: int, step: str, function: Callable[..., Any], *args: Any) -> None:
+        # Earlier scenes first, so that few are half done at any time.
+        future = self.client.submit(
+            _attempted, function, self.works[k], self.model, *args, pure=False, retries=_RETRIES, priority=-k
+        )
+        self._futures[future] = (k, step)
+        running.add(future)
+
+    def _begin(self, k: int, running: Any) -> None:
+        work = self.works[k]
+        if os.path.lexists(work.out) and not self.options.overwrite:
+            self._close(k, Outcome(work=work, state="there"))
+            return
+        self._submit(running, k, "begin", _begin, replace(self.options, preview=work.preview), self.workers > 1)
+
+    def _take(self, future: Future, running: Any) -> None:
+        k, step = self._futures.pop(future)
+        work = self.works[k]
+        error = _why(future)
+        result = None if error else future.result()
+        if isinstance(result, _Failed):
+            error = result.message
+        if error:
+            self._give_up(k)
+            self._close(k, Outcome(work=work, state="failed", error=error))
+        elif isinstance(result, Report):
+            self._close(k, Outcome(work=work, state="done", report=result))
+        elif isinstance(result, _Begun):
+            self._shared[k] = _Shared(result.decided, len(result.runs))
+            self._strips[1] += sum(len(run) for run in result.runs)
+            for run in result.runs:
+                self._submit(running, k, "run", _run, self._later(k), result.decided, run)
+            if not result.runs:
+                self._submit(running, k, "end", _end, self._later(k), result.decided)
+        elif step == "run":
+            shared = self._shared[k]
+            shared.waiting -= 1
+            self._strips[0] += result or 0
+            if shared.waiting == 0:
+                self._submit(running, k, "end", _end, self._later(k), shared.decided)
+
+    def _later(self, k: int) -> TranslateOptions:
+        """Options of the steps after the first, which has thrown away what was to be thrown away."""
+        return replace(self.options, preview=self.works[k].preview, restart=False)
+
+    def _give_up(self, k: int) -> None:
+        others = [future for future, (which, _) in self._futures.items() if which == k]
+        for future in others:
+            del self._futures[future]
+        self.client.cancel(others)
+
+    def _close(self, k: int, outcome: Outcome) -> None:
+        self._outcomes[k] = outcome
+        if self.finished:
+            self.finished(outcome)
+
+    def _tell(self) -> None:
+        if self.progress:
+            self.progress(len(self._outcomes), len(self.works), *self._strips)
+
+
+def _why(future: Future) -> str:
+    """Say why a task came to nothing; empty where it did not."""
+    from distributed.scheduler import KilledWorker
+
+    if future.status == "finished":
+        return ""
+    error = future.exception() if future.status == "error" else None
+    if isinstance(error, KilledWorker):
+        return "its workers died again and again: out of memory? give --max-memory, or fewer --workers"
+    if isinstance(error, Sar2OpticalError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if error else f"{future.status} by the scheduler"
+
+
+# What workers do
+
+
+@dataclass(frozen=True)
+class _Failed:
+    message: str
+
+
+@dataclass(frozen=True)
+class _Begun:
+    decided: Decided
+    runs: tuple[range, ...]
+
+
+_engines: dict[Any, tuple[Engine, Path]] = {}
+"""Opened in this worker, and kept for its next task."""
+
+
+def _attempted(function: Callable[..., Any], *args: Any) -> Any:
+    """Do a step; what will not be better next time comes back as a result, so that Dask does not try again."""
+    try:
+        return function(*args)
+    except Sar2OpticalError as error:
+        kind, text = type(error), str(error)
+    if issubclass(kind, _WORTH_RETRYING):
+        raise kind(text)  # by itself: GDAL's own errors, in its context, do not travel
+    return _Failed(text)
+
+
+@contextmanager
+def _kept_open(
+    files: Mapping[str, Path], backend: str, options: EngineOptions, windows: int
+) -> Iterator[tuple[Engine, Path]]:
+    key = (tuple(files.items()), backend, options, windows >= WORTHWHILE)
+    if key not in _engines:
+        _engines[key] = open_model(files, backend=backend, options=options, windows=windows)
+    yield _engines[key]
+
+
+def _begin(work: Work, model: Path | None, options: TranslateOptions, share: bool) -> Report | _Begun:
+    """Translate a small scene; of a large one, decide everything and say which strips are wanted."""
+    began = time.perf_counter()
+    check_outputs(work.source, work.out, options)
+    with prepared(work.source, work.out, model=model, options=options, opener=_kept_open) as job:
+        if not share or len(job.plan.rows) < 2 * UNIT:
+            return carry_out(job, work.out, options, began=began)
+        strips = StripFiles(work.out, job.plan.shape[1], job.manifest)
+        strips.begin(restart=options.restart)
+        wanted = [k for k in range(len(job.plan.rows)) if not strips.has(job.plan.strip(k))]
+        return _Begun(job.decided, tuple(runs_of(wanted)))
+
+
+def _run(work: Work, model: Path | None, options: TranslateOptions, decided: Decided, rows: range) -> int:
+    """Make the strips of some rows of windows."""
+    with prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job:
+        strips = StripFiles(work.out, job.plan.shape[1], job.manifest, row=job.plan.rows[rows.start])
+        stream(job.scene, job.plan, job.encodings, job.engine, strips, rows=rows, ahead=job.ahead)
+    return len(rows)
+
+
+def _end(work: Work, model: Path | None, options: TranslateOptions, decided: Decided) -> Report:
+    """Make the mosaic of strips on disk, and those that are damaged or gone once more."""
+    began = time.perf_counter()
+    check_outputs(work.source, work.out, options)
+    with prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job:
+        return carry_out(job, work.out, options, began=began)
+
+
+def runs_of(wanted: Sequence[int]) -> Iterator[range]:
+    """Cut ascending rows of windows into runs: of neighbours, `UNIT` or more each where there are so many."""
+    start = 0
+    for k in range(1, len(wanted) + 1):
+        if k == len(wanted) or wanted[k] != wanted[k - 1] + 1:
+            first, count = wanted[start], k - start
+            pieces = max(1, count // UNIT)
+            edges = [first + count * piece // pieces for piece in range(pieces + 1)]
+            yield from (range(a, b) for a, b in pairwise(edges))
+            start = k

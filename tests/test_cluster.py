@@ -1,0 +1,268 @@
+"""Many scenes on Dask's workers: the pixels of one process, whoever makes them, and whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+import rasterio
+from rasterio.control import GroundControlPoint
+
+from sar2optical.cluster import UNIT, Work, connected, runs_of, translate_all
+from sar2optical.engines import EngineOptions
+from sar2optical.errors import OptionError
+from sar2optical.stac import footprint, read_items, time_in
+from sar2optical.translate import TranslateOptions, translate
+from tests.conftest import UTM, make_local, speckle
+
+BIN = Path(sys.executable).parent
+FP32 = TranslateOptions(engine=EngineOptions(device="cpu", precision="fp32", threads=1))
+TALL = (6500, 500)
+"""34 strips: two runs."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with connected(workers=2) as (client, count):
+        assert count == 2
+        yield client
+
+
+def everything(path):
+    with rasterio.open(path) as mosaic:
+        levels = [mosaic.read(), mosaic.dataset_mask()]
+    with rasterio.open(path, overview_level=0) as mosaic:
+        return [*levels, mosaic.read(), mosaic.dataset_mask()]
+
+
+def assert_same(path, other):
+    for one, two in zip(everything(path), everything(other), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def run(client, works, model, **changes):
+    options = TranslateOptions(**{"engine": FP32.engine, **changes})
+    return translate_all(client, works, workers=2, model=model, options=options)
+
+
+@pytest.fixture
+def tall(make_raster):
+    grey = speckle(TALL)
+    grey[3000:3300, 100:300] = 0
+    return make_raster(grey, "tall.tif", nodata=0, **UTM)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "runs"),
+    [
+        (range(34), [range(17), range(17, 34)]),
+        (range(48), [range(16), range(16, 32), range(32, 48)]),
+        ([3, 4, 5, 40, 41], [range(3, 6), range(40, 42)]),
+        ([], []),
+    ],
+)
+def test_rows_are_cut_into_runs_of_neighbours(wanted, runs):
+    assert list(runs_of(wanted)) == runs
+    assert all(len(run) >= UNIT for run in runs if len(wanted) > 2 * UNIT)
+
+
+def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    small = make_raster(speckle((300, 700)), "small.tif", **UTM)
+    out = tmp_path / "out"
+    out.mkdir()
+    works = [Work(source=str(src), out=out / src.name) for src in (tall, small)]
+    outcomes = run(cluster, works, model)
+    assert [outcome.state for outcome in outcomes] == ["done", "done"], outcomes
+    # All strips of the tall one were made by runs: what assembled it ran nothing itself.
+    assert (outcomes[0].report.windows_run, outcomes[0].report.rows_kept) == (0, TALL[0])
+    for src in (tall, small):
+        translate(
+            src, tmp_path / "alone.tif", model=model, options=TranslateOptions(engine=FP32.engine, overwrite=True)
+        )
+        assert_same(out / src.name, tmp_path / "alone.tif")
+    assert sorted(file.name for file in out.iterdir()) == ["small.tif", "tall.tif"]
+
+
+def test_a_worker_killed_in_mid_run_changes_nothing(cluster, tmp_path, make_raster, exported):
+    src = make_raster(speckle((6500, 1300)), "killed.tif", **UTM)
+    out = tmp_path / "out.tif"
+    killed = []
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while not any(out.with_name("out.tif.parts").glob("strip-*")):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+        victim = next(iter(pids.values()))
+        os.kill(victim, signal.SIGKILL)
+        killed.append(victim)
+
+    pids = cluster.run(os.getpid)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    (outcome,) = run(cluster, [Work(source=str(src), out=out)], exported)
+    killer.join()
+    assert len(killed) == 1
+    assert outcome.state == "done", outcome
+    cluster.wait_for_workers(2, timeout=60)
+    assert killed[0] not in cluster.run(os.getpid).values()
+    translate(src, tmp_path / "alone.tif", model=exported, options=FP32)
+    assert_same(out, tmp_path / "alone.tif")
+
+
+def test_one_that_fails_does_not_stop_the_others_and_what_is_there_is_left_alone(cluster, tmp_path, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    good = make_raster(speckle((300, 500)), "good.tif", **UTM)
+    bad = make_raster(speckle((300, 500)), "VV.tif", descriptions=["VV"], **UTM)
+    there = tmp_path / "there_out.tif"
+    there.write_bytes(b"precious")
+    works = [
+        Work(source=str(tmp_path / "none.tif"), out=tmp_path / "none_out.tif"),
+        Work(source=str(bad), out=tmp_path / "bad_out.tif"),
+        Work(source=str(good), out=there),
+        Work(source=str(good), out=tmp_path / "good_out.tif"),
+    ]
+    outcomes = run(cluster, works, model)
+    assert [outcome.state for outcome in outcomes] == ["failed", "failed", "there", "done"]
+    assert outcomes[0].error == f"{tmp_path / 'none.tif'}: no such file: check the path"
+    assert "the model was trained on VH" in outcomes[1].error
+    assert there.read_bytes() == b"precious"
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp_path, tall):
+    from sar2optical.errors import Interrupted
+
+    model = make_local(tmp_path / "local.onnx")
+    out, asked = tmp_path / "out.tif", iter(range(20))
+    with pytest.raises(Interrupted):
+        translate(tall, out, model=model, options=FP32, stop=lambda: next(asked, None) is None)
+    kept = {strip.name: strip.stat().st_mtime_ns for strip in (tmp_path / "out.tif.parts").glob("strip-*")}
+    assert len(kept) == 20
+    seen = {}
+
+    def look():
+        while not out.exists():
+            for strip in (tmp_path / "out.tif.parts").glob("strip-*"):
+                try:
+                    seen[strip.name] = strip.stat().st_mtime_ns
+                except FileNotFoundError:
+                    continue
+            time.sleep(0.002)
+
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    (outcome,) = run(cluster, [Work(source=str(tall), out=out)], model)
+    looker.join(10)
+    assert outcome.state == "done", outcome
+    assert {name: seen[name] for name in kept} == kept
+    translate(tall, tmp_path / "alone.tif", model=model, options=FP32)
+    assert_same(out, tmp_path / "alone.tif")
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line():
+    with pytest.raises(OptionError, match="does not answer"), connected("tcp://127.0.0.1:9"):
+        pass
+
+
+def batch(*args):
+    return subprocess.run(
+        [BIN / "sar2opt-batch", *map(str, args)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_command_takes_lists_names_outputs_and_sums_up(tmp_path, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    one = make_raster(speckle((300, 500)), "S1A_IW_GRDH_1SDV_20210119T031653.tif", **UTM)
+    two = make_raster(speckle((200, 400)), "two.tif", **UTM)
+    listed = tmp_path / "scenes.txt"
+    listed.write_text(f"# both\n{one}\n\n{two}\n{tmp_path / 'three.tif'}\n")
+    out = tmp_path / "out"
+    result = batch(
+        listed, out, "--model", model, "--name", "{number:02d}_{name}.tif", "--previews", "--precision", "fp32"
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["scene", "state", "Mpx", "seconds", "what"]
+    assert "three.tif: no such file" in lines[3]
+    assert lines[-1].startswith("2 done, 1 failed; 0 Mpx in ")
+    summary = json.loads((out / "summary.json").read_text())
+    assert [scene["state"] for scene in summary["scenes"]] == ["done", "done", "failed"]
+    name = "01_S1A_IW_GRDH_1SDV_20210119T031653"
+    item = pystac.Item.from_file(str(out / f"{name}.json"))
+    assert item.datetime == datetime(2021, 1, 19, 3, 16, 53, tzinfo=UTC)
+    assert item.properties["proj:code"] == "EPSG:32631"
+    assert item.properties["proj:shape"] == [300, 500]
+    assert item.properties["sar2optical:overlap"] == "64"
+    assert (out / item.assets["mosaic"].href).is_file()
+    assert (out / item.assets["preview"].href).is_file()
+    with rasterio.open(out / f"{name}.tif") as mosaic:
+        west, south, east, north = rasterio.warp.transform_bounds(mosaic.crs, "EPSG:4326", *mosaic.bounds)
+    assert item.bbox == pytest.approx([west, south, east, north], abs=1e-6)
+
+    two.rename(tmp_path / "three.tif")
+    again = batch(listed, out, "--model", model, "--name", "{number:02d}_{name}.tif", "--precision", "fp32")
+    assert "1 done, 2 is there" in again.stdout
+
+
+def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
+    src = make_raster(speckle((60, 60)))
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    for args, said in [
+        ((src, src, tmp_path / "o"), "two scenes"),
+        ((src, tmp_path / "o", "--name", "{nothing}.tif"), "{name} and {number}"),
+        ((src, tmp_path / "o", "--name", "../{name}.tif"), "another folder"),
+        ((empty, tmp_path / "o"), "no scene"),
+        ((tmp_path / "none.json", tmp_path / "o"), "no STAC ItemCollection"),
+        ((src, src), "cannot be made"),
+    ]:
+        result = batch(*args)
+        assert result.returncode == 1, args
+        assert said in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_items_name_scenes_by_polarisation(tmp_path):
+    def item(name, *assets):
+        made = pystac.Item(name, None, None, datetime(2024, 1, 1, tzinfo=UTC), {})
+        for key in assets:
+            made.add_asset(key, pystac.Asset(href=f"./{name}-{key}.tif"))
+        return made
+
+    path = tmp_path / "items.json"
+    pystac.ItemCollection([item("a", "vv", "vh"), item("b", "VV"), item("c", "data")]).save_object(str(path))
+    assert [Path(scene.href).name for scene in read_items(path)] == ["a-vh.tif", "b-VV.tif", "c-data.tif"]
+    assert Path(read_items(path, ("VV",))[0].href) == tmp_path / "a-vv.tif"
+    pystac.ItemCollection([item("d", "red", "nir")]).save_object(str(path))
+    with pytest.raises(OptionError, match="has no asset of a polarisation, but red, nir"):
+        read_items(path)
+
+
+def test_a_scene_with_control_points_has_a_footprint(make_raster):
+    gcps = [GroundControlPoint(r, c, 7 + c / 100, 45 - r / 100) for r in (0, 20, 40) for c in (0, 30, 60)]
+    with rasterio.open(make_raster(speckle((40, 60)), gcps=gcps, crs="EPSG:4326")) as dataset:
+        ring = footprint(dataset)["coordinates"][0]
+    assert np.allclose(ring, [(7, 45), (7.6, 45), (7.6, 44.6), (7, 44.6), (7, 45)])
+
+
+def test_times_are_found_in_product_names():
+    assert time_in("S1A_IW_GRDH_1SDV_20210119T031653_20210119T031718_036201") == datetime(
+        2021, 1, 19, 3, 16, 53, tzinfo=UTC
+    )
+    assert time_in("s1a-iw-grd-vh-20210119t031653-x") == datetime(2021, 1, 19, 3, 16, 53, tzinfo=UTC)
+    assert time_in("99999999T999999") is None
+    assert time_in("scene") is None
