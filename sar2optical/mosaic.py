@@ -443,6 +443,16 @@ class StripFiles:
         with _unwritable(self._out):
             PartsFolder(self._out, self._manifest, restart=restart).prepare()
 
+    def rows(self, height: int) -> int:
+        """Count the rows, from the top, that are on disk and can be trusted."""
+        row = 0
+        while row < height:
+            found = read_strip(self._path(row), width=self._width, run=self._manifest.fingerprint)
+            if found is None:
+                break
+            row += found.shape[1]
+        return row
+
     def has(self, rows: tuple[int, int]) -> bool:
         """Say whether the strip of these rows, first and past-the-last, is on disk and can be trusted."""
         found = read_strip(self._path(rows[0]), width=self._width, run=self._manifest.fingerprint)

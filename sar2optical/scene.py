@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from sar2optical.raster import GDAL_CACHE_BYTES, Bands, Georeference, SceneOptio
 from sar2optical.safe import ProductOptions, is_product, open_product, product_shape
 from sar2optical.signature import Unit
 
-__all__ = ["GDAL_CACHE_BYTES", "Georeference", "Scene", "SceneOptions", "open_scene", "shape_of"]
+__all__ = ["GDAL_CACHE_BYTES", "Georeference", "Scene", "SceneOptions", "SceneSource", "open_scene", "shape_of"]
 
 SAMPLE_LIMIT = 4_000_000
 """Pixels that percentiles are taken from, at most: the 99th of as many lies within 0.01 percentiles."""
@@ -23,6 +25,33 @@ SAMPLE_LEAST = 100_000
 percentiles."""
 
 _CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
+
+
+class SceneSource(Protocol):
+    """What the corridor asks of a scene: `Scene`, or one on a map's grid."""
+
+    path: str
+    files: tuple[Path, ...]
+    shape: tuple[int, int]
+    polarisations: tuple[str | None, ...]
+    georeference: Georeference
+    row_of_blocks: int
+    unit: Unit | None
+    unit_reason: str
+
+    @property
+    def samples(self) -> tuple[NDArray[np.float32], ...]:
+        """See `Scene.samples`."""
+        ...
+
+    @property
+    def valid_share(self) -> float:
+        """See `Scene.valid_share`."""
+        ...
+
+    def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """See `Scene.read_rows`."""
+        ...
 
 
 class Scene:
@@ -45,6 +74,7 @@ class Scene:
         self.georeference = bands.georeference
         self.row_of_blocks = bands.row_of_blocks
         self._sampled: tuple[NDArray[np.float32], ...] | None = None
+        self._valid = 0
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
 
@@ -53,6 +83,12 @@ class Scene:
         """Valid values of each band, float32 (n,), on a regular grid over the whole scene, which is read for them."""
         samples = self._raw_samples()
         return tuple(sample[sample != 0] for sample in samples) if self._zero_is_nodata else samples
+
+    @property
+    def valid_share(self) -> float:
+        """Share of the pixels that are valid, 0 to 1, about: told from the samples."""
+        self._raw_samples()
+        return self._valid / math.prod(self.shape)
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle.
@@ -91,6 +127,7 @@ class Scene:
         samples, valid = self._on_grid(step)
         if samples[0].size < min(valid, SAMPLE_LEAST):
             samples, _ = self._on_grid(_grid_step(valid))
+        self._valid = valid
         return samples
 
     def _on_grid(self, step: int) -> tuple[tuple[NDArray[np.float32], ...], int]:

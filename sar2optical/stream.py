@@ -28,7 +28,7 @@ from sar2optical.blend import Blender
 from sar2optical.engines import Engine
 from sar2optical.fill import mirror_invalid
 from sar2optical.radiometry import Encoding, decode
-from sar2optical.scene import Scene
+from sar2optical.scene import SceneSource
 from sar2optical.windows import WindowPlan
 
 _T = TypeVar("_T")
@@ -106,7 +106,7 @@ class _Placed:
 
 
 def stream(
-    scene: Scene,
+    scene: SceneSource,
     plan: WindowPlan,
     encodings: list[Encoding],
     engine: Engine,
@@ -211,7 +211,7 @@ def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, cloc
 
 
 def _strips(
-    scene: Scene, plan: WindowPlan, encodings: list[Encoding], channels: int, rows: range, clock: Clock
+    scene: SceneSource, plan: WindowPlan, encodings: list[Encoding], channels: int, rows: range, clock: Clock
 ) -> Iterator[_Strip]:
     """Read and encode rows of windows; every row of pixels once."""
     height, width = scene.shape

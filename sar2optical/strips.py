@@ -55,9 +55,14 @@ def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "") -> None:
     OSError
         Where the disk is full or takes no file.
     """
+    write_whole(path, encoded_strip(rgba, run))
+
+
+def encoded_strip(rgba: npt.NDArray[np.uint8], run: str = "") -> bytes:
+    """Encode a strip as `write_strip` writes it."""
     tags = {RUN_TAG: run, _DIGEST_TAG: _digest(rgba)}
     # The transform means nothing, but without one rasterio warns.
-    write_whole(path, encode(rgba, driver="GTiff", tags=tags, transform=Affine.translation(1, 1), **_OPTIONS))
+    return encode(rgba, driver="GTiff", tags=tags, transform=Affine.translation(1, 1), **_OPTIONS)
 
 
 def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | None:

@@ -25,20 +25,21 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from sar2optical import __version__
+from sar2optical import __version__, preflight
 from sar2optical.engines import Engine, EngineOptions
-from sar2optical.engines.auto import open_model
+from sar2optical.engines.auto import WORTHWHILE, open_model
 from sar2optical.engines.base import LIBRARIES
 from sar2optical.errors import EngineError, Interrupted, ModelError, OptionError, Sar2OpticalError
 from sar2optical.manifest import Manifest, identity_of
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
-from sar2optical.mosaic import MosaicWriter, check_output
+from sar2optical.mosaic import MosaicWriter, StripFiles, check_output
 from sar2optical.parts import parts_of
+from sar2optical.preflight import Forecast
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.safe import ProductOptions
-from sar2optical.scene import GDAL_CACHE_BYTES, Scene, SceneOptions, open_scene, shape_of
+from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch, Unit
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
@@ -164,7 +165,7 @@ class Decided:
 class Job:
     """A scene and an engine, opened, and all that was decided about them."""
 
-    scene: Scene
+    scene: SceneSource
     engine: Engine
     file: Path
     """Of the model."""
@@ -175,6 +176,8 @@ class Job:
     """Of the mosaic."""
     ahead: int
     """Strips to read before they are needed."""
+    cache: int
+    """Bytes for GDAL's blocks."""
 
     @property
     def decided(self) -> Decided:
@@ -267,6 +270,9 @@ def carry_out(
         if kept:
             _log.info("%s: going on from row %d of %d, from %s", out.name, kept, plan.shape[0], parts_of(out).name)
         first = plan.rows.index(kept) if kept < plan.shape[0] else len(plan.rows)
+        if len(plan) >= WORTHWHILE and first < len(plan.rows):
+            found = preflight.sample(job.scene, plan, job.encodings, job.engine)
+            preflight.refuse_full_disk(job.scene, plan, found, out, on_disk=writer.bytes_of_strips)
         seams = SeamTally() if options.seams else None
         started = time.perf_counter()
         streamed = stream(
@@ -308,6 +314,29 @@ def carry_out(
             facts=job.manifest.facts,
             versions=_versions(job.engine),
         )
+
+
+def forecast(
+    src: str | Path, out: Path, *, model: Path | None = None, options: TranslateOptions | None = None
+) -> Forecast:
+    """Say what `translate` would do and take, from a short measured run; nothing is written.
+
+    Raises
+    ------
+    Sar2OpticalError
+        As `translate` would; OutputUnwritable where the disk cannot hold it.
+    """
+    options = options or TranslateOptions()
+    check_outputs(src, out, options)
+    with prepared(src, out, model=model, options=options) as job:
+        strips = StripFiles(out, job.plan.shape[1], job.manifest)
+        same = not options.restart and Manifest.read(parts_of(out)) == job.manifest
+        kept = strips.rows(job.plan.shape[0]) if same else 0
+        found = preflight.forecast(
+            job.scene, job.plan, job.encodings, job.engine, out, ahead=job.ahead, cache=job.cache, rows_kept=kept
+        )
+    preflight.refuse_too_little(out, strips=found.strips, mosaic=found.mosaic)
+    return found
 
 
 def open_once(
@@ -380,6 +409,7 @@ def prepared(
                 manifest=manifest,
                 tags=_tags(scene, manifest, engine, encodings, options),
                 ahead=ahead,
+                cache=cache,
             )
 
 
@@ -472,7 +502,7 @@ def _as_before(
         return None  # what is chosen now differs from it, and will be named
 
 
-def _budget(limit: int | None, plan: WindowPlan, scene: Scene) -> tuple[int, int]:
+def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource) -> tuple[int, int]:
     """Share memory out: strips to read ahead, and bytes for GDAL's blocks.
 
     Raises
@@ -516,7 +546,7 @@ def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions)
                 raise OptionError(f"{path}: is the scene itself, or a part of it: give another output")
 
 
-def _encodings(scene: Scene, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:
+def _encodings(scene: SceneSource, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:
     """Fix how each band becomes model input, from the whole scene's statistics."""
     if scene.unit is None or not scene.samples[0].size:
         return [AS_IT_IS] * len(signature.bands)  # no valid pixel will be encoded
@@ -548,7 +578,12 @@ def _calibration_of(product: ProductOptions) -> str:
 
 
 def _manifest(
-    scene: Scene, model: Path, engine: Engine, plan: WindowPlan, encodings: list[Encoding], options: TranslateOptions
+    scene: SceneSource,
+    model: Path,
+    engine: Engine,
+    plan: WindowPlan,
+    encodings: list[Encoding],
+    options: TranslateOptions,
 ) -> Manifest:
     """Gather everything that decides the pixels; batch size, threads and memory do not."""
     height, width = scene.shape
@@ -577,7 +612,7 @@ def _manifest(
     )
 
 
-def _tell(scene: Scene, signature: ModelSignature, encodings: list[Encoding], engine: Engine) -> None:
+def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encoding], engine: Engine) -> None:
     """Say what was decided, and warn where the model sees what it was not trained on."""
     height, width = scene.shape
     name = Path(scene.path).name
@@ -592,7 +627,7 @@ def _tell(scene: Scene, signature: ModelSignature, encodings: list[Encoding], en
 
 
 def _tags(
-    scene: Scene, manifest: Manifest, engine: Engine, encodings: list[Encoding], options: TranslateOptions
+    scene: SceneSource, manifest: Manifest, engine: Engine, encodings: list[Encoding], options: TranslateOptions
 ) -> dict[str, str]:
     return {
         "TIFFTAG_SOFTWARE": f"sar2optical {__version__}",

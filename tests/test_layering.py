@@ -37,6 +37,7 @@ ROOMS = (
     "models",
     "engines",
     "stream",
+    "preflight",
     "data",
     "translate",
     "training",

@@ -21,7 +21,7 @@ from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwrit
 from sar2optical.manifest import Manifest
 from sar2optical.scene import SceneOptions
 from sar2optical.strips import read_strip, write_strip
-from sar2optical.translate import TranslateOptions, translate
+from sar2optical.translate import TranslateOptions, forecast, translate
 from tests.conftest import UTM, make_local, speckle
 
 BIN = Path(sys.executable).parent
@@ -364,3 +364,47 @@ def test_a_memory_limit_that_cannot_be_kept_is_refused_and_one_that_can_is(tmp_p
     with caplog.at_level(logging.INFO):
         report = run(src, tmp_path / "out.tif", model, max_memory=8_000_000_000)
     assert 0 < report.peak_memory < 8_000_000_000
+
+
+def test_a_dry_run_tells_what_a_run_would_do_and_does_nothing(tmp_path, src, model):
+    out = tmp_path / "out.tif"
+    expected = forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
+    assert (expected.windows, expected.windows_run, expected.rows_kept) == (32, 32, 0)
+    assert sorted(tmp_path.iterdir()) == sorted([src, model])
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=3)
+    again = forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
+    assert (again.windows_run, again.rows_kept, again.windows_skipped) == (20, 3 * 192, 12)
+    strips = sum(strip.stat().st_size for strip in parts_of(out).glob("strip-*"))
+    report = run(src, out, model)
+    # Speckle does not compress: three strips of 192 rows tell what 1500 will take, with a third more of overviews.
+    assert expected.strips == pytest.approx(strips * 1500 / (3 * 192) * 4 / 3, rel=0.15)
+    # Three colours alike compress better in the mosaic, side by side: an estimate errs on the safe side.
+    assert 0.4 < out.stat().st_size / expected.mosaic < 1.1
+    assert report.peak_memory > 0
+
+
+def test_windows_that_hold_nothing_are_foreseen(tmp_path, model, make_raster):
+    grey = np.zeros((800, 800), np.uint8)
+    grey[500:560, 640:700] = speckle((60, 60))
+    src = make_raster(grey, "sparse.tif", nodata=0)
+    expected = forecast(src, tmp_path / "out.tif", model=model, options=TranslateOptions(engine=FP32))
+    report = run(src, tmp_path / "out.tif", model)
+    assert (expected.windows_run, expected.windows_skipped) == (report.windows_run, report.windows_skipped) == (2, 14)
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(tmp_path, model, make_raster, small_disk):
+    src = make_raster(speckle((6200, 6200)), "large.tif")  # 1024 windows: worth a look at the disk
+    out = small_disk(20_000) / "out.tif"
+    with pytest.raises(OutputUnwritable, match=r"strips take about \d+ MB and the mosaic \d+ MB, 20 MB are free"):
+        run(src, out, model)
+    with pytest.raises(OutputUnwritable, match="are free there"):
+        forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
+    assert list(out.parent.iterdir()) == []
+
+
+def test_the_command_shows_the_outlook(tmp_path, src, model):
+    command = [BIN / "sar2opt-scene", src, tmp_path / "out.tif", "--model", model, "--dry-run", "--precision", "fp32"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "windows          32" in result.stdout
+    assert not (tmp_path / "out.tif").exists()

@@ -13,6 +13,7 @@ from sar2optical.cli.common import GentleStop, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 
 if TYPE_CHECKING:
+    from sar2optical.preflight import Forecast
     from sar2optical.translate import Progress, Report
 
 _MPX = 1_000_000
@@ -26,6 +27,7 @@ _IN_HAND = {"translate": "the strip in hand", "mosaic": "the mosaic"}
 @scene_options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
 @click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (.png).")
+@click.option("--dry-run", is_flag=True, help="Say what it would do and take, and do nothing.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write what the run did and took (.json).")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Everything.")
@@ -37,6 +39,7 @@ def main(
     model: str | None,
     preview: Path | None,
     report: Path | None,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
     **choices: Any,
@@ -56,12 +59,33 @@ def main(
     if report:
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
+    if dry_run:
+        from sar2optical.translate import forecast
+
+        click.echo(outlook(forecast(scene, out, model=found, options=options)))
+        return
     with GentleStop() as stop, _progress(stop, hidden=quiet) as progress:
         did = translate(scene, out, model=found, options=options, progress=progress, stop=stop)
     if report:
         write_output(report, did.to_json().encode())
     if not quiet:
         click.echo(summary(did))
+
+
+def outlook(expected: Forecast) -> str:
+    """Lay out what a run would do and take."""
+    rows = [
+        ("windows", f"{expected.windows}"),
+        ("to run", f"{expected.windows_run} (with {expected.engine})"),
+        ("skipped", f"{expected.windows_skipped} without a valid pixel, or finished before"),
+        ("finished before", f"{expected.rows_kept} rows"),
+        ("memory", f"{expected.memory / 1e6:.0f} MB"),
+        ("disk, strips", f"{expected.strips / 1e6:.0f} MB"),
+        ("disk, mosaic", f"{expected.mosaic / 1e6:.0f} MB"),
+        ("disk, free", f"{expected.free / 1e6:.0f} MB"),
+        ("time", f"about {expected.seconds:.0f} s, and {expected.seconds_mosaic:.0f} s for assembling"),
+    ]
+    return "\n".join(f"{name:<16} {value}" for name, value in rows)
 
 
 def summary(report: Report) -> str:
