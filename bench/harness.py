@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,12 +28,6 @@ def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> d
         for name, measure in candidates.items():
             figures[name].append(measure())
     return figures
-
-
-def peak_memory_mb() -> float:
-    """Largest resident set of this process so far, in MB (Linux counts in KiB, macOS in bytes)."""
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def table(rows: list[list[str]]) -> str:

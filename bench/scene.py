@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from bench.harness import interleaved, median, peak_memory_mb, save
+from bench.harness import interleaved, median, save
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
+from sar2optical.memory import peak_bytes
 from sar2optical.models.zoo import bundled
 from sar2optical.scene import SceneOptions
 from sar2optical.translate import Report, TranslateOptions, translate
@@ -67,7 +68,7 @@ def main(
 
         figures = interleaved({"engine": run_engine, "scene": run_scene}, rounds)
     click.echo(_report(reports, figures))
-    save(out, "scene", {"windows_per_second": figures, "peak_memory_mb": peak_memory_mb()})
+    save(out, "scene", {"windows_per_second": figures, "peak_memory_mb": peak_bytes() / 1e6})
 
 
 def _report(reports: list[Report], figures: dict[str, list[float]]) -> str:
@@ -83,6 +84,6 @@ def _report(reports: list[Report], figures: dict[str, list[float]]) -> str:
             f"ratio               {median(ratios):.3f} (rounds: {', '.join(f'{r:.3f}' for r in ratios)})",
             f"assembling          {median([r.seconds_mosaic for r in reports]):.1f} s",
             f"in all              {median([r.seconds for r in reports]):.1f} s",
-            f"peak memory         {peak_memory_mb():.0f} MB",
+            f"peak memory         {peak_bytes() / 1e6:.0f} MB",
         ]
     )
