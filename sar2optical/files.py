@@ -82,6 +82,18 @@ def write_output(path: Path, data: bytes) -> None:
         ) from error
 
 
+def cache_folder() -> Path | None:
+    """Give the folder for what may be made again: `SAR2OPT_CACHE`, or ours in the user's; None without a home."""
+    given = os.environ.get("SAR2OPT_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "sar2optical"
+    except RuntimeError:  # no HOME, and a user whom the system does not know: containers have such
+        return None
+
+
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that is there, or has no folder that takes files, before any work is done.
 

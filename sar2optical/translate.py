@@ -29,7 +29,17 @@ from sar2optical import __version__, preflight
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import WORTHWHILE, open_model
 from sar2optical.engines.base import LIBRARIES
-from sar2optical.errors import EngineError, Interrupted, ModelError, OptionError, Sar2OpticalError
+from sar2optical.errors import (
+    EngineError,
+    Interrupted,
+    ModelError,
+    OptionError,
+    OutputExists,
+    OutputUnwritable,
+    Sar2OpticalError,
+)
+from sar2optical.files import cache_folder
+from sar2optical.geocode import Geocoded, Target, geocoded
 from sar2optical.manifest import Manifest, identity_of
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import SeamTally
@@ -38,6 +48,7 @@ from sar2optical.mosaic import MosaicWriter, StripFiles, check_output
 from sar2optical.parts import parts_of
 from sar2optical.preflight import Forecast
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
+from sar2optical.remote import exists, gdal_environment, is_remote, upload
 from sar2optical.safe import ProductOptions
 from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch, Unit
@@ -69,6 +80,8 @@ class TranslateOptions:
     """Bands, unit, nodata, scale."""
     product: ProductOptions = field(default_factory=ProductOptions)
     """Calibration of a Sentinel-1 product."""
+    geocode: Target | None = None
+    """Map that the scene is brought to first; None: the mosaic lies as the scene does."""
     stretch: Stretch | None = None
     """In place of the model's own."""
     overlap: int = DEFAULT_OVERLAP
@@ -93,7 +106,7 @@ class TranslateOptions:
 class Report:
     """What a run did."""
 
-    out: Path
+    out: str
     shape: tuple[int, int]
     """Height and width of the mosaic."""
     windows: int
@@ -138,7 +151,7 @@ class Report:
 
     def to_json(self) -> str:
         """Write all of it, for programs to read."""
-        record = {**asdict(self), "out": str(self.out), "windows_skipped": self.windows_skipped}
+        record = {**asdict(self), "windows_skipped": self.windows_skipped}
         record["megapixels_per_second"] = self.megapixels_per_second
         return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
@@ -208,7 +221,7 @@ class Job:
 
 def translate(
     src: str | Path,
-    out: Path,
+    out: str | Path,
     *,
     model: Path | None = None,
     options: TranslateOptions | None = None,
@@ -223,9 +236,10 @@ def translate(
     Parameters
     ----------
     src
-        Anything that GDAL opens; only read.
+        Anything that GDAL opens, on a server too (`https://`, `s3://`), or a Sentinel-1 product; only read.
     out
-        `.tif` (a cloud-optimized GeoTIFF), `.png` or `.jpg`. Absent or whole, never half-written.
+        `.tif` (a cloud-optimized GeoTIFF), `.png` or `.jpg`. Absent or whole, never half-written. On a server
+        (`s3://`): made in the user's cache folder, then uploaded.
     model
         `.onnx` with a signature, or a `.pth` checkpoint; the bundled generator where not given.
     options
@@ -247,9 +261,11 @@ def translate(
     """
     began = time.perf_counter()
     options = options or TranslateOptions()
-    check_outputs(src, out, options)
-    with prepared(src, out, model=model, options=options) as job:
-        return carry_out(job, out, options, progress=progress, stop=stop, began=began)
+    with _on_its_way(out, options) as (local, taken):
+        check_outputs(src, local, taken)
+        with prepared(src, local, model=model, options=taken) as job:
+            report = carry_out(job, local, taken, progress=progress, stop=stop, began=began)
+    return replace(report, out=str(out), seconds=time.perf_counter() - began)
 
 
 def carry_out(
@@ -295,7 +311,7 @@ def carry_out(
         told("mosaic", plan.shape[0])
         ended = time.perf_counter()
         return Report(
-            out=out,
+            out=str(out),
             shape=plan.shape,
             windows=len(plan),
             windows_run=streamed.windows_run,
@@ -317,7 +333,7 @@ def carry_out(
 
 
 def forecast(
-    src: str | Path, out: Path, *, model: Path | None = None, options: TranslateOptions | None = None
+    src: str | Path, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
 ) -> Forecast:
     """Say what `translate` would do and take, from a short measured run; nothing is written.
 
@@ -327,6 +343,7 @@ def forecast(
         As `translate` would; OutputUnwritable where the disk cannot hold it.
     """
     options = options or TranslateOptions()
+    out = _made_here(str(out)) if is_remote(out) else Path(out)
     check_outputs(src, out, options)
     with prepared(src, out, model=model, options=options) as job:
         strips = StripFiles(out, job.plan.shape[1], job.manifest)
@@ -388,10 +405,11 @@ def prepared(
         options = decided.applied_to(options)
     earlier = None if options.restart else Manifest.read(parts_of(out))
     with (
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)),
         _opened(model or bundled(), src, options, earlier, opener) as (engine, file),
-        open_scene(src, engine.signature.bands, options.scene, options.product) as scene,
+        open_scene(src, engine.signature.bands, options.scene, options.product) as found,
     ):
+        scene: SceneSource = geocoded(found, options.geocode) if options.geocode else found
         _refuse_inputs(scene.files, out, options)
         signature = engine.signature
         plan = plan_windows(scene.shape, signature.window, options.overlap)
@@ -411,6 +429,36 @@ def prepared(
                 ahead=ahead,
                 cache=cache,
             )
+
+
+@contextmanager
+def _on_its_way(out: str | Path, options: TranslateOptions) -> Iterator[tuple[Path, TranslateOptions]]:
+    """Give where to make an output; on leaving, one that belongs on a server is brought there."""
+    if not is_remote(out):
+        yield Path(out), options
+        return
+    remote = str(out)
+    if not options.overwrite and exists(remote):
+        raise OutputExists(f"{remote} exists; pass --overwrite to replace it, or choose another name")
+    local = _made_here(remote)
+    _log.info("%s: made in %s, then uploaded", remote, local.parent)
+    yield local, replace(options, overwrite=True)
+    upload(local, remote)
+    local.unlink()
+    local.parent.rmdir()
+
+
+def _made_here(remote: str) -> Path:
+    """Give the place of an output before it is uploaded: one for each address, so that strips are found again."""
+    cache = cache_folder()
+    if cache is None:
+        raise OptionError(f"{remote}: there is no cache folder to make it in: set SAR2OPT_CACHE")
+    folder = cache / "outgoing" / hashlib.sha256(remote.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{folder}: cannot be made ({error.strerror}): set SAR2OPT_CACHE") from error
+    return folder / remote.rsplit("/", 1)[-1]
 
 
 class _Watched:
@@ -599,6 +647,7 @@ def _manifest(
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
             "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
             "calibration": _calibration_of(options.product),
+            "geocode": str(options.geocode) if options.geocode else "no",
             "overlap": str(plan.overlap),
             "window": str(plan.window),
             "model": _hash_of(model),
@@ -618,6 +667,8 @@ def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encodin
     name = Path(scene.path).name
     shown = ", ".join(str(encoding) for encoding in encodings)
     _log.info("%s: %d x %d, unit %s (%s), stretch %s", name, width, height, scene.unit, scene.unit_reason, shown)
+    if isinstance(scene, Geocoded):
+        _log.info("%s: %s", name, scene.note)
     _log.info("%s: %s", signature.name, engine)
     for found, wanted in zip(scene.polarisations, signature.bands, strict=True):
         if found is None:
@@ -641,4 +692,5 @@ def _tags(
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
         "SAR2OPTICAL_OVERLAP": str(options.overlap),
+        **({"SAR2OPTICAL_GEOCODING": scene.note} if isinstance(scene, Geocoded) else {}),
     }

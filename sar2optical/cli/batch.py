@@ -172,12 +172,12 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
 def _describe(outcome: Outcome, scene: _Scene) -> None:
     from sar2optical.stac import write_item
 
-    report = outcome.report
+    report, out = outcome.report, outcome.work.out
     assert report is not None
-    if report.out.suffix.lower() not in (".tif", ".tiff"):
+    if out.suffix.lower() not in (".tif", ".tiff"):
         return
     facts = {f"sar2optical:{name.replace(' ', '_')}": text for name, text in report.facts.items()}
-    write_item(report.out, name=scene.name, when=scene.when, properties=facts, picture=outcome.work.preview)
+    write_item(out, name=scene.name, when=scene.when, properties=facts, picture=outcome.work.preview)
 
 
 @contextmanager

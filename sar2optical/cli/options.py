@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch
+from sar2optical.errors import OptionError
 from sar2optical.signature import UNITS
 from sar2optical.windows import DEFAULT_OVERLAP
 
@@ -90,17 +91,30 @@ scene_options = options(
         show_default=True,
         help="Of a Sentinel-1 product (.SAFE, .zip), by its own table.",
     ),
+    click.option(
+        "--geocode",
+        metavar="CRS",
+        help="Bring the scene to a map first (EPSG:32643, or auto-utm), by its control points or its own CRS; "
+        "no terrain correction.",
+    ),
+    click.option("--resolution", type=float, help="Of that map, in its unit; about the scene's own where not given."),
     click.option("--denoise", is_flag=True, help="Subtract a product's thermal noise."),
 )
 """How scenes become mosaics; for `translate_options`."""
 
 
-def translate_options(*, units: str, **choices: Any) -> TranslateOptions:
+def translate_options(
+    *, units: str, geocode: str | None, resolution: float | None, **choices: Any
+) -> TranslateOptions:
     """Make options of what `scene_options` parsed; whatever else is given goes to `TranslateOptions`."""
     from sar2optical.engines import EngineOptions
+    from sar2optical.geocode import Target
     from sar2optical.safe import ProductOptions
     from sar2optical.scene import SceneOptions
     from sar2optical.translate import TranslateOptions
+
+    if resolution is not None and not geocode:
+        raise OptionError(f"resolution is {resolution:g}, of no map: give --geocode with it")
 
     def take(**names: str) -> dict[str, Any]:
         return {field: choices.pop(name) for field, name in names.items()}
@@ -111,6 +125,7 @@ def translate_options(*, units: str, **choices: Any) -> TranslateOptions:
             unit=None if units == "auto" else units,  # type: ignore[arg-type]
             **take(bands="bands", nodata="nodata", scale="scale"),
         ),
+        geocode=Target(crs=geocode, resolution=resolution) if geocode else None,
         product=ProductOptions(**take(calibration="calibration", denoise="denoise")),
         **choices,
     )

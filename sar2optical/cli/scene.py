@@ -23,7 +23,7 @@ _IN_HAND = {"translate": "the strip in hand", "mosaic": "the mosaic"}
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("scene")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
 @scene_options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
 @click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (.png).")
@@ -35,7 +35,7 @@ _IN_HAND = {"translate": "the strip in hand", "mosaic": "the mosaic"}
 @reports_errors
 def main(
     scene: str,
-    out: Path,
+    out: str,
     model: str | None,
     preview: Path | None,
     report: Path | None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ from sar2optical.engines.base import (
 )
 from sar2optical.engines.known_answer import question
 from sar2optical.errors import EngineError, ModelError
-from sar2optical.files import write_whole
+from sar2optical.files import cache_folder, write_whole
 
 WORTHWHILE = 1000
 """Windows from which on measuring pays: it takes some seconds, and seldom gains more than half of the time."""
@@ -200,14 +199,8 @@ def _named(choice: Choice) -> str:
 
 def cache_file() -> Path | None:
     """Give the file of choices, in `SAR2OPT_CACHE` or the user's cache folder; None where neither is known."""
-    given = os.environ.get("SAR2OPT_CACHE")
-    if given:
-        return Path(given) / "engines.json"
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "sar2optical" / "engines.json"
-    except RuntimeError:  # no HOME, and a user whom the system does not know: containers have such
-        return None
+    folder = cache_folder()
+    return folder / "engines.json" if folder else None
 
 
 def _key(files: Mapping[str, Path], backend: str, options: EngineOptions) -> str:

@@ -1,0 +1,138 @@
+"""Scenes and mosaics that lie on a server: read in large pieces, retried, never waited for without end."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import rasterio
+from rasterio._err import CPLE_BaseError  # rasterio.shutil raises it bare, and exports no other name for it
+from rasterio.errors import RasterioError
+from rasterio.shutil import copyfiles
+from rasterio.shutil import exists as _opens
+
+from sar2optical.errors import OptionError, OutputUnwritable
+
+__all__ = ["exists", "gdal_environment", "is_remote", "upload", "vsi_path"]
+
+_STORES = {"s3": "s3", "gs": "gs", "az": "az", "abfs": "az", "oss": "oss"}
+_WEB = ("http", "https", "ftp")
+_REMOTE_VSI = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)(_streaming)?[/?]")
+_REMOTE_URL = re.compile(rf"([a-z]+\+)?({'|'.join((*_WEB, *_STORES))})://", re.IGNORECASE)
+
+_MEBIBYTE = 1 << 20
+
+_SETTINGS: dict[str, str | int] = {
+    # What lies beside the file is not listed: of a bucket, that may be a million names.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # A TIFF's header and, in most, its whole directory in the first request.
+    "GDAL_INGESTED_BYTES_AT_OPEN": 64 * 1024,
+    # Rows of blocks are asked for in one request each; what is read otherwise, by the mebibyte and not by 16 KiB.
+    "CPL_VSIL_CURL_CHUNK_SIZE": _MEBIBYTE,
+    "CPL_VSIL_CURL_CACHE_SIZE": 64 * _MEBIBYTE,
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    # 429 and 5xx, with a pause that doubles: 1 + 2 + 4 + 8 seconds.
+    "GDAL_HTTP_MAX_RETRY": 4,
+    "GDAL_HTTP_RETRY_DELAY": 1,
+    # A stall ends it, not a long transfer: less than 1 kB/s for 30 seconds.
+    "GDAL_HTTP_CONNECTTIMEOUT": 15,
+    "GDAL_HTTP_LOW_SPEED_TIME": 30,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
+}
+"""GDAL's configuration options; see https://gdal.org/en/stable/user/configoptions.html."""
+
+
+def is_remote(path: str | Path) -> bool:
+    """Say whether a path is a server's: an URL of a kind that GDAL reads, or one of its `/vsi` paths of such."""
+    text = str(path)
+    return bool(_REMOTE_URL.match(text) or _REMOTE_VSI.search(text))
+
+
+def vsi_path(path: str | Path) -> str:
+    """Give GDAL's own path for an URL; others as they are.
+
+    ``https://host/key`` becomes ``/vsicurl/https://host/key``, ``s3://bucket/key`` becomes ``/vsis3/bucket/key``.
+    """
+    text = str(path)
+    parts = urlsplit(text)
+    if parts.scheme.lower() in _WEB:
+        return f"/vsicurl/{text}"
+    if store := _STORES.get(parts.scheme.lower()):
+        return f"/vsi{store}/{text.split('://', 1)[1]}"
+    return text
+
+
+def gdal_environment(path: str | Path) -> dict[str, str | int]:
+    """Give options for `rasterio.Env`, so that a remote file is read in few large requests and nothing hangs.
+
+    Parameters
+    ----------
+    path
+        Of the file that will be read.
+
+    Returns
+    -------
+    dict
+        Empty for a local file. What the user has set in the environment is left out, so that it holds.
+    """
+    if not is_remote(path):
+        return {}
+    return {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+
+
+def exists(remote: str) -> bool:
+    """Say whether a remote path is a raster; an object of another kind is not seen.
+
+    Raises
+    ------
+    OutputUnwritable
+        Where the server refuses to tell, or cannot be reached.
+    """
+    try:
+        with rasterio.Env(**gdal_environment(remote)):
+            return bool(_opens(vsi_path(remote)))
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        if "404" in str(error):
+            return False
+        raise OutputUnwritable(
+            f"{remote}: cannot be looked up ({_cause(error)}): check bucket and credentials"
+        ) from error
+
+
+def upload(local: Path, remote: str) -> None:
+    """Copy a finished raster to a remote path, byte by byte; what is there is replaced.
+
+    Stores such as S3 show an object when all of it has arrived, so that it is never seen half-written.
+
+    Parameters
+    ----------
+    local
+        A raster of one file.
+    remote
+        ``s3://``, ``gs://``, ``az://`` or ``oss://`` and the like, or GDAL's path of one. Credentials are the
+        environment's, by the names that GDAL knows.
+
+    Raises
+    ------
+    OptionError
+        Where the remote path is of a kind that takes no files, such as ``https://``.
+    OutputUnwritable
+        Where the server refuses it, or cannot be reached.
+    """
+    target = vsi_path(remote)
+    if not is_remote(remote) or target.startswith("/vsicurl"):
+        raise OptionError(f"{remote}: takes no uploads: give s3://bucket/key, or another store's")
+    try:
+        with rasterio.Env(**gdal_environment(remote)):
+            copyfiles(str(local), target)
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        raise OutputUnwritable(
+            f"{remote}: cannot be uploaded ({_cause(error)}): check bucket and credentials; {local} is kept"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Give GDAL's own words on one line."""
+    return " ".join(str(error.__cause__ or error).split())[:160]
