@@ -160,7 +160,7 @@ class Geocoded:
         self._spacing = self._choose_spacing()
         self._node_row = lru_cache(maxsize=64)(self._compute_node_row)
         self.row_of_blocks = self._bytes_touched()
-        """Bytes of the source's blocks that a usual strip touches: a cache must hold them lest they be decoded twice."""
+        """Bytes of blocks that a usual strip touches: what a cache must hold so that none is decoded twice."""
 
     @property
     def samples(self) -> tuple[NDArray[np.float32], ...]:

@@ -25,6 +25,7 @@ from rasterio.windows import Window as RasterWindow
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
 from sar2optical.radiometry import guess_unit
+from sar2optical.remote import is_remote
 from sar2optical.signature import Unit
 
 GDAL_CACHE_BYTES = 128_000_000
@@ -287,7 +288,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         try:
             dataset = rasterio.open(path)
         except (RasterioError, OSError, UnicodeError) as error:
-            raise SceneUnreadable(_why_unreadable(Path(path), error)) from error
+            raise SceneUnreadable(_why_unreadable(path, error)) from error
         with dataset:
             if dataset.count == 0:
                 inside = ", ".join(dataset.subdatasets[:3]) or "nothing"
@@ -295,14 +296,17 @@ def _opened(path: str | Path) -> Iterator[Any]:
             yield dataset
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
+def _why_unreadable(given: str | Path, error: Exception) -> str:
+    if is_remote(given):
+        return f"{given}: cannot be opened ({_cause(error)}): check the address"
+    path = Path(given)
     if path.is_dir():
         return f"{path}: is a folder that GDAL does not read: give the raster's file"
     if path.is_file():
         if path.stat().st_size == 0:
             return f"{path}: is empty (0 bytes): fetch it again"
         return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
-    if "://" in str(path) or str(path).startswith("/vsi"):
+    if str(path).startswith("/vsi"):
         return f"{path}: cannot be opened ({_cause(error)}): check the address"
     return f"{path}: no such file: check the path"
 

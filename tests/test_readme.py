@@ -27,6 +27,7 @@ def workplace(tmp_path_factory, checkpoint):
     """A folder with the files that the README speaks of."""
     folder = tmp_path_factory.mktemp("readme")
     write_scene(folder / "scene.tif", SimulatedScene(height=500, width=700))
+    write_scene(folder / "tall.tif", SimulatedScene(height=6300, width=300))  # as much as two workers share
     (folder / "generator.pth").write_bytes(checkpoint.read_bytes())
     import rasterio
 
