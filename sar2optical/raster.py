@@ -5,6 +5,7 @@ Reads only; a raster is never opened for writing.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,14 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # rasterio's properties raise it bare, and export no other name for it
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
+from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
 from sar2optical.radiometry import guess_unit
 from sar2optical.remote import is_remote
 from sar2optical.signature import Unit
@@ -33,6 +35,16 @@ GDAL_CACHE_BYTES = 128_000_000
 takes 5 % of the machine's memory."""
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+_DAMAGE = (RasterioError, CPLE_BaseError, CRSError, OSError, UnicodeError)
+"""What rasterio raises on damaged files."""
+
+_BEYOND = np.float32(1e18)
+"""No backscatter in any unit: what is larger is a fill value (1e20, -3.4e38) that is not declared, or damage. Squares
+and differences of what is left stay within float32."""
+
+_BYTES_PER_COLUMN = 22_000
+"""What `sar2optical.stream` holds of a scene of one band, by its width."""
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 
@@ -116,7 +128,7 @@ class Bands(Protocol):
         values
             float32 (bands, rows, columns) in the bands' unit; 0 where invalid.
         valid
-            bool (rows, columns): every band has a finite value that is not nodata.
+            bool (rows, columns): every band has a value that is not nodata, finite and below 1e18.
 
         Raises
         ------
@@ -192,8 +204,8 @@ class RasterBands:
                 with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is not usable
                     np.multiply(stored, scale, out=values[k], casting="unsafe")
                     values[k] += np.float32(offset)
-                valid &= np.isfinite(values[k])
-        except (RasterioError, OSError) as error:
+                valid &= (values[k] < _BEYOND) & (values[k] > -_BEYOND)  # NaN is neither
+        except _DAMAGE as error:
             raise SceneUnreadable(
                 f"{self.path}: rows {rows[0]} to {rows[1]} cannot be read ({_cause(error)}): "
                 "truncated or damaged, fetch it again"
@@ -261,11 +273,27 @@ def open_raster(
     """
     options = options or SceneOptions()
     with _opened(path) as dataset:
-        _refuse_non_sar(dataset, options)
-        named = _polarisations(dataset)
-        indices = _choose_bands(dataset, named, model_bands, options.bands)
-        _refuse_complex(dataset, indices)
-        yield RasterBands(dataset, indices, tuple(named[index] for index in indices), options)
+        with _readable_tags(path):
+            _refuse_non_sar(dataset, options)
+            named = _polarisations(dataset)
+            indices = _choose_bands(dataset, named, model_bands, options.bands)
+            _refuse_complex(dataset, indices)
+            _refuse_wider_than_memory(dataset, indices)
+            bands = RasterBands(dataset, indices, tuple(named[index] for index in indices), options)
+        yield bands
+
+
+@contextmanager
+def _readable_tags(path: str | Path) -> Iterator[None]:
+    """Turn what reading tags, names and the place raises; a file that opens may still be damaged there."""
+    try:
+        yield
+    except Sar2OpticalError:
+        raise
+    except _DAMAGE as error:
+        raise SceneUnreadable(
+            f"{path}: its tags cannot be read ({_cause(error)}): damaged, fetch it again"
+        ) from error
 
 
 def raster_shape(path: str | Path) -> tuple[int, int]:
@@ -287,7 +315,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # GCP scenes and chips are welcome
         try:
             dataset = rasterio.open(path)
-        except (RasterioError, OSError, UnicodeError) as error:
+        except _DAMAGE as error:
             raise SceneUnreadable(_why_unreadable(path, error)) from error
         with dataset:
             if dataset.count == 0:
@@ -330,7 +358,7 @@ def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:
     rows = RasterWindow(0, dataset.height // 2, dataset.width, 1)
     try:
         red, green, blue = dataset.read([1, 2, 3], window=rows)
-    except (RasterioError, OSError) as error:
+    except _DAMAGE as error:
         raise SceneUnreadable(f"{dataset.name}: cannot be read ({_cause(error)}): fetch it again") from error
     if (red != green).any() or (red != blue).any():
         raise BandNotFound(
@@ -346,6 +374,27 @@ def _refuse_complex(dataset: Any, indices: tuple[int, ...]) -> None:
                 f"{dataset.name}: band {index} is {dataset.dtypes[index - 1]} (SLC): "
                 "detect and multilook it first, or give a GRD or RTC product"
             )
+
+
+def _refuse_wider_than_memory(dataset: Any, indices: tuple[int, ...]) -> None:
+    """Refuse a width that no strip fits into memory with: to allocate it would take other processes down, too."""
+    block_rows, block_cols = max(dataset.block_shapes[index - 1] for index in indices)
+    sizes = [np.dtype(dataset.dtypes[index - 1]).itemsize for index in indices]
+    needed = len(indices) * _BYTES_PER_COLUMN * dataset.width + block_rows * block_cols * sum(sizes)
+    there = _memory_of_machine()
+    if there and needed > there:
+        raise SceneUnreadable(
+            f"{dataset.name}: says that it has {dataset.width} columns in blocks of {block_cols} x {block_rows}, "
+            f"which take {needed / 1e9:.0f} GB of memory; {there / 1e9:.0f} GB are there: damaged, or to be cut first"
+        )
+
+
+def _memory_of_machine() -> int | None:
+    """Give the bytes of memory that are built in; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
 
 
 def _polarisations(dataset: Any) -> dict[int, str | None]:

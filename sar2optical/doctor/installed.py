@@ -18,8 +18,7 @@ _EXTRAS = {
     "hub": "published generators by name",
     "download": "sar2opt-data download kaggle",
     "comet": "training's figures at Comet",
-    "cluster": "many scenes on many machines",
-    "safe": "Sentinel-1 products and their calibration",
+    "cluster": "sar2opt-batch",
 }
 """Extras and what they are for; those of backends have their own place on the page."""
 
