@@ -53,7 +53,8 @@ def convert(values: NDArray[np.float32], source: Unit, target: Unit) -> NDArray[
             return np.asarray(scale * np.log10(np.maximum(values, 0)), np.float32)
         if source == "db":
             exponent = values / np.float32(10 * _LINEAR_POWER[target])
-            return np.asarray(np.power(np.float32(10), exponent), np.float32)
+            # Damaged values are of any size: what float32 does not hold becomes its largest power of ten.
+            return np.asarray(np.power(np.float32(10), np.minimum(exponent, 38)), np.float32)
     if target == "power":
         return np.square(np.maximum(values, 0))
     return np.sqrt(np.maximum(values, 0))
@@ -94,7 +95,8 @@ class Encoding:
         """
         converted = convert(values, self.source, self.target)
         # One pass over the strip each; -inf (no power, in dB) is clipped to -1 like any other low value.
-        scaled = (converted - np.float32(self.low)) * np.float32(2 / (self.high - self.low))
+        with np.errstate(over="ignore"):  # damaged values: what becomes infinite is clipped as well
+            scaled = (converted - np.float32(self.low)) * np.float32(2 / (self.high - self.low))
         scaled -= 1
         np.clip(scaled, -1, 1, out=scaled)
         scaled[~valid] = 0

@@ -137,6 +137,17 @@ def test_a_width_that_no_memory_holds_is_refused_before_anything_is_allocated(ma
         pass
 
 
+def test_values_that_no_backscatter_has_are_invalid(make_raster):
+    """Fill values that nobody declares, and damage: they would be the brightest pixels of the scene."""
+    values = np.full((4, 4), 0.25, np.float32)
+    values[0] = 1e20, -3.4e38, np.inf, 1e17
+    with open_raster(make_raster(values, **UTM), ("VH",), SceneOptions()) as bands:
+        found, valid = bands.read((0, 4), (0, 4))
+    assert valid[0].tolist() == [False, False, False, True]
+    assert valid[1:].all()
+    assert found[0, 0].tolist() == pytest.approx([0, 0, 0, 1e17])
+
+
 def test_a_crs_whose_name_is_gone_is_refused_in_words(make_raster):
     """What rasterio raises there is no error of rasterio's."""
     path = make_raster(speckle(SHAPE), gcps=GCPS, crs="EPSG:4326")

@@ -38,7 +38,7 @@ class _Scene:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("scenes", nargs=-1, required=True)
-@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.argument("out_dir")
 @click.option(
     "--name",
     "template",
@@ -62,7 +62,7 @@ class _Scene:
 @reports_errors
 def main(
     scenes: tuple[str, ...],
-    out_dir: Path,
+    out_dir: str,
     template: str,
     scheduler: str | None,
     workers: int | None,
@@ -88,9 +88,9 @@ def main(
     found = None if model is None else resolve(model)
     listed = _listed(scenes, choices["bands"])
     began = time.perf_counter()
-    _make_folder(out_dir)
-    works = _works(listed, out_dir, template, previews=previews)
-    with alone_in(out_dir), connected(scheduler, workers) as (client, count):
+    folder = _folder(out_dir)
+    works = _works(listed, folder, template, previews=previews)
+    with alone_in(folder), connected(scheduler, workers) as (client, count):
         if choices["threads"] is None and not scheduler:
             choices["threads"] = default_threads(count)
         options = translate_options(**choices)
@@ -107,17 +107,24 @@ def main(
                 client, works, workers=count, model=found, options=options, progress=progress, finished=finished
             )
     seconds = time.perf_counter() - began
-    write_output(out_dir / _SUMMARY, _summary(outcomes, seconds).encode())
+    write_output(folder / _SUMMARY, _summary(outcomes, seconds).encode())
     click.echo(table(outcomes, seconds))
     if any(outcome.state == "failed" for outcome in outcomes):
         sys.exit(1)
 
 
-def _make_folder(out_dir: Path) -> None:
+def _folder(given: str) -> Path:
+    """Make the folder for mosaics; a server's address is refused, of which a path would make a folder here."""
+    from sar2optical.remote import is_remote
+
+    if is_remote(given):
+        raise OptionError(f"{given}: is on a server: give a folder that all workers see, and upload what it holds")
+    folder = Path(given)
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{out_dir}: cannot be made ({error.strerror}): choose another folder") from error
+        raise OptionError(f"{folder}: cannot be made ({error.strerror}): choose another folder") from error
+    return folder
 
 
 def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:

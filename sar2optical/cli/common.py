@@ -9,7 +9,8 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
+from functools import cache, wraps
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -184,6 +185,25 @@ def one_line(error: BaseException) -> str:
     return text.encode(errors="replace").decode()  # file names need not be UTF-8
 
 
+@cache
+def _hush_what_rasterio_cannot_log() -> None:
+    """Print nothing where GDAL quotes a damaged tag that is no UTF-8: rasterio's logging of it fails, visibly.
+
+    Cython prints the error by way of `sys.excepthook` first, and then how it came about.
+    """
+    hook, unraisable_hook = sys.excepthook, sys.unraisablehook
+
+    def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if trace is not None or kind is not UnicodeDecodeError:
+            hook(kind, error, trace)
+
+    def print_unraisable(unraisable: Any) -> None:
+        if unraisable.object != "rasterio._env.log_error":
+            unraisable_hook(unraisable)
+
+    sys.excepthook, sys.unraisablehook = print_error, print_unraisable
+
+
 def set_up_logging(verbosity: int) -> None:
     """Send the library's log lines to stderr: warnings at -1, decisions too at 0, everything at 1."""
     levels = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
@@ -194,3 +214,4 @@ def set_up_logging(verbosity: int) -> None:
     logger.setLevel(levels[max(-1, min(verbosity, 1))])
     # GDAL's own complaints come to us as exceptions; without a handler Python would print them a second time.
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    _hush_what_rasterio_cannot_log()
