@@ -38,7 +38,7 @@ from sar2optical.manifest import Manifest
 from sar2optical.parts import PartsFolder, parts_of
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
-from sar2optical.strips import encode, read_strip, write_strip
+from sar2optical.strips import encode, is_of, read_strip, write_strip
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
 __all__ = ["COMPRESSIONS", "MosaicWriter", "StripFiles", "check_output"]
@@ -263,6 +263,7 @@ class MosaicWriter:
             Rows are missing.
         """
         self._check_complete()
+        self._check_run()
         made = self._parts / f"mosaic{self._out.suffix.lower()}"
         with _unwritable(self._out), rasterio.Env(**_GDAL):
             if self._driver == "COG":
@@ -335,6 +336,16 @@ class MosaicWriter:
         mosaic = self._levels[0]
         if mosaic.rows != mosaic.height:
             raise ValueError(f"{mosaic.rows} of the mosaic's {mosaic.height} rows are written")
+
+    def _check_run(self) -> None:
+        """Refuse strips that somebody else has written over ours meanwhile: workers that an older run had at it."""
+        level = self._levels[0]
+        for row, _ in level.strips:
+            if not is_of(self._parts / level.strip_name(row), self._run):
+                raise OutputUnwritable(
+                    f"cannot write {self._out}: another run has written its strips over this one's; wait for its "
+                    "end, then run the same command again"
+                )
 
     def _check_space(self) -> None:
         """Refuse early where the COG cannot fit: on a full disk libtiff complains at length on stderr."""

@@ -89,5 +89,16 @@ def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | N
     return rgba if _digest(rgba) == tags.get(_DIGEST_TAG) else None
 
 
+def is_of(path: Path, run: str) -> bool:
+    """Say whether a strip carries this run's fingerprint; its pixels are not looked at."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver="GTiff") as dataset:
+                return bool(dataset.tags().get(RUN_TAG, "") == run)
+    except (RasterioError, OSError):
+        return False
+
+
 def _digest(rgba: npt.NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(rgba).data).hexdigest()

@@ -229,6 +229,7 @@ def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
         ((empty, tmp_path / "o"), "no scene"),
         ((tmp_path / "none.json", tmp_path / "o"), "no STAC ItemCollection"),
         ((src, src), "cannot be made"),
+        ((src, src.parent), "is the scene itself"),
         ((src, "s3://bucket/folder"), "on a server"),
     ]:
         result = batch(*args)

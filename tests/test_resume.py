@@ -19,6 +19,8 @@ import rasterio
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwritable, SceneUnreadable
 from sar2optical.manifest import Manifest
+from sar2optical.mosaic import MosaicWriter
+from sar2optical.raster import Georeference
 from sar2optical.scene import SceneOptions
 from sar2optical.strips import read_strip, write_strip
 from sar2optical.translate import TranslateOptions, forecast, translate
@@ -407,4 +409,37 @@ def test_the_command_shows_the_outlook(tmp_path, src, model):
     command = [BIN / "sar2opt-scene", src, tmp_path / "out.tif", "--model", model, "--dry-run", "--precision", "fp32"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert "windows          32" in result.stdout
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_report_is_never_the_scene_or_the_mosaic(tmp_path, src, model):
+    before = src.read_bytes()
+    for report in (src, tmp_path / "out.tif"):
+        command = [
+            BIN / "sar2opt-scene",
+            src,
+            tmp_path / "out.tif",
+            "--model",
+            model,
+            "--report",
+            report,
+            "--overwrite",
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert result.returncode == 1
+        assert "give a name that ends in .json" in result.stderr
+    assert src.read_bytes() == before
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_strips_that_another_run_has_put_in_the_place_of_ours_are_not_published(tmp_path):
+    valid = np.ones((64, 600), np.bool_)
+    options = {"shape": (128, 600), "georeference": Georeference(), "tags": {}, "manifest": Manifest({"a": "1"})}
+    with MosaicWriter(tmp_path / "out.tif", **options) as writer:
+        for _ in range(2):
+            writer.write(np.full((3, 64, 600), 9, np.uint8), valid)
+        strip = sorted(parts_of(tmp_path / "out.tif").glob("strip-*"))[0]
+        write_strip(strip, np.full((4, 64, 600), 255, np.uint8), "another run")
+        with pytest.raises(OutputUnwritable, match="another run has written its strips"):
+            writer.finish()
     assert not (tmp_path / "out.tif").exists()

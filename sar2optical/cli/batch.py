@@ -169,6 +169,8 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
         out = out_dir / name
         if out.parent != out_dir:
             raise OptionError(f"--name {template}: gives {name}, which lies in another folder: leave out / and ..")
+        if Path(scene.source).exists() and out.exists() and out.samefile(scene.source):
+            raise OptionError(f"{out}: is the scene itself: give another folder, or --name")
         works.append(Work(source=scene.source, out=out, preview=out.with_suffix(".png") if previews else None))
     twice = [str(out) for out, count in Counter(work.out for work in works).items() if count > 1]
     if twice:

@@ -11,6 +11,7 @@ import click
 
 from sar2optical.cli.common import GentleStop, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
+from sar2optical.errors import OptionError
 
 if TYPE_CHECKING:
     from sar2optical.preflight import Forecast
@@ -57,6 +58,8 @@ def main(
 
     found = None if model is None else resolve(model)
     if report:
+        if report.suffix.lower() != ".json":  # so that it is never the scene or the mosaic
+            raise OptionError(f"report {report} is no .json: give a name that ends in .json")
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
