@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,7 +123,13 @@ def _local(workers: int | None) -> Iterator[Any]:
     gpus = sorted(_NVIDIA.iterdir()) if _NVIDIA.is_dir() else []
     count = workers or max(1, len(gpus))
     # Memory is bounded by us; a worker above Dask's idea of enough would be paused or killed.
-    common: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "silence_logs": logging.CRITICAL}
+    common: dict[str, Any] = {
+        "nthreads": 1,
+        "memory_limit": 0,
+        "host": "127.0.0.1",
+        "silence_logs": logging.CRITICAL,
+        "preload": [__name__],  # for `dask_setup`
+    }
     specs = {}
     for k in range(count):
         env = {"CUDA_VISIBLE_DEVICES": str(k % len(gpus))} if len(gpus) > 1 else {}
@@ -130,8 +138,29 @@ def _local(workers: int | None) -> Iterator[Any]:
         "cls": Scheduler,
         "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
-    with SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster:
+    with _deaf():  # and so are the processes that begin in it
+        cluster = SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.CRITICAL)
+    with cluster:
         yield cluster
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C, which a terminal sends to every process: it is for the one that people started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def dask_setup(_: Any) -> None:
+    """Make a worker that takes the place of a lost one deaf to Ctrl-C too; Dask calls it, by this name."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def default_threads(workers: int) -> int:
@@ -336,7 +365,10 @@ def _kept_open(
 ) -> Iterator[tuple[Engine, Path]]:
     key = (tuple(files.items()), backend, options, windows >= WORTHWHILE)
     if key not in _engines:
-        _engines[key] = open_model(files, backend=backend, options=options, windows=windows)
+        engine, _ = found = open_model(files, backend=backend, options=options, windows=windows)
+        # What was chosen will be asked for by name: by the next steps of this scene.
+        named = replace(options, precision=engine.precision)  # type: ignore[arg-type]
+        _engines[tuple(files.items()), engine.backend, named, False] = _engines[key] = found
     yield _engines[key]
 
 
@@ -355,8 +387,10 @@ def _begin(work: Work, model: Path | None, options: TranslateOptions, share: boo
 
 def _run(work: Work, model: Path | None, options: TranslateOptions, decided: Decided, rows: range) -> int:
     """Make the strips of some rows of windows."""
-    with prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job:
-        strips = StripFiles(work.out, job.plan.shape[1], job.manifest, row=job.plan.rows[rows.start])
+    with (
+        prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job,
+        StripFiles(work.out, job.plan.shape[1], job.manifest, row=job.plan.rows[rows.start]) as strips,
+    ):
         stream(job.scene, job.plan, job.encodings, job.engine, strips, rows=rows, ahead=job.ahead)
     return len(rows)
 

@@ -16,11 +16,14 @@ except ImportError:  # Windows has no flock: there, two runs on one output are t
     fcntl = None  # type: ignore[assignment]
 
 
-def try_lock(file: BufferedWriter) -> bool:
-    """Lock a file for as long as it is open, or its process lives; False where another process has it."""
+def try_lock(file: BufferedWriter, *, shared: bool = False) -> bool:
+    """Lock a file for as long as it is open, or its process lives; False where another process has it.
+
+    `shared`: others may have it too, but none alone.
+    """
     if fcntl:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
@@ -45,15 +48,17 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, mark: str = "") -> None:
     """Write beside `path`, flush to disk, rename: `path` is the old file or the new one, never a part.
+
+    `mark`: of the writer, where several processes may write it at once.
 
     Raises
     ------
     OSError
         Where the disk is full or takes no file; nothing is left beside `path` then.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

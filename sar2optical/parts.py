@@ -81,7 +81,7 @@ class PartsFolder:
     def __enter__(self) -> Self:
         self.check()
         self.path.mkdir(exist_ok=True)
-        self._lock = self._claim()
+        self._lock = _locked(self._out, shared=False)
         try:
             self._take_over()
         except BaseException:
@@ -112,15 +112,10 @@ class PartsFolder:
 
     def _take_over(self) -> None:
         """Keep what an equal run has left, refuse another's, clear the rest."""
-        earlier = Manifest.read(self.path)
-        again = self._manifest is not None and not self._restart
-        if again and earlier and earlier != self._manifest and any(self.path.glob(_STRIPS)):
-            differing = "; ".join(earlier.differences(self._manifest or earlier))
-            raise OtherRun(
-                f"{self._out}: {self.path.name} holds strips of another run ({differing}): "
-                "give what was given then to go on from them, or --restart to begin anew"
-            )
-        same = again and earlier == self._manifest
+        same = False
+        if self._manifest is not None and not self._restart:
+            refuse_other_run(self._out, self._manifest)
+            same = Manifest.read(self.path) == self._manifest
         self._clear(keep_strips=same)
         if self._manifest is not None and not same:
             write_whole(self.path / MANIFEST, self._manifest.to_bytes())
@@ -132,21 +127,55 @@ class PartsFolder:
                 _log.debug("removing %s", entry)
                 entry.unlink()
 
-    def _claim(self) -> BufferedWriter:
-        lock = (self.path / _LOCK).open("ab")
-        if self._is_free(lock):
-            return lock
-        lock.close()
-        raise OutputUnwritable(
-            f"cannot write {self._out}: another run is writing it; wait for it, or choose another name"
+
+@contextmanager
+def shared_parts(out: Path, manifest: Manifest) -> Iterator[Path]:
+    """Hold the folder that `PartsFolder.prepare` has left, together with others that write the same run's strips.
+
+    Raises
+    ------
+    OtherRun
+        Where the folder is another run's by now.
+    OutputUnwritable
+        Where the folder is gone, or a run has it alone.
+    """
+    try:
+        lock = _locked(out, shared=True)
+    except FileNotFoundError as error:
+        raise OutputUnwritable(f"cannot write {out}: the folder of its strips is gone; run it again") from error
+    with lock:
+        if Manifest.read(parts_of(out)) != manifest:
+            raise OtherRun(f"{out}: another run has taken over the folder of its strips: wait for it, then run again")
+        yield parts_of(out)
+
+
+def refuse_other_run(out: Path, manifest: Manifest) -> None:
+    """Refuse to go on where there are strips of a run that is not the same.
+
+    Raises
+    ------
+    OtherRun
+        Naming the differences.
+    """
+    folder = parts_of(out)
+    earlier = Manifest.read(folder)
+    if earlier and earlier != manifest and any(folder.glob(_STRIPS)):
+        raise OtherRun(
+            f"{out}: {folder.name} holds strips of another run ({'; '.join(earlier.differences(manifest))}): "
+            "give what was given then to go on from them, or --restart to begin anew"
         )
 
-    def _is_free(self, lock: BufferedWriter) -> bool:
-        try:
-            # Otherwise its owner has just removed it, and the folder with it.
-            return try_lock(lock) and os.path.samestat(os.fstat(lock.fileno()), (self.path / _LOCK).stat())
-        except FileNotFoundError:
-            return False
+
+def _locked(out: Path, *, shared: bool) -> BufferedWriter:
+    """Open the lock of an output's strips, and take it."""
+    path = parts_of(out) / _LOCK
+    lock = path.open("ab")
+    with suppress(FileNotFoundError):
+        # Otherwise its owner has just removed it, and the folder with it.
+        if try_lock(lock, shared=shared) and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            return lock
+    lock.close()
+    raise OutputUnwritable(f"cannot write {out}: another run is writing it; wait for it, or choose another name")
 
 
 def parts_of(out: Path) -> Path:

@@ -7,18 +7,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import rasterio
 from rasterio.warp import transform_geom
 
-from sar2optical.errors import BackendNotInstalled, OptionError
+from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
 from sar2optical.files import write_output
 from sar2optical.raster import POLARISATIONS
 
 _WGS84 = "EPSG:4326"
 """Of an Item's geometry (STAC 1.1: longitude, latitude)."""
+
+_PREFIX = "sar2optical:"
+"""Of properties that are ours."""
 
 _DENSIFY = 21
 """Points a side of a footprint: sides in a map projection are curves in longitude and latitude."""
@@ -96,7 +100,7 @@ def write_item(
         Acquisition; where None, told from a time in `name`, and where that has none, the mosaic's own is given
         and said to be.
     properties
-        Beside datetime and projection.
+        Ours, beside datetime and projection: named with our prefix in the Item.
     picture
         A preview of it.
 
@@ -107,20 +111,25 @@ def write_item(
 
     Raises
     ------
+    OutputExists
+        Where a file of that name is there which is no Item of ours.
     OutputUnwritable
         Where the folder takes no files.
     """
     pystac = _pystac()
+    path = mosaic.with_suffix(".json")
+    if path.exists() and not _is_ours(path):
+        raise OutputExists(f"{path}: is there, and no Item of ours: move it, or give --no-stac")
     from pystac.extensions.projection import ProjectionExtension
 
     with rasterio.open(mosaic) as dataset:
         crs, transform, shape = dataset.crs, dataset.transform, dataset.shape
         geometry = footprint(dataset)
     found = when or time_in(name)
-    extra = dict(properties)
+    extra = {f"{_PREFIX}{key.replace(' ', '_')}": value for key, value in properties.items()}
     if found is None:
         found = datetime.fromtimestamp(mosaic.stat().st_mtime, UTC)
-        extra["sar2optical:datetime_of"] = "processing"
+        extra[f"{_PREFIX}datetime_of"] = "processing"
     item = pystac.Item(id=name, geometry=geometry, bbox=_bounds(geometry), datetime=found, properties=extra)
     if crs is not None:
         code = crs.to_string() if crs.to_epsg() else None
@@ -134,9 +143,15 @@ def write_item(
         item.add_asset(
             "preview", pystac.Asset(href=picture.name, media_type=pystac.MediaType.PNG, roles=["overview"])
         )
-    path = mosaic.with_suffix(".json")
     write_output(path, (json.dumps(item.to_dict(include_self_link=False), indent=1) + "\n").encode())
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return any(name.startswith(_PREFIX) for name in json.loads(path.read_bytes())["properties"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def footprint(dataset: Any) -> dict[str, Any] | None:
@@ -159,6 +174,9 @@ def footprint(dataset: Any) -> dict[str, Any] | None:
         return None
     polygon = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
     moved: dict[str, Any] = json.loads(json.dumps(transform_geom(crs, _WGS84, polygon)))
+    ring = moved["coordinates"][0]
+    if sum(x * v - u * y for (x, y, *_), (u, v, *_) in pairwise(ring)) < 0:
+        ring.reverse()  # counterclockwise, RFC 7946
     return moved
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "") -> None:
     OSError
         Where the disk is full or takes no file.
     """
-    write_whole(path, encoded_strip(rgba, run))
+    # A worker that was believed to be lost may be at the same strip.
+    write_whole(path, encoded_strip(rgba, run), mark=f".{os.getpid()}")
 
 
 def encoded_strip(rgba: npt.NDArray[np.uint8], run: str = "") -> bytes:

@@ -40,16 +40,16 @@ from sar2optical.errors import (
 )
 from sar2optical.files import cache_folder
 from sar2optical.geocode import Geocoded, Target, geocoded
-from sar2optical.manifest import Manifest, identity_of
+from sar2optical.manifest import Manifest, identity_of, is_local
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, StripFiles, check_output
-from sar2optical.parts import parts_of
+from sar2optical.parts import parts_of, refuse_other_run
 from sar2optical.preflight import Forecast
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.remote import exists, gdal_environment, is_remote, upload
-from sar2optical.safe import ProductOptions
+from sar2optical.safe import ProductOptions, is_product
 from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch, Unit
 from sar2optical.stream import Clock, bytes_in_flight, stream
@@ -335,7 +335,7 @@ def carry_out(
 def forecast(
     src: str | Path, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
 ) -> Forecast:
-    """Say what `translate` would do and take, from a short measured run; nothing is written.
+    """Say what `translate` would do and take, from a short measured run; no mosaic and no strip is written.
 
     Raises
     ------
@@ -343,9 +343,12 @@ def forecast(
         As `translate` would; OutputUnwritable where the disk cannot hold it.
     """
     options = options or TranslateOptions()
-    out = _made_here(str(out)) if is_remote(out) else Path(out)
+    out = _made_here(str(out), options) if is_remote(out) else Path(out)
     check_outputs(src, out, options)
     with prepared(src, out, model=model, options=options) as job:
+        job.writer(out, options)  # refuses what it cannot write
+        if not options.restart:
+            refuse_other_run(out, job.manifest)
         strips = StripFiles(out, job.plan.shape[1], job.manifest)
         same = not options.restart and Manifest.read(parts_of(out)) == job.manifest
         kept = strips.rows(job.plan.shape[0]) if same else 0
@@ -438,18 +441,19 @@ def _on_its_way(out: str | Path, options: TranslateOptions) -> Iterator[tuple[Pa
         yield Path(out), options
         return
     remote = str(out)
-    if not options.overwrite and exists(remote):
-        raise OutputExists(f"{remote} exists; pass --overwrite to replace it, or choose another name")
-    local = _made_here(remote)
+    local = _made_here(remote, options)
     _log.info("%s: made in %s, then uploaded", remote, local.parent)
     yield local, replace(options, overwrite=True)
     upload(local, remote)
-    local.unlink()
-    local.parent.rmdir()
+    with suppress(OSError):  # it is where it belongs
+        local.unlink()
+        local.parent.rmdir()
 
 
-def _made_here(remote: str) -> Path:
+def _made_here(remote: str, options: TranslateOptions) -> Path:
     """Give the place of an output before it is uploaded: one for each address, so that strips are found again."""
+    if not options.overwrite and exists(remote):
+        raise OutputExists(f"{remote} exists; pass --overwrite to replace it, or choose another name")
     cache = cache_folder()
     if cache is None:
         raise OptionError(f"{remote}: there is no cache folder to make it in: set SAR2OPT_CACHE")
@@ -596,11 +600,12 @@ def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions)
 
 def _encodings(scene: SceneSource, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:
     """Fix how each band becomes model input, from the whole scene's statistics."""
-    if scene.unit is None or not scene.samples[0].size:
+    samples = scene.samples
+    if scene.unit is None or not samples[0].size:
         return [AS_IT_IS] * len(signature.bands)  # no valid pixel will be encoded
     unit, stretches = choose_stretch(scene.unit, signature, stretch)
     encodings = []
-    for sample, chosen in zip(scene.samples, stretches, strict=True):
+    for sample, chosen in zip(samples, stretches, strict=True):
         low, high = resolve(chosen, convert(sample, scene.unit, unit))
         encodings.append(Encoding(scene.unit, unit, low, high))
     return encodings
@@ -620,6 +625,13 @@ def _versions(engine: Engine) -> dict[str, str]:
     return found
 
 
+def _hash_of_values(scene: SceneSource) -> str:
+    digest = hashlib.sha256()
+    for sample in scene.samples:
+        digest.update(np.ascontiguousarray(sample).data)
+    return digest.hexdigest()[:16]
+
+
 def _calibration_of(product: ProductOptions) -> str:
     noise, border = ", noise removed" * product.denoise, ", border kept" * (not product.border)
     return f"{product.calibration}{noise}{border}"
@@ -635,18 +647,22 @@ def _manifest(
 ) -> Manifest:
     """Gather everything that decides the pixels; batch size, threads and memory do not."""
     height, width = scene.shape
+    path = Path(scene.path)
     said = {
         "nodata": options.scene.nodata,
         "scale": options.scene.scale,
-        "band": ", ".join(options.scene.bands) or None,
+        # Where names tell the bands, it does not matter how they were asked for.
+        "band": ", ".join(options.scene.bands) if options.scene.bands and None in scene.polarisations else None,
+        "calibration": _calibration_of(options.product) if is_product(path) else None,
+        # A server does not tell when its file was changed; values from all over it do.
+        "values": None if is_local(path) else _hash_of_values(scene),
     }
     return Manifest(
         {
-            "scene": identity_of((Path(scene.path), *(file for file in scene.files if str(file) != scene.path))),
+            "scene": identity_of((path, *(file for file in scene.files if str(file) != scene.path))),
             "size": f"{width} x {height}",
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
             "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
-            "calibration": _calibration_of(options.product),
             "geocode": str(options.geocode) if options.geocode else "no",
             "overlap": str(plan.overlap),
             "window": str(plan.window),
@@ -687,7 +703,7 @@ def _tags(
         "SAR2OPTICAL_MODEL_SHA256": manifest.facts["model"],
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
-        "SAR2OPTICAL_SOURCE": Path(scene.path).name,
+        "SAR2OPTICAL_SOURCE": Path(scene.path.partition("?")[0]).name,  # no tokens of signed addresses
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,38 @@ def test_the_command_takes_lists_names_outputs_and_sums_up(tmp_path, make_raster
     assert "1 done, 2 is there" in again.stdout
 
 
+def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, make_raster, exported):
+    src, out = make_raster(speckle((6500, 1300)), "tall.tif", **UTM), tmp_path / "out"
+    command = [BIN / "sar2opt-batch", src, out, "--model", exported, "--workers", "2", "--precision", "fp32"]
+    # A process group of its own, all of which a terminal would tell.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0)
+    deadline = time.monotonic() + 60
+    while not any(out.glob("*.parts/strip-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted: nothing is half-written; run the same command again" in said
+    assert not list(out.glob("*.tif"))
+
+
+def test_an_item_is_not_written_over_what_is_the_users(tmp_path, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    src, out = make_raster(speckle((300, 500)), "one.tif", **UTM), tmp_path / "out"
+    out.mkdir()
+    (out / "one.json").write_text('{"mine": 1}')
+    result = batch(src, out, "--model", model, "--precision", "fp32")
+    assert result.returncode == 0
+    assert "no Item: " in result.stderr
+    assert (out / "one.json").read_text() == '{"mine": 1}'
+    (out / "one.json").unlink()
+    for _ in range(2):  # its own is
+        assert batch(src, out, "--model", model, "--precision", "fp32", "--overwrite").returncode == 0
+    ring = pystac.Item.from_file(str(out / "one.json")).geometry["coordinates"][0]
+    assert sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) > 0
+
+
 def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
     src = make_raster(speckle((60, 60)))
     empty = tmp_path / "empty.txt"
@@ -258,7 +291,7 @@ def test_a_scene_with_control_points_has_a_footprint(make_raster):
     gcps = [GroundControlPoint(r, c, 7 + c / 100, 45 - r / 100) for r in (0, 20, 40) for c in (0, 30, 60)]
     with rasterio.open(make_raster(speckle((40, 60)), gcps=gcps, crs="EPSG:4326")) as dataset:
         ring = footprint(dataset)["coordinates"][0]
-    assert np.allclose(ring, [(7, 45), (7.6, 45), (7.6, 44.6), (7, 44.6), (7, 45)])
+    assert np.allclose(ring, [(7, 45), (7, 44.6), (7.6, 44.6), (7.6, 45), (7, 45)])
 
 
 def test_times_are_found_in_product_names():

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ import rasterio
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwritable, SceneUnreadable
 from sar2optical.manifest import Manifest
-from sar2optical.mosaic import MosaicWriter
+from sar2optical.mosaic import MosaicWriter, StripFiles
+from sar2optical.parts import PartsFolder
 from sar2optical.raster import Georeference
+from sar2optical.safe import ProductOptions
 from sar2optical.scene import SceneOptions
 from sar2optical.strips import read_strip, write_strip
 from sar2optical.translate import TranslateOptions, forecast, translate
@@ -443,3 +446,63 @@ def test_strips_that_another_run_has_put_in_the_place_of_ours_are_not_published(
         with pytest.raises(OutputUnwritable, match="another run has written its strips"):
             writer.finish()
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_source_in_an_archive_is_known_by_the_archives_size_and_time(tmp_path, src, model):
+    archive, out = tmp_path / "z.zip", tmp_path / "out.tif"
+
+    def pack():
+        with zipfile.ZipFile(archive, "w") as file:
+            file.write(src, "q.tif")
+
+    pack()
+    with pytest.raises(Interrupted):
+        run(f"/vsizip/{archive}/q.tif", out, model, strips=3)
+    os.utime(archive, (1, 1))
+    with pytest.raises(OtherRun, match=r"scene q\.tif \(\d+ bytes"):
+        run(f"/vsizip/{archive}/q.tif", out, model)
+
+
+def test_what_says_the_same_in_other_words_goes_on(tmp_path, make_raster, model):
+    src, out = make_raster(speckle((1500, 700)), descriptions=["VH"], **UTM), tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=3)
+    other = {"scene": SceneOptions(bands=("VH",), unit="byte"), "product": ProductOptions(calibration="gamma0")}
+    assert run(src, out, model, **other).rows_kept == 3 * 192
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path, src, model):
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=3)
+    with pytest.raises(OtherRun, match="overlap 64, now 32"):
+        forecast(src, out, model=model, options=TranslateOptions(engine=FP32, overlap=32))
+
+
+def test_a_run_and_workers_of_another_do_not_share_a_folder(tmp_path):
+    ours, theirs = Manifest({"a": "1"}), Manifest({"a": "2"})
+    out, strip = tmp_path / "out.tif", (np.zeros((3, 4, 6), np.uint8), np.ones((4, 6), np.bool_))
+    StripFiles(out, 6, ours).begin()
+    with StripFiles(out, 6, ours) as one, StripFiles(out, 6, ours, row=4) as two:
+        one.write(*strip)
+        two.write(*strip)
+        with pytest.raises(OutputUnwritable, match="another run is writing"), PartsFolder(out, theirs, restart=True):
+            pass
+    with (
+        PartsFolder(out, ours),
+        pytest.raises(OutputUnwritable, match="another run is writing"),
+        StripFiles(out, 6, ours),
+    ):
+        pass
+    with pytest.raises(OtherRun, match="taken over"), StripFiles(out, 6, theirs):
+        pass
+    assert StripFiles(out, 6, ours).rows(8) == 8
+
+
+def test_sigterm_before_there_is_a_strip_says_what_to_do(tmp_path, make_raster, exported):
+    process = start(make_raster(speckle((2500, 1500))), tmp_path / "out.tif", exported)
+    wait_for(tmp_path, "out.tif.parts/lock", process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "run the same command again" in said or "the same command goes on" in said or "stopped when asked" in said

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import reports_errors, set_up_logging
+from sar2optical.cli.common import one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
-from sar2optical.errors import OptionError
+from sar2optical.errors import OptionError, Sar2OpticalError
 
 if TYPE_CHECKING:
     from sar2optical.cluster import Outcome, State
@@ -98,10 +98,13 @@ def main(
             described = {work.out: scene for work, scene in zip(works, listed, strict=True)}
 
             def finished(outcome: Outcome) -> None:
-                if stac and outcome.state == "done":
-                    _describe(outcome, described[outcome.work.out])
                 if outcome.state == "failed":
-                    say(outcome.error)
+                    say(f"failed: {outcome.error}")
+                if stac and outcome.state == "done":
+                    try:
+                        _describe(outcome, described[outcome.work.out])
+                    except Sar2OpticalError as error:  # the mosaic is there all the same
+                        say(f"no Item: {one_line(error)}")
 
             outcomes = translate_all(
                 client, works, workers=count, model=found, options=options, progress=progress, finished=finished
@@ -141,7 +144,7 @@ def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
                 lines = Path(text).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeError) as error:
                 raise OptionError(f"{text}: is no list of scenes ({error}): give a text file, one a line") from error
-            found += [_named(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+            found += [_named(line.strip()) for line in lines if line.strip() and not line.strip().startswith("#")]
         else:
             found.append(_named(text))
     if not found:
@@ -150,7 +153,7 @@ def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
 
 
 def _named(source: str) -> _Scene:
-    path = PurePosixPath(source)
+    path = PurePosixPath(source.partition("?")[0])
     if path.name == "manifest.safe":
         path = path.parent
     return _Scene(source, path.stem or path.name)
@@ -169,6 +172,8 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
         out = out_dir / name
         if out.parent != out_dir:
             raise OptionError(f"--name {template}: gives {name}, which lies in another folder: leave out / and ..")
+        if out.with_suffix(".json").name == _SUMMARY:
+            raise OptionError(f"{out}: its Item would be {_SUMMARY}, which sums up the batch: give --name")
         if Path(scene.source).exists() and out.exists() and out.samefile(scene.source):
             raise OptionError(f"{out}: is the scene itself: give another folder, or --name")
         works.append(Work(source=scene.source, out=out, preview=out.with_suffix(".png") if previews else None))
@@ -185,8 +190,7 @@ def _describe(outcome: Outcome, scene: _Scene) -> None:
     assert report is not None
     if out.suffix.lower() not in (".tif", ".tiff"):
         return
-    facts = {f"sar2optical:{name.replace(' ', '_')}": text for name, text in report.facts.items()}
-    write_item(out, name=scene.name, when=scene.when, properties=facts, picture=outcome.work.preview)
+    write_item(out, name=scene.name, when=scene.when, properties=report.facts, picture=outcome.work.preview)
 
 
 @contextmanager
@@ -203,7 +207,7 @@ def _progress(
             if of:
                 bar.set_postfix_str(f"{strips} of {of} strips")
 
-        yield show, lambda line: tqdm.write(f"failed: {line}", file=sys.stderr)
+        yield show, lambda line: tqdm.write(line, file=sys.stderr)
 
 
 def _summary(outcomes: list[Outcome], seconds: float) -> str:

@@ -28,6 +28,8 @@ TERMINATED = 143
 """Likewise after SIGTERM."""
 
 
+_AGAIN = "nothing is half-written; run the same command again"
+
 _Command = Callable[..., Any]
 
 
@@ -87,6 +89,12 @@ def reading(signature: ModelSignature, side: int, *, units: str, optical_max: fl
     return how if optical_max is None else replace(how, optical_max=optical_max)
 
 
+def _leave_terminated(*_: object) -> None:
+    """Say what to do, and leave through every context manager."""
+    os.write(2, f"terminated: {_AGAIN}\n".encode())  # not click.echo: it may be in the middle of one
+    sys.exit(TERMINATED)
+
+
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what a user can mend into one line on stderr: exit 1, or 130 after Ctrl-C.
 
@@ -96,7 +104,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         # A batch system's way to say stop: leaves through every context manager, as Ctrl-C does.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+        signal.signal(signal.SIGTERM, _leave_terminated)
         try:
             command(*args, **kwargs)
         except Sar2OpticalError as error:
@@ -106,7 +114,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             click.echo("error: out of memory: lower the batch size or the number of threads", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted: run the same command again; it goes on from what was finished", err=True)
+            click.echo(f"interrupted: {_AGAIN}", err=True)
             # Libraries' worker threads may not end by themselves; nothing of ours is left to flush.
             sys.stderr.flush()
             os._exit(INTERRUPTED)
@@ -147,7 +155,7 @@ class GentleStop:
         self._exit_code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
         if self._asked or not self.in_hand:
             if number == signal.SIGTERM:
-                sys.exit(TERMINATED)
+                _leave_terminated()
             raise KeyboardInterrupt
         self._asked = True
         # Not click.echo: it may be in the middle of one.
