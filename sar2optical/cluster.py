@@ -232,6 +232,7 @@ class _Run:
     _strips: list[int] = field(default_factory=lambda: [0, 0])
 
     def all(self) -> list[Outcome]:
+        """Submit, take what comes back, submit what follows from it, until nothing is left."""
         from distributed import as_completed
 
         left = deque(range(len(self.works)))

@@ -87,6 +87,11 @@ def write_output(path: Path, data: bytes) -> None:
         ) from error
 
 
+def cause(error: BaseException) -> str:
+    """Give an error's own words on one line, 160 characters at most; GDAL's, which rasterio keeps as the cause."""
+    return " ".join(str(error.__cause__ or error).split())[:160] or type(error).__name__
+
+
 def cache_folder() -> Path | None:
     """Give the folder for what may be made again: `SAR2OPT_CACHE`, or ours in the user's; None without a home."""
     given = os.environ.get("SAR2OPT_CACHE")

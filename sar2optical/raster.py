@@ -26,6 +26,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
+from sar2optical.files import cause
 from sar2optical.radiometry import guess_unit
 from sar2optical.remote import is_remote
 from sar2optical.signature import Unit
@@ -81,8 +82,8 @@ class SceneOptions:
             raise OptionError(f"scale is {self.scale:g}: give a finite factor other than 0")
 
 
-class Bands(Protocol):
-    """Bands as values: what a `sar2optical.scene.Scene` is made of."""
+class Described(Protocol):
+    """What is known of a raster before its values are read."""
 
     path: str
     """Of the raster, or of what it was made of; for messages."""
@@ -95,6 +96,10 @@ class Bands(Protocol):
     georeference: Georeference
     row_of_blocks: int
     """Bytes of a row of blocks, of all that is read: what a cache must hold so that no block is decoded twice."""
+
+
+class Bands(Described, Protocol):
+    """Bands as values: what a `sar2optical.scene.Scene` is made of."""
 
     @property
     def stated(self) -> tuple[Unit, str] | None:
@@ -340,10 +345,9 @@ def _why_unreadable(given: str | Path, error: Exception) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Give GDAL's own words, which rasterio keeps as the cause, on one line and without the path again."""
-    text = " ".join(str(error.__cause__ or error).split())
-    text = re.sub(r"(`|')[^']*/[^']*'|^\S*/\S*: ", "", text)
-    return text.strip().rstrip(".")[:160] or type(error).__name__
+    """Give GDAL's own words without the path again."""
+    text = re.sub(r"(`|')[^']*/[^']*'|^\S*/\S*: ", "", cause(error))
+    return text.strip().rstrip(".") or type(error).__name__
 
 
 def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:

@@ -14,6 +14,7 @@ from rasterio.shutil import copyfiles
 from rasterio.shutil import exists as _opens
 
 from sar2optical.errors import OptionError, OutputUnwritable
+from sar2optical.files import cause
 
 __all__ = ["exists", "gdal_environment", "is_remote", "upload", "vsi_path"]
 
@@ -97,7 +98,7 @@ def exists(remote: str) -> bool:
         if "404" in str(error):
             return False
         raise OutputUnwritable(
-            f"{remote}: cannot be looked up ({_cause(error)}): check bucket and credentials"
+            f"{remote}: cannot be looked up ({cause(error)}): check bucket and credentials"
         ) from error
 
 
@@ -129,10 +130,5 @@ def upload(local: Path, remote: str) -> None:
             copyfiles(str(local), target)
     except (RasterioError, CPLE_BaseError, OSError) as error:
         raise OutputUnwritable(
-            f"{remote}: cannot be uploaded ({_cause(error)}): check bucket and credentials; {local} is kept"
+            f"{remote}: cannot be uploaded ({cause(error)}): check bucket and credentials; {local} is kept"
         ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """Give GDAL's own words on one line."""
-    return " ".join(str(error.__cause__ or error).split())[:160]

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable
+from sar2optical.files import cause
 from sar2optical.raster import RasterBands, SceneOptions, open_raster
 from sar2optical.signature import Unit
 
@@ -145,7 +146,7 @@ class _Files:
                 with (self.path / name).open("rb") as file:
                     data = file.read(_XML_LIMIT + 1)
         except _ZIP_ERRORS as error:
-            raise _damaged(self.path, f"{name} cannot be read ({_cause(error)})") from error
+            raise _damaged(self.path, f"{name} cannot be read ({cause(error)})") from error
         if len(data) > _XML_LIMIT:
             raise _damaged(self.path, f"{name} has more than {_XML_LIMIT} bytes")
         return data
@@ -155,7 +156,7 @@ class _Files:
         try:
             return ElementTree.fromstring(self.read(name))
         except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise _damaged(self.path, f"{name} is no XML ({_cause(error)})") from error
+            raise _damaged(self.path, f"{name} is no XML ({cause(error)})") from error
 
     def gdal(self, name: str) -> str:
         """Give the path by which GDAL reads a file."""
@@ -413,7 +414,7 @@ def _list_files(path: Path) -> _Files:
         try:
             names = tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()))
         except OSError as error:
-            raise _damaged(path, f"its files cannot be listed ({_cause(error)})") from error
+            raise _damaged(path, f"its files cannot be listed ({cause(error)})") from error
         return _Files(path, "", names, zipped=False)
     if not path.is_file():
         raise SceneUnreadable(f"{path}: no such file: check the path")
@@ -421,7 +422,7 @@ def _list_files(path: Path) -> _Files:
         with zipfile.ZipFile(path) as archive:
             everything = archive.namelist()
     except _ZIP_ERRORS as error:
-        raise _damaged(path, f"its list of files cannot be read ({_cause(error)})") from error
+        raise _damaged(path, f"its list of files cannot be read ({cause(error)})") from error
     manifests = [name for name in everything if PurePosixPath(name).name == "manifest.safe"]
     if not manifests:
         raise _damaged(path, "it has no manifest.safe")
@@ -549,7 +550,7 @@ def _open_measurement(stack: ExitStack, files: _Files, name: str, options: Scene
     try:
         return stack.enter_context(open_raster(files.gdal(name), ("",), stored))
     except CPLE_BaseError as error:  # what rasterio's properties raise on damaged tags is no RasterioError
-        raise _damaged(files.path, f"{name} cannot be opened ({_cause(error)})") from error
+        raise _damaged(files.path, f"{name} cannot be opened ({cause(error)})") from error
 
 
 def _refuse_contradictions(path: Path, options: SceneOptions, product: ProductOptions) -> None:
@@ -693,7 +694,3 @@ def _within_border(dn: NDArray[np.float32], threshold: float) -> NDArray[np.bool
 
 def _damaged(path: Path, what: str) -> SceneUnreadable:
     return SceneUnreadable(f"{path}: {what}: incomplete or damaged, fetch the product again")
-
-
-def _cause(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -11,7 +11,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.raster import GDAL_CACHE_BYTES, Bands, Georeference, SceneOptions, open_raster, raster_shape
+from sar2optical.raster import (
+    GDAL_CACHE_BYTES,
+    Bands,
+    Described,
+    Georeference,
+    SceneOptions,
+    open_raster,
+    raster_shape,
+)
 from sar2optical.safe import ProductOptions, is_product, open_product, product_shape
 from sar2optical.signature import Unit
 
@@ -27,15 +35,9 @@ percentiles."""
 _CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
 
 
-class SceneSource(Protocol):
+class SceneSource(Described, Protocol):
     """What the corridor asks of a scene: `Scene`, or one on a map's grid."""
 
-    path: str
-    files: tuple[Path, ...]
-    shape: tuple[int, int]
-    polarisations: tuple[str | None, ...]
-    georeference: Georeference
-    row_of_blocks: int
     unit: Unit | None
     unit_reason: str
 
