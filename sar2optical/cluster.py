@@ -30,7 +30,8 @@ from sar2optical.errors import (
     Sar2OpticalError,
     SceneUnreadable,
 )
-from sar2optical.mosaic import StripFiles
+from sar2optical.manifest import Manifest
+from sar2optical.mosaic import StripFiles, run_of, tidy
 from sar2optical.stream import stream
 from sar2optical.translate import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
 
@@ -212,7 +213,6 @@ class _Shared:
 
     decided: Decided
     waiting: int
-    seconds: float = 0.0
 
 
 @dataclass
@@ -239,9 +239,8 @@ class _Run:
         running = as_completed()
         try:
             while True:
-                while (
-                    left and self._under_way() < 2 * self.workers
-                ):  # the next ones are at hand, not all of ten thousand
+                # The next ones are at hand, not all of ten thousand.
+                while left and self._under_way() < 2 * self.workers:
                     self._begin(left.popleft(), running)
                 if not self._futures:
                     break
@@ -267,6 +266,7 @@ class _Run:
     def _begin(self, k: int, running: Any) -> None:
         work = self.works[k]
         if os.path.lexists(work.out) and not self.options.overwrite:
+            tidy(work.out)
             self._close(k, Outcome(work=work, state="there"))
             return
         self._submit(running, k, "begin", _begin, replace(self.options, preview=work.preview), self.workers > 1)
@@ -281,6 +281,8 @@ class _Run:
         if error:
             self._give_up(k)
             self._close(k, Outcome(work=work, state="failed", error=error))
+        elif isinstance(result, _There):
+            self._close(k, Outcome(work=work, state="there"))
         elif isinstance(result, Report):
             self._close(k, Outcome(work=work, state="done", report=result))
         elif isinstance(result, _Begun):
@@ -339,6 +341,10 @@ class _Failed:
     message: str
 
 
+class _There:
+    """The mosaic is there, and is this run's: whoever made it was lost before it could say so."""
+
+
 @dataclass(frozen=True)
 class _Begun:
     decided: Decided
@@ -373,11 +379,13 @@ def _kept_open(
     yield _engines[key]
 
 
-def _begin(work: Work, model: Path | None, options: TranslateOptions, share: bool) -> Report | _Begun:
+def _begin(work: Work, model: Path | None, options: TranslateOptions, share: bool) -> Report | _Begun | _There:
     """Translate a small scene; of a large one, decide everything and say which strips are wanted."""
     began = time.perf_counter()
-    check_outputs(work.source, work.out, options)
     with prepared(work.source, work.out, model=model, options=options, opener=_kept_open) as job:
+        if _is_there(work.out, job.manifest, options):
+            return _There()
+        check_outputs(work.source, work.out, options)
         if not share or len(job.plan.rows) < 2 * UNIT:
             return carry_out(job, work.out, options, began=began)
         strips = StripFiles(work.out, job.plan.shape[1], job.manifest)
@@ -396,12 +404,19 @@ def _run(work: Work, model: Path | None, options: TranslateOptions, decided: Dec
     return len(rows)
 
 
-def _end(work: Work, model: Path | None, options: TranslateOptions, decided: Decided) -> Report:
+def _end(work: Work, model: Path | None, options: TranslateOptions, decided: Decided) -> Report | _There:
     """Make the mosaic of strips on disk, and those that are damaged or gone once more."""
     began = time.perf_counter()
+    if _is_there(work.out, decided.manifest, options):
+        return _There()
     check_outputs(work.source, work.out, options)
     with prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job:
         return carry_out(job, work.out, options, began=began)
+
+
+def _is_there(out: Path, manifest: Manifest, options: TranslateOptions) -> bool:
+    """Say whether an earlier try has come to its end."""
+    return not options.overwrite and run_of(out) == manifest.fingerprint
 
 
 def runs_of(wanted: Sequence[int]) -> Iterator[range]:

@@ -38,10 +38,10 @@ from sar2optical.manifest import Manifest
 from sar2optical.parts import PartsFolder, parts_of, shared_parts
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
-from sar2optical.strips import encode, is_of, read_strip, write_strip
+from sar2optical.strips import RUN_TAG, encode, is_of, read_strip, write_strip
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
-__all__ = ["COMPRESSIONS", "MosaicWriter", "StripFiles", "check_output"]
+__all__ = ["COMPRESSIONS", "MosaicWriter", "StripFiles", "check_output", "run_of", "tidy"]
 
 _DRIVERS = {".tif": "COG", ".tiff": "COG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -421,6 +421,27 @@ class MosaicWriter:
         # They belong to the file that was replaced: GDAL would show its overviews and statistics for ours.
         for sidecar in (".aux.xml", ".ovr", ".msk"):
             self._target.with_name(self._target.name + sidecar).unlink(missing_ok=True)
+
+
+def run_of(out: Path) -> str | None:
+    """Give the fingerprint of the run that made a mosaic; None where there is none, or it does not tell."""
+    if not out.is_file():
+        return None
+    try:
+        with _open(out) as dataset:
+            found: str | None = dataset.tags().get(RUN_TAG)
+            return found
+    except (RasterioError, OSError):
+        return None
+
+
+def tidy(out: Path) -> None:
+    """Remove the strips of a mosaic that is there, which a kill after the last step has left."""
+    manifest = Manifest.read(parts_of(out))
+    if manifest is None or run_of(out) != manifest.fingerprint:
+        return
+    with suppress(OSError), PartsFolder(out, manifest) as folder:
+        folder.done = True
 
 
 class StripFiles:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -23,6 +22,9 @@ _WGS84 = "EPSG:4326"
 
 _PREFIX = "sar2optical:"
 """Of properties that are ours."""
+
+_TAGS = "SAR2OPTICAL_"
+"""And of a mosaic's tags."""
 
 _DENSIFY = 21
 """Points a side of a footprint: sides in a map projection are curves in longitude and latitude."""
@@ -85,10 +87,8 @@ def _scene_of(item: Any, bands: tuple[str, ...], path: Path) -> SceneItem:
     return SceneItem(name=item.id, href=str(path.parent / href) if local else href, when=item.datetime)
 
 
-def write_item(
-    mosaic: Path, *, name: str, when: datetime | None, properties: Mapping[str, Any], picture: Path | None
-) -> Path:
-    """Write an Item beside a mosaic: `mosaic.json`.
+def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path | None) -> Path:
+    """Write an Item beside a mosaic, `mosaic.json`: its place, and what its tags tell of the run that made it.
 
     Parameters
     ----------
@@ -99,8 +99,6 @@ def write_item(
     when
         Acquisition; where None, told from a time in `name`, and where that has none, the mosaic's own is given
         and said to be.
-    properties
-        Ours, beside datetime and projection: named with our prefix in the Item.
     picture
         A preview of it.
 
@@ -125,8 +123,10 @@ def write_item(
     with rasterio.open(mosaic) as dataset:
         crs, transform, shape = dataset.crs, dataset.transform, dataset.shape
         geometry = footprint(dataset)
+        tags = dataset.tags()
     found = when or time_in(name)
-    extra = {f"{_PREFIX}{key.replace(' ', '_')}": value for key, value in properties.items()}
+    ours = {key.removeprefix(_TAGS).lower(): value for key, value in tags.items() if key.startswith(_TAGS)}
+    extra = {f"{_PREFIX}{key}": value for key, value in ours.items()}
     if found is None:
         found = datetime.fromtimestamp(mosaic.stat().st_mtime, UTC)
         extra[f"{_PREFIX}datetime_of"] = "processing"

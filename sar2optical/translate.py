@@ -53,6 +53,7 @@ from sar2optical.safe import ProductOptions, is_product
 from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch, Unit
 from sar2optical.stream import Clock, bytes_in_flight, stream
+from sar2optical.strips import RUN_TAG
 from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]
@@ -703,6 +704,7 @@ def _tags(
         "SAR2OPTICAL_MODEL_SHA256": manifest.facts["model"],
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
+        RUN_TAG: manifest.fingerprint,
         "SAR2OPTICAL_SOURCE": Path(scene.path.partition("?")[0]).name,  # no tokens of signed addresses
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",

@@ -19,11 +19,12 @@ import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
 
+from sar2optical import cluster as cluster_steps
 from sar2optical.cluster import UNIT, Work, connected, runs_of, translate_all
 from sar2optical.engines import EngineOptions
-from sar2optical.errors import OptionError
+from sar2optical.errors import Interrupted, OptionError, OutputExists
 from sar2optical.stac import footprint, read_items, time_in
-from sar2optical.translate import TranslateOptions, translate
+from sar2optical.translate import Report, TranslateOptions, translate
 from tests.conftest import UTM, make_local, speckle
 
 BIN = Path(sys.executable).parent
@@ -144,8 +145,6 @@ def test_one_that_fails_does_not_stop_the_others_and_what_is_there_is_left_alone
 
 
 def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp_path, tall):
-    from sar2optical.errors import Interrupted
-
     model = make_local(tmp_path / "local.onnx")
     out, asked = tmp_path / "out.tif", iter(range(20))
     with pytest.raises(Interrupted):
@@ -249,6 +248,38 @@ def test_an_item_is_not_written_over_what_is_the_users(tmp_path, make_raster):
         assert batch(src, out, "--model", model, "--precision", "fp32", "--overwrite").returncode == 0
     ring = pystac.Item.from_file(str(out / "one.json")).geometry["coordinates"][0]
     assert sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) > 0
+
+
+def test_what_a_batch_was_killed_before_is_done_by_the_next(tmp_path, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    src, out = make_raster(speckle((600, 500)), "one.tif", **UTM), tmp_path / "out"
+    options = ("--model", model, "--precision", "fp32", "--backend", "onnxruntime")
+    assert batch(src, out, *options).returncode == 0
+    # Killed after the rename: no Item, and strips that nobody needs.
+    (out / "one.json").unlink()
+    asked = iter(range(2))
+    taken = TranslateOptions(engine=EngineOptions(precision="fp32"), backend="onnxruntime", overwrite=True)
+    with pytest.raises(Interrupted):
+        translate(src, out / "one.tif", model=model, options=taken, stop=lambda: next(asked, None) is None)
+    assert (out / "one.tif.parts").is_dir()
+    result = batch(src, out, *options)
+    assert "1 is there" in result.stdout
+    assert sorted(file.name for file in out.iterdir() if file.name[0] != ".") == [
+        "one.json",
+        "one.tif",
+        "summary.json",
+    ]
+
+
+def test_a_step_that_is_tried_again_after_the_rename_is_no_failure(tmp_path, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    src, out = make_raster(speckle((300, 500)), "one.tif", **UTM), tmp_path / "out.tif"
+    work = Work(source=str(src), out=out)
+    assert isinstance(cluster_steps._begin(work, model, FP32, True), Report)
+    assert isinstance(cluster_steps._begin(work, model, FP32, True), cluster_steps._There)
+    other = TranslateOptions(engine=FP32.engine, overlap=32)
+    with pytest.raises(OutputExists):
+        cluster_steps._begin(work, model, other, True)
 
 
 def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):

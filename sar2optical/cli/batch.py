@@ -100,7 +100,7 @@ def main(
             def finished(outcome: Outcome) -> None:
                 if outcome.state == "failed":
                     say(f"failed: {outcome.error}")
-                if stac and outcome.state == "done":
+                if stac and outcome.state != "failed":
                     try:
                         _describe(outcome, described[outcome.work.out])
                     except Sar2OpticalError as error:  # the mosaic is there all the same
@@ -184,13 +184,15 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
 
 
 def _describe(outcome: Outcome, scene: _Scene) -> None:
+    from sar2optical.mosaic import run_of
     from sar2optical.stac import write_item
 
-    report, out = outcome.report, outcome.work.out
-    assert report is not None
+    out, picture = outcome.work.out, outcome.work.preview
     if out.suffix.lower() not in (".tif", ".tiff"):
         return
-    write_item(out, name=scene.name, when=scene.when, properties=report.facts, picture=outcome.work.preview)
+    if outcome.state == "there" and (out.with_suffix(".json").exists() or run_of(out) is None):
+        return  # described before, or not ours
+    write_item(out, name=scene.name, when=scene.when, picture=picture if picture and picture.exists() else None)
 
 
 @contextmanager
