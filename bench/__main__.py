@@ -6,7 +6,6 @@ import click
 
 from bench.engines import main as engines
 from bench.picture import main as picture
-from bench.scale import main as scale
 from bench.scene import main as scene
 from bench.seams import main as seams
 from bench.simulate import main as simulate
@@ -18,7 +17,7 @@ def main() -> None:
     """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
 
 
-for command in (engines, picture, scale, scene, seams, simulate, training):
+for command in (engines, picture, scene, seams, simulate, training):
     main.add_command(command)
 
 main()

@@ -1,197 +1,467 @@
-"""Windows per second of every engine, against the way the seed runs its generator."""
+"""Windows per second of every engine, precision and batch, against the way the seed runs its generator."""
 
 from __future__ import annotations
 
+import math
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import interleaved, median, save, table
-from sar2optical.engines import Engine, EngineOptions, Precision, open_engine
-from sar2optical.engines.auto import windows_per_second
-from sar2optical.errors import DeviceUnavailable
-from sar2optical.metrics import psnr
+from bench import resident
+from bench.ceilings import COPY, ceilings, product_name
+from bench.generators import Work, bundled_checkpoint, fresh_checkpoint, work_of
+from bench.harness import (
+    Record,
+    Row,
+    device_option,
+    in_a_process,
+    json_option,
+    quick_option,
+    ratio_cells,
+    rounds_option,
+    save,
+    say,
+    table,
+    threads_option,
+)
+from bench.simulate import SimulatedScene, write_scene
+from sar2optical.engines import EngineOptions, Precision, open_engine
+from sar2optical.engines.auto import open_model
+from sar2optical.engines.base import default_threads
+from sar2optical.errors import Sar2OpticalError
+from sar2optical.memory import peak_bytes, resident_bytes
+from sar2optical.metrics import psnr, ssim
+from sar2optical.models.zoo import bundled, variants
 
-SEED = "PyTorch eager fp32, one window after another"
+SEED = "the seed's way: PyTorch eager, fp32, one window after another"
+_BATCHES = {"cpu": (1, 4, 16, 64, 128), "cuda": (1, 4, 16, 64, 128, 256)}
+_SECONDS, _ITERATIONS = 3.0, 10
+"""That each candidate runs for at least, over all rounds."""
 _SCORED = 16
-"""Windows that parity is measured on, at most."""
+"""Windows that parity is measured on."""
+_EQUAL = 999.0
+"""PSNR in dB of equal images, for JSON has no infinity."""
+_SIDE = 256
+_PERCENTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way of running a generator."""
+
+    backend: str
+    precision: str
+    file: Path
+    batch: int = 1
+    kind: str = "engine"
+    """engine: as the tool runs it; seed; or what PyTorch does on a GPU with windows that are there already."""
+    form: str = ""
+    """Of the file, where there are several of a precision."""
+
+    @property
+    def name(self) -> str:
+        """Tell it from the others."""
+        if self.kind == "seed":
+            return SEED
+        what = " ".join(filter(None, (self.backend, self.precision, self.form)))
+        return f"{what}, batch {self.batch}" + ("" if self.kind == "engine" else f", {self.kind}, no transfers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all candidates share; travels to their processes."""
+
+    device: str
+    threads: int | None
+    seconds: float
+    """Of each candidate in each round, at least."""
+    iterations: int
+    """Likewise."""
+    sar: Path
+    """Windows, as NumPy saves them."""
+
+    def windows(self, count: int) -> NDArray[np.float32]:
+        """Give so many windows, each as often as it takes."""
+        stored = np.load(self.sar)
+        return np.resize(stored, (count, *stored.shape[1:]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What one candidate did in one round."""
+
+    rate: float
+    """Windows per second."""
+    latencies: list[float]
+    """Seconds of each run."""
+    load_s: float
+    first_s: float
+    memory: int
+    """Bytes that it took: resident on a CPU, on the GPU there."""
+    images: NDArray[np.float32] | None = field(default=None, repr=False)
+    """Of the first windows, where they were asked for."""
 
 
 @click.command("engines")
-@click.option("--base-channels", default=64, show_default=True, help="Width of the generator (fresh weights).")
+@click.option("--base-channels", type=int, help="Fresh weights of this width (64: the seed's) for the bundled ones.")
 @click.option(
     "--chips",
     type=click.Path(path_type=Path, exists=True),
-    help="Real SAR chips (a folder) or a scene: batch norm's statistics and int8's ranges are taken from them, and "
-    "parity is measured on them. Noise and no int8 where not given.",
+    help="Real SAR chips (a folder) or a scene, for int8's ranges and for parity. A simulated scene where not given.",
 )
-@click.option("--windows", default=24, show_default=True, help="Per engine and round.")
-@click.option("--rounds", default=5, show_default=True)
-@click.option("--threads", type=int, help="CPU threads; all where not given.")
-@click.option("--batch-size", default=1, show_default=True)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the raw figures.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Windows a run.  [1 to 128, on a GPU to 256]")
+@click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="On a GPU, compiled too.")
+@device_option
+@threads_option
+@rounds_option
+@quick_option
+@json_option
 def main(
-    base_channels: int,
-    chips: Path | None,
-    windows: int,
-    rounds: int,
-    threads: int | None,
-    batch_size: int,
-    device: str,
-    out: Path | None,
-) -> None:
+    base_channels: int | None, chips: Path | None, batches: tuple[int, ...], compiled: bool, device: str,
+    threads: int | None, rounds: int, quick: bool, out: Path | None,
+) -> None:  # fmt: skip
     """Compare engines on one generator, taking turns."""
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name)
-        sar = _windows(chips, windows)
-        checkpoint = _checkpoint(folder, base_channels, sar)
-        files = _exported(checkpoint, chips)
-        shared = EngineOptions(device=device, threads=threads, batch=batch_size)
-        candidates: dict[str, Callable[[], float]] = {SEED: _seed_rate(checkpoint, sar, threads)}
-        engines = {}
-        for title, engine in _opened(checkpoint, files, shared):
-            engines[title] = stack.enter_context(engine)
-            candidates[title] = _rate_of(engine, sar)
-        figures = interleaved(candidates, rounds)
-        parity = _parity(engines, sar)
-    click.echo(_report(figures, parity))
-    record = {"base_channels": base_channels, "batch": batch_size, "device": device, "real_chips": chips is not None}
-    save(out, "engines", {**record, "windows_per_second": figures, "psnr_db": parity})
+    if quick:
+        batches, rounds = batches[:2] or (1, 2), min(rounds, 2)
+    with tempfile.TemporaryDirectory() as name:
+        record = measured(
+            Path(name), base_channels, chips, batches or _BATCHES[device], compiled=compiled, device=device,
+            threads=threads, rounds=rounds, seconds=0.1 if quick else _SECONDS / rounds,
+        )  # fmt: skip
+    click.echo(report(record))
+    save(record, out)
 
 
-def _windows(chips: Path | None, count: int) -> NDArray[np.float32]:
-    """Take real windows, each as often as it takes; noise where there are none."""
-    if chips is None:
-        return np.random.default_rng(1).uniform(-1, 1, (count, 1, 256, 256)).astype(np.float32)
-    from export.verify import chips_from
-    from sar2optical.models.checkpoint import seed_signature
-
-    return np.resize(chips_from(chips, seed_signature("seed", 1), most=count), (count, 1, 256, 256))
-
-
-def _checkpoint(folder: Path, base_channels: int, sar: NDArray[np.float32]) -> Path:
-    """Make a generator with fresh weights, whose batch norm has seen the windows: untrained, its signal dies out."""
-    import torch
-
-    from sar2optical.models.unet import GeneratorArguments, UNetGenerator
-
-    torch.manual_seed(1)
-    generator = UNetGenerator(GeneratorArguments(base_channels=base_channels))
-    for module in generator.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that comes
-        elif isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    with torch.no_grad():
-        generator(torch.from_numpy(sar[:16]).expand(-1, 3, -1, -1))
-    checkpoint = folder / "generator.pth"
-    torch.save(generator.state_dict(), checkpoint)
-    return checkpoint
-
-
-def _exported(checkpoint: Path, chips: Path | None) -> dict[str, Path]:
-    """Export the files that are compared; by what tells them apart."""
-    from export.build import ExportOptions, export
-
-    def made(name: str, **options: object) -> Path:
-        settings = ExportOptions(verify_with=chips, **options)  # type: ignore[arg-type]
-        return export(checkpoint, checkpoint.with_name(f"{name}.onnx"), settings).out
-
-    files = {"fp32": made("fp32")}
-    if chips is not None:
-        quantized = {"precision": "int8", "calibration": chips, "min_psnr": 30.0}
-        files["int8"] = made("int8", **quantized, subpixel="off")
-        files["int8, sub-pixel"] = made("int8-subpixel", **quantized, subpixel="on")
-    return files
-
-
-def _opened(checkpoint: Path, files: dict[str, Path], shared: EngineOptions) -> Iterator[tuple[str, Engine]]:
-    """Open what runs here: each file in each backend, and the precisions that a backend makes by itself."""
-    for backend, title, file, precision in _ways(checkpoint, files, shared.device):
-        options = replace(shared, precision=precision)
-        try:
-            yield f"{backend} {title}", open_engine(file, backend=backend, options=options)
-        except DeviceUnavailable as error:
-            click.echo(f"left out: {backend} {title} ({error})", err=True)
-
-
-def _ways(checkpoint: Path, files: dict[str, Path], device: str) -> list[tuple[str, str, Path, Precision]]:
-    from sar2optical.training.networks import choose_precision
-
-    backends = ("onnxruntime",) if device == "cuda" else ("onnxruntime", "openvino")
-    ways: list[tuple[str, str, Path, Precision]] = [
-        (backend, title, file, "fp32" if title == "fp32" else "auto")
-        for title, file in files.items()
-        for backend in backends
+def measured(
+    folder: Path, base_channels: int | None, chips: Path | None, batches: Sequence[int], *, compiled: bool,
+    device: str, threads: int | None, rounds: int, seconds: float, only: Callable[[Way], bool] = lambda _: True,
+) -> Record:  # fmt: skip
+    """Run the bench; see the command's options. `only` leaves candidates out."""
+    sar = _windows(folder, chips)
+    settings = Settings(
+        device=device, threads=threads, seconds=seconds, iterations=math.ceil(_ITERATIONS / rounds),
+        sar=folder / "sar.npy",
+    )  # fmt: skip
+    np.save(settings.sar, sar)
+    files = _files(folder, base_channels, sar, chips or folder / "scene.tif", device)
+    ways = [way for way in _ways(files, device, batches, compiled=compiled) if only(way)]
+    tops: list[dict[str, float]] = []
+    samples, trouble = _sampled(
+        [Way(backend="", precision="", file=files["seed"], kind="seed"), *ways], settings, rounds, tops
+    )
+    limits = {name: statistics.median(top[name] for top in tops) for name in tops[0]}
+    work = work_of(files["torch"])
+    reference = next(
+        (images for way in ways if way.precision == "fp32" and (images := _images_of(samples, way)) is not None), None
+    )
+    rows = [
+        _row(way, samples.get(way, []), trouble.get(way), reference, limits, work)
+        for way in (Way(backend="", precision="", file=files["seed"], kind="seed"), *ways)
     ]
-    if device == "cuda":
-        lower: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
-        return [*ways, *(("pytorch", precision, checkpoint, precision) for precision in lower)]
-    ways.append(("openvino", "bf16", files["fp32"], "bf16"))
-    if choose_precision("auto", "cpu") == "bf16":  # elsewhere it is emulated, many times slower
-        ways.append(("pytorch", "bf16", checkpoint, "bf16"))
-    return ways
+    return Record(
+        bench="engines",
+        rows=tuple(rows),
+        settings={
+            "generator": "bundled" if base_channels is None else f"fresh weights, base_channels {base_channels}",
+            "windows": str(chips.name) if chips else "of a simulated scene",
+            "gflop_per_window": work.flop / 1e9,
+            "device": device,
+            "threads": threads or default_threads(),
+            "rounds": rounds,
+            "sar2opt-scene takes": _default() if base_channels is None and device == "cpu" else None,
+            "ceiling_windows_per_s": {
+                name.split()[0]: limit * 1e12 / work.flop for name, limit in limits.items() if "product" in name
+            },
+        },
+        ceilings=limits,
+    )
 
 
-def _seed_rate(checkpoint: Path, sar: NDArray[np.float32], threads: int | None) -> Callable[[], float]:
-    """The seed's loop: three equal channels, no folding, a batch of one, eager, contiguous."""
+def _sampled(
+    ways: Sequence[Way], settings: Settings, rounds: int, tops: list[dict[str, float]]
+) -> tuple[dict[Way, list[Sample]], dict[Way, str]]:
+    """Let the ways take turns, and the ceilings with them; what stops one is noted, and it has no further turn."""
+    samples: dict[Way, list[Sample]] = {}
+    trouble: dict[Way, str] = {}
+    # On a CPU each in a process of its own, so that memory is its own, and settings too. A GPU tells of its memory
+    # itself, and a context there takes seconds to make.
+    run = in_a_process if settings.device == "cpu" else _here
+    for number in range(rounds):
+        tops.append(run(ceilings, settings.device, threads=settings.threads))
+        for way in ways:
+            if way in trouble:
+                continue
+            try:
+                sample = run(sample_of, way, settings, images=number == 0 and way.batch <= _SCORED)
+            except (Sar2OpticalError, RuntimeError, MemoryError, BrokenProcessPool) as error:
+                trouble[way] = " ".join(str(error).split())[:160]
+                say(f"left out: {way.name} ({trouble[way]})")
+                continue
+            samples.setdefault(way, []).append(sample)
+            say(f"round {number + 1}/{rounds}: {way.name}: {sample.rate:.1f} windows/s")
+    return samples, trouble
+
+
+def _here(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+def sample_of(way: Way, settings: Settings, *, images: bool = False) -> Sample:
+    """Open a way, run it, close it."""
+    before, began = _memory(settings.device), time.perf_counter()
+    with _opened(way, settings) as (run, streams):
+        load = time.perf_counter() - began
+        sar = settings.windows(way.batch)
+        began = time.perf_counter()
+        run(sar)
+        first = time.perf_counter() - began
+        rate, latencies = timed(run, sar, streams, settings.seconds, settings.iterations)
+        taken = _memory(settings.device, peak=True) - before
+        made = _images(run, settings, way.batch) if images and way.kind in ("engine", "seed") else None
+    return Sample(
+        rate=rate, latencies=latencies, load_s=load, first_s=first, memory=max(taken, 0), images=made
+    )  # fmt: skip
+
+
+def timed(
+    run: Callable[[NDArray[np.float32]], object],
+    sar: NDArray[np.float32],
+    streams: int,
+    seconds: float,
+    iterations: int,
+) -> tuple[float, list[float]]:
+    """Run batches, as many at once as there are streams, for so long and so often at least.
+
+    Returns
+    -------
+    rate, latencies
+        Windows per second; seconds of each run.
+    """
+
+    def one(_: int) -> float:
+        began = time.perf_counter()
+        run(sar)
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(streams) as pool:
+        warm = list(pool.map(one, range(streams)))  # and a guess at how many runs it takes
+        count = max(iterations, math.ceil(streams * seconds / max(warm)))
+        count = math.ceil(count / streams) * streams  # none is left alone on the cores at the end
+        began = time.perf_counter()
+        latencies = list(pool.map(one, range(count)))
+        return count * len(sar) / (time.perf_counter() - began), latencies
+
+
+@contextmanager
+def _opened(way: Way, settings: Settings) -> Iterator[tuple[Callable[[NDArray[np.float32]], object], int]]:
+    """Give what runs a batch, and how many batches may be in flight."""
+    if way.kind == "seed":
+        yield _seed(way.file, settings), 1
+        return
+    if way.kind != "engine":
+        with resident.opened(way.file, way.kind, way.precision, way.batch) as run:
+            yield run, 1
+        return
+    precision: Precision = way.precision  # type: ignore[assignment]
+    options = EngineOptions(
+        device=settings.device, precision=precision, threads=settings.threads, batch=way.batch
+    )  # fmt: skip
+    with open_engine(way.file, backend=way.backend, options=options) as engine:
+        yield engine.run, engine.streams
+
+
+def _seed(checkpoint: Path, settings: Settings) -> Callable[[NDArray[np.float32]], object]:
+    """The seed's loop: three equal channels, no folding, a batch of one, eager, contiguous, back to the CPU."""
     import torch
 
-    from sar2optical.engines.base import default_threads
     from sar2optical.models.checkpoint import load_generator
 
     generator, _ = load_generator(checkpoint)
-    windows = [torch.from_numpy(window[None].repeat(3, axis=1)) for window in sar]
+    generator.to(settings.device)
+    torch.set_num_threads(settings.threads or default_threads())
 
-    def measure() -> float:
-        before = torch.get_num_threads()  # of an engine in PyTorch, which runs a thread for each window
-        torch.set_num_threads(threads or default_threads())
+    def run(sar: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            given = torch.from_numpy(sar).expand(-1, 3, -1, -1).to(settings.device)
+            made: NDArray[np.float32] = generator(given).cpu().numpy()
+            return made
+
+    return run
+
+
+def _images(run: Callable[[NDArray[np.float32]], Any], settings: Settings, batch: int) -> NDArray[np.float32]:
+    sar = settings.windows(_SCORED)
+    return np.concatenate([run(sar[k : k + batch]) for k in range(0, _SCORED, batch)])
+
+
+def _windows(folder: Path, chips: Path | None) -> NDArray[np.float32]:
+    """Take windows from real chips, or from a scene that is made here."""
+    from export.verify import chips_from
+
+    if chips is None:
+        chips = folder / "scene.tif"
+        write_scene(chips, SimulatedScene(height=4 * _SIDE, width=4 * _SIDE, border=False))
+    with open_engine(bundled(), backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
+        signature = engine.signature
+    return np.resize(chips_from(chips, signature, most=_SCORED), (_SCORED, 1, _SIDE, _SIDE))
+
+
+def _files(
+    folder: Path, base_channels: int | None, sar: NDArray[np.float32], chips: Path, device: str
+) -> dict[str, Path]:
+    """Make, or find, the files that are compared, by what tells them apart; seed and torch are checkpoints."""
+    from export.build import ExportOptions, export
+
+    def made(name: str, **options: Any) -> Path:
+        say(f"exporting {name}")
+        return export(files["torch"], folder / f"{name}.onnx", ExportOptions(verify_with=chips, **options)).out
+
+    if base_channels is None:
+        files = {
+            "seed": bundled_checkpoint(folder / "seed.pth", channels=3),
+            "torch": bundled_checkpoint(folder / "torch.pth"),
+            **variants(bundled()),
+        }
+    else:
+        checkpoint = fresh_checkpoint(folder / "seed.pth", base_channels, sar)
+        files = {"seed": checkpoint, "torch": checkpoint}
+        files["fp32"] = made("fp32")
+        files["int8"] = made("int8", precision="int8", calibration=chips, min_psnr=30.0)
+    for precision in ("fp16", "bf16") if device == "cuda" else ():
         try:
-            with torch.no_grad():
-                generator(windows[0])
-                began = time.perf_counter()
-                for window in windows:
-                    generator(window)
-                return len(windows) / (time.perf_counter() - began)
-        finally:
-            torch.set_num_threads(before)
-
-    return measure
+            files[precision] = made(precision, precision=precision)
+        except Sar2OpticalError as error:
+            say(f"left out: files in {precision} ({error})")
+    return files
 
 
-def _rate_of(engine: Engine, sar: NDArray[np.float32]) -> Callable[[], float]:
-    def measure() -> float:
-        engine.run(sar[: engine.batch])
-        return windows_per_second(engine, sar)
+def _ways(files: Mapping[str, Path], device: str, batches: Iterable[int], *, compiled: bool) -> list[Way]:
+    """List what there is to try here; what does not open is a row that says so."""
+    from sar2optical.training.networks import choose_precision
 
-    return measure
+    batches = list(batches)
+    backends: dict[str, list[str]] = (
+        {"onnxruntime": ["fp32", "fp16", "bf16", "int8"], "pytorch": ["fp32", "fp16", "bf16"]}
+        if device == "cuda"
+        else {"onnxruntime": ["fp32", "int8"], "openvino": ["fp32", "bf16", "int8"], "pytorch": ["fp32", "bf16"]}
+    )
+    if device == "cpu" and choose_precision("auto", "cpu") != "bf16":  # PyTorch emulates it, many times slower
+        backends["pytorch"].remove("bf16")
+
+    def file_of(backend: str, precision: str) -> Path:
+        if backend == "pytorch":
+            return files["torch"]
+        return files["fp32"] if backend == "openvino" and precision == "bf16" else files[precision]
+
+    ways = [
+        Way(backend=backend, precision=precision, file=file_of(backend, precision), batch=batch)
+        for backend, precisions in backends.items()
+        for precision in precisions
+        for batch in batches
+        if backend != "onnxruntime" or precision in files
+    ]
+    if device == "cuda":
+        kinds = ["eager", "graph", *(["compiled"] if compiled else [])]
+        ways += [
+            Way(backend="pytorch", precision=precision, file=files["torch"], batch=batch, kind=kind)
+            for kind in kinds
+            for precision in ("fp32", "bf16")
+            for batch in batches
+            if kind != "compiled" or (precision == "bf16" and batch in (batches[0], batches[-1]))
+        ]
+    return ways
 
 
-def _parity(engines: dict[str, Engine], sar: NDArray[np.float32]) -> dict[str, tuple[float, float]]:
-    """Mean and lowest PSNR of windows against ONNX Runtime in fp32, in dB on [-1, 1]."""
-    reference = engines["onnxruntime fp32"]
-    windows = sar[:_SCORED]
-    expected = [reference.run(window[None]) for window in windows]
-    figures = {}
-    for name, engine in engines.items():
-        found = [psnr(e, engine.run(w[None]), data_range=2) for e, w in zip(expected, windows, strict=True)]
-        figures[name] = (float(np.mean(found)), min(found))
-    return figures
+def _images_of(samples: Mapping[Way, Sequence[Sample]], way: Way) -> NDArray[np.float32] | None:
+    """Give a way's images. Those of the first in fp32, which every backend vouches for, are the reference."""
+    return samples[way][0].images if way.kind == "engine" and way in samples else None
 
 
-def _report(figures: dict[str, list[float]], parity: dict[str, tuple[float, float]]) -> str:
-    base = median(figures[SEED])
-    rows = [["engine", "windows/s", "against the first", "PSNR mean, dB", "lowest"]]
-    for name, rates in figures.items():
-        rate = median(rates)
-        scores = [f"{score:.1f}" for score in parity[name]] if name in parity else ["-", "-"]
-        rows.append([name, f"{rate:.1f}", f"{rate / base:.2f}", *scores])
-    return table(rows)
+def _row(
+    way: Way, samples: Sequence[Sample], trouble: str | None, reference: NDArray[np.float32] | None,
+    limits: Mapping[str, float], work: Work,
+) -> Row:  # fmt: skip
+    labels: dict[str, Any] = {
+        "backend": way.backend or "pytorch",
+        "precision": way.precision or "fp32",
+        "batch": way.batch,
+    }
+    if way.kind != "engine":
+        labels |= {"way": way.kind, "transfers": "on" if way.kind == "seed" else "off"}
+    if trouble or not samples:
+        return Row(name=way.name, unit="windows/s", labels=labels, trouble=trouble or "not run")
+    rates = tuple(sample.rate for sample in samples)
+    rate = statistics.median(rates)
+    taken = [1000 * seconds for sample in samples for seconds in sample.latencies]
+    precision = str(labels["precision"])
+    limit = limits.get(product_name(precision))
+    figures = {
+        "mpx_per_s": rate * _SIDE**2 / 1e6,
+        "latency_ms": {name: float(np.percentile(taken, q)) for name, q in _PERCENTILES.items()},
+        "runs": len(taken),
+        "load_s": statistics.median(sample.load_s for sample in samples),
+        "first_ms": 1000 * statistics.median(sample.first_s for sample in samples),
+        "memory_mb": max(sample.memory for sample in samples) / 1e6,
+        "share_of_matmul": rate * work.flop / (limit * 1e12) if limit else None,
+        "share_of_copy": rate * work.least_bytes(precision, way.batch) / (limits[COPY] * 1e9),
+        **_parity(samples[0].images, reference),
+    }
+    return Row(name=way.name, unit="windows/s", samples=rates, labels=labels, figures=figures)
+
+
+def _parity(images: NDArray[np.float32] | None, reference: NDArray[np.float32] | None) -> dict[str, float]:
+    """Compare images with those in fp32, on [-1, 1]; nothing where there are none, or they are the same ones."""
+    if images is None or reference is None or images is reference:
+        return {}
+    pairs = list(zip(reference, images, strict=True))
+    found = [psnr(expected, image, data_range=2) for expected, image in pairs]
+    alike = [ssim(expected, image, data_range=2) for expected, image in pairs]
+    # Images that are equal bit by bit have no finite figure.
+    figures = {"psnr_db": float(np.mean(found)), "psnr_min_db": min(found), "ssim": float(np.mean(alike))}
+    return {name: min(value, _EQUAL) for name, value in figures.items()}
+
+
+def _default() -> str:
+    """Say which engine `sar2opt-scene` takes by itself here."""
+    engine, file = open_model(variants(bundled()), windows=10**6)
+    with engine:
+        return f"{engine.backend} {engine.precision}, batch {engine.batch}, {file.name}"
+
+
+def _memory(device: str, *, peak: bool = False) -> int:
+    if device == "cpu":
+        return peak_bytes() if peak else resident_bytes()
+    import torch
+
+    if not peak:
+        torch.cuda.empty_cache()  # what earlier candidates held
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def report(record: Record) -> str:
+    """Lay the record out for a terminal."""
+    head = ["engine", "windows/s", "against the first", "p99, ms", "MB", "PSNR, dB", "of ceiling"]
+    rows = [head]
+    for row in record.rows:
+        found = row.figures
+        latency = found.get("latency_ms", {}).get("p99")
+        cells = (latency, found.get("memory_mb"), found.get("psnr_db"))
+        share = found.get("share_of_matmul")
+        rows.append(
+            [row.name, *ratio_cells(record, row), *("-" if x is None else f"{x:.1f}" for x in cells),
+             "-" if share is None else f"{share:.0%}"]
+        )  # fmt: skip
+    limits = "; ".join(f"{name} {value:.3g}" for name, value in record.ceilings.items())
+    return f"{table(rows)}\nceilings: {limits}"

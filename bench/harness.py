@@ -1,33 +1,138 @@
-"""Fair comparisons on shared machines: candidates take turns, medians of their rounds are compared."""
+"""Fair comparisons on shared machines: candidates take turns, and what counts is the ratio within a round."""
 
 from __future__ import annotations
 
 import json
-import platform
+import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sar2optical import __version__
+import click
+
+from bench.machine import Machine, this_commit, this_machine, today, versions
+
+MOST_SPREAD = 0.10
+"""Of a ratio over the rounds: beyond it, a row says so instead of giving a figure."""
+
+Figure = float | int | str | bool | None
 
 
-def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One candidate of a bench."""
+
+    name: str
+    """What tells it apart, for people; there is one of each name in a record."""
+    unit: str
+    """Of the samples: something per second, so that more is better."""
+    samples: tuple[float, ...] = ()
+    """One for each round, as measured."""
+    labels: Mapping[str, Figure] = field(default_factory=dict)
+    """What the candidate is: backend, precision, batch."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """What else was measured of it."""
+    trouble: str | None = None
+    """Why there is no figure, or why none may be relied on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How a row compares with the first."""
+
+    value: float
+    """Median over the rounds of this row's sample over the first row's of the same round."""
+    spread: float
+    """Distance between the quartiles of these ratios (its ends, of three rounds or fewer), over `value`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one run of a bench has found, and on what."""
+
+    bench: str
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any]
+    """The options that decide what is measured."""
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    """What the machine can do at best, by name, units in the names."""
+    series: Mapping[str, Any] = field(default_factory=dict)
+    """What is drawn over time, by the name of a row."""
+    machine: Machine = field(default_factory=this_machine)
+    versions: Mapping[str, str] = field(default_factory=versions)
+    commit: str = field(default_factory=this_commit)
+    taken: str = field(default_factory=today)
+
+    def row(self, name: str) -> Row:
+        """Give a row by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def ratio(self, row: Row, base: Row | None = None) -> Ratio | None:
+        """Compare a row with another one, the first where not given; None where either has no samples."""
+        base = base or self.rows[0]
+        if not row.samples or len(row.samples) != len(base.samples):
+            return None
+        return ratio_of(row.samples, base.samples)
+
+    def verdict(self, row: Row) -> str | None:
+        """Say why a row's figure may not be relied on; None where it may."""
+        if row.trouble:
+            return row.trouble
+        ratio = self.ratio(row)
+        if ratio is None:
+            return "not measured"
+        if ratio.spread > MOST_SPREAD:
+            return f"spread of {ratio.spread:.0%}"
+        return None
+
+
+def ratio_of(samples: tuple[float, ...], base: tuple[float, ...]) -> Ratio:
+    """Compare samples of the same rounds."""
+    ratios = sorted(mine / other for mine, other in zip(samples, base, strict=True))
+    value = statistics.median(ratios)
+    low, high = ratios[0], ratios[-1]
+    if len(ratios) > 3:
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(value=value, spread=(high - low) / value)
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], float]], rounds: int, *, told: Callable[[str], None] | None = None
+) -> dict[str, tuple[float, ...]]:
     """Let each candidate measure itself once per round, in turn.
 
     What slows the machine for a while slows all of them, so ratios hold where single figures do not.
 
+    Parameters
+    ----------
+    candidates
+        By name; each gives one sample.
+    rounds
+        How often.
+    told
+        Called with a line on each sample.
+
     Returns
     -------
     dict
-        Each candidate's figures, in rounds' order.
+        Each candidate's samples, in rounds' order.
     """
-    figures: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds):
         for name, measure in candidates.items():
-            figures[name].append(measure())
-    return figures
+            samples[name].append(measure())
+            if told:
+                told(f"round {number + 1}/{rounds}: {name}: {samples[name][-1]:.4g}")
+    return {name: tuple(taken) for name, taken in samples.items()}
+
+
+def in_a_process(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function of a module in a process of its own: its memory, settings and threads are nobody else's."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as worker:
+        return worker.submit(function, *args, **kwargs).result()
 
 
 def table(rows: list[list[str]]) -> str:
@@ -39,24 +144,45 @@ def table(rows: list[list[str]]) -> str:
         )
         for row in rows
     ]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def save(path: Path | None, name: str, figures: Any) -> None:
-    """Write raw figures with what they were taken on."""
-    if path is None:
-        return
-    record = {
-        "bench": name,
-        "version": __version__,
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "taken": time.strftime("%Y-%m-%d"),
-        "figures": figures,
-    }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+def ratio_cells(record: Record, row: Row) -> list[str]:
+    """Give a row's median, and its ratio to the first, or why there is none."""
+    rate = f"{statistics.median(row.samples):.4g}" if row.samples else "-"
+    trouble = record.verdict(row)
+    ratio = record.ratio(row)
+    return [rate, trouble if trouble or ratio is None else f"{ratio.value:.2f}"]  # type: ignore[list-item]
 
 
-def median(figures: list[float]) -> float:
-    """Give the middle figure."""
-    return statistics.median(figures)
+def save(record: Record, path: Path | None) -> None:
+    """Write all of a record as JSON, where a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(record), indent=1, default=float) + "\n")
+
+
+def load(path: Path) -> Record:
+    """Read a record that `save` wrote."""
+    content = json.loads(path.read_text())
+    rows = tuple(Row(**{**row, "samples": tuple(row["samples"])}) for row in content.pop("rows"))
+    return Record(**{**content, "rows": rows, "machine": Machine(**content["machine"])})
+
+
+def median(samples: tuple[float, ...] | list[float]) -> float:
+    """Give the middle sample."""
+    return statistics.median(samples)
+
+
+def say(line: str) -> None:
+    """Tell whoever waits how far it is; what is found goes to the other stream."""
+    click.echo(line, err=True)
+
+
+rounds_option = click.option("--rounds", default=5, show_default=True, help="In which all candidates take turns.")
+threads_option = click.option("--threads", type=int, help="CPU threads; all where not given.")
+device_option = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+quick_option = click.option("--quick", is_flag=True, help="Small and short: to see that it runs, not to be believed.")
+json_option = click.option(
+    "--json", "out", type=click.Path(path_type=Path), help="Also write the record, raw samples and all."
+)

@@ -1,89 +1,439 @@
-"""A whole scene end to end, against what the engine does by itself."""
+"""Whole scenes of growing size, against what the disk and the engine allow, and against simpler ways."""
 
 from __future__ import annotations
 
+import math
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window
 
-from bench.harness import interleaved, median, save
+from bench.generators import bundled_checkpoint
+from bench.harness import (
+    Figure,
+    Record,
+    Row,
+    device_option,
+    in_a_process,
+    json_option,
+    median,
+    quick_option,
+    ratio_of,
+    rounds_option,
+    save,
+    say,
+    table,
+    threads_option,
+)
 from bench.simulate import SimulatedScene, write_scene
-from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.auto import windows_per_second
-from sar2optical.memory import peak_bytes
-from sar2optical.models.zoo import bundled
-from sar2optical.scene import SceneOptions
-from sar2optical.translate import Report, TranslateOptions, translate
-from sar2optical.windows import DEFAULT_OVERLAP
+from sar2optical.engines import EngineOptions, Precision
+from sar2optical.engines.auto import open_model, windows_per_second
+from sar2optical.engines.base import default_threads
+from sar2optical.memory import peak_bytes, resident_bytes
+from sar2optical.models.zoo import bundled, variants
+from sar2optical.scene import GDAL_CACHE_BYTES
+from sar2optical.stream import STAGES
+from sar2optical.translate import TranslateOptions, translate
+
+SIZES = ((2048, 2048), (4096, 4096), (8192, 8192), (16700, 25000))
+_SLOW_UP_TO = 8192 * 8192
+"""Pixels that the ways without any overlap of stages are run over; they take minutes beyond, and nothing changes."""
+_WINDOW = 256
+_EVERY = 0.25
+"""Seconds between two looks at the memory."""
+_ENGINE_SECONDS = 2.0
+"""That the engine alone runs for, at least."""
+_GREY = 255
+
+OURS = "ours"
+ENGINE = "engine only"
+NO_ENGINE = "ours, a generator that does nothing"
+COPY = "plain copy of the raster"
+PLAIN = "plain rasterio loop, no blending"
+SEED = "the seed's way"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One way over one scene; travels to a process of its own."""
+
+    way: str
+    scene: Path
+    out: Path
+    model: Path | None
+    options: TranslateOptions
+    seed: Path
+    """Checkpoint of three channels."""
+
+    @property
+    def threads(self) -> int:
+        """Of a CPU."""
+        return self.options.engine.threads or default_threads()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What it took."""
+
+    seconds: float
+    peak: int
+    """Bytes."""
+    windows: int = 0
+    """That went through a generator."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    memory: Sequence[tuple[float, float]] = ()
+    """Seconds since the start, MB."""
+
+
+def _size(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((int(height), int(width)) for height, width in (text.lower().split("x") for text in given))
+    except ValueError as error:
+        raise click.BadParameter("give HEIGHTxWIDTH, as in 4096x4096") from error
 
 
 @click.command("scene")
-@click.argument("scene", required=False, type=click.Path(path_type=Path))
-@click.option("--side", default=8192, show_default=True, help="Of the simulated scene, where none is given.")
+@click.option("--size", "sizes", multiple=True, callback=_size, metavar="HEIGHTxWIDTH", help="Of simulated scenes.")
+@click.option("--way", "ways", multiple=True, help="Only these.  [all]")
 @click.option("--model", type=click.Path(path_type=Path), help="The bundled generator where not given.")
-@click.option("--band", "bands", multiple=True)
-@click.option("--overlap", default=DEFAULT_OVERLAP, show_default=True)
+@click.option("--precision", default="auto", show_default=True)
 @click.option("--batch-size", default=1, show_default=True)
-@click.option("--threads", type=int)
-@click.option("--rounds", default=3, show_default=True)
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the raw figures.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep scenes here, and take those that are here.")
+@device_option
+@threads_option
+@rounds_option
+@quick_option
+@json_option
 def main(
-    scene: Path | None,
-    side: int,
-    model: Path | None,
-    bands: tuple[str, ...],
-    overlap: int,
-    batch_size: int,
-    threads: int | None,
-    rounds: int,
+    sizes: tuple[tuple[int, int], ...], ways: tuple[str, ...], model: Path | None, precision: Precision,
+    batch_size: int, folder: Path | None, device: str, threads: int | None, rounds: int, quick: bool,
     out: Path | None,
-) -> None:
-    """Time a scene against its windows at the engine's own rate, taking turns."""
-    options = TranslateOptions(
-        engine=EngineOptions(threads=threads, batch=batch_size),
-        scene=SceneOptions(bands=bands),
-        overlap=overlap,
-        overwrite=True,
+) -> None:  # fmt: skip
+    """Translate scenes end to end, taking turns with simpler ways; each in a process of its own."""
+    engine = EngineOptions(device=device, precision=precision, threads=threads, batch=batch_size)
+    if quick:
+        sizes, rounds = sizes or ((512, 512), (1024, 512)), min(rounds, 2)
+    with tempfile.TemporaryDirectory() as temporary:
+        record = measured(
+            folder or Path(temporary), sizes or SIZES, ways or tuple(WAYS), model, engine, rounds=rounds
+        )  # fmt: skip
+    click.echo(report(record))
+    save(record, out)
+
+
+def measured(
+    folder: Path, sizes: Sequence[tuple[int, int]], ways: Sequence[str], model: Path | None, engine: EngineOptions,
+    *, rounds: int,
+) -> Record:  # fmt: skip
+    """Run the bench; see the command's options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = bundled_checkpoint(folder / "seed.pth", channels=3)
+    if model is None and engine.device == "cuda":  # where PyTorch has every precision
+        model = bundled_checkpoint(folder / "bundled.pth")
+    options = TranslateOptions(engine=engine, overwrite=True, restart=True)
+    if model is None and engine.precision == "auto" and engine.device == "cpu":
+        open_model(variants(bundled()), options=engine, windows=10**6)[
+            0
+        ].close()  # chosen once, before any clock runs
+    taken: dict[tuple[str, tuple[int, int]], list[Taken]] = {}
+    scenes = {size: _scene(folder, size) for size in sizes}
+    for number in range(rounds):
+        for size, way in product(sizes, ways):
+            if way in (PLAIN, SEED) and math.prod(size) > _SLOW_UP_TO:
+                continue
+            task = Task(
+                way=way, scene=scenes[size], out=folder / "mosaic.tif", model=model, options=options, seed=seed
+            )  # fmt: skip
+            found: Taken = in_a_process(run, task)
+            taken.setdefault((way, size), []).append(found)
+            say(f"round {number + 1}/{rounds}: {size[1]} x {size[0]}, {way}: {found.seconds:.1f} s")
+    rows = [
+        _row(way, size, taken.get((way, size), []), taken.get((OURS, size), []))
+        for size, way in product(sizes, ways)
+    ]  # fmt: skip
+    ours = next((t for (way, _), many in taken.items() if way == OURS for t in many), None)
+    return Record(
+        bench="scene",
+        rows=tuple(rows),
+        settings={
+            "engine": ours.figures["engine"] if ours else "",
+            "device": engine.device,
+            "batch": engine.batch,
+            "threads": engine.threads or default_threads(),
+            "overlap": options.overlap,
+            "rounds": rounds,
+        },
+        series={
+            "memory": {_name(way, size): [list(x) for x in many[-1].memory] for (way, size), many in taken.items()},
+            "growth_exponent": _growth(taken, ways),
+        },
     )
-    reports: list[Report] = []
-    with tempfile.TemporaryDirectory() as folder:
-        if scene is None:
-            scene = Path(folder) / "scene.tif"
-            write_scene(scene, SimulatedScene(height=side, width=side, border=False))
-        mosaic = Path(folder) / "mosaic.tif"
-
-        def run_scene() -> float:
-            reports.append(translate(scene, mosaic, model=model, options=options))
-            return reports[-1].windows_run / reports[-1].seconds_windows
-
-        def run_engine() -> float:
-            with open_engine(model or bundled(), options=options.engine) as engine:
-                side, channels = engine.signature.window, engine.signature.channels
-                shape = (200 * batch_size, channels, side, side)
-                windows = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
-                windows_per_second(engine, windows[: 10 * batch_size])
-                return windows_per_second(engine, windows)
-
-        figures = interleaved({"engine": run_engine, "scene": run_scene}, rounds)
-    click.echo(_report(reports, figures))
-    save(out, "scene", {"windows_per_second": figures, "peak_memory_mb": peak_bytes() / 1e6})
 
 
-def _report(reports: list[Report], figures: dict[str, list[float]]) -> str:
-    last = reports[-1]
-    height, width = last.shape
-    engine, scene = median(figures["engine"]), median(figures["scene"])
-    ratios = [e / s for e, s in zip(figures["engine"], figures["scene"], strict=True)]
-    return "\n".join(
-        [
-            f"scene               {width} x {height}, {last.windows_run} windows, {last.engine}",
-            f"engine alone        {engine:.1f} windows/s",
-            f"scene, to strips    {scene:.1f} windows/s",
-            f"ratio               {median(ratios):.3f} (rounds: {', '.join(f'{r:.3f}' for r in ratios)})",
-            f"assembling          {median([r.seconds_mosaic for r in reports]):.1f} s",
-            f"in all              {median([r.seconds for r in reports]):.1f} s",
-            f"peak memory         {peak_bytes() / 1e6:.0f} MB",
-        ]
+def _scene(folder: Path, size: tuple[int, int]) -> Path:
+    path = folder / f"scene-{size[0]}x{size[1]}.tif"
+    if not path.exists():
+        say(f"simulating {path.name}")
+        write_scene(path, SimulatedScene(height=size[0], width=size[1], border=False))
+    return path
+
+
+def run(task: Task) -> Taken:
+    """Go one way over one scene."""
+    before = resident_bytes()
+    with memory_over_time() as memory:
+        found = WAYS[task.way](task)
+    return replace(found, memory=tuple(memory), figures={**found.figures, "memory_before_mb": before / 1e6})
+
+
+@contextmanager
+def memory_over_time() -> Iterator[list[tuple[float, float]]]:
+    """Look at this process's memory now and then: (seconds since the start, MB)."""
+    series: list[tuple[float, float]] = []
+    done = threading.Event()
+    began = time.perf_counter()
+
+    def look() -> None:
+        while not done.wait(_EVERY):
+            series.append((round(time.perf_counter() - began, 2), round(resident_bytes() / 1e6, 1)))
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield series
+    finally:
+        done.set()
+        watch.join()
+
+
+def _ours(task: Task) -> Taken:
+    """As `sar2opt-scene` does it."""
+    found = translate(task.scene, task.out, model=task.model, options=task.options)
+    return Taken(
+        seconds=found.seconds,
+        peak=found.peak_memory,
+        windows=found.windows_run,
+        figures={
+            "engine": found.engine,
+            "seconds_windows": found.seconds_windows,
+            "seconds_mosaic": found.seconds_mosaic,
+            "stage_seconds": dict(found.busy),
+            "idle": dict(found.idle),
+        },
     )
+
+
+def _without_an_engine(task: Task) -> Taken:
+    """The same with a generator of one 1 x 1 convolution: what everything but the engine takes."""
+    model = task.out.with_name("nothing.onnx")
+    _write_identity(model)
+    engine = EngineOptions(device="cpu", threads=task.options.engine.threads)
+    return _ours(replace(task, model=model, options=replace(task.options, engine=engine, backend="onnxruntime")))
+
+
+def _write_identity(path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    given = onnx.load(str(bundled()))
+    kept = {entry.key: entry.value for entry in given.metadata_props if entry.key.endswith("signature")}
+    sides: list[list[str | int | None]] = [["N", 1, _WINDOW, _WINDOW], ["N", 3, _WINDOW, _WINDOW]]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["sar", "ones"], ["optical"])],
+        "nothing",
+        [helper.make_tensor_value_info("sar", TensorProto.FLOAT, sides[0])],
+        [helper.make_tensor_value_info("optical", TensorProto.FLOAT, sides[1])],
+        [numpy_helper.from_array(np.ones((3, 1, 1, 1), np.float32), "ones")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, kept)
+    onnx.save(model, str(path))
+
+
+def _engine_alone(task: Task) -> Taken:
+    """As many windows as the scene has, at the rate of an engine that has nothing else to wait for."""
+    options = task.options.engine
+    files = {"reference": task.model} if task.model else variants(bundled())
+    engine, _ = open_model(files, options=options, windows=10**6)
+    with engine:
+        side, channels = engine.signature.window, engine.signature.channels
+        count = 4 * engine.batch * engine.streams
+        sar = np.random.default_rng(1).uniform(-1, 1, (count, channels, side, side)).astype(np.float32)
+        windows_per_second(engine, sar)
+        times = [count / windows_per_second(engine, sar)]
+        while sum(times) < _ENGINE_SECONDS:
+            times.append(count / windows_per_second(engine, sar))
+    return Taken(seconds=sum(times), peak=peak_bytes() - sar.nbytes, windows=count * len(times))
+
+
+def _plain_copy(task: Task) -> Taken:
+    """Read the raster and write it again, by rows of blocks, compressed as the scene is."""
+    began = time.perf_counter()
+    with (
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
+        rasterio.open(task.scene) as source,
+        rasterio.open(task.out, "w", **source.profile) as target,
+    ):
+        step = source.block_shapes[0][0]
+        for top in range(0, source.height, step):
+            window = Window(0, top, source.width, min(step, source.height - top))
+            target.write(source.read(window=window), window=window)
+    return Taken(seconds=time.perf_counter() - began, peak=peak_bytes())
+
+
+def _plain_loop(task: Task) -> Taken:
+    """Read a window, run ONNX Runtime as it comes in fp32 on it, write it; stretched over the whole scene before."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    session = onnxruntime.InferenceSession(str(bundled()), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    began, count = time.perf_counter(), 0
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), rasterio.open(task.scene) as source:
+        top = np.percentile(source.read(1, out_shape=(min(source.height, 2048), min(source.width, 2048))), 99)
+        with rasterio.open(task.out, "w", **_profile(source.profile)) as target:
+            for window in _tiles(source.shape):
+                sar = _encoded(source.read(1, window=window, boundless=True, fill_value=0), float(top))
+                target.write(_bytes(session.run(None, {name: sar})[0][0], window), window=window)
+                count += 1
+    return Taken(seconds=time.perf_counter() - began, peak=peak_bytes(), windows=count)
+
+
+def _seeds_way(task: Task) -> Taken:
+    """The whole scene in memory, three equal channels, PyTorch eager in fp32, one window after another."""
+    import torch
+
+    from sar2optical.models.checkpoint import load_generator
+
+    device = task.options.engine.device
+    generator, _ = load_generator(task.seed)
+    generator.to(device)
+    torch.set_num_threads(task.threads)
+    began, count = time.perf_counter(), 0
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), rasterio.open(task.scene) as source:
+        scene = source.read(1)
+        profile = _profile(source.profile)
+    sar = _encoded(scene, float(np.percentile(scene, 99)))[0, 0]
+    rgb = np.zeros((3, *sar.shape), np.uint8)
+    with torch.no_grad():
+        for window in _tiles(sar.shape):
+            rows, cols = window.toslices()
+            given = np.zeros((1, 1, _WINDOW, _WINDOW), np.float32)
+            given[0, 0, : int(window.height), : int(window.width)] = sar[rows, cols]
+            made = generator(torch.from_numpy(given).repeat(1, 3, 1, 1).to(device)).cpu().numpy()
+            rgb[:, rows, cols] = _bytes(made[0], window)
+            count += 1
+    with rasterio.open(task.out, "w", **profile) as target:
+        target.write(rgb)
+    return Taken(seconds=time.perf_counter() - began, peak=peak_bytes(), windows=count)
+
+
+def _tiles(shape: tuple[int, int]) -> Iterator[Window]:
+    """Give windows side by side; the last ones are cut by the scene's edges."""
+    height, width = shape
+    for top, left in product(range(0, height, _WINDOW), range(0, width, _WINDOW)):
+        yield Window(left, top, min(_WINDOW, width - left), min(_WINDOW, height - top))
+
+
+def _encoded(dn: NDArray[Any], top: float) -> NDArray[np.float32]:
+    """Stretch amplitudes from 0 to `top` over [-1, 1], padded to a window: float32 (1, 1, H, W)."""
+    missing = [(0, max(0, _WINDOW - n)) for n in dn.shape]
+    share = np.clip(np.pad(dn, missing).astype(np.float32) / max(top, 1e-6), 0, 1)
+    sar: NDArray[np.float32] = 2 * share - 1
+    return sar[None, None]
+
+
+def _bytes(image: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:
+    cut = image[:, : int(window.height), : int(window.width)]
+    grey: NDArray[np.uint8] = np.round((cut + 1) / 2 * _GREY).astype(np.uint8)
+    return grey
+
+
+def _profile(scene: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: scene[key] for key in ("height", "width", "crs", "transform")}
+    return {
+        **kept, "driver": "GTiff", "count": 3, "dtype": "uint8", "tiled": True, "blockxsize": _WINDOW,
+        "blockysize": _WINDOW, "compress": "deflate", "zlevel": 1, "photometric": "rgb",
+    }  # fmt: skip
+
+
+WAYS: dict[str, Callable[[Task], Taken]] = {
+    ENGINE: _engine_alone,
+    OURS: _ours,
+    NO_ENGINE: _without_an_engine,
+    COPY: _plain_copy,
+    PLAIN: _plain_loop,
+    SEED: _seeds_way,
+}
+"""In the order of the report; the engine first, for it is what the others of a size are compared with."""
+
+
+def _name(way: str, size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}, {way}"
+
+
+def _row(way: str, size: tuple[int, int], taken: Sequence[Taken], ours: Sequence[Taken]) -> Row:
+    labels: dict[str, Figure] = {"width": size[1], "height": size[0], "way": way, "base": _name(ENGINE, size)}
+    if not taken:
+        trouble = f"not run over more than {_SLOW_UP_TO / 1e6:.0f} Mpx: it takes as much longer as there is more"
+        return Row(name=_name(way, size), unit="Mpx/s", labels=labels, trouble=trouble)
+    seconds = [one.seconds for one in taken]
+    if way == ENGINE and ours:  # for all the scene's windows
+        seconds = [one.seconds / one.windows * ours[0].windows for one in taken]
+    megapixels = math.prod(size) / 1e6
+    last = taken[-1]
+    figures = {
+        "seconds": median(seconds),
+        "peak_memory_mb": max(one.peak for one in taken) / 1e6,
+        "windows": last.windows if way != ENGINE else None,
+        **last.figures,
+    }
+    for name in ("seconds_windows", "seconds_mosaic"):
+        if name in last.figures:
+            figures[name] = median([one.figures[name] for one in taken])
+    for name in ("stage_seconds", "idle"):
+        if name in last.figures:
+            figures[name] = {stage: median([one.figures[name][stage] for one in taken]) for stage in STAGES}
+    samples = tuple(megapixels / s for s in seconds)
+    return Row(name=_name(way, size), unit="Mpx/s", samples=samples, labels=labels, figures=figures)
+
+
+def _growth(taken: Mapping[tuple[str, tuple[int, int]], Sequence[Taken]], ways: Sequence[str]) -> dict[str, float]:
+    """Fit time = c * area ** exponent, by least squares of the logarithms, for each way but the engine alone."""
+    found = {}
+    for way in ways:
+        times = {math.prod(s): median([one.seconds for one in many]) for (w, s), many in taken.items() if w == way}
+        if len(times) > 1 and way != ENGINE:
+            found[way] = float(np.polyfit(np.log(list(times)), np.log(list(times.values())), 1)[0])
+    return found
+
+
+def report(record: Record) -> str:
+    """Lay the record out for a terminal."""
+    rows = [["scene", "s", "Mpx/s", "of the engine's rate", "peak, MB", "waiting: read encode infer blend write"]]
+    for row in record.rows:
+        if not row.samples:
+            rows.append([row.name, "-", "-", row.trouble or "", "-", "-"])
+            continue
+        base = next((r for r in record.rows if r.name == row.labels["base"] and r.samples), None)
+        ratio = f"{ratio_of(row.samples, base.samples).value:.2f}" if base else "-"
+        idle = row.figures.get("idle")
+        waits = "  ".join(f"{share:.0%}" for share in idle.values()) if idle else "-"
+        rows.append(
+            [row.name, f"{row.figures['seconds']:.1f}", f"{median(row.samples):.2f}", ratio,
+             f"{row.figures['peak_memory_mb']:.0f}", waits]
+        )  # fmt: skip
+    growth = ", ".join(f"{way} {value:.2f}" for way, value in record.series["growth_exponent"].items())
+    return f"{record.settings['engine']}\n{table(rows)}\ntime grows as area to the power of: {growth}"

@@ -10,7 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from bench.harness import save, table
+from bench.harness import Record, Row, save, table
 from sar2optical.engines import EngineOptions
 from sar2optical.metrics import low_passed_rms, seam_score
 from sar2optical.scene import SceneOptions
@@ -75,4 +75,5 @@ def main(
         for f in figures
     ]
     click.echo(table(rows))
-    save(out, "seams", figures)
+    named = [Row(name=f"overlap {f['overlap']}", unit="", figures=f, trouble="not a rate") for f in figures]
+    save(Record(bench="seams", rows=tuple(named), settings={"scene": scene.name, "reference": REFERENCE}), out)

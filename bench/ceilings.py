@@ -1,0 +1,169 @@
+"""What a machine can do at best: a large matrix product in each precision, and a large copy.
+
+The product is measured in every library that is here, and the fastest counts: which one that is differs from CPU to
+CPU by more than a factor of two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+_SIDE = {"cpu": 2048, "cuda": 8192}
+_COPIED = {"cpu": 2**28, "cuda": 2**32}
+"""Bytes: more than any cache."""
+_REPEATS = 5
+_FP8_MAJOR = 9
+"""Compute capability from which on there are products in fp8."""
+
+Product = Callable[[], object]
+
+
+def ceilings(device: str, *, threads: int | None = None) -> dict[str, float]:
+    """Measure all of them, each the best of some repeats.
+
+    Parameters
+    ----------
+    device
+        cpu or cuda.
+    threads
+        Of a CPU; all where None.
+
+    Returns
+    -------
+    dict
+        `PRECISION product, TOP/s` for the precisions that there are, a multiplication and an addition counted as
+        two operations; `copy, GB/s`, bytes read and written both counted; on a GPU also `to the GPU, GB/s` and
+        `from the GPU, GB/s`, pinned.
+    """
+    found = {}
+    side = _SIDE[device]
+    for precision, products in _products(device, side, threads).items():
+        rates = [2 * side**3 / seconds / 1e12 for product in products if (seconds := _best(product, device))]
+        if rates:
+            found[product_name(precision)] = max(rates)
+    return {**found, **_copies(device)}
+
+
+def product_name(precision: str) -> str:
+    """Give the ceiling's name of a precision."""
+    return f"{precision} product, TOP/s"
+
+
+COPY = "copy, GB/s"
+
+
+def _products(device: str, side: int, threads: int | None) -> dict[str, list[Product]]:
+    if device == "cuda":
+        return _on_gpu(side)
+    import torch
+
+    from sar2optical.training.networks import choose_precision
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    found: dict[str, list[Product]] = {
+        "fp32": [lambda: a @ b, lambda: a.numpy() @ b.numpy(), _in_onnxruntime(side, threads, integer=False)],
+        "int8": [_in_onnxruntime(side, threads, integer=True)],
+    }
+    if choose_precision("auto", "cpu") == "bf16":
+        found["bf16"] = [_product(a.bfloat16(), b.bfloat16())]
+    return found
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> Product:
+    return lambda: a @ b
+
+
+def _on_gpu(side: int) -> dict[str, list[Product]]:
+    import torch
+
+    a, b = (torch.randn(side, side, device="cuda") for _ in range(2))
+    whole = [torch.randint(-127, 128, (side, side), dtype=torch.int8, device="cuda") for _ in range(2)]
+    found: dict[str, list[Product]] = {
+        "fp32": [_product(a, b)],
+        "fp16": [_product(a.half(), b.half())],
+        "bf16": [_product(a.bfloat16(), b.bfloat16())],
+        "int8": [lambda: torch._int_mm(whole[0], whole[1].t())],
+    }
+    if torch.cuda.get_device_capability()[0] >= _FP8_MAJOR:
+        one = torch.ones((), device="cuda")
+        small = [x.to(torch.float8_e4m3fn) for x in (a, b)]
+        found["fp8"] = [
+            lambda: torch._scaled_mm(small[0], small[1].t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        ]
+    return found
+
+
+def _in_onnxruntime(side: int, threads: int | None, *, integer: bool) -> Product:
+    """Make a product in ONNX Runtime: of bytes, it has the one that uses VNNI where there is any."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(1)
+    kinds = (TensorProto.UINT8, TensorProto.INT32) if integer else (TensorProto.FLOAT, TensorProto.FLOAT)
+    name = "MatMulInteger" if integer else "MatMul"
+    weights: Any = rng.integers(-64, 64, (side, side), np.int8) if integer else rng.random((side, side), np.float32)
+    given: Any = rng.integers(0, 256, (side, side), np.uint8) if integer else rng.random((side, side), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node(name, ["a", "b"], ["c"])],
+        name,
+        [helper.make_tensor_value_info("a", kinds[0], [side, side])],
+        [helper.make_tensor_value_info("c", kinds[1], [side, side])],
+        [numpy_helper.from_array(weights, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": given})
+
+
+def _copies(device: str) -> dict[str, float]:
+    size = _COPIED[device]
+    if device == "cpu":
+        source = np.ones(size, np.uint8)
+        target = np.empty_like(source)
+        return {COPY: 2 * size / (_best(lambda: np.copyto(target, source), device) or np.inf) / 1e9}
+    import torch
+
+    there = [torch.ones(size, dtype=torch.uint8, device="cuda") for _ in range(2)]
+    here = torch.ones(size // 8, dtype=torch.uint8, pin_memory=True)
+    part = there[0][: size // 8]
+    ways: dict[str, tuple[int, Product]] = {
+        COPY: (2 * size, lambda: there[0].copy_(there[1])),
+        "to the GPU, GB/s": (size // 8, lambda: part.copy_(here, non_blocking=True)),
+        "from the GPU, GB/s": (size // 8, lambda: here.copy_(part, non_blocking=True)),
+    }
+    return {name: count / (_best(way, device) or np.inf) / 1e9 for name, (count, way) in ways.items()}
+
+
+def _best(work: Product, device: str) -> float | None:
+    """Give the least seconds of some repeats; None where the library has no such work here."""
+    wait = _waiting(device)
+    taken = []
+    try:
+        for _ in range(_REPEATS + 1):  # the first is for the libraries to set themselves up
+            began = time.perf_counter()
+            work()
+            wait()
+            taken.append(time.perf_counter() - began)
+    except (RuntimeError, NotImplementedError):
+        return None
+    return min(taken[1:])
+
+
+def _waiting(device: str) -> Callable[[], None]:
+    if device == "cpu":
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize

@@ -1,0 +1,145 @@
+"""The generators that benches compare: the bundled one, in PyTorch too; and fresh ones of any width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.models.zoo import bundled
+from sar2optical.signature import METADATA_KEY, ModelSignature
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sar2optical.models.unet import UNetGenerator
+
+
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a generator has to do for one window, counted from its layers."""
+
+    flop: float
+    """Operations of its convolutions, a multiplication and an addition counted as two."""
+    activations: int
+    """Values that convolutions read and write."""
+    weights: int
+    """Values that they hold."""
+
+    def least_bytes(self, precision: str, batch: int) -> float:
+        """Give the bytes that a window moves if each layer reads and writes once, and weights once a run."""
+        return _BYTES[precision] * (self.activations + self.weights / batch)
+
+
+def work_of(checkpoint: Path) -> Work:
+    """Count a generator's work."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sar2optical.models.checkpoint import load_generator
+
+    generator, signature = load_generator(checkpoint)
+    moved = []
+
+    def count(_: torch.nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        moved.append(given[0].numel() + made.numel())
+
+    layers = [m for m in generator.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))]
+    for layer in layers:
+        layer.register_forward_hook(count)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        generator(torch.zeros(1, signature.channels, signature.window, signature.window))
+    return Work(
+        flop=float(counter.get_total_flops()),
+        activations=sum(moved),
+        weights=sum(layer.weight.numel() for layer in layers),
+    )
+
+
+def bundled_checkpoint(path: Path, *, channels: int = 1) -> Path:
+    """Write the bundled generator as a checkpoint for PyTorch.
+
+    Its batch norms are folded into the convolutions in front of them. So the checkpoint's only add the bias.
+
+    Parameters
+    ----------
+    path
+        Of the checkpoint.
+    channels
+        Of its input. For 3, each sees the same band and has a third of the weights, as the seed runs such a model.
+    """
+    import onnx
+    import torch
+    from onnx import numpy_helper
+
+    from sar2optical.models.checkpoint import save_generator
+    from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+
+    model = onnx.load(str(bundled()))
+    stored = {
+        tensor.name.removesuffix(".fp16"): torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32))
+        for tensor in model.graph.initializer
+    }
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    first = stored["encoder.enc1.conv_block.0.weight"]
+    stored["encoder.enc1.conv_block.0.weight"] = first.repeat(1, channels, 1, 1) / channels
+    generator = UNetGenerator(GeneratorArguments(in_channels=channels, base_channels=first.shape[0])).eval()
+    generator.load_state_dict({**_adding_nothing(generator), **_renamed(stored, generator)}, strict=True)
+    signature = ModelSignature.from_json(metadata[METADATA_KEY], source=str(bundled()))
+    save_generator(path, generator, signature)
+    return path
+
+
+def fresh_checkpoint(path: Path, base_channels: int, sar: NDArray[np.float32]) -> Path:
+    """Write a generator with fresh weights, whose batch norm has seen windows: untrained, its signal dies out.
+
+    Parameters
+    ----------
+    path
+        Of the checkpoint, a bare state dict of three equal channels, as the seed's are.
+    base_channels
+        Its width; 64 is the seed's.
+    sar
+        float32 (N, 1, 256, 256) in [-1, 1].
+    """
+    import torch
+
+    from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+
+    torch.manual_seed(1)
+    generator = UNetGenerator(GeneratorArguments(base_channels=base_channels))
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all that comes
+        elif isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        generator(torch.from_numpy(sar).expand(-1, 3, -1, -1))
+    torch.save(generator.state_dict(), path)
+    return path
+
+
+def _adding_nothing(generator: UNetGenerator) -> dict[str, Tensor]:
+    """Give batch norms that change nothing: y = (x - 0) / sqrt(var + eps), with var + eps = 1."""
+    import torch
+
+    state = generator.state_dict()
+    for name, module in generator.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            state[f"{name}.running_var"] = torch.full_like(state[f"{name}.running_var"], 1 - module.eps)
+    return state
+
+
+def _renamed(stored: dict[str, Tensor], generator: UNetGenerator) -> dict[str, Tensor]:
+    """Hand a folded convolution's bias to the batch norm behind it: `conv_block.0.bias` to `conv_block.1.bias`."""
+    expected = generator.state_dict()
+    return {
+        name if name in expected else name.replace("conv_block.0.bias", "conv_block.1.bias"): tensor
+        for name, tensor in stored.items()
+    }

@@ -1,0 +1,1 @@
+"""Other tools over the same scene: their environments, what runs inside them, and how what they wrote is judged."""

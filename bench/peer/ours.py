@@ -1,0 +1,76 @@
+"""Our own way over the scene, in a process of its own like the others."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.peer.protocol import Job, Outcome
+from sar2optical.engines import Engine, EngineOptions
+from sar2optical.engines.auto import open_model
+from sar2optical.models.zoo import bundled, variants
+from sar2optical.scene import shape_of
+from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared
+from sar2optical.windows import WindowPlan
+
+_STRIDE = 192
+"""Of usual windows: how `translate` guesses how many there will be."""
+
+
+def run(job: Job, resident: Callable[[], int], peak: Callable[[], int]) -> Outcome:
+    """Do what `translate` does, with an engine that is open and warm, as the other tools are given a loaded generator.
+
+    Parameters
+    ----------
+    job
+        Without a checkpoint: the bundled generator, as the command line runs it where nothing is asked for.
+    resident, peak
+        Bytes of this process, now and at most.
+    """
+    model = Path(job.checkpoint) if job.checkpoint else bundled()
+    options = TranslateOptions(
+        engine=EngineOptions(precision="fp32" if job.checkpoint else "auto", threads=job.threads, batch=job.batch),
+        overlap=job.overlap,
+        overwrite=True,
+    )
+    began = time.perf_counter()
+    windows = math.prod(shape_of(job.scene)) // _STRIDE**2
+    engine, file = open_model(variants(model), backend=options.backend, options=options.engine, windows=windows)
+    with engine:
+        opening = time.perf_counter() - began
+
+        @contextmanager
+        def opened(*_: object) -> Iterator[tuple[Engine, Path]]:
+            yield engine, file
+
+        def mosaic(scene: str) -> tuple[Report, WindowPlan]:
+            check_outputs(scene, Path(job.out), options)
+            with prepared(scene, Path(job.out), model=model, options=options, opener=opened) as found:
+                return carry_out(found, Path(job.out), options), found.plan
+
+        mosaic(job.warm_up)
+        held = resident()
+        began = time.perf_counter()
+        report, plan = mosaic(job.scene)
+        seconds = time.perf_counter() - began
+        return Outcome(
+            seconds=seconds,
+            seconds_engine=report.busy["infer"] / engine.streams,
+            windows=report.windows_run,
+            peak_bytes=peak(),
+            engine_bytes=held,
+            rows=plan.rows,
+            cols=plan.cols,
+            engine=report.engine,
+            stages=_stages(report.busy, seconds, report.seconds_windows, report.seconds_mosaic),
+            seconds_opening=opening,
+        )
+
+
+def _stages(busy: Mapping[str, float], seconds: float, windows: float, mosaic: float) -> dict[str, float]:
+    """Tell where the time went: before the first window, streaming, assembling; and what threads did meanwhile."""
+    return {"preparing": seconds - windows - mosaic, "streaming": windows, "assembling": mosaic, **busy}
+

@@ -1,0 +1,178 @@
+"""What a record looks like: no speed is drawn that it does not vouch for. matplotlib, without a screen."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.compare import from_base
+from bench.harness import Record, Row, median
+
+_COLOURS = {"fp32": "C0", "bf16": "C1", "fp16": "C4", "int8": "C2", "fp8": "C3"}
+_MARKERS = "osD^vPX*<>"
+_EQUAL = 140.0
+"""dB: what is closer than float32 tells apart is drawn here, infinite PSNR among it."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "sar2optical",  # names of clip paths, otherwise random: a second run changes no byte
+    "svg.fonttype": "none",  # text stays text: small files, small differences
+    "font.size": 9,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture of a record."""
+
+    name: str
+    caption: str
+    draw: Callable[[Any], None]
+    """Onto a matplotlib axis."""
+
+
+def plots_of(record: Record) -> list[Plot]:
+    """Say what can be drawn of a record; nothing is drawn yet."""
+    plots = {"engines": _of_engines, "scene": _of_scene}.get(record.bench, lambda _: [])(record)
+    if record.series.get("memory"):
+        plots.append(Plot("memory", "Memory over time.", lambda axis: _memory(axis, record)))
+    return plots
+
+
+def svg(plot: Plot) -> bytes:
+    """Draw a picture; the same bytes each time, for one version of matplotlib."""
+    from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with style.context(["default", _STYLE]):  # whatever the user's own style is
+        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        FigureCanvasSVG(figure)
+        axis = figure.add_subplot()
+        axis.grid(alpha=0.3)
+        plot.draw(axis)
+        if axis.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        data = io.BytesIO()
+        figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
+    return data.getvalue()
+
+
+def vouched(record: Record) -> list[Row]:
+    """Give the rows whose figures may be relied on."""
+    return [row for row in record.rows if from_base(record, row).verdict(row) is None]
+
+
+def engine_of(row: Row) -> str:
+    """Name the engine of a row, whatever its batch."""
+    labels = row.labels
+    words = [str(labels[key]) for key in ("backend", "precision", "way") if labels.get(key)]
+    words += [f"{labels['threads']} threads"] if labels.get("threads") else []
+    words += ["without transfers"] if labels.get("transfers") == "off" else []
+    return " ".join(words) or row.name
+
+
+def _grouped(rows: list[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return groups
+
+
+def _of_engines(record: Record) -> list[Plot]:
+    rows = [row for row in vouched(record) if row.labels.get("batch")]
+    scored = [row for row in vouched(record) if row.figures.get("psnr_db") is not None]
+    plots = []
+    if rows:
+        caption = "Throughput against batch. Dashed: what the machine's matrix product allows."
+        plots.append(Plot("throughput", caption, lambda axis: _throughput(axis, record, rows)))
+    if scored:
+        caption = (
+            "Speed against PSNR, each engine at its best batch. Nothing is both faster and closer than the line."
+        )
+        plots.append(Plot("frontier", caption, lambda axis: _frontier(axis, scored)))
+    return plots
+
+
+def _of_scene(record: Record) -> list[Plot]:
+    rows = [row for row in vouched(record) if row.labels.get("width") and row.labels.get("height")]
+    return [Plot("area", "Time against the scene's area.", lambda axis: _area(axis, rows))] if rows else []
+
+
+def _looks(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Give each engine's colour, its precision's; its marker, its library's and way's; hollow without transfers."""
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    return {
+        engine_of(row): {
+            "color": _colour(row.labels.get("precision")),
+            "marker": _MARKERS[kinds.index(_kind(row)) % len(_MARKERS)],
+            "fillstyle": "none" if row.labels.get("transfers") == "off" else "full",
+            "label": engine_of(row),
+        }
+        for row in rows
+    }
+
+
+def _kind(row: Row) -> tuple[object, ...]:
+    return tuple(row.labels.get(key) or None for key in ("backend", "way", "threads"))
+
+
+def _throughput(axis: Any, record: Record, rows: list[Row]) -> None:
+    looks = _looks(rows)
+    for name, line in _grouped(rows, engine_of).items():
+        points = sorted((row.labels["batch"], median(row.samples)) for row in line)
+        axis.plot(*zip(*points, strict=True), **looks[name])
+    for precision, ceiling in record.settings.get("ceiling_windows_per_s", {}).items():
+        axis.axhline(ceiling, linestyle="--", color=_colour(precision), label=f"ceiling, {precision}")
+    batches = sorted({int(str(row.labels["batch"])) for row in rows})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(batches, labels=[str(batch) for batch in batches])
+    axis.set(xlabel="batch", ylabel=rows[0].unit, ylim=(0, None))
+
+
+def _frontier(axis: Any, rows: list[Row]) -> None:
+    best = [max(line, key=lambda row: median(row.samples)) for line in _grouped(rows, engine_of).values()]
+    points = {engine_of(row): (min(float(row.figures["psnr_db"]), _EQUAL), median(row.samples)) for row in best}
+    looks = _looks(best)
+    kept = frontier(list(points.values()))
+    for name, point in points.items():
+        axis.plot(*point, linestyle="none", **looks[name])
+        if point in kept:  # the others would lie upon each other; the legend has all
+            axis.annotate(name, point, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
+    axis.plot(*zip(*kept, strict=True), color="0.6", zorder=0)
+    axis.margins(x=0.15)
+    axis.set(xlabel=f"PSNR against fp32, dB (at most {_EQUAL:.0f})", ylabel=rows[0].unit)
+    axis.set_ylim(0, 1.1 * max(speed for _, speed in points.values()))
+
+
+def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Keep the points that no other is above and to the right of, from left to right."""
+    return sorted(p for p in set(points) if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points))
+
+
+def _area(axis: Any, rows: list[Row]) -> None:
+    for (way, line), marker in zip(_grouped(rows, _way).items(), _MARKERS * len(rows), strict=False):
+        areas = [float(str(row.labels["width"])) * float(str(row.labels["height"])) / 1e6 for row in line]
+        seconds = [
+            row.figures.get("seconds") or area / median(row.samples) for area, row in zip(areas, line, strict=True)
+        ]
+        axis.plot(*zip(*sorted(zip(areas, seconds, strict=True)), strict=True), marker=marker, label=way)
+    axis.set(xlabel="Mpx", ylabel="seconds", xscale="log", yscale="log")
+
+
+def _way(row: Row) -> str:
+    return str(row.labels.get("way") or row.name)
+
+
+def _memory(axis: Any, record: Record) -> None:
+    troubled = {row.name for row in record.rows if row.trouble}
+    for name, points in record.series["memory"].items():
+        if points and name not in troubled:
+            axis.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
+    axis.set(xlabel="seconds", ylabel="memory, MB", ylim=(0, None))
+
+
+def _colour(precision: object) -> str:
+    return _COLOURS.get(str(precision), "0.4")
