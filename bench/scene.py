@@ -422,7 +422,7 @@ def _growth(taken: Mapping[tuple[str, tuple[int, int]], Sequence[Taken]], ways: 
 
 def report(record: Record) -> str:
     """Lay the record out for a terminal."""
-    rows = [["scene", "s", "Mpx/s", "of the engine's rate", "peak, MB", "waiting: read encode infer blend write"]]
+    rows = [["scene", "s", "Mpx/s", "of the engine's rate", "peak, MB", "waiting: " + " ".join(STAGES)]]
     for row in record.rows:
         if not row.samples:
             rows.append([row.name, "-", "-", row.trouble or "", "-", "-"])

@@ -60,10 +60,9 @@ class Blender:
         self._row_weights = axis_weights(plan.rows, plan.window)
         self._col_weights = axis_weights(plan.cols, plan.window)
         self._sum = np.zeros((channels, plan.window, plan.padded_width), np.float32)
-        self._scratch = np.empty((channels, plan.window, plan.window), np.float32)
 
-    def add(self, row: int, col: int, image: NDArray[np.float32]) -> None:
-        """Add a window. Rows of windows come in order, each closed by `finish`.
+    def weigh(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Multiply a window with its weights, for `add`; from any thread, in any order.
 
         Parameters
         ----------
@@ -71,12 +70,29 @@ class Blender:
             Index of the window in the plan.
         image
             float32 (channels, window, window).
+
+        Returns
+        -------
+        ndarray
+            Likewise.
         """
         weights = self._row_weights[row][:, None] * self._col_weights[col]
-        np.multiply(image, weights, out=self._scratch)
+        weighted: NDArray[np.float32] = image * weights
+        return weighted
+
+    def add(self, col: int, weighted: NDArray[np.float32]) -> None:
+        """Add a window of the row that is open. Rows of windows come in order, each closed by `finish`.
+
+        Parameters
+        ----------
+        col
+            Index of the window in its row.
+        weighted
+            float32 (channels, window, window), from `weigh`.
+        """
         start = self._plan.cols[col]
         target = self._sum[:, :, start : start + self._plan.window]
-        np.add(target, self._scratch, out=target)
+        np.add(target, weighted, out=target)
 
     def finish(self, row: int) -> NDArray[np.float32]:
         """Close a row of windows.

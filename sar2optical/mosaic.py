@@ -17,7 +17,9 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -69,6 +71,9 @@ _GDAL = {
 
 _LEAST_OF_STRIPS = {"deflate": 0.7, "zstd": 0.7, "lzw": 0.7, "jpeg": 0.05}
 """Size of a COG over that of its strips (ZSTD 1), at least; 0.9 was measured on real imagery without loss."""
+
+_FILES_AT_ONCE = 3
+"""Strips, of the mosaic and its overviews, that are being encoded and written at any time."""
 
 _log = logging.getLogger(__name__)
 
@@ -178,6 +183,8 @@ class MosaicWriter:
         self._threads = threads
         self._levels = levels_of(shape)
         self._all_valid = True
+        self._at_once = ThreadPoolExecutor(_FILES_AT_ONCE, "strips")
+        self._storing: deque[Future[None]] = deque()
 
     def __enter__(self) -> MosaicWriter:
         with _unwritable(self._out):
@@ -187,6 +194,7 @@ class MosaicWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._at_once.shutdown()
         self._folder.__exit__(kind, error, trace)
 
     @property
@@ -224,7 +232,9 @@ class MosaicWriter:
         return mosaic.rows
 
     def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
-        """Write the next finished rows to disk, for good, and their part of the overviews.
+        """Write the next finished rows to disk, and their part of the overviews.
+
+        They are there for good when `finish` begins, or the writer is left.
 
         Parameters
         ----------
@@ -236,7 +246,7 @@ class MosaicWriter:
         Raises
         ------
         OutputUnwritable
-            The disk is full, or takes no files.
+            The disk is full, or takes no files; it may be earlier rows that it did not take.
         ValueError
             Arrays of another shape or type, or more rows than the mosaic has.
         """
@@ -264,6 +274,7 @@ class MosaicWriter:
             Rows are missing.
         """
         self._check_complete()
+        self._wait_for_strips()
         self._check_run()
         made = self._parts / f"mosaic{self._out.suffix.lower()}"
         with _unwritable(self._out), rasterio.Env(**_GDAL):
@@ -301,6 +312,7 @@ class MosaicWriter:
         if _driver(path) != "PNG" or longest < 1:
             raise OptionError(f"a preview is a .png of one pixel or more, not {path.name} of {longest}")
         self._check_complete()
+        self._wait_for_strips()
         number = next((n for n, level in enumerate(self._levels) if max(level.shape) <= longest), -1)
         level = self._levels[number]
         with _unwritable(path), rasterio.Env(**_GDAL):
@@ -329,9 +341,17 @@ class MosaicWriter:
             self._store(coarser, rgba)
 
     def _store(self, level: Level, rgba: npt.NDArray[np.uint8]) -> None:
-        with _unwritable(self._out):
-            write_strip(self._parts / level.strip_name(level.rows), rgba, self._run)
+        """Have a strip encoded and written, while the next ones come: one core encodes less than a GPU makes."""
+        self._wait_for_strips(_FILES_AT_ONCE - 1)
+        file = self._parts / level.strip_name(level.rows)
+        self._storing.append(self._at_once.submit(write_strip, file, rgba, self._run))
         level.note(rgba.shape[1])
+
+    def _wait_for_strips(self, most: int = 0) -> None:
+        """Wait until so many at most are not on disk yet, and raise what went wrong with the others."""
+        with _unwritable(self._out):
+            while len(self._storing) > most or (self._storing and self._storing[0].done()):
+                self._storing.popleft().result()
 
     def _check_complete(self) -> None:
         mosaic = self._levels[0]

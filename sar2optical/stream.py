@@ -4,7 +4,8 @@
 
     reader                 main thread                       streams           writer
     read -> encode   ->    windows -> batches -> submit  ->  engine.run
-                           blend (in order) -> decode                     ->   write strip
+                           blend (in order)              <-  weigh
+                           strip                                          ->   decode -> write strip
 
 What is in flight is bounded, so memory is a fixed number of strips, whatever the scene's height.
 """
@@ -42,7 +43,7 @@ class Writer(Protocol):
         ...
 
 
-STAGES = ("read", "encode", "infer", "blend", "write")
+STAGES = ("read", "encode", "infer", "weigh", "blend", "write")
 
 
 @dataclass
@@ -64,10 +65,10 @@ class Clock:
                 self.seconds[stage] += took
 
     def idle(self, elapsed: float, *, streams: int) -> dict[str, float]:
-        """Give the share of the time that each stage's threads waited: the engine has `streams` of them."""
+        """Give the share of the time that each stage's threads waited: the engine and weighing share `streams`."""
         if elapsed <= 0:
             return dict.fromkeys(STAGES, 0.0)
-        threads = {"infer": streams}
+        threads = {"infer": streams, "weigh": streams}
         return {stage: max(0.0, 1 - busy / (elapsed * threads.get(stage, 1))) for stage, busy in self.seconds.items()}
 
 
@@ -168,6 +169,7 @@ def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int) -> int:
     read = 4 * 3 * bands * plan.window * wide
     blended = 12 * plan.window * wide
     finished = 2 * 12 * stride * wide + 12 * stride * wide + 3 * 4 * (stride + 128) * wide
+    finished += 3 * 2 * 4 * stride * wide  # strips that are on their way to the disk, with what they are encoded to
     return (3 + ahead) * encoded + read + blended + finished
 
 
@@ -182,17 +184,18 @@ def _warm_up(plan: WindowPlan, rows: range) -> int:
 def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, clock: Clock) -> int:
     """Run batches on the engine's streams; hand results on in the windows' order."""
 
-    def run(batch: list[_Placed]) -> NDArray[np.float32]:
+    def run(batch: list[_Placed]) -> list[NDArray[np.float32]]:
         with clock.at("infer"):
-            return engine.run(np.stack([mirror_invalid(placed.sar, placed.valid) for placed in batch]))
+            images = engine.run(np.stack([mirror_invalid(placed.sar, placed.valid) for placed in batch]))
+        return [finisher.weigh(placed.row, placed.col, image) for placed, image in zip(batch, images, strict=True)]
 
     count = 0
-    pending: deque[tuple[list[_Placed], Future[NDArray[np.float32]]]] = deque()
+    pending: deque[tuple[list[_Placed], Future[list[NDArray[np.float32]]]]] = deque()
 
     def collect() -> None:
         batch, future = pending.popleft()
-        for placed, image in zip(batch, future.result(), strict=True):
-            finisher.add(placed.row, placed.col, image)
+        for placed, weighted in zip(batch, future.result(), strict=True):
+            finisher.add(placed.row, placed.col, weighted)
 
     with ThreadPoolExecutor(engine.streams, "stream") as streams:
         try:
@@ -297,14 +300,19 @@ class _Finisher:
         # Empty strips may come by the hundred between two windows: held as a single False each.
         self._expected.append((row, strip if strip.any() else np.broadcast_to(np.False_, strip.shape)))
 
-    def add(self, row: int, col: int, image: NDArray[np.float32]) -> None:
+    def weigh(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Multiply a window with its weights: all that blending can do on the streams' threads."""
+        with self._clock.at("weigh"):
+            return self._blender.weigh(row, col, image)
+
+    def add(self, row: int, col: int, weighted: NDArray[np.float32]) -> None:
         """Blend a window in; strips above it are done."""
         while self._expected[0][0] < row:
             self._finish_strip()
         if self._writing and self._writing.done():
             self._written()  # what went wrong there is not to be found out a strip later
         with self._clock.at("blend"):
-            self._blender.add(row, col, image)
+            self._blender.add(col, weighted)
 
     def finish(self) -> None:
         """Write what is left, and wait until it is written."""

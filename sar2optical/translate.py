@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sar2optical import __version__, preflight
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import WORTHWHILE, open_model
-from sar2optical.engines.base import LIBRARIES
+from sar2optical.engines.base import LIBRARIES, default_threads
 from sar2optical.errors import (
     EngineError,
     Interrupted,
@@ -214,7 +214,7 @@ class Job:
             tags=self.tags,
             compress=options.compress,
             overwrite=options.overwrite,
-            threads=self.engine.streams,
+            threads=options.engine.threads or default_threads(),
             manifest=self.manifest,
             restart=options.restart,
         )

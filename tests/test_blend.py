@@ -68,7 +68,7 @@ def blend(plan, images, skip=()):
     for i in range(len(plan.rows)):
         for j in range(len(plan.cols)):
             if (i, j) not in skip:
-                blender.add(i, j, images[i, j])
+                blender.add(j, blender.weigh(i, j, images[i, j]))
         strips.append(blender.finish(i))
         start, stop = plan.strip(i)
         assert strips[-1].shape == (3, stop - start, plan.shape[1])
@@ -198,10 +198,10 @@ def test_a_finished_strip_is_the_callers_to_keep():
     plan = plan_windows((20, 8), 8, 4)
     images = random_images(plan)
     blender = Blender(plan)
-    blender.add(0, 0, images[0, 0])
+    blender.add(0, blender.weigh(0, 0, images[0, 0]))
     first = blender.finish(0)
     kept = first.copy()
-    blender.add(1, 0, images[1, 0])
+    blender.add(0, blender.weigh(1, 0, images[1, 0]))
     blender.finish(1)
     np.testing.assert_array_equal(first, kept)
 
@@ -218,7 +218,7 @@ def test_any_number_of_channels_is_blended():
     plan = plan_windows((6, 6), 4, 2)
     blender = Blender(plan, channels=1)
     for col in range(2):
-        blender.add(0, col, np.full((1, 4, 4), 2, np.float32))
+        blender.add(col, blender.weigh(0, col, np.full((1, 4, 4), 2, np.float32)))
     strip = blender.finish(0)
     assert strip.shape == (1, 2, 6)
     np.testing.assert_allclose(strip, 2, rtol=1e-6)

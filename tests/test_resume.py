@@ -349,7 +349,7 @@ def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
     assert result.returncode == 0
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["windows"] == record["windows_run"] + record["windows_skipped"] == 8 * 4
-    assert set(record["idle"]) == set(record["busy"]) == {"read", "encode", "infer", "blend", "write"}
+    assert set(record["idle"]) == set(record["busy"]) == {"read", "encode", "infer", "weigh", "blend", "write"}
     assert all(0 <= share <= 1 for share in record["idle"].values())
     assert all(seconds > 0 for seconds in record["busy"].values())
     assert record["peak_memory"] > 50e6
@@ -441,8 +441,9 @@ def test_strips_that_another_run_has_put_in_the_place_of_ours_are_not_published(
     with MosaicWriter(tmp_path / "out.tif", **options) as writer:
         for _ in range(2):
             writer.write(np.full((3, 64, 600), 9, np.uint8), valid)
-        strip = sorted(parts_of(tmp_path / "out.tif").glob("strip-*"))[0]
-        write_strip(strip, np.full((4, 64, 600), 255, np.uint8), "another run")
+        while len(strips := sorted(parts_of(tmp_path / "out.tif").glob("strip-*"))) < 2:
+            time.sleep(0.01)  # they are on their way to the disk
+        write_strip(strips[0], np.full((4, 64, 600), 255, np.uint8), "another run")
         with pytest.raises(OutputUnwritable, match="another run has written its strips"):
             writer.finish()
     assert not (tmp_path / "out.tif").exists()

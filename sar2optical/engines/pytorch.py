@@ -157,19 +157,23 @@ class _Slot:
                 with self._preparing:
                     buffers = self._prepare(size)
             buffers.fill(sar)
+            # The caller's own, so new each time. PyTorch has a pool of pinned memory, to which it goes back with the
+            # array: no page has to be mapped for it again, and what the GPU writes need not be copied once more.
+            made = torch.empty(buffers.optical.shape, pin_memory=self._device.type == "cuda")
             try:
                 buffers.sar.copy_(buffers.host_sar, non_blocking=True)
                 if self._graph is not None:
                     self._graph.replay()
                 else:
                     self._compute(buffers)
-                buffers.host_optical.copy_(buffers.optical, non_blocking=True)
+                made.copy_(buffers.optical, non_blocking=True)
                 self._wait()
             except BaseException:
                 with suppress(RuntimeError):  # what is still in flight would write into the next batch's buffers
                     self._wait()
                 raise
-        return buffers.taken(len(sar))
+        image: NDArray[np.float32] = made.numpy()[: len(sar)]
+        return image
 
     def close(self) -> None:
         """Release everything; nothing is in flight."""
@@ -220,14 +224,13 @@ class _Slot:
 
 
 class _Buffers:
-    """Memory for one batch size on the host, pinned where there is a GPU so that copies need not wait, and there."""
+    """Memory for one batch size: where it is computed, and for windows on the host, pinned so that copies run on."""
 
     def __init__(self, signature: ModelSignature, size: int, device: torch.device) -> None:
         side, pinned = signature.window, device.type == "cuda"
         given, made = (size, signature.channels, side, side), (size, 3, side, side)
         self.size = size
         self.host_sar = torch.empty(given, pin_memory=pinned)
-        self.host_optical = torch.empty(made, pin_memory=pinned)
         self.sar = torch.empty(given, device=device)
         self.optical = torch.empty(made, device=device)
 
@@ -235,11 +238,6 @@ class _Buffers:
         """Put a batch in place, padded with zeros."""
         given, count = self.host_sar.numpy(), len(sar)
         given[:count], given[count:] = sar, 0
-
-    def taken(self, count: int) -> NDArray[np.float32]:
-        """Give the first results, the caller's own."""
-        made: NDArray[np.float32] = self.host_optical.numpy()[:count]
-        return made.copy()
 
 
 def _precisions(kind: str) -> list[str]:
