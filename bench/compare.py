@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -33,18 +33,6 @@ class Difference:
     def relative(self) -> float:
         """Give `b` over `a`, less 1; 0 for a row that is not judged."""
         return 0.0 if self.doubt or self.a is None or self.b is None else self.b / self.a - 1
-
-
-def from_base(record: Record, row: Row) -> Record:
-    """Put what a row is compared with first, for `ratio` and `verdict`.
-
-    That is the row which its label `base` names; the record's first where it has none.
-    """
-    name = row.labels.get("base")
-    if name is None:
-        return record
-    missing = Row(name=str(name), unit=row.unit)  # without samples: then the row has no ratio
-    return replace(record, rows=(next((other for other in record.rows if other.name == name), missing), row))
 
 
 def read(path: Path) -> Record | None:
@@ -82,17 +70,16 @@ def differences(a: Record, b: Record) -> list[Difference]:
 
 
 def _only_bases(*sides: tuple[Record, Row]) -> bool:
-    return all(from_base(record, row).rows[0].name == row.name for record, row in sides)
+    return all(record.base(row) == row.name for record, row in sides)
 
 
 def _difference(*sides: tuple[Record, Row]) -> Difference:
-    seen = [(from_base(record, row), row) for record, row in sides]
-    ratios = [record.ratio(row) for record, row in seen]
-    bases = [record.rows[0].name for record, _ in seen]
+    ratios = [record.ratio(row) for record, row in sides]
+    bases = [record.base(row) for record, row in sides]
     doubts = [
-        f"{side}: {record.verdict(row)}"
-        for side, (record, row) in zip("AB", seen, strict=True)
-        if record.verdict(row)
+        f"{side}: {doubt}"
+        for side, (record, row) in zip("AB", sides, strict=True)
+        if (doubt := record.verdict(row))
     ]
     if bases[0] != bases[1]:
         doubts.append(f"compared with {bases[0]} in A, with {bases[1]} in B")

@@ -28,7 +28,7 @@ class Row:
     name: str
     """What tells it apart, for people; there is one of each name in a record."""
     unit: str
-    """Of the samples: something per second, so that more is better."""
+    """Of the samples: something per second, so that more is better. Empty: the row has figures alone."""
     samples: tuple[float, ...] = ()
     """One for each round, as measured."""
     labels: Mapping[str, Figure] = field(default_factory=dict)
@@ -70,17 +70,21 @@ class Record:
         """Give a row by its name."""
         return next(row for row in self.rows if row.name == name)
 
-    def ratio(self, row: Row, base: Row | None = None) -> Ratio | None:
-        """Compare a row with another one, the first where not given; None where either has no samples."""
-        base = base or self.rows[0]
-        if not row.samples or len(row.samples) != len(base.samples):
+    def base(self, row: Row) -> str:
+        """Name the row that one is compared with: the one in its label `base`, the first where it has none."""
+        return str(row.labels.get("base", self.rows[0].name))
+
+    def ratio(self, row: Row) -> Ratio | None:
+        """Compare a row with its base; None where either has no samples, or there is no such base."""
+        base = next((other for other in self.rows if other.name == self.base(row)), None)
+        if base is None or not row.samples or len(row.samples) != len(base.samples):
             return None
         return ratio_of(row.samples, base.samples)
 
     def verdict(self, row: Row) -> str | None:
         """Say why a row's figure may not be relied on; None where it may."""
-        if row.trouble:
-            return row.trouble
+        if row.trouble or not row.unit:
+            return row.trouble  # without a unit, it is no rate
         ratio = self.ratio(row)
         if ratio is None:
             return "not measured"

@@ -29,7 +29,6 @@ from bench.harness import (
     json_option,
     median,
     quick_option,
-    ratio_of,
     rounds_option,
     save,
     say,
@@ -427,12 +426,12 @@ def report(record: Record) -> str:
         if not row.samples:
             rows.append([row.name, "-", "-", row.trouble or "", "-", "-"])
             continue
-        base = next((r for r in record.rows if r.name == row.labels["base"] and r.samples), None)
-        ratio = f"{ratio_of(row.samples, base.samples).value:.2f}" if base else "-"
+        doubt, ratio = record.verdict(row), record.ratio(row)
+        share = doubt if doubt or ratio is None else f"{ratio.value:.2f}"
         idle = row.figures.get("idle")
         waits = "  ".join(f"{share:.0%}" for share in idle.values()) if idle else "-"
         rows.append(
-            [row.name, f"{row.figures['seconds']:.1f}", f"{median(row.samples):.2f}", ratio,
+            [row.name, f"{row.figures['seconds']:.1f}", f"{median(row.samples):.2f}", share or "-",
              f"{row.figures['peak_memory_mb']:.0f}", waits]
         )  # fmt: skip
     growth = ", ".join(f"{way} {value:.2f}" for way, value in record.series["growth_exponent"].items())

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.compare import from_base
 from bench.harness import Record, Row, median
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which labels and figures of a bench are shown, by their names in a row, under which titles."""
+    """Which labels and figures of a bench are shown, by their names in a row, under which titles.
+
+    Labels that a row's name says already are not shown again.
+    """
 
     labels: Mapping[str, str]
     figures: Mapping[str, str]
@@ -21,14 +23,13 @@ class Columns:
 
 COLUMNS = {
     "engines": Columns(
-        {"backend": "backend", "precision": "precision", "way": "way", "batch": "batch", "threads": "threads",
-         "transfers": "transfers"},
+        {},
         {"mpx_per_s": "Mpx/s", "latency_ms": "latency, ms", "load_s": "load, s", "first_ms": "first, ms",
          "memory_mb": "memory, MB", "psnr_db": "PSNR, dB", "psnr_min_db": "lowest", "ssim": "SSIM",
          "share_of_matmul": "of the matrix product", "share_of_copy": "of the copy"},
     ),
     "scene": Columns(
-        {"way": "way", "width": "width", "height": "height"},
+        {},
         {"seconds": "seconds", "seconds_mosaic": "COG, s", "windows": "windows", "peak_memory_mb": "peak memory, MB",
          "memory_above_engine_mb": "above the engine, MB", "stage_seconds": "stages, s", "idle": "idle"},
     ),
@@ -43,7 +44,7 @@ COLUMNS = {
          "survives": "survives", "crs": "CRS", "gcps": "GCPs", "mask": "mask", "cog": "COG"},
     ),
     "training": Columns(
-        {"way": "way", "precision": "precision", "batch": "batch"},
+        {},
         {"first_s": "first step, s", "memory_mb": "memory, MB", "l1": "L1"},
     ),
 }  # fmt: skip
@@ -71,7 +72,7 @@ def markdown(record: Record) -> str:
     lines.append(["---"] * (1 + len(labels)) + ["--:", "--:", *("---" for _ in based)] + ["--:"] * len(figures))
     for row in record.rows:
         told = [cell(row.labels.get(key)) for key in labels]
-        base = [safe(from_base(record, row).rows[0].name) for _ in based]
+        base = [safe(record.base(row)) for _ in based]
         measured = [_figure(record, row, key, parts[key]) for key in figures]
         lines.append([safe(row.name), *told, *rate_and_ratio(record, row), *base, *measured])
     return layout(lines)
@@ -92,8 +93,7 @@ def _any(rows: Iterable[Row], where: str, key: str) -> bool:
 
 def rate_and_ratio(record: Record, row: Row) -> list[str]:
     """Give a row's median and its ratio to its base, or the words that stand instead of them."""
-    seen = from_base(record, row)
-    doubt, ratio = seen.verdict(row), seen.ratio(row)
+    doubt, ratio = record.verdict(row), record.ratio(row)
     if doubt or ratio is None:
         return [safe(doubt or "not measured"), "-"]
     return [number(median(row.samples)), f"{ratio.value:.2f}" if ratio.value >= 0.1 else f"{ratio.value:.2g}"]
@@ -101,7 +101,7 @@ def rate_and_ratio(record: Record, row: Row) -> list[str]:
 
 def _figure(record: Record, row: Row, key: str, parts: list[str]) -> str:
     """Give a figure; none of a row in trouble, and nothing timed of a row whose speed is in doubt."""
-    doubtful = row.trouble or (_TIMED.search(key) and from_base(record, row).verdict(row))
+    doubtful = row.trouble or (_TIMED.search(key) and record.verdict(row))
     value = None if doubtful else row.figures.get(key)
     share = key.startswith(("share", "idle"))
     if isinstance(value, Mapping):

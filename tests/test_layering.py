@@ -62,7 +62,7 @@ WHERE = {
     "kagglehub": ("sar2optical.data.download",),
     "onnx": ("export", "bench"),
     "onnxscript": ("export",),
-    "onnxruntime": ("sar2optical.engines.onnxruntime", "export"),
+    "onnxruntime": ("sar2optical.engines.onnxruntime", "export", "bench"),
     "openvino": ("sar2optical.engines.openvino", "export"),
     "tensorrt": ("sar2optical.engines.tensorrt", "export"),
     "dask": ("sar2optical.cluster",),
