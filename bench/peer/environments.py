@@ -62,21 +62,50 @@ def python_of(folder: Path, peer: Peer) -> Path:
     return folder / f"{peer.name.lower()}-{peer.version}" / where
 
 
-def install(folder: Path, peer: Peer) -> None:
-    """Make a tool's environment; one that is there is brought up to date.
+def missing(folder: Path, peer: Peer) -> str | None:
+    """Say why a tool cannot be run; None where it can."""
+    failed = _failed(folder, peer)
+    if failed.exists():
+        return f"cannot be installed: {failed.read_text()}"
+    return None if python_of(folder, peer).exists() else "not installed: python -m bench peers --install"
 
-    Raises
-    ------
-    subprocess.CalledProcessError
-        Where pip does not succeed; its words are in `stderr`.
+
+def install(folder: Path, peer: Peer) -> str:
+    """Make a tool's environment, or bring it up to date; where that fails, the reason stays beside it.
+
+    Returns
+    -------
+    str
+        A line on how it went.
     """
-    python = python_of(folder, peer)
+    failed = _failed(folder, peer)
+    failed.unlink(missing_ok=True)
+    try:
+        _make(python_of(folder, peer), peer)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = last_line(getattr(error, "stderr", "")) or str(error)
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        failed.write_text(reason)
+        return f"{peer.name} {peer.version}: cannot be installed: {reason}"
+    return f"{peer.name} {peer.version}: installed {peer.how}"
+
+
+def last_line(text: str, *, most: int | None = 160) -> str:
+    """Give the end of what a program said, and of that line no more than `most`: there it says why it stopped."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:most] if lines else ""
+
+
+def _failed(folder: Path, peer: Peer) -> Path:
+    return folder / f"{peer.name.lower()}-{peer.version}.failed"
+
+
+def _make(python: Path, peer: Peer) -> None:
     if not python.exists():
         _run(sys.executable, "-m", "venv", str(python.parents[1]))
-    # First of all, or another build of torch comes with what asks for it.
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     pinned = ("--constraint", str(CHECKOUT / "constraints.txt"))
-    _run(*pip, *pinned, *_COMMON)
+    _run(*pip, *pinned, *_COMMON)  # first of all, or another build of torch comes with what asks for it
     _run(*pip, *pinned, *([] if peer.whole else ["--no-deps"]), f"{peer.name}=={peer.version}")
     if peer.needs:
         _run(*pip, *pinned, *peer.needs)

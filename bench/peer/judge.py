@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,13 @@ def survives(path: Path, source: Path) -> dict[str, bool]:
 def _levels(image: NDArray[Any]) -> NDArray[np.float32]:
     """Bring what was written to 0 to 255: opensr-utils writes 16 bits."""
     scale = 255 / OPENSR_SCALE if image.dtype == np.uint16 else 1
-    return np.multiply(image, np.float32(scale), dtype=np.float32)
+    return np.asarray(image * np.float32(scale), np.float32)
 
 
 def _tapers(starts: Sequence[int], window: int) -> list[NDArray[np.float64]]:
     """Weigh each window's pixels along one axis: sin ** 2 over what it shares with the one before, cos ** 2 after."""
     tapers = [np.ones(window) for _ in starts]
-    for k, (one, other) in enumerate(zip(starts, starts[1:], strict=False)):
+    for k, (one, other) in enumerate(pairwise(starts)):
         shared = one + window - other
         rise = np.sin(np.pi / 2 * (np.arange(shared) + 0.5) / shared) ** 2 if shared > 0 else np.zeros(0)
         tapers[k + 1][:shared] *= rise

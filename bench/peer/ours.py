@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.peer.protocol import Job, Outcome
+from bench.peer.resident import forget_peak, peak_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model
 from sar2optical.models.zoo import bundled, variants
@@ -20,15 +21,13 @@ _STRIDE = 192
 """Of usual windows: how `translate` guesses how many there will be."""
 
 
-def run(job: Job, resident: Callable[[], int], peak: Callable[[], int]) -> Outcome:
-    """Do what `translate` does, with an engine that is open and warm, as the other tools are given a loaded generator.
+def run(job: Job) -> Outcome:
+    """Do what `translate` does, with an engine that is open and warm: other tools are given a loaded generator too.
 
     Parameters
     ----------
     job
         Without a checkpoint: the bundled generator, as the command line runs it where nothing is asked for.
-    resident, peak
-        Bytes of this process, now and at most.
     """
     model = Path(job.checkpoint) if job.checkpoint else bundled()
     options = TranslateOptions(
@@ -51,8 +50,9 @@ def run(job: Job, resident: Callable[[], int], peak: Callable[[], int]) -> Outco
             with prepared(scene, Path(job.out), model=model, options=options, opener=opened) as found:
                 return carry_out(found, Path(job.out), options), found.plan
 
+        forget_peak()
         mosaic(job.warm_up)
-        held = resident()
+        held = peak_bytes()
         began = time.perf_counter()
         report, plan = mosaic(job.scene)
         seconds = time.perf_counter() - began
@@ -60,7 +60,7 @@ def run(job: Job, resident: Callable[[], int], peak: Callable[[], int]) -> Outco
             seconds=seconds,
             seconds_engine=report.busy["infer"] / engine.streams,
             windows=report.windows_run,
-            peak_bytes=peak(),
+            peak_bytes=peak_bytes(),
             engine_bytes=held,
             rows=plan.rows,
             cols=plan.cols,
@@ -73,4 +73,3 @@ def run(job: Job, resident: Callable[[], int], peak: Callable[[], int]) -> Outco
 def _stages(busy: Mapping[str, float], seconds: float, windows: float, mosaic: float) -> dict[str, float]:
     """Tell where the time went: before the first window, streaming, assembling; and what threads did meanwhile."""
     return {"preparing": seconds - windows - mosaic, "streaming": windows, "assembling": mosaic, **busy}
-

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field
 class Job:
     """A scene to be translated, in one way."""
 
-    way: str
+    way: str = ""
     """Whose: a name of `bench.peer.ways.WAYS`, or one of ours."""
-    scene: str
+    scene: str = ""
     """What the way reads; see `bench.peer.scenes`."""
-    out: str
+    out: str = ""
     """The GeoTIFF to be written."""
-    warm_up: str
+    warm_up: str = ""
     """A small scene in the same form, done first and outside the clock: libraries load parts of themselves late."""
-    checkpoint: str | None
+    checkpoint: str | None = None
     """Of the generator; None: the bundled one in its own engine, which only we have."""
     window: int = 256
     overlap: int = 64
@@ -51,7 +51,7 @@ class Outcome:
     peak_bytes: int
     """Resident, of the whole process."""
     engine_bytes: int
-    """Resident before the scene was opened, the small one done: Python, libraries, and the generator."""
+    """Resident at most while the small scene was done: Python, libraries, and the generator at work."""
     rows: tuple[int, ...]
     """First row of each row of windows; below 0 where it begins outside of the scene."""
     cols: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The scene that all of them are given: drawn, referenced by control points as a Sentinel-1 GRD product is, and encoded."""
+"""The scene that all of them are given: drawn, referenced by control points as a GRD product is, and encoded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Scene:
         return {"sar2optical": self.stored, "opensr-utils": self.scaled}.get(way, self.encoded)
 
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Give what the generator takes, float32 (H, W) with 0 for nothing, and which pixels are valid, bool (H, W)."""
+        """Give what the generator takes, float32 (H, W) with 0 for nothing, and the valid pixels, bool (H, W)."""
         with rasterio.open(self.encoded) as dataset:
             sar = dataset.read(1)
         valid = ~np.isnan(sar)
@@ -118,5 +118,5 @@ def _georeference(source: rasterio.DatasetReader, out: rasterio.io.DatasetWriter
 
 def same_points(points: Sequence[GroundControlPoint], others: Sequence[GroundControlPoint]) -> bool:
     """Tell whether two lists of control points are the same, whatever their ids."""
-    as_numbers = [np.array([(p.row, p.col, p.x, p.y) for p in some]).reshape(-1, 4) for some in (points, others)]
-    return as_numbers[0].shape == as_numbers[1].shape and bool(np.allclose(*as_numbers))
+    ours, theirs = (np.array([(p.row, p.col, p.x, p.y) for p in some]) for some in (points, others))
+    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs))

@@ -1,0 +1,100 @@
+"""Ours against the best of the others, in figures and in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.harness import Record, Row, median, ratio_cells, ratio_of, table
+
+PLAIN = "plain loop, no blending"
+OURS = "sar2optical, same engine"
+DEFAULT = "sar2optical, default engine"
+
+_OUTSIDE = "seconds_outside_engine_per_mpx"
+_SPEED = {
+    "s/Mpx outside": _OUTSIDE,
+    "share": "share_outside_engine",
+    "windows/s in it": "engine_windows_per_second",
+    "peak MB": "peak_memory_mb",
+    "above MB": "memory_above_engine_mb",
+    "25k MB (extrapolated)": "memory_above_engine_mb_extrapolated",
+}
+_LOOKS = {
+    "seams": "seam_score",
+    "in phase": "seam_score_in_phase",
+    "worst": "worst_difference",
+    "low-passed": "low_passed_rms",
+}
+_ALIVE = ("crs", "gcps", "mask", "cog")
+_LABELS = ("blends", "streams")
+
+
+def verdicts(rows: Sequence[Row]) -> dict[str, float | str | None]:
+    """Compare ours with the best of the tools: ratios, of which more is better but for time outside and seams."""
+    by_name = {row.name: row for row in rows}
+    ours, default = by_name[OURS], by_name[DEFAULT]
+    peers = [row for row in rows if row.samples and row.name not in (PLAIN, OURS, DEFAULT)]
+    found: dict[str, float | str | None] = {"same engine / plain loop": _times(ours, by_name[PLAIN])}
+    if not peers or not ours.samples:
+        return found
+    best = _fastest(peers)
+    found |= {
+        "fastest peer": best.name,
+        "same engine / fastest peer": _times(ours, best),
+        "default engine / fastest peer": _times(default, best),
+        **{f"{name}, same engine / least of the peers": _over(name, ours, peers) for name in _compared()},
+    }
+    # In whose time, as in ours, there is all that it takes to have a file that lies where it should.
+    whole = [row for row in peers if row.labels["blends"] and row.labels["writes_file"]]
+    if whole:
+        found |= {
+            "fastest peer that blends and writes a georeferenced file": _fastest(whole).name,
+            "same engine / it": _times(ours, _fastest(whole)),
+            f"{_OUTSIDE}, same engine / least of such peers": _over(_OUTSIDE, ours, whole),
+        }
+    return found
+
+
+def report(record: Record) -> str:
+    """Lay out what was found in two tables and the verdicts."""
+    speed = [["", "Mpx/s", "ratio", *_SPEED]]
+    looks = [["", *_LOOKS, *_ALIVE, *_LABELS]]
+    for row in record.rows:
+        alive = row.figures.get("survives") or {}
+        speed.append([row.name, *ratio_cells(record, row), *(_said(row.figures.get(key)) for key in _SPEED.values())])
+        looks.append(
+            [
+                row.name,
+                *(_said(row.figures.get(key)) for key in _LOOKS.values()),
+                *(_said(alive.get(key)) for key in _ALIVE),
+                *(_said(row.labels.get(key)) for key in _LABELS),
+            ]
+        )
+    lines = [f"{name}: {_said(value)}" for name, value in record.series["verdicts"].items()]
+    return "\n\n".join([table(speed), table(looks), "\n".join(lines)])
+
+
+def _compared() -> tuple[str, ...]:
+    return (_OUTSIDE, "seam_score", "seam_score_in_phase")
+
+
+def _fastest(rows: Sequence[Row]) -> Row:
+    return max(rows, key=lambda row: median(row.samples))
+
+
+def _times(row: Row, other: Row) -> float | None:
+    return ratio_of(row.samples, other.samples).value if row.samples and other.samples else None
+
+
+def _over(figure: str, row: Row, others: Sequence[Row]) -> float | None:
+    least = min(float(other.figures[figure]) for other in others)
+    return float(row.figures[figure]) / least if least else None
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else f"{value:.4g}"
