@@ -115,7 +115,8 @@ def _arithmetic(core: openvino.Core, file: str, asked: str) -> str:
     if file in _QUANTIZED:
         if asked != "auto":
             refuse_unless("precision", asked, f"openvino and this {file} file", [file])
-        return "fp32"
+        # Of the bundled one, on a CPU that has it: 10 % faster, and no further from fp32 (43.0 dB for 42.4).
+        return here[-1]
     if asked == "auto":
         return here[-1]
     refuse_unless("precision", asked, "openvino", here)
