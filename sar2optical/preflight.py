@@ -98,6 +98,7 @@ def forecast(
     *,
     ahead: int,
     cache: int,
+    writing: int,
     rows_kept: int,
 ) -> Forecast:
     """Count windows, measure some, and reckon; reads the whole scene once.
@@ -108,8 +109,8 @@ def forecast(
         Opened.
     out
         Where the mosaic goes.
-    ahead, cache
-        Strips to read before they are needed, and bytes of GDAL's cache.
+    ahead, cache, writing
+        Strips to read before they are needed, bytes of GDAL's cache, and strips on their way to the disk.
     rows_kept
         Pixel rows that are finished.
     """
@@ -122,7 +123,7 @@ def forecast(
         windows=len(plan),
         windows_run=run,
         rows_kept=rows_kept,
-        memory=resident_bytes() + cache + bytes_in_flight(plan, bands=len(encodings), ahead=ahead),
+        memory=resident_bytes() + cache + bytes_in_flight(plan, bands=len(encodings), ahead=ahead, writing=writing),
         strips=strips,
         mosaic=round(strips * _MOSAIC),
         free=free_beside(out),

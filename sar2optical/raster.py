@@ -319,7 +319,10 @@ def _opened(path: str | Path) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # GCP scenes and chips are welcome
         try:
-            dataset = rasterio.open(path)
+            with rasterio.Env(
+                GDAL_NUM_THREADS="ALL_CPUS"
+            ):  # that decode blocks of a GeoTIFF; asked for when it is opened
+                dataset = rasterio.open(path)
         except _DAMAGE as error:
             raise SceneUnreadable(_why_unreadable(path, error)) from error
         with dataset:

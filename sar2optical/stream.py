@@ -156,12 +156,12 @@ def stream(
     return Streamed(windows_run=count, rows=finisher.rows)
 
 
-def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int) -> int:
+def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int, writing: int) -> int:
     """Estimate what `stream` holds at its peak: linear in the scene's width, whatever its height.
 
     Counted by hand from the arrays below: encoded strips (float32 and validity: the reader's last and next, those
     ahead, the one in use), what is scaled while reading, the sum of the blend, and finished rows (float32 once, being
-    decoded, and as bytes with the pyramid's), two strips of them.
+    decoded, and as bytes with the pyramid's), two strips of them; and as many as `writing` that are being encoded.
     """
     wide = plan.padded_width
     stride = plan.window - plan.overlap
@@ -169,7 +169,7 @@ def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int) -> int:
     read = 4 * 3 * bands * plan.window * wide
     blended = 12 * plan.window * wide
     finished = 2 * 12 * stride * wide + 12 * stride * wide + 3 * 4 * (stride + 128) * wide
-    finished += 3 * 2 * 4 * stride * wide  # strips that are on their way to the disk, with what they are encoded to
+    finished += writing * 2 * 4 * stride * wide
     return (3 + ahead) * encoded + read + blended + finished
 
 

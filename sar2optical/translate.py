@@ -44,7 +44,7 @@ from sar2optical.manifest import Manifest, identity_of, is_local
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
-from sar2optical.mosaic import MosaicWriter, StripFiles, check_output
+from sar2optical.mosaic import MosaicWriter, StripFiles, check_output, strips_at_once
 from sar2optical.parts import parts_of, refuse_other_run
 from sar2optical.preflight import Forecast
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
@@ -214,7 +214,7 @@ class Job:
             tags=self.tags,
             compress=options.compress,
             overwrite=options.overwrite,
-            threads=options.engine.threads or default_threads(),
+            threads=_threads(options),
             manifest=self.manifest,
             restart=options.restart,
         )
@@ -354,7 +354,15 @@ def forecast(
         same = not options.restart and Manifest.read(parts_of(out)) == job.manifest
         kept = strips.rows(job.plan.shape[0]) if same else 0
         found = preflight.forecast(
-            job.scene, job.plan, job.encodings, job.engine, out, ahead=job.ahead, cache=job.cache, rows_kept=kept
+            job.scene,
+            job.plan,
+            job.encodings,
+            job.engine,
+            out,
+            ahead=job.ahead,
+            cache=job.cache,
+            writing=strips_at_once(_threads(options)),
+            rows_kept=kept,
         )
     preflight.refuse_too_little(out, strips=found.strips, mosaic=found.mosaic)
     return found
@@ -420,7 +428,7 @@ def prepared(
         encodings = decided.encodings if decided else _encodings(scene, signature, options.stretch)
         _tell(scene, signature, encodings, engine)
         manifest = decided.manifest if decided else _manifest(scene, file, engine, plan, encodings, options)
-        ahead, cache = _budget(options.max_memory, plan, scene)
+        ahead, cache = _budget(options.max_memory, plan, scene, strips_at_once(_threads(options)))
         with rasterio.Env(GDAL_CACHEMAX=cache):
             yield Job(
                 scene=scene,
@@ -555,7 +563,12 @@ def _as_before(
         return None  # what is chosen now differs from it, and will be named
 
 
-def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource) -> tuple[int, int]:
+def _threads(options: TranslateOptions) -> int:
+    """Give the threads of a CPU that there are for an engine, and for what is beside it."""
+    return options.engine.threads or default_threads()
+
+
+def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource, writing: int) -> tuple[int, int]:
     """Share memory out: strips to read ahead, and bytes for GDAL's blocks.
 
     Raises
@@ -569,7 +582,7 @@ def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource) -> tuple[in
         return 1, wanted
     held = resident_bytes()
     for ahead in range(_MOST_AHEAD, 0, -1):
-        rest = limit - held - bytes_in_flight(plan, bands=len(scene.polarisations), ahead=ahead)
+        rest = limit - held - bytes_in_flight(plan, bands=len(scene.polarisations), ahead=ahead, writing=writing)
         if rest >= wanted or (ahead == 1 and rest >= _LEAST_CACHE):
             return ahead, min(rest, wanted)
     needed = limit - rest + _LEAST_CACHE

@@ -28,7 +28,7 @@ from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.unet import UNetGenerator
 from sar2optical.signature import ModelSignature
 
-STREAMS = 2
+STREAMS = 4
 """Batches in flight on a GPU: one is computed while another is copied."""
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
