@@ -77,9 +77,7 @@ def _difference(*sides: tuple[Record, Row]) -> Difference:
     ratios = [record.ratio(row) for record, row in sides]
     bases = [record.base(row) for record, row in sides]
     doubts = [
-        f"{side}: {doubt}"
-        for side, (record, row) in zip("AB", sides, strict=True)
-        if (doubt := record.verdict(row))
+        f"{side}: {doubt}" for side, (record, row) in zip("AB", sides, strict=True) if (doubt := record.verdict(row))
     ]
     if bases[0] != bases[1]:
         doubts.append(f"compared with {bases[0]} in A, with {bases[1]} in B")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench import resident
 from bench.ceilings import COPY, ceilings, product_name
-from bench.generators import Work, bundled_checkpoint, fresh_checkpoint, work_of
+from bench.generators import Work, bundled_checkpoint, default_engine, fresh_checkpoint, work_of
 from bench.harness import (
     Record,
     Row,
@@ -37,7 +37,6 @@ from bench.harness import (
 )
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions, Precision, open_engine
-from sar2optical.engines.auto import open_model
 from sar2optical.engines.base import default_threads
 from sar2optical.errors import Sar2OpticalError
 from sar2optical.memory import peak_bytes, resident_bytes
@@ -50,6 +49,8 @@ _SECONDS, _ITERATIONS = 3.0, 10
 """That each candidate runs for at least, over all rounds."""
 _SCORED = 16
 """Windows that parity is measured on."""
+_FLOOR = 30.0
+"""dB on [-1, 1], of each window against fp32: under it an image is another image."""
 _EQUAL = 999.0
 """PSNR in dB of equal images, for JSON has no infinity."""
 _SIDE = 256
@@ -179,7 +180,9 @@ def measured(
             "device": device,
             "threads": threads or default_threads(),
             "rounds": rounds,
-            "sar2opt-scene takes": _default() if base_channels is None and device == "cpu" else None,
+            "sar2opt-scene takes": default_engine(EngineOptions(threads=threads))
+            if base_channels is None and device == "cpu"
+            else None,
             "ceiling_windows_per_s": {
                 name.split()[0]: limit * 1e12 / work.flop for name, limit in limits.items() if "product" in name
             },
@@ -406,6 +409,7 @@ def _row(
     taken = [1000 * seconds for sample in samples for seconds in sample.latencies]
     precision = str(labels["precision"])
     limit = limits.get(product_name(precision))
+    parity = _parity(samples[0].images, reference)
     figures = {
         "mpx_per_s": rate * _SIDE**2 / 1e6,
         "latency_ms": {name: float(np.percentile(taken, q)) for name, q in _PERCENTILES.items()},
@@ -415,9 +419,11 @@ def _row(
         "memory_mb": max(sample.memory for sample in samples) / 1e6,
         "share_of_matmul": rate * work.flop / (limit * 1e12) if limit else None,
         "share_of_copy": rate * work.least_bytes(precision, way.batch) / (limits[COPY] * 1e9),
-        **_parity(samples[0].images, reference),
+        **parity,
     }
-    return Row(name=way.name, unit="windows/s", samples=rates, labels=labels, figures=figures)
+    lowest = parity.get("psnr_min_db", _EQUAL)
+    trouble = f"parity failed: {lowest:.0f} dB, at least {_FLOOR:.0f} expected" if lowest < _FLOOR else None
+    return Row(name=way.name, unit="windows/s", samples=rates, labels=labels, figures=figures, trouble=trouble)
 
 
 def _parity(images: NDArray[np.float32] | None, reference: NDArray[np.float32] | None) -> dict[str, float]:
@@ -430,13 +436,6 @@ def _parity(images: NDArray[np.float32] | None, reference: NDArray[np.float32] |
     # Images that are equal bit by bit have no finite figure.
     figures = {"psnr_db": float(np.mean(found)), "psnr_min_db": min(found), "ssim": float(np.mean(alike))}
     return {name: min(value, _EQUAL) for name, value in figures.items()}
-
-
-def _default() -> str:
-    """Say which engine `sar2opt-scene` takes by itself here."""
-    engine, file = open_model(variants(bundled()), windows=10**6)
-    with engine:
-        return f"{engine.backend} {engine.precision}, batch {engine.batch}, {file.name}"
 
 
 def _memory(device: str, *, peak: bool = False) -> int:

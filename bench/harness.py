@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import click
 from bench.machine import Machine, this_commit, this_machine, today, versions
 
 MOST_SPREAD = 0.10
-"""Of a ratio over the rounds: beyond it, a row says so instead of giving a figure."""
+"""Of a rate or a ratio over the rounds: beyond it, a row says so instead of giving the figure."""
 
 Figure = float | int | str | bool | None
 
@@ -46,7 +46,7 @@ class Ratio:
     value: float
     """Median over the rounds of this row's sample over the first row's of the same round."""
     spread: float
-    """Distance between the quartiles of these ratios (its ends, of three rounds or fewer), over `value`."""
+    """Of these ratios, see `spread_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +81,39 @@ class Record:
             return None
         return ratio_of(row.samples, base.samples)
 
-    def verdict(self, row: Row) -> str | None:
-        """Say why a row's figure may not be relied on; None where it may."""
+    def doubt(self, row: Row) -> str | None:
+        """Say why a row's own rate may not be relied on; None where it may."""
         if row.trouble or not row.unit:
             return row.trouble  # without a unit, it is no rate
-        ratio = self.ratio(row)
-        if ratio is None:
+        if not row.samples:
             return "not measured"
-        if ratio.spread > MOST_SPREAD:
-            return f"spread of {ratio.spread:.0%}"
-        return None
+        return _too_wide(spread_of(row.samples, statistics.median(row.samples)))
+
+    def verdict(self, row: Row) -> str | None:
+        """Say why a row's ratio may not be relied on; None where it may. Ratios may hold where rates do not."""
+        if row.trouble or not row.unit:
+            return row.trouble
+        ratio = self.ratio(row)
+        return "not measured" if ratio is None else _too_wide(ratio.spread)
+
+
+def _too_wide(spread: float) -> str | None:
+    return f"spread of {spread:.0%}" if spread > MOST_SPREAD else None
 
 
 def ratio_of(samples: tuple[float, ...], base: tuple[float, ...]) -> Ratio:
     """Compare samples of the same rounds."""
-    ratios = sorted(mine / other for mine, other in zip(samples, base, strict=True))
+    ratios = [mine / other for mine, other in zip(samples, base, strict=True)]
     value = statistics.median(ratios)
-    low, high = ratios[0], ratios[-1]
-    if len(ratios) > 3:
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Ratio(value=value, spread=(high - low) / value)
+    return Ratio(value=value, spread=spread_of(ratios, value))
+
+
+def spread_of(samples: Sequence[float], middle: float) -> float:
+    """Give the distance between the quartiles, or the ends of three samples or fewer, over their middle."""
+    low, high = min(samples), max(samples)
+    if len(samples) > 3:
+        low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return (high - low) / middle
 
 
 def interleaved(
@@ -152,11 +165,10 @@ def table(rows: list[list[str]]) -> str:
 
 
 def ratio_cells(record: Record, row: Row) -> list[str]:
-    """Give a row's median, and its ratio to the first, or why there is none."""
-    rate = f"{statistics.median(row.samples):.4g}" if row.samples else "-"
-    trouble = record.verdict(row)
+    """Give a row's median and its ratio to its base, or why there is none."""
+    rate = record.doubt(row) or f"{statistics.median(row.samples):.4g}"
     ratio = record.ratio(row)
-    return [rate, trouble if trouble or ratio is None else f"{ratio.value:.2f}"]  # type: ignore[list-item]
+    return [rate, record.verdict(row) or (f"{ratio.value:.2f}" if ratio else "-")]
 
 
 def save(record: Record, path: Path | None) -> None:

@@ -60,8 +60,8 @@ def svg(plot: Plot) -> bytes:
 
 
 def vouched(record: Record) -> list[Row]:
-    """Give the rows whose figures may be relied on."""
-    return [row for row in record.rows if row.samples and record.verdict(row) is None]
+    """Give the rows whose rates may be relied on."""
+    return [row for row in record.rows if row.samples and record.doubt(row) is None]
 
 
 def engine_of(row: Row) -> str:

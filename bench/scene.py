@@ -427,7 +427,7 @@ def report(record: Record) -> str:
             rows.append([row.name, "-", "-", row.trouble or "", "-", "-"])
             continue
         doubt, ratio = record.verdict(row), record.ratio(row)
-        share = doubt if doubt or ratio is None else f"{ratio.value:.2f}"
+        share = doubt if doubt or ratio is None else f"{ratio.value:.3g}"
         idle = row.figures.get("idle")
         waits = "  ".join(f"{share:.0%}" for share in idle.values()) if idle else "-"
         rows.append(

@@ -93,15 +93,17 @@ def _any(rows: Iterable[Row], where: str, key: str) -> bool:
 
 def rate_and_ratio(record: Record, row: Row) -> list[str]:
     """Give a row's median and its ratio to its base, or the words that stand instead of them."""
-    doubt, ratio = record.verdict(row), record.ratio(row)
-    if doubt or ratio is None:
-        return [safe(doubt or "not measured"), "-"]
-    return [number(median(row.samples)), f"{ratio.value:.2f}" if ratio.value >= 0.1 else f"{ratio.value:.2g}"]
+    ratio, words = record.ratio(row), record.verdict(row)
+    doubt = record.doubt(row)
+    if not row.samples:
+        return [safe(doubt or "-"), "-"]
+    told = words if words or ratio is None else f"{ratio.value:.2f}" if ratio.value >= 0.1 else f"{ratio.value:.2g}"
+    return [safe(doubt or number(median(row.samples))), safe("-" if told is None or row.trouble else told)]
 
 
 def _figure(record: Record, row: Row, key: str, parts: list[str]) -> str:
     """Give a figure; none of a row in trouble, and nothing timed of a row whose speed is in doubt."""
-    doubtful = row.trouble or (_TIMED.search(key) and record.verdict(row))
+    doubtful = row.trouble or (_TIMED.search(key) and record.doubt(row))
     value = None if doubtful else row.figures.get(key)
     share = key.startswith(("share", "idle"))
     if isinstance(value, Mapping):

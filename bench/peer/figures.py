@@ -30,6 +30,7 @@ class Candidate:
     checkpoint: Path | None
     """None: the engine that the command line takes."""
     batch: int = 1
+    channels_last: bool = True
     peer: Peer | None = None
     missing: str | None = None
     """Why it cannot be run."""
@@ -44,6 +45,7 @@ class Candidate:
             "streams": peer.streams if peer else True,
             "writes_file": peer.writes_file if peer else ours,
             "installed": peer.how if peer else None,
+            "as_it_loads": not self.channels_last,
         }
 
 

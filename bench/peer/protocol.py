@@ -21,6 +21,8 @@ class Job:
     """A small scene in the same form, done first and outside the clock: libraries load parts of themselves late."""
     checkpoint: str | None = None
     """Of the generator; None: the bundled one in its own engine, which only we have."""
+    channels_last: bool = True
+    """Whether the generator's weights lie as its convolutions are the fastest with. No tool does that by itself."""
     window: int = 256
     overlap: int = 64
     batch: int = 1

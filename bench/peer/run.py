@@ -31,7 +31,8 @@ def main(job: Job) -> Outcome:
     began = time.perf_counter()
     generator, _ = load_generator(Path(job.checkpoint))
     # Of the two layouts the one in which the generator is faster here, by a third.
-    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if job.channels_last:
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = Timed(generator, units=job.way == "opensr-utils").eval()
     opening = time.perf_counter() - began
     forget_peak()
