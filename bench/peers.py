@@ -15,7 +15,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.generators import bundled_checkpoint
+from bench.generators import bundled_checkpoint, default_engine
 from bench.harness import (
     Record,
     Row,
@@ -33,6 +33,7 @@ from bench.peer.judge import Truth, exact_blend, interior_of, survives
 from bench.peer.protocol import Job, Outcome
 from bench.peer.scenes import Scene, make_scene
 from bench.peer.verdicts import AS_IT_LOADS, DEFAULT, OURS, PLAIN, report, verdicts
+from sar2optical.engines import EngineOptions
 from sar2optical.windows import DEFAULT_OVERLAP
 
 WINDOW = 256
@@ -83,11 +84,19 @@ def main(
     with TemporaryDirectory(prefix="scenes-", dir=folder) as work:
         checkpoint = bundled_checkpoint(Path(work) / "generator.pth")
         base = Job(window=WINDOW, overlap=overlap, threads=threads)
+        chosen = default_engine(EngineOptions(threads=threads))  # before any clock runs
         rows = measure(candidates(folder, checkpoint), base, Path(work), side, rounds)
     record = Record(
         bench="peers",
         rows=rows,
-        settings={"side": side, "window": WINDOW, "overlap": overlap, "rounds": rounds, "threads": threads},
+        settings={
+            "side": side,
+            "window": WINDOW,
+            "overlap": overlap,
+            "rounds": rounds,
+            "threads": threads,
+            "default engine": chosen,
+        },
         series={"verdicts": verdicts(rows)},
     )
     click.echo(report(record))
