@@ -28,6 +28,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench engines
 	$(BIN)/python -m bench scene
+	$(BIN)/python -m bench training
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from bench.compare import main as compare
@@ -14,9 +16,21 @@ from bench.scene import main as scene
 from bench.seams import main as seams
 from bench.simulate import main as simulate
 from bench.training import main as training
+from sar2optical.errors import Sar2OpticalError
 
 
-@click.group()
+class _Benches(click.Group):
+    """Benches, whose users' errors are one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one."""
+        try:
+            return super().invoke(ctx)
+        except Sar2OpticalError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Benches)
 def main() -> None:
     """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
 

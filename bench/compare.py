@@ -97,7 +97,7 @@ def main(first: Path, second: Path, within: float) -> None:
     a, b = _opened(first), _opened(second)
     if a.bench != b.bench:
         raise Unusable(f"{first} is of {a.bench}, {second} of {b.bench}: compare two runs of the same bench")
-    _tell_what_differs(a, b)
+    tell_what_differs(a, b)
     found = differences(a, b)
     if not found:
         raise Unusable(f"{first} and {second} have no row in common that was measured in both, but for the base")
@@ -120,7 +120,7 @@ def _opened(path: Path) -> Record:
     return record
 
 
-def _tell_what_differs(a: Record, b: Record) -> None:
+def tell_what_differs(a: Record, b: Record) -> None:
     """Say what makes ratios differ that is no noise."""
     if a.machine.slug != b.machine.slug:
         say(f"of two machines: A {a.machine.slug}, B {b.machine.slug}")

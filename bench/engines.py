@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from bench.harness import (
     Record,
     Row,
     device_option,
+    here,
     in_a_process,
+    in_words,
     json_option,
     quick_option,
     ratio_cells,
@@ -43,7 +46,7 @@ from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import psnr, ssim
 from sar2optical.models.zoo import bundled, variants
 
-SEED = "the seed's way: PyTorch eager, fp32, one window after another"
+SEED = "the seed's way: PyTorch eager, one window after another"
 _BATCHES = {"cpu": (1, 4, 16, 64, 128), "cuda": (1, 4, 16, 64, 128, 256)}
 _SECONDS, _ITERATIONS = 3.0, 10
 """That each candidate runs for at least, over all rounds."""
@@ -89,6 +92,8 @@ class Settings:
     """Of each candidate in each round, at least."""
     iterations: int
     """Likewise."""
+    apart: bool
+    """Each in a process of its own."""
     sar: Path
     """Windows, as NumPy saves them."""
 
@@ -106,6 +111,8 @@ class Sample:
     """Windows per second."""
     latencies: list[float]
     """Seconds of each run."""
+    streams: int
+    """Runs that were in flight together."""
     load_s: float
     first_s: float
     memory: int
@@ -121,7 +128,13 @@ class Sample:
     type=click.Path(path_type=Path, exists=True),
     help="Real SAR chips (a folder) or a scene, for int8's ranges and for parity. A simulated scene where not given.",
 )
-@click.option("--batch", "batches", type=int, multiple=True, help="Windows a run.  [1 to 128, on a GPU to 256]")
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Windows a run.  [1 to 128, on a GPU to 256]",
+)
 @click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="On a GPU, compiled too.")
 @device_option
 @threads_option
@@ -134,11 +147,12 @@ def main(
 ) -> None:  # fmt: skip
     """Compare engines on one generator, taking turns."""
     if quick:
-        batches, rounds = batches[:2] or (1, 2), min(rounds, 2)
+        batches, rounds = batches or (1,), 1
     with tempfile.TemporaryDirectory() as name:
         record = measured(
             Path(name), base_channels, chips, batches or _BATCHES[device], compiled=compiled, device=device,
-            threads=threads, rounds=rounds, seconds=0.1 if quick else _SECONDS / rounds,
+            threads=threads, rounds=rounds, seconds=0.0 if quick else _SECONDS / rounds,
+            apart=device == "cpu" and not quick,
         )  # fmt: skip
     click.echo(report(record))
     save(record, out)
@@ -146,30 +160,30 @@ def main(
 
 def measured(
     folder: Path, base_channels: int | None, chips: Path | None, batches: Sequence[int], *, compiled: bool,
-    device: str, threads: int | None, rounds: int, seconds: float, only: Callable[[Way], bool] = lambda _: True,
+    device: str, threads: int | None, rounds: int, seconds: float, apart: bool,
+    only: Callable[[Way], bool] = lambda _: True,
 ) -> Record:  # fmt: skip
-    """Run the bench; see the command's options. `only` leaves candidates out."""
+    """Run the bench; see the command's options. `only` leaves candidates out; `apart` has each in its own process."""
     sar = _windows(folder, chips)
     settings = Settings(
-        device=device, threads=threads, seconds=seconds, iterations=math.ceil(_ITERATIONS / rounds),
-        sar=folder / "sar.npy",
+        device=device, threads=threads, seconds=seconds, iterations=math.ceil(_ITERATIONS / rounds) if seconds else 1,
+        apart=apart, sar=folder / "sar.npy",
     )  # fmt: skip
     np.save(settings.sar, sar)
     files = _files(folder, base_channels, sar, chips or folder / "scene.tif", device)
     ways = [way for way in _ways(files, device, batches, compiled=compiled) if only(way)]
     tops: list[dict[str, float]] = []
-    samples, trouble = _sampled(
-        [Way(backend="", precision="", file=files["seed"], kind="seed"), *ways], settings, rounds, tops
-    )
+    # PyTorch's convolutions on a GPU are in TF32 where nobody asks for fp32, and the seed does not.
+    seed = Way(
+        backend="pytorch", precision="fp32" if device == "cpu" else "tf32", file=files["seed"], kind="seed"
+    )  # fmt: skip
+    samples, trouble = _sampled([seed, *ways], settings, rounds, tops)
     limits = {name: statistics.median(top[name] for top in tops) for name in tops[0]}
     work = work_of(files["torch"])
     reference = next(
         (images for way in ways if way.precision == "fp32" and (images := _images_of(samples, way)) is not None), None
     )
-    rows = [
-        _row(way, samples.get(way, []), trouble.get(way), reference, limits, work)
-        for way in (Way(backend="", precision="", file=files["seed"], kind="seed"), *ways)
-    ]
+    rows = [_row(way, samples.get(way, []), trouble.get(way), reference, limits, work) for way in (seed, *ways)]
     return Record(
         bench="engines",
         rows=tuple(rows),
@@ -181,7 +195,7 @@ def measured(
             "threads": threads or default_threads(),
             "rounds": rounds,
             "sar2opt-scene takes": default_engine(EngineOptions(threads=threads))
-            if base_channels is None and device == "cpu"
+            if base_channels is None and apart
             else None,
             "ceiling_windows_per_s": {
                 name.split()[0]: limit * 1e12 / work.flop for name, limit in limits.items() if "product" in name
@@ -199,25 +213,21 @@ def _sampled(
     trouble: dict[Way, str] = {}
     # On a CPU each in a process of its own, so that memory is its own, and settings too. A GPU tells of its memory
     # itself, and a context there takes seconds to make.
-    run = in_a_process if settings.device == "cpu" else _here
+    run = in_a_process if settings.apart else here
     for number in range(rounds):
         tops.append(run(ceilings, settings.device, threads=settings.threads))
         for way in ways:
             if way in trouble:
                 continue
             try:
-                sample = run(sample_of, way, settings, images=number == 0 and way.batch <= _SCORED)
+                sample = run(sample_of, way, settings, images=number == 0)
             except (Sar2OpticalError, RuntimeError, MemoryError, BrokenProcessPool) as error:
-                trouble[way] = " ".join(str(error).split())[:160]
+                trouble[way] = in_words(error)
                 say(f"left out: {way.name} ({trouble[way]})")
                 continue
             samples.setdefault(way, []).append(sample)
             say(f"round {number + 1}/{rounds}: {way.name}: {sample.rate:.1f} windows/s")
     return samples, trouble
-
-
-def _here(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return function(*args, **kwargs)
 
 
 def sample_of(way: Way, settings: Settings, *, images: bool = False) -> Sample:
@@ -233,7 +243,7 @@ def sample_of(way: Way, settings: Settings, *, images: bool = False) -> Sample:
         taken = _memory(settings.device, peak=True) - before
         made = _images(run, settings, way.batch) if images and way.kind in ("engine", "seed") else None
     return Sample(
-        rate=rate, latencies=latencies, load_s=load, first_s=first, memory=max(taken, 0), images=made
+        rate=rate, latencies=latencies, streams=streams, load_s=load, first_s=first, memory=max(taken, 0), images=made
     )  # fmt: skip
 
 
@@ -259,11 +269,14 @@ def timed(
 
     with ThreadPoolExecutor(streams) as pool:
         warm = list(pool.map(one, range(streams)))  # and a guess at how many runs it takes
-        count = max(iterations, math.ceil(streams * seconds / max(warm)))
-        count = math.ceil(count / streams) * streams  # none is left alone on the cores at the end
+        latencies: list[float] = []
         began = time.perf_counter()
-        latencies = list(pool.map(one, range(count)))
-        return count * len(sar) / (time.perf_counter() - began), latencies
+        while not latencies or len(latencies) < iterations or time.perf_counter() - began < seconds:
+            left = max(seconds - (time.perf_counter() - began), 0.0)
+            count = max(iterations - len(latencies), math.ceil(streams * left / min(warm)), 1)
+            # As many as the streams take in turns: none is left alone on the cores at the end.
+            latencies += pool.map(one, range(math.ceil(count / streams) * streams))
+        return len(latencies) * len(sar) / (time.perf_counter() - began), latencies
 
 
 @contextmanager
@@ -280,7 +293,8 @@ def _opened(way: Way, settings: Settings) -> Iterator[tuple[Callable[[NDArray[np
     options = EngineOptions(
         device=settings.device, precision=precision, threads=settings.threads, batch=way.batch
     )  # fmt: skip
-    with open_engine(way.file, backend=way.backend, options=options) as engine:
+    # Without the run that `open_engine` tries an engine out with: the first one has a figure of its own here.
+    with import_module(f"sar2optical.engines.{way.backend}").open(way.file, options) as engine:
         yield engine.run, engine.streams
 
 
@@ -304,8 +318,8 @@ def _seed(checkpoint: Path, settings: Settings) -> Callable[[NDArray[np.float32]
 
 
 def _images(run: Callable[[NDArray[np.float32]], Any], settings: Settings, batch: int) -> NDArray[np.float32]:
-    sar = settings.windows(_SCORED)
-    return np.concatenate([run(sar[k : k + batch]) for k in range(0, _SCORED, batch)])
+    sar = settings.windows(max(batch, _SCORED))
+    return np.concatenate([run(sar[k : k + batch]) for k in range(0, _SCORED, batch)])[:_SCORED]
 
 
 def _windows(folder: Path, chips: Path | None) -> NDArray[np.float32]:
@@ -395,11 +409,7 @@ def _row(
     way: Way, samples: Sequence[Sample], trouble: str | None, reference: NDArray[np.float32] | None,
     limits: Mapping[str, float], work: Work,
 ) -> Row:  # fmt: skip
-    labels: dict[str, Any] = {
-        "backend": way.backend or "pytorch",
-        "precision": way.precision or "fp32",
-        "batch": way.batch,
-    }
+    labels: dict[str, Any] = {"backend": way.backend, "precision": way.precision, "batch": way.batch}
     if way.kind != "engine":
         labels |= {"way": way.kind, "transfers": "on" if way.kind == "seed" else "off"}
     if trouble or not samples:
@@ -407,18 +417,18 @@ def _row(
     rates = tuple(sample.rate for sample in samples)
     rate = statistics.median(rates)
     taken = [1000 * seconds for sample in samples for seconds in sample.latencies]
-    precision = str(labels["precision"])
-    limit = limits.get(product_name(precision))
+    limit = limits.get(product_name(way.precision))
     parity = _parity(samples[0].images, reference)
     figures = {
         "mpx_per_s": rate * _SIDE**2 / 1e6,
         "latency_ms": {name: float(np.percentile(taken, q)) for name, q in _PERCENTILES.items()},
         "runs": len(taken),
+        "streams": samples[0].streams,
         "load_s": statistics.median(sample.load_s for sample in samples),
         "first_ms": 1000 * statistics.median(sample.first_s for sample in samples),
         "memory_mb": max(sample.memory for sample in samples) / 1e6,
         "share_of_matmul": rate * work.flop / (limit * 1e12) if limit else None,
-        "share_of_copy": rate * work.least_bytes(precision, way.batch) / (limits[COPY] * 1e9),
+        "share_of_copy": rate * work.least_bytes(way.precision, way.batch) / (limits[COPY] * 1e9),
         **parity,
     }
     lowest = parity.get("psnr_min_db", _EQUAL)

@@ -27,7 +27,7 @@ def default_engine(options: EngineOptions) -> str:
         return f"{engine}, batch {engine.batch}, {file.name}"
 
 
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bench import engines, scene, training
-from bench.compare import differences, read
+from bench.compare import differences, read, tell_what_differs
 from bench.harness import Record, Row, rounds_option, save, say, table, threads_option
 from bench.machine import this_machine
 from sar2optical.engines import EngineOptions
@@ -45,6 +45,7 @@ def main(against: Path | None, update: bool, within: float, rounds: int, threads
         save(now, path)
         click.echo(f"{path}: written, {len(now.rows)} rows")
         return
+    tell_what_differs(committed, now)
     click.echo(judged(committed, now, within))
 
 
@@ -55,6 +56,12 @@ def _committed(path: Path) -> Record:
     record = read(path)
     if record is None or record.bench != "guard":
         raise click.ClickException(f"{path} is no record of this bench: give --update to make one")
+    here = this_machine()
+    if (record.machine.slug, record.machine.cores) != (here.slug, here.cores):
+        raise click.ClickException(
+            f"{path} is of {record.machine.slug} with {record.machine.cores} cores, this is {here.slug} with "
+            f"{here.cores}: ratios differ from machine to machine; give --update to begin anew"
+        )
     return record
 
 
@@ -66,6 +73,10 @@ def judged(committed: Record, now: Record, within: float) -> str:
     SystemExit
         With 1, after saying so, where one has fallen by more than `within`.
     """
+    known = {row.name: row for row in now.rows}
+    gone = [row.name for row in committed.rows if row.samples and not known.get(row.name, row).samples]
+    if gone:
+        raise click.ClickException(f"does not run any more: {', '.join(gone)}")
     found = differences(committed, now)
     lines = [["row", "committed", "now", "change"]]
     for row in found:
@@ -91,7 +102,7 @@ def measured(*, rounds: int, threads: int | None) -> Record:
         parts = {
             "engines": engines.measured(
                 folder, None, None, (1,), compiled=False, device="cpu", threads=threads, rounds=rounds,
-                seconds=_SECONDS, only=lambda way: (way.backend, way.precision) in _ENGINES,
+                seconds=_SECONDS, apart=True, only=lambda way: (way.backend, way.precision) in _ENGINES,
             ),
             "scene": scene.measured(folder, _SCENES, _WAYS, None, EngineOptions(threads=threads), rounds=rounds),
             "training": training.measured(
@@ -109,7 +120,10 @@ def measured(*, rounds: int, threads: int | None) -> Record:
 
 def _renamed(record: Record, row: Row) -> Row:
     """Put a row among those of other benches, still compared with its own."""
-    labels = {"base": f"{record.bench}: {record.base(row)}"}
+    base = record.base(row)
+    if row.labels.get("way") in (scene.NO_ENGINE, scene.COPY):
+        base = base.replace(scene.ENGINE, scene.COPY)  # a faster engine makes them no slower
+    labels = {"base": f"{record.bench}: {base}"}
     return Row(
         name=f"{record.bench}: {row.name}", unit=row.unit, samples=row.samples, labels=labels, trouble=row.trouble
     )  # fmt: skip

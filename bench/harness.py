@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,8 +16,13 @@ import click
 
 from bench.machine import Machine, this_commit, this_machine, today, versions
 
+LEAST_ROUNDS = 3
+"""From fewer nothing follows."""
+
 MOST_SPREAD = 0.10
 """Of a rate or a ratio over the rounds: beyond it, a row says so instead of giving the figure."""
+
+_COMMIT = this_commit()
 
 Figure = float | int | str | bool | None
 
@@ -63,7 +69,8 @@ class Record:
     """What is drawn over time, by the name of a row."""
     machine: Machine = field(default_factory=this_machine)
     versions: Mapping[str, str] = field(default_factory=versions)
-    commit: str = field(default_factory=this_commit)
+    commit: str = field(default_factory=lambda: _COMMIT)
+    """Of the checkout when this process began: what is edited meanwhile does not count."""
     taken: str = field(default_factory=today)
 
     def row(self, name: str) -> Row:
@@ -76,44 +83,49 @@ class Record:
 
     def ratio(self, row: Row) -> Ratio | None:
         """Compare a row with its base; None where either has no samples, or there is no such base."""
-        base = next((other for other in self.rows if other.name == self.base(row)), None)
-        if base is None or not row.samples or len(row.samples) != len(base.samples):
-            return None
-        return ratio_of(row.samples, base.samples)
+        base = self.base_row(row)
+        ratios = ratios_of(row.samples, base.samples) if base else ()
+        return Ratio(value=statistics.median(ratios), spread=spread_of(ratios)) if ratios else None
+
+    def base_row(self, row: Row) -> Row | None:
+        """Give the row that one is compared with; None where it is not here."""
+        return next((other for other in self.rows if other.name == self.base(row)), None)
 
     def doubt(self, row: Row) -> str | None:
         """Say why a row's own rate may not be relied on; None where it may."""
         if row.trouble or not row.unit:
             return row.trouble  # without a unit, it is no rate
-        if not row.samples:
-            return "not measured"
-        return _too_wide(spread_of(row.samples, statistics.median(row.samples)))
+        return unreliable(row.samples)
 
     def verdict(self, row: Row) -> str | None:
         """Say why a row's ratio may not be relied on; None where it may. Ratios may hold where rates do not."""
         if row.trouble or not row.unit:
             return row.trouble
-        ratio = self.ratio(row)
-        return "not measured" if ratio is None else _too_wide(ratio.spread)
+        base = self.base_row(row)
+        return unreliable(ratios_of(row.samples, base.samples) if base else ())
 
 
-def _too_wide(spread: float) -> str | None:
+def unreliable(samples: Sequence[float]) -> str | None:
+    """Say why nothing follows from samples; None where it does."""
+    if not samples:
+        return "not measured"
+    if len(samples) < LEAST_ROUNDS:
+        return f"{len(samples)} of at least {LEAST_ROUNDS} rounds"
+    spread = spread_of(samples)
     return f"spread of {spread:.0%}" if spread > MOST_SPREAD else None
 
 
-def ratio_of(samples: tuple[float, ...], base: tuple[float, ...]) -> Ratio:
-    """Compare samples of the same rounds."""
-    ratios = [mine / other for mine, other in zip(samples, base, strict=True)]
-    value = statistics.median(ratios)
-    return Ratio(value=value, spread=spread_of(ratios, value))
+def ratios_of(samples: Sequence[float], base: Sequence[float]) -> tuple[float, ...]:
+    """Compare samples with those of the same rounds; nothing where rounds are missing."""
+    return tuple(mine / other for mine, other in zip(samples, base, strict=True)) if len(samples) == len(base) else ()
 
 
-def spread_of(samples: Sequence[float], middle: float) -> float:
-    """Give the distance between the quartiles, or the ends of three samples or fewer, over their middle."""
+def spread_of(samples: Sequence[float]) -> float:
+    """Give the distance between the quartiles, or the ends of three samples or fewer, over the median."""
     low, high = min(samples), max(samples)
-    if len(samples) > 3:
+    if len(samples) > LEAST_ROUNDS:  # quartiles of fewer are no more than their ends
         low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return (high - low) / middle
+    return (high - low) / statistics.median(samples)
 
 
 def interleaved(
@@ -144,6 +156,11 @@ def interleaved(
             if told:
                 told(f"round {number + 1}/{rounds}: {name}: {samples[name][-1]:.4g}")
     return {name: tuple(taken) for name, taken in samples.items()}
+
+
+def here(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function, as `in_a_process` does, in this one."""
+    return function(*args, **kwargs)
 
 
 def in_a_process(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -185,6 +202,11 @@ def load(path: Path) -> Record:
     return Record(**{**content, "rows": rows, "machine": Machine(**content["machine"])})
 
 
+def in_words(error: BaseException) -> str:
+    """Give an error's words on one line, without folders: those of one machine mean nothing on another."""
+    return re.sub(r"(?<![\w.])/(?:[\w.@+-]+/)+", "", " ".join(str(error).split()))[:160]
+
+
 def median(samples: tuple[float, ...] | list[float]) -> float:
     """Give the middle sample."""
     return statistics.median(samples)
@@ -195,8 +217,12 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-rounds_option = click.option("--rounds", default=5, show_default=True, help="In which all candidates take turns.")
-threads_option = click.option("--threads", type=int, help="CPU threads; all where not given.")
+_AT_LEAST_1 = click.IntRange(min=1)
+
+rounds_option = click.option(
+    "--rounds", type=_AT_LEAST_1, default=5, show_default=True, help="In which all candidates take turns."
+)
+threads_option = click.option("--threads", type=_AT_LEAST_1, help="CPU threads; all where not given.")
 device_option = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 quick_option = click.option("--quick", is_flag=True, help="Small and short: to see that it runs, not to be believed.")
 json_option = click.option(

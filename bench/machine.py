@@ -26,6 +26,9 @@ _INSTRUCTIONS = {
 }
 """Linux's names of what decides a model's speed, what has most first; and ours."""
 
+_MAKERS = ("amd", "intel", "r", "tm", "cpu", "processor", "core", "with", "virtual")
+"""Words in a CPU's name that tell nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -46,8 +49,8 @@ class Machine:
         if self.gpu:
             found = re.search(r"\b([A-Z]+\d+\w*)", self.gpu)
             return (found[1] if found else "gpu").lower()
-        words = re.sub(r"\b(amd|intel|cpu|processor|xeon\(r\)|core\(tm\)|\(r\))\b", "", self.cpu.lower()).split()
-        return "-".join(filter(None, (re.sub(r"[^a-z0-9]+", "", words[0]) if words else "cpu", self.instructions)))
+        words = [word for word in re.findall(r"[a-z0-9]+", self.cpu.lower()) if word not in _MAKERS]
+        return "-".join(filter(None, ((words or ["cpu"])[0], self.instructions)))
 
 
 def this_machine() -> Machine:
@@ -81,7 +84,11 @@ def versions() -> dict[str, str]:
 def this_commit() -> str:
     """Give the checkout's commit, with a + where files differ from it; unknown outside a checkout."""
     commit = _told("git", "rev-parse", "--short", "HEAD")
-    return (commit + ("+" if _told("git", "status", "--porcelain") else "")) if commit else "unknown"
+    return (
+        (commit + ("+" if _told("git", "status", "--porcelain", "--untracked-files=no") else ""))
+        if commit
+        else "unknown"
+    )
 
 
 def today() -> str:

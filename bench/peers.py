@@ -14,11 +14,13 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 
 from bench.generators import bundled_checkpoint, default_engine
 from bench.harness import (
     Record,
     Row,
+    in_words,
     interleaved,
     json_option,
     quick_option,
@@ -28,12 +30,14 @@ from bench.harness import (
     threads_option,
 )
 from bench.peer.environments import CHECKOUT, PEERS, install, last_line, missing, python_of
-from bench.peer.figures import Candidate, Found, row_of
+from bench.peer.figures import WIDE, Candidate, Found, row_of
 from bench.peer.judge import Truth, exact_blend, interior_of, survives
 from bench.peer.protocol import Job, Outcome
 from bench.peer.scenes import Scene, make_scene
 from bench.peer.verdicts import AS_IT_LOADS, DEFAULT, OURS, PLAIN, report, verdicts
+from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions
+from sar2optical.engines.base import default_threads
 from sar2optical.windows import DEFAULT_OVERLAP
 
 WINDOW = 256
@@ -46,6 +50,8 @@ _FASTEST = ("pytorch-toolbelt", "MONAI")
 
 _QUICK_SIDE = 1024
 _SMALL_SIDE = 512
+_LONGEST = 3600
+"""Seconds that a worker may take."""
 
 
 @click.command("peers")
@@ -57,7 +63,18 @@ _SMALL_SIDE = 512
     show_default="in the checkout",
     help="Of environments and scenes.",
 )
-@click.option("--side", default=4096, show_default=True, help="Of the scene; memory is also measured at half of it.")
+@click.option(
+    "--side",
+    type=click.IntRange(min=512),
+    default=4096,
+    show_default=True,
+    help="Of the scene; memory is taken at half of it, too.",
+)
+@click.option(
+    "--wide",
+    type=click.Path(path_type=Path),
+    help="A whole IW scene, simulated there where it is missing, over which our memory is measured, too.",
+)
 @click.option("--overlap", default=DEFAULT_OVERLAP, show_default=True)
 @rounds_option
 @threads_option
@@ -67,6 +84,7 @@ def main(
     installing: bool,
     folder: Path,
     side: int,
+    wide: Path | None,
     overlap: int,
     rounds: int,
     threads: int | None,
@@ -84,8 +102,10 @@ def main(
     with TemporaryDirectory(prefix="scenes-", dir=folder) as work:
         checkpoint = bundled_checkpoint(Path(work) / "generator.pth")
         base = Job(window=WINDOW, overlap=overlap, threads=threads)
-        chosen = default_engine(EngineOptions(threads=threads))  # before any clock runs
+        chosen = None if quick else default_engine(EngineOptions(threads=threads))  # before any clock runs
         rows = measure(candidates(folder, checkpoint), base, Path(work), side, rounds)
+        if wide:
+            rows = tuple(_with_wide(row, base, wide, Path(work)) for row in rows)
     record = Record(
         bench="peers",
         rows=rows,
@@ -94,7 +114,7 @@ def main(
             "window": WINDOW,
             "overlap": overlap,
             "rounds": rounds,
-            "threads": threads,
+            "threads": threads or default_threads(),
             "default engine": chosen,
         },
         series={"verdicts": verdicts(rows)},
@@ -183,7 +203,32 @@ def measure(found: Sequence[Candidate], base: Job, work: Path, side: int, rounds
     able = [candidate for candidate in found if known[candidate.name].trouble is None]
     interleaved({candidate.name: timed(candidate) for candidate in able}, rounds, told=say)
     truth = truth_of(whole, base, found[0].checkpoint)
-    return tuple(row_of(c, known[c.name], whole, mosaic_of(work, c), truth) for c in found)
+    return tuple(_judged(c, known[c.name], whole, mosaic_of(work, c), truth) for c in found)
+
+
+def _judged(candidate: Candidate, found: Found, scene: Scene, mosaic: Path, truth: Truth) -> Row:
+    """Make a row; a mosaic that cannot be judged, for its shape or bands, is a row that says so."""
+    try:
+        return row_of(candidate, found, scene, mosaic, truth)
+    except (RasterioError, ValueError, IndexError, KeyError, OSError) as error:
+        return row_of(candidate, Found(trouble=f"its mosaic: {in_words(error)}"), scene, mosaic, truth)
+
+
+def _with_wide(row: Row, base: Job, wide: Path, work: Path) -> Row:
+    """Measure the memory of the default engine's row over a whole IW scene; give other rows as they are."""
+    if row.name != DEFAULT or row.trouble:
+        return row
+    columns, rows = WIDE
+    if not wide.exists():
+        say(f"simulating {wide.name}")
+        write_scene(wide, SimulatedScene(height=rows, width=columns))
+    say(f"{row.name}, over {columns} x {rows}")
+    job = replace(
+        base, way="sar2optical", scene=str(wide.resolve()), warm_up=str(work / f"{_SMALL_SIDE}-map-stored.tif")
+    )
+    found = answered(Path(sys.executable), replace(job, out=str(work / "wide-mosaic.tif")))
+    above = (found.peak_bytes - found.engine_bytes) / 1e6
+    return replace(row, figures={**row.figures, "memory_above_engine_mb_wide": above})
 
 
 class WorkerFailed(Exception):
@@ -207,20 +252,33 @@ def work_of(candidate: Candidate, base: Job, scene: Scene, small: Scene, out: Pa
     WorkerFailed
         With the last line that it said.
     """
+    return answered(candidate.python, job_of(candidate, base, scene, small, out))
+
+
+def answered(python: Path, job: Job) -> Outcome:
+    """Give a job to an environment; see `work_of`."""
+    out = Path(job.out)
     out.unlink(missing_ok=True)
-    job = job_of(candidate, base, scene, small, out)
     quiet = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [str(candidate.python), "-m", "bench.peer.run", job.to_json()],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=out.parent,  # where some leave files
-        env={**os.environ, **quiet, "PYTHONPATH": str(CHECKOUT)},
-    )
+    try:
+        done = subprocess.run(
+            [str(python), "-m", "bench.peer.run", job.to_json()],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=out.parent,  # where some leave files
+            env={**os.environ, **quiet, "PYTHONPATH": str(CHECKOUT)},
+            timeout=_LONGEST,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WorkerFailed(f"not done after {_LONGEST} s") from error
     if done.returncode or not out.exists():
-        raise WorkerFailed(last_line(done.stderr) or f"ended with {done.returncode}, without a mosaic")
-    return Outcome.from_json(last_line(done.stdout, most=None))
+        said = last_line(done.stderr) or f"ended with {done.returncode}, without a mosaic"
+        raise WorkerFailed(in_words(RuntimeError(said)))
+    try:
+        return Outcome.from_json(last_line(done.stdout, most=None))
+    except (ValueError, TypeError) as error:
+        raise WorkerFailed(f"answers in no form that is known: {in_words(error)}") from error
 
 
 def job_of(candidate: Candidate, base: Job, scene: Scene, small: Scene, out: Path) -> Job:

@@ -196,7 +196,7 @@ def _rows(results: list[Result], bench: str) -> list[tuple[Record, Row]]:
 
 
 def _fastest_engine(results: list[Result]) -> list[str]:
-    rows = _rows(results, "engines")
+    rows = [pair for pair in _rows(results, "engines") if pair[1].labels.get("transfers") != "off"]
     if not rows:
         return ["-", "-", "-"]
     record, best = max(rows, key=lambda pair: median(pair[1].samples))

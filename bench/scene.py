@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -25,7 +27,9 @@ from bench.harness import (
     Record,
     Row,
     device_option,
+    here,
     in_a_process,
+    in_words,
     json_option,
     median,
     quick_option,
@@ -39,13 +43,18 @@ from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.auto import open_model, windows_per_second
 from sar2optical.engines.base import default_threads
+from sar2optical.errors import Sar2OpticalError
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.scene import GDAL_CACHE_BYTES
 from sar2optical.stream import STAGES
 from sar2optical.translate import TranslateOptions, translate
+from sar2optical.windows import DEFAULT_OVERLAP, plan_windows
 
-SIZES = ((2048, 2048), (4096, 4096), (8192, 8192), (16700, 25000))
+Size = tuple[int, int]
+"""Height and width."""
+
+SIZES: tuple[Size, ...] = ((2048, 2048), (4096, 4096), (8192, 8192), (16700, 25000))
 _SLOW_UP_TO = 8192 * 8192
 """Pixels that the ways without any overlap of stages are run over; they take minutes beyond, and nothing changes."""
 _WINDOW = 256
@@ -59,7 +68,7 @@ OURS = "ours"
 ENGINE = "engine only"
 NO_ENGINE = "ours, a generator that does nothing"
 COPY = "plain copy of the raster"
-PLAIN = "plain rasterio loop, no blending"
+PLAIN = "plain rasterio loop, no blending, ONNX Runtime fp32 on the CPU"
 SEED = "the seed's way"
 
 
@@ -95,19 +104,25 @@ class Taken:
     """Seconds since the start, MB."""
 
 
-def _size(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    try:
-        return tuple((int(height), int(width)) for height, width in (text.lower().split("x") for text in given))
-    except ValueError as error:
-        raise click.BadParameter("give HEIGHTxWIDTH, as in 4096x4096") from error
+def _size(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[Size, ...]:
+    sizes = [re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text) for text in given]
+    if None in sizes:
+        raise click.BadParameter("give HEIGHTxWIDTH, as in 4096x4096")
+    return tuple((int(size[1]), int(size[2])) for size in sizes if size)
+
+
+def _known_ways(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in given if name not in WAYS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of: {'; '.join(WAYS)}")
+    return given
 
 
 @click.command("scene")
 @click.option("--size", "sizes", multiple=True, callback=_size, metavar="HEIGHTxWIDTH", help="Of simulated scenes.")
-@click.option("--way", "ways", multiple=True, help="Only these.  [all]")
+@click.option("--way", "ways", multiple=True, callback=_known_ways, help="Only these.  [all]")
 @click.option("--model", type=click.Path(path_type=Path), help="The bundled generator where not given.")
 @click.option("--precision", default="auto", show_default=True)
-@click.option("--batch-size", default=1, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep scenes here, and take those that are here.")
 @device_option
 @threads_option
@@ -115,50 +130,56 @@ def _size(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tupl
 @quick_option
 @json_option
 def main(
-    sizes: tuple[tuple[int, int], ...], ways: tuple[str, ...], model: Path | None, precision: Precision,
+    sizes: tuple[Size, ...], ways: tuple[str, ...], model: Path | None, precision: Precision,
     batch_size: int, folder: Path | None, device: str, threads: int | None, rounds: int, quick: bool,
     out: Path | None,
 ) -> None:  # fmt: skip
     """Translate scenes end to end, taking turns with simpler ways; each in a process of its own."""
     engine = EngineOptions(device=device, precision=precision, threads=threads, batch=batch_size)
     if quick:
-        sizes, rounds = sizes or ((512, 512), (1024, 512)), min(rounds, 2)
+        sizes, rounds = sizes or ((256, 512), (512, 512)), 1
     with tempfile.TemporaryDirectory() as temporary:
         record = measured(
-            folder or Path(temporary), sizes or SIZES, ways or tuple(WAYS), model, engine, rounds=rounds
+            folder or Path(temporary), sizes or SIZES, ways or tuple(WAYS), model, engine,
+            rounds=rounds, apart=not quick,
         )  # fmt: skip
     click.echo(report(record))
     save(record, out)
 
 
 def measured(
-    folder: Path, sizes: Sequence[tuple[int, int]], ways: Sequence[str], model: Path | None, engine: EngineOptions,
-    *, rounds: int,
+    folder: Path, sizes: Sequence[Size], ways: Sequence[str], model: Path | None, engine: EngineOptions,
+    *, rounds: int, apart: bool = True,
 ) -> Record:  # fmt: skip
-    """Run the bench; see the command's options."""
+    """Run the bench; see the command's options. `apart` has each in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     seed = bundled_checkpoint(folder / "seed.pth", channels=3)
     if model is None and engine.device == "cuda":  # where PyTorch has every precision
         model = bundled_checkpoint(folder / "bundled.pth")
     options = TranslateOptions(engine=engine, overwrite=True, restart=True)
-    if model is None and engine.precision == "auto" and engine.device == "cpu":
+    if model is None and engine.device == "cpu" and apart:
         default_engine(engine)  # chosen before any clock runs
-    taken: dict[tuple[str, tuple[int, int]], list[Taken]] = {}
+    taken: dict[tuple[str, Size], list[Taken]] = {}
+    trouble: dict[tuple[str, Size], str] = {}
     scenes = {size: _scene(folder, size) for size in sizes}
     for number in range(rounds):
         for size, way in product(sizes, ways):
             if way in (PLAIN, SEED) and math.prod(size) > _SLOW_UP_TO:
-                continue
+                trouble[way, size] = f"not run over more than {_SLOW_UP_TO / 1e6:.0f} Mpx: its rate stays the same"
             task = Task(
                 way=way, scene=scenes[size], out=folder / "mosaic.tif", model=model, options=options, seed=seed
             )  # fmt: skip
-            found: Taken = in_a_process(run, task)
+            if (way, size) in trouble:
+                continue
+            try:
+                found: Taken = (in_a_process if apart else here)(run, task)
+            except (Sar2OpticalError, RuntimeError, MemoryError, OSError, BrokenProcessPool) as error:
+                trouble[way, size] = in_words(error)
+                say(f"left out: {size[1]} x {size[0]}, {way} ({trouble[way, size]})")
+                continue
             taken.setdefault((way, size), []).append(found)
             say(f"round {number + 1}/{rounds}: {size[1]} x {size[0]}, {way}: {found.seconds:.1f} s")
-    rows = [
-        _row(way, size, taken.get((way, size), []), taken.get((OURS, size), []))
-        for size, way in product(sizes, ways)
-    ]  # fmt: skip
+    rows = [_row(way, size, taken, trouble.get((way, size))) for size, way in product(sizes, ways)]
     ours = next((t for (way, _), many in taken.items() if way == OURS for t in many), None)
     return Record(
         bench="scene",
@@ -178,7 +199,7 @@ def measured(
     )
 
 
-def _scene(folder: Path, size: tuple[int, int]) -> Path:
+def _scene(folder: Path, size: Size) -> Path:
     path = folder / f"scene-{size[0]}x{size[1]}.tif"
     if not path.exists():
         say(f"simulating {path.name}")
@@ -236,7 +257,8 @@ def _without_an_engine(task: Task) -> Taken:
     model = task.out.with_name("nothing.onnx")
     _write_identity(model)
     engine = EngineOptions(device="cpu", threads=task.options.engine.threads)
-    return _ours(replace(task, model=model, options=replace(task.options, engine=engine, backend="onnxruntime")))
+    options = replace(task.options, engine=engine, backend="onnxruntime", measure=False)
+    return _ours(replace(task, model=model, options=options))
 
 
 def _write_identity(path: Path) -> None:
@@ -266,7 +288,7 @@ def _engine_alone(task: Task) -> Taken:
     with engine:
         side, channels = engine.signature.window, engine.signature.channels
         count = 4 * engine.batch * engine.streams
-        sar = np.random.default_rng(1).uniform(-1, 1, (count, channels, side, side)).astype(np.float32)
+        sar = np.random.default_rng(1).random((count, channels, side, side), np.float32)
         windows_per_second(engine, sar)
         times = [count / windows_per_second(engine, sar)]
         while sum(times) < _ENGINE_SECONDS:
@@ -377,23 +399,27 @@ WAYS: dict[str, Callable[[Task], Taken]] = {
 """In the order of the report; the engine first, for it is what the others of a size are compared with."""
 
 
-def _name(way: str, size: tuple[int, int]) -> str:
+def _name(way: str, size: Size) -> str:
     return f"{size[1]} x {size[0]}, {way}"
 
 
-def _row(way: str, size: tuple[int, int], taken: Sequence[Taken], ours: Sequence[Taken]) -> Row:
+def _row(
+    way: str, size: Size, all_taken: Mapping[tuple[str, Size], Sequence[Taken]], trouble: str | None
+) -> Row:  # fmt: skip
+    taken, engine = (all_taken.get((name, size), []) for name in (way, ENGINE))
     labels: dict[str, Figure] = {"width": size[1], "height": size[0], "way": way, "base": _name(ENGINE, size)}
-    if not taken:
-        trouble = f"not run over more than {_SLOW_UP_TO / 1e6:.0f} Mpx: it takes as much longer as there is more"
-        return Row(name=_name(way, size), unit="Mpx/s", labels=labels, trouble=trouble)
+    if trouble or not taken:
+        return Row(name=_name(way, size), unit="Mpx/s", labels=labels, trouble=trouble or "not run")
     seconds = [one.seconds for one in taken]
-    if way == ENGINE and ours:  # for all the scene's windows
-        seconds = [one.seconds / one.windows * ours[0].windows for one in taken]
+    if way == ENGINE:  # for all of the scene's windows: it has no pixel without data
+        count = len(plan_windows(size, _WINDOW, DEFAULT_OVERLAP))
+        seconds = [one.seconds / one.windows * count for one in taken]
     megapixels = math.prod(size) / 1e6
     last = taken[-1]
     figures = {
         "seconds": median(seconds),
         "peak_memory_mb": max(one.peak for one in taken) / 1e6,
+        "memory_above_engine_mb": _above(taken, engine) if way == OURS and engine else None,
         "windows": last.windows if way != ENGINE else None,
         **last.figures,
     }
@@ -407,7 +433,11 @@ def _row(way: str, size: tuple[int, int], taken: Sequence[Taken], ours: Sequence
     return Row(name=_name(way, size), unit="Mpx/s", samples=samples, labels=labels, figures=figures)
 
 
-def _growth(taken: Mapping[tuple[str, tuple[int, int]], Sequence[Taken]], ways: Sequence[str]) -> dict[str, float]:
+def _above(taken: Sequence[Taken], engine: Sequence[Taken]) -> float:
+    return (max(one.peak for one in taken) - max(one.peak for one in engine)) / 1e6
+
+
+def _growth(taken: Mapping[tuple[str, Size], Sequence[Taken]], ways: Sequence[str]) -> dict[str, float]:
     """Fit time = c * area ** exponent, by least squares of the logarithms, for each way but the engine alone."""
     found = {}
     for way in ways:

@@ -24,7 +24,8 @@ class Columns:
 COLUMNS = {
     "engines": Columns(
         {},
-        {"mpx_per_s": "Mpx/s", "latency_ms": "latency, ms", "load_s": "load, s", "first_ms": "first, ms",
+        {"mpx_per_s": "Mpx/s", "latency_ms": "latency, ms", "runs": "runs", "streams": "at once",
+         "load_s": "load, s", "first_ms": "first, ms",
          "memory_mb": "memory, MB", "psnr_db": "PSNR, dB", "psnr_min_db": "lowest", "ssim": "SSIM",
          "share_of_matmul": "of the matrix product", "share_of_copy": "of the copy"},
     ),
@@ -38,8 +39,9 @@ COLUMNS = {
          "writes_file": "writes a file"},
         {"seconds_outside_engine_per_mpx": "s/Mpx outside the engine", "share_outside_engine": "share outside",
          "peak_memory_mb": "peak memory, MB", "memory_above_engine_mb": "above the engine, MB",
-         "memory_above_engine_mb_extrapolated": "25,000 wide, extrapolated, MB", "memory_25k_mb": "25,000 wide, MB",
-         "memory_25k_how": "how known", "seam_score": "seams", "seam_score_in_phase": "in phase",
+         "memory_above_engine_mb_extrapolated": "25,000 wide, extrapolated, MB",
+         "memory_above_engine_mb_wide": "25,000 wide, measured, MB",
+         "seam_score": "seams", "seam_score_in_phase": "in phase",
          "worst_difference": "worst pixel", "low_passed_rms": "low-passed RMS",
          "survives": "survives", "crs": "CRS", "gcps": "GCPs", "mask": "mask", "cog": "COG"},
     ),

@@ -16,7 +16,9 @@ from bench.harness import (
     Record,
     Row,
     device_option,
+    here,
     in_a_process,
+    in_words,
     json_option,
     quick_option,
     ratio_cells,
@@ -31,6 +33,7 @@ from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
     from torch import Tensor
 
     from sar2optical.training.config import TrainConfig
@@ -60,12 +63,13 @@ class Way:
     def labels(self) -> dict[str, Any]:
         """What it is."""
         how = "the seed's" if self.seed else "channels last" if self.channels_last else "contiguous"
-        return {"way": how + (", compiled" if self.compile else ""), "precision": self.precision, "batch": self.batch}
+        how += ", compiled" if self.compile else ""
+        return {"way": how, "precision": self.precision, "batch": self.batch, "base": f"{SEED}, batch {self.batch}"}
 
 
 @click.command("training")
 @click.option("--base-channels", default=64, show_default=True, help="Width of generator and discriminator.")
-@click.option("--batch", "batches", type=int, multiple=True, default=(8,), show_default=True)
+@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, default=(8,), show_default=True)
 @click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="Also torch.compile.")
 @click.option("--bf16/--no-bf16", default=None, help="Also bf16.  [where the device computes in it]")
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs: compare what is learnt, too.")
@@ -83,12 +87,12 @@ def main(
     from sar2optical.training.networks import choose_precision
 
     if quick:
-        base_channels, batches, rounds = min(base_channels, 8), (min(batches),), min(rounds, 2)
+        base_channels, batches, rounds = min(base_channels, 4), (2,), 1
     if bf16 is None:
         bf16 = choose_precision("auto", device) == "bf16"
     record = measured(
         base_channels, batches, compiled=compiled, bf16=bf16, device=device, threads=threads, rounds=rounds,
-        data=data, steps=steps,
+        data=data, steps=steps, apart=not quick,
     )  # fmt: skip
     click.echo(report(record))
     save(record, out)
@@ -96,12 +100,13 @@ def main(
 
 def measured(
     base_channels: int, batches: Sequence[int], *, compiled: bool, bf16: bool, device: str, threads: int | None,
-    rounds: int, data: Path | None = None, steps: int = _COMPARED[1],
+    rounds: int, data: Path | None = None, steps: int = _COMPARED[1], apart: bool = True,
 ) -> Record:  # fmt: skip
     """Run the bench; see the command's options."""
     ways = [way for batch in batches for way in _ways(batch, compiled=compiled, bf16=bf16)]
     samples: dict[Way, list[tuple[float, float, float]]] = {way: [] for way in ways}
     trouble: dict[Way, str] = {}
+    seconds = _SECONDS if apart else 0.0
     if device == "cuda":  # whose memory tells itself; compiling again in each round would take minutes
         steppers: dict[Way, Callable[[], object]] = {}
     for number in range(rounds):
@@ -110,11 +115,13 @@ def measured(
                 continue
             try:
                 if device == "cuda":
-                    samples[way].append(_on_gpu(way, base_channels, steppers))
+                    samples[way].append(_on_gpu(way, base_channels, steppers, seconds))
                 else:
-                    samples[way].append(in_a_process(_on_cpu, way, base_channels, threads))
+                    samples[way].append(
+                        (in_a_process if apart else here)(_on_cpu, way, base_channels, threads, seconds)
+                    )
             except RuntimeError as error:
-                trouble[way] = " ".join(str(error).split())[:160]
+                trouble[way] = in_words(error)
                 say(f"left out: {way.name} ({trouble[way]})")
                 continue
             say(f"round {number + 1}/{rounds}: {way.name}, batch {way.batch}: {samples[way][-1][0]:.2f} images/s")
@@ -161,7 +168,7 @@ def _row(
     )
 
 
-def _on_cpu(way: Way, base_channels: int, threads: int | None) -> tuple[float, float, float]:
+def _on_cpu(way: Way, base_channels: int, threads: int | None, seconds: float) -> tuple[float, float, float]:
     """Give images per second, bytes, and seconds of the first step; in a process of its own."""
     import torch
 
@@ -169,28 +176,31 @@ def _on_cpu(way: Way, base_channels: int, threads: int | None) -> tuple[float, f
     before, began = resident_bytes(), time.perf_counter()
     step = _stepper(way, base_channels, "cpu")
     first = time.perf_counter() - began
-    rate = _rate(step, way.batch, lambda: None)
+    rate = _rate(step, way.batch, lambda: None, seconds)
     return rate, peak_bytes() - before, first
 
 
-def _on_gpu(way: Way, base_channels: int, steppers: dict[Way, Callable[[], object]]) -> tuple[float, float, float]:
+def _on_gpu(
+    way: Way, base_channels: int, steppers: dict[Way, Callable[[], object]], seconds: float
+) -> tuple[float, float, float]:
     import torch
 
-    first = memory = 0.0
+    first, before = 0.0, -1
     if way not in steppers:
         torch.cuda.reset_peak_memory_stats()
         before, began = torch.cuda.memory_allocated(), time.perf_counter()  # the other candidates' is held, too
         steppers[way] = _stepper(way, base_channels, "cuda")
         torch.cuda.synchronize()
-        first, memory = time.perf_counter() - began, torch.cuda.max_memory_allocated() - before
-    return _rate(steppers[way], way.batch, torch.cuda.synchronize), memory, first
+        first = time.perf_counter() - began
+    rate = _rate(steppers[way], way.batch, torch.cuda.synchronize, seconds)
+    return rate, torch.cuda.max_memory_allocated() - before if before >= 0 else 0, first
 
 
-def _rate(step: Callable[[], object], batch: int, wait: Callable[[], None]) -> float:
+def _rate(step: Callable[[], object], batch: int, wait: Callable[[], None], seconds: float) -> float:
     step()
     wait()
     began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < _SECONDS:
+    while count == 0 or time.perf_counter() - began < seconds:
         step()
         wait()
         count += 1
@@ -216,13 +226,20 @@ def _stepper(way: Way, base_channels: int, device: str) -> Callable[[], object]:
     if way.seed:
         step = _seed_step(config, images, device)
     else:
-        trainer = Trainer(config, _SIGNATURE, steps=1_000_000)
+        trainer = Trainer(config, _SIGNATURE, steps=1_000_000, fabric=_fabric(device))
 
         def step() -> object:
             return trainer.advance([images])
 
     step()
     return step
+
+
+def _fabric(device: str) -> Fabric:
+    """Say where to train: by itself, Fabric takes a GPU where there is one."""
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator=device, devices=1)
 
 
 def _images(batch: int) -> tuple[Tensor, Tensor]:
@@ -278,7 +295,8 @@ def _learnt(ways: Sequence[Way], base_channels: int, data: Path, steps: int, dev
     learnt = {}
     for way in ways:
         config = _config(way, base_channels)
-        trainer, batches = Trainer(config, signature, steps=steps), Batches(chips, config)
+        trainer = Trainer(config, signature, steps=steps, fabric=_fabric(device))
+        batches = Batches(chips, config)
         l1 = [trainer.advance([batches.batch(k)]).l1 for k in range(steps)]
         learnt[way] = statistics.fmean(l1[last:])
         assert np.isfinite(learnt[way])

@@ -190,6 +190,7 @@ class MosaicWriter:
         self._all_valid = True
         self._at_once = ThreadPoolExecutor(strips_at_once(threads), "strips")
         self._storing: deque[Future[None]] = deque()
+        self._stored: list[tuple[int, Future[None] | None]] = []
 
     def __enter__(self) -> MosaicWriter:
         with _unwritable(self._out):
@@ -199,13 +200,24 @@ class MosaicWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._at_once.shutdown()
-        self._folder.__exit__(kind, error, trace)
+        try:
+            self._at_once.shutdown()
+        finally:
+            self._folder.__exit__(kind, error, trace)
 
     @property
     def rows(self) -> int:
-        """Rows that are finished, from the top."""
+        """Rows that have come, from the top; `rows_on_disk` may be fewer."""
         return self._levels[0].rows
+
+    def rows_on_disk(self) -> int:
+        """Wait for strips that are on their way, and give the rows that are there for good, from the top on."""
+        rows = 0
+        for count, stored in self._stored:
+            if stored is not None and stored.exception() is not None:
+                break
+            rows += count
+        return rows
 
     @property
     def bytes_of_strips(self) -> int:
@@ -335,6 +347,7 @@ class MosaicWriter:
         """Store `(4, rows, width)` of the mosaic, and of each level what has become complete with it."""
         level = self._levels[0]
         if on_disk:
+            self._stored.append((rgba.shape[1], None))
             level.note(rgba.shape[1])
         else:
             self._store(level, rgba)
@@ -349,7 +362,10 @@ class MosaicWriter:
         """Have a strip encoded and written, while the next ones come: one core encodes less than a GPU makes."""
         self._wait_for_strips(strips_at_once(self._threads) - 1)
         file = self._parts / level.strip_name(level.rows)
-        self._storing.append(self._at_once.submit(write_strip, file, rgba, self._run))
+        storing = self._at_once.submit(write_strip, file, rgba, self._run)
+        self._storing.append(storing)
+        if level.number == 0:
+            self._stored.append((rgba.shape[1], storing))
         level.note(rgba.shape[1])
 
     def _wait_for_strips(self, most: int = 0) -> None:

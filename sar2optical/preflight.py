@@ -99,6 +99,7 @@ def forecast(
     ahead: int,
     cache: int,
     writing: int,
+    threads: int,
     rows_kept: int,
 ) -> Forecast:
     """Count windows, measure some, and reckon; reads the whole scene once.
@@ -109,8 +110,9 @@ def forecast(
         Opened.
     out
         Where the mosaic goes.
-    ahead, cache, writing
-        Strips to read before they are needed, bytes of GDAL's cache, and strips on their way to the disk.
+    ahead, cache, writing, threads
+        Strips to read before they are needed, bytes of GDAL's cache, strips on their way to the disk, and threads
+        that assemble the mosaic.
     rows_kept
         Pixel rows that are finished.
     """
@@ -128,7 +130,7 @@ def forecast(
         mosaic=round(strips * _MOSAIC),
         free=free_beside(out),
         seconds=_OTHER_STAGES * run / found.windows_per_second if run else 0.0,
-        seconds_mosaic=math.prod(plan.shape) / (_MOSAIC_RATE * engine.streams),
+        seconds_mosaic=math.prod(plan.shape) / (_MOSAIC_RATE * threads),
         engine=str(engine),
     )
 

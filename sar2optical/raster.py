@@ -44,7 +44,7 @@ _BEYOND = np.float32(1e18)
 """No backscatter in any unit: what is larger is a fill value (1e20, -3.4e38) that is not declared, or damage. Squares
 and differences of what is left stay within float32."""
 
-_BYTES_PER_COLUMN = 27_000
+_BYTES_PER_COLUMN = 36_000
 """What `sar2optical.stream` holds of a scene of one band, by its width."""
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")

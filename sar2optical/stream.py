@@ -169,7 +169,7 @@ def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int, writing: int) -
     read = 4 * 3 * bands * plan.window * wide
     blended = 12 * plan.window * wide
     finished = 2 * 12 * stride * wide + 12 * stride * wide + 3 * 4 * (stride + 128) * wide
-    finished += writing * 2 * 4 * stride * wide
+    finished += writing * 3 * 4 * stride * wide  # with what they are encoded to, twice
     return (3 + ahead) * encoded + read + blended + finished
 
 

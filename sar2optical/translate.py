@@ -30,6 +30,7 @@ from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import WORTHWHILE, open_model
 from sar2optical.engines.base import LIBRARIES, default_threads
 from sar2optical.errors import (
+    DeviceUnavailable,
     EngineError,
     Interrupted,
     ModelError,
@@ -362,6 +363,7 @@ def forecast(
             ahead=job.ahead,
             cache=job.cache,
             writing=strips_at_once(_threads(options)),
+            threads=_threads(options),
             rows_kept=kept,
         )
     preflight.refuse_too_little(out, strips=found.strips, mosaic=found.mosaic)
@@ -427,6 +429,11 @@ def prepared(
         plan = plan_windows(scene.shape, signature.window, options.overlap)
         encodings = decided.encodings if decided else _encodings(scene, signature, options.stretch)
         _tell(scene, signature, encodings, engine)
+        if decided and decided.manifest.facts.get("rest", engine.precision) != engine.rest:
+            raise DeviceUnavailable(
+                f"{engine}: computes what the file leaves in fp32 in {engine.rest}, other workers do not: give "
+                "--precision fp32, or workers of one kind of CPU"
+            )
         manifest = decided.manifest if decided else _manifest(scene, file, engine, plan, encodings, options)
         ahead, cache = _budget(options.max_memory, plan, scene, strips_at_once(_threads(options)))
         with rasterio.Env(GDAL_CACHEMAX=cache):
@@ -509,9 +516,9 @@ def _noted(writer: MosaicWriter, out: Path) -> Iterator[None]:
     try:
         yield
     except Sar2OpticalError as error:
-        if writer.rows:
+        if rows := writer.rows_on_disk():
             error.add_note(
-                f"{writer.rows} finished rows are kept in {parts_of(out).name}: the same command goes on from there"
+                f"{rows} finished rows are kept in {parts_of(out).name}: the same command goes on from there"
             )
         raise
 
@@ -684,6 +691,7 @@ def _manifest(
             "backend": engine.backend,
             "precision": engine.precision,
             "device": engine.device,
+            **({} if engine.rest == engine.precision else {"rest": engine.rest}),
             "library": _versions(engine).get(LIBRARIES.get(engine.backend, ""), "unknown"),
             "version": __version__,
             **{name: str(value) for name, value in said.items() if value is not None},

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from bench.compare import differences, read
 from bench.compare import main as compare
-from bench.harness import Record, Row, load, ratio_of, save
+from bench.harness import Record, Row, load, save, spread_of
 from bench.machine import Machine
 from bench.plots import frontier, plots_of, svg
 from bench.report import BEGIN, END, page, results_in, summary, with_summary
@@ -114,11 +114,18 @@ def run_report(results: Path, *more: object) -> tuple[int, str]:
 
 
 def test_a_ratio_is_the_median_of_its_rounds_and_its_spread_their_quartiles():
-    slow = ratio_of((2.0, 6.0, 2.2, 1.8, 2.0), (1.0, 2.0, 1.0, 1.0, 1.0))  # 1.8, 2.0, 2.0, 2.2, 3.0
-    assert slow.value == 2.0
-    assert slow.spread == pytest.approx((2.2 - 2.0) / 2.0)
-    few = ratio_of((2.0, 3.0), (1.0, 1.0))
-    assert (few.value, few.spread) == (2.5, pytest.approx(1 / 2.5))
+    base = Row(name="base", unit="x/s", samples=(1.0, 2.0, 1.0, 1.0, 1.0))
+    slow = Row(name="slow", unit="x/s", samples=(2.0, 6.0, 2.2, 1.8, 2.0))  # ratios 1.8, 2.0, 2.0, 2.2, 3.0
+    found = made(base, slow).ratio(slow)
+    assert found.value == 2.0
+    assert found.spread == pytest.approx((2.2 - 2.0) / 2.0)
+    assert spread_of((2.0, 3.0, 2.2)) == pytest.approx(1 / 2.2)
+
+
+def test_nothing_follows_from_fewer_than_three_rounds():
+    row = Row(name="a", unit="x/s", samples=(2.0, 2.0))
+    assert made(row).doubt(row) == made(row).verdict(row) == "2 of at least 3 rounds"
+    assert made(replace(row, samples=(2.0,) * 3)).doubt(replace(row, samples=(2.0,) * 3)) is None
 
 
 def test_a_record_that_was_saved_is_the_same_when_loaded(tmp_path):
@@ -134,7 +141,7 @@ def test_a_row_is_compared_with_its_own_base():
 
 
 def test_a_row_whose_base_is_not_there_has_no_ratio():
-    lines = lines_of(markdown(made(scene("ours", 10, 1.0, base="gone"), bench="scene")))
+    lines = lines_of(markdown(made(scene("ours", 10, 1.0, 1.0, 1.0, base="gone"), bench="scene")))
     assert lines["ours, 10"] == ["1", "not measured", "gone"]
 
 
@@ -170,7 +177,9 @@ def test_a_table_with_bases_names_them():
 
 
 def test_a_bench_that_has_no_columns_of_its_own_shows_all():
-    row = Row(name="a", unit="x/s", samples=(3.0,), labels={"kind": 7}, figures={"seam_score": 1.0584, "good": True})
+    row = Row(
+        name="a", unit="x/s", samples=(3.0,) * 3, labels={"kind": 7}, figures={"seam_score": 1.0584, "good": True}
+    )
     assert markdown(made(row, bench="new")) == (
         "|  | kind | x/s | against the first | seam score | good |\n"
         "| --- | --- | --: | --: | --: | --: |\n"

@@ -52,7 +52,7 @@ TORCH = ("sar2optical.models", "sar2optical.data", "sar2optical.training", "expo
 WHERE = {
     "torch": (*TORCH, "sar2optical.engines.pytorch", "sar2optical.engines.tensorrt"),
     "lightning": ("sar2optical.training",),
-    "lightning_fabric": ("sar2optical.training",),
+    "lightning_fabric": ("sar2optical.training", "bench"),
     "torchmetrics": ("sar2optical.training", "bench"),
     "matplotlib": ("sar2optical.data", "sar2optical.training", "bench"),
     "tensorboard": ("sar2optical.training",),

@@ -19,6 +19,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rio_cogeo.cogeo import cog_validate
 
 from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
+from sar2optical.manifest import Manifest
 from sar2optical.mosaic import COMPRESSIONS, MosaicWriter, check_output
 from sar2optical.scene import Georeference
 
@@ -295,6 +296,34 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
         with pytest.raises(OutputExists):
             writer.finish()
     assert out.read_text() == "mine"
+
+
+def test_rows_on_disk_end_where_a_strip_is_missing(tmp_path):
+    out, obstacle = tmp_path / "out.tif", tmp_path / "out.tif.parts" / "strip-00000006.tif"
+    settings = {"shape": (90, 4), "georeference": NORTH_UP, "tags": {}, "manifest": Manifest({"a": "1"})}
+    kept = []
+
+    def fill():
+        with MosaicWriter(out, **settings) as writer:
+            obstacle.mkdir()  # a file cannot take its place
+            try:
+                for _ in range(30):
+                    writer.write(*colours(3, 4))
+            finally:
+                kept.append(writer.rows_on_disk())
+
+    with pytest.raises(OutputUnwritable, match=r"cannot write .*out\.tif"):
+        fill()
+    assert kept == [6]  # whatever came after it is not counted
+    obstacle.rmdir()
+    with MosaicWriter(out, **settings) as writer:
+        assert writer.adopt() == writer.rows_on_disk() == 6
+        for _ in range(28):
+            writer.write(*colours(3, 4))
+        assert writer.rows_on_disk() == 90
+        writer.finish()
+    with rasterio.open(out) as made:
+        assert made.shape == (90, 4)
 
 
 def until(true, seconds=30):

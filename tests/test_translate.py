@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,18 +12,21 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rio_cogeo.cogeo import cog_validate
 
-from sar2optical.engines import EngineOptions
+from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import (
     BandNotFound,
+    DeviceUnavailable,
     InferenceFailed,
     OptionError,
     OutputExists,
     SceneUnreadable,
     UnitsMismatch,
 )
+from sar2optical.manifest import Manifest
+from sar2optical.models.zoo import bundled, variants
 from sar2optical.scene import SceneOptions
 from sar2optical.signature import Bound, Stretch
-from sar2optical.translate import TranslateOptions, translate
+from sar2optical.translate import TranslateOptions, prepared, translate
 from tests.conftest import UTM, make_identity, make_local, save_onnx, signature_of, speckle
 
 FP32 = EngineOptions(device="cpu", precision="fp32", threads=1)
@@ -186,9 +190,10 @@ def test_overlapping_windows_are_blended_without_a_step(make_raster, tmp_path):
     assert steps[96] <= 2
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "pytorch"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "pytorch", "openvino int8"])
 def test_batch_size_and_threads_change_no_pixel(make_raster, tmp_path, exported, checkpoint, backend):
-    model = checkpoint if backend == "pytorch" else exported
+    backend, _, int8 = backend.partition(" ")
+    model = variants(bundled())["int8"] if int8 else checkpoint if backend == "pytorch" else exported
     src = make_raster(speckle((600, 600)), **UTM)
     mosaics = []
     for batch, threads in [(1, 1), (3, 2), (8, 2)]:
@@ -199,6 +204,24 @@ def test_batch_size_and_threads_change_no_pixel(make_raster, tmp_path, exported,
     assert mosaics[0].std() > 3  # three equal blank mosaics would be no proof
     np.testing.assert_array_equal(mosaics[0], mosaics[1])
     np.testing.assert_array_equal(mosaics[0], mosaics[2])
+
+
+def test_what_computes_the_rest_of_an_int8_file_otherwise_takes_no_part_in_a_run(make_raster, tmp_path):
+    src, out, model = make_raster(speckle((300, 300)), **UTM), tmp_path / "out.tif", variants(bundled())["int8"]
+    with prepared(src, out, model=model) as job:
+        decided, rest = job.decided, job.engine.rest
+    with open_engine(variants(bundled())["fp32"], backend="openvino") as engine:
+        assert rest == engine.precision  # bf16 where the CPU has it
+    facts = decided.manifest.facts
+    assert (facts["precision"], facts["rest"]) == ("int8", rest)
+    other = replace(decided, manifest=Manifest({**facts, "rest": {"fp32": "bf16", "bf16": "fp32"}[rest]}))
+    with (
+        pytest.raises(DeviceUnavailable, match="other workers do not"),
+        prepared(src, out, model=model, decided=other),
+    ):
+        pass
+    with prepared(src, out, model=model, decided=decided) as job:
+        assert job.manifest == decided.manifest
 
 
 def test_backends_agree_with_pytorch(make_raster, tmp_path, exported, checkpoint):

@@ -43,7 +43,7 @@ _BATCH = 4
 _SECONDS = 0.25
 """That a candidate runs for, at least, beside its first batch."""
 _GAIN = 1.03  # noise of so short a measurement; what comes first in a list is the plainer choice
-_FORM = 1  # of the file below
+_FORM = 2  # of the file below, and of what engines make of files
 _log = logging.getLogger(__name__)
 
 

@@ -45,6 +45,9 @@ BACKENDS = {
 }
 """Backends that run a kind of file, fastest on a CPU first."""
 
+QUANTIZED = ("int8", "fp8")
+"""Precisions of which a file may leave layers as they are."""
+
 _EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "pytorch": "train", "tensorrt": "tensorrt"}
 LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch", "tensorrt": "tensorrt"}
 """What each backend imports."""
@@ -84,6 +87,8 @@ class Engine(Protocol):
     """What it really runs on, as the library names it."""
     precision: str
     """Precision of the arithmetic, as the library reports it."""
+    rest: str
+    """Precision of what a quantized file leaves as it is; `precision` of all other files."""
     batch: int
     """Windows per run; a shorter one is padded inside."""
     streams: int
@@ -166,11 +171,13 @@ class EngineBase(ABC):
         batch: int,
         streams: int,
         known_answer: KnownAnswer | None = None,
+        rest: str | None = None,
     ) -> None:
         self.signature = signature
         self.backend = backend
         self.device = device
         self.precision = precision
+        self.rest = rest or precision
         self.batch = batch
         self.streams = streams
         self.known_answer = known_answer

@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sar2optical.engines.base import (
+    QUANTIZED,
     Description,
     EngineBase,
     EngineOptions,
@@ -60,6 +61,7 @@ class OnnxRuntimeEngine(EngineBase):
             batch=batch,
             streams=streams,
             known_answer=description.known_answer,
+            rest="fp32" if description.precision in QUANTIZED else None,
         )
         self._session = session
         self._input = session.get_inputs()[0].name
