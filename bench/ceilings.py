@@ -28,7 +28,7 @@ _FP8_MAJOR = 9
 Product = Callable[[], object]
 
 
-def ceilings(device: str, *, threads: int | None = None) -> dict[str, float]:
+def ceilings(device: str, *, threads: int | None = None, quick: bool = False) -> dict[str, float]:
     """Measure all of them, each the best of some repeats.
 
     Parameters
@@ -37,6 +37,8 @@ def ceilings(device: str, *, threads: int | None = None) -> dict[str, float]:
         cpu or cuda.
     threads
         Of a CPU; all where None.
+    quick
+        With small matrices and a small copy: not to be believed.
 
     Returns
     -------
@@ -46,12 +48,13 @@ def ceilings(device: str, *, threads: int | None = None) -> dict[str, float]:
         `from the GPU, GB/s`, pinned.
     """
     found = {}
-    side = _SIDE[device]
+    side = _SIDE[device] // (8 if quick else 1)
     for precision, products in _products(device, side, threads).items():
         rates = [2 * side**3 / seconds / 1e12 for product in products if (seconds := _best(product, device))]
         if rates:
             found[product_name(precision)] = max(rates)
-    return {**found, **_copies(device, threads or default_threads())}
+    size = _COPIED[device] // (64 if quick else 1)
+    return {**found, **_copies(device, threads or default_threads(), size)}
 
 
 def product_name(precision: str) -> str:
@@ -132,8 +135,7 @@ def _in_onnxruntime(side: int, threads: int | None, *, integer: bool) -> Product
     return lambda: session.run(None, {"a": given})
 
 
-def _copies(device: str, threads: int) -> dict[str, float]:
-    size = _COPIED[device]
+def _copies(device: str, threads: int, size: int) -> dict[str, float]:
     if device == "cpu":
         source = np.ones(size, np.uint8)
         target = np.empty_like(source)

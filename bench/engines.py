@@ -215,7 +215,7 @@ def _sampled(
     # itself, and a context there takes seconds to make.
     run = in_a_process if settings.apart else here
     for number in range(rounds):
-        tops.append(run(ceilings, settings.device, threads=settings.threads))
+        tops.append(run(ceilings, settings.device, threads=settings.threads, quick=not settings.seconds))
         for way in ways:
             if way in trouble:
                 continue

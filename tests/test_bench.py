@@ -42,7 +42,7 @@ def test_engines_are_compared_with_the_seeds_way_and_with_the_ceiling(tmp_path):
     for row in measured.values():
         assert row.samples[0] > 0
         assert row.name in told
-        assert 0 < row.figures["share_of_matmul"] < 2
+        assert row.figures["share_of_matmul"] > 0
         assert row.figures["latency_ms"]["median"] <= row.figures["latency_ms"]["p99"]
     assert measured["openvino", "fp32"].figures["psnr_min_db"] > 90
     assert 30 < measured["openvino", "int8"].figures["psnr_min_db"] < 90
@@ -64,7 +64,11 @@ def test_scenes_are_compared_with_what_the_disk_and_the_engine_allow(tmp_path):
 def test_training_is_compared_with_the_seeds_step(tmp_path):
     _, record = bench("training", tmp_path)
     assert record.rows[0].name.startswith(training.SEED)
-    assert all(row.samples and row.figures["memory_mb"] > 0 for row in record.rows if not row.trouble)
+    assert {row.labels["way"] for row in record.rows} >= {"the seed's", "contiguous", "channels last"}
+    for row in record.rows:
+        assert row.trouble is None
+        assert row.samples[0] > 0
+        assert record.base(row) == record.rows[0].name
 
 
 def test_the_bundled_generator_in_pytorch_is_the_bundled_generator(tmp_path):

@@ -38,10 +38,10 @@ def in_this_process(candidate, base, scene, small, out):
     return run.main(peers.job_of(candidate, base, scene, small, out))
 
 
-def row(name, rate, *, writes_file=True, **values):
+def row(name, rate, *, writes_file=True, streams=False, **values):
     known = {"seconds_outside_engine_per_mpx": 0.1, "seam_score": 1.0, "seam_score_in_phase": 1.0}
-    labels = {"blends": True, "writes_file": writes_file}
-    return Row(name=name, unit="Mpx/s", samples=(rate, rate), labels=labels, figures={**known, **values})
+    labels = {"blends": True, "writes_file": writes_file, "streams": streams}
+    return Row(name=name, unit="Mpx/s", samples=(rate,) * 3, labels=labels, figures={**known, **values})
 
 
 def test_jobs_and_outcomes_come_through_json_as_they_were():
@@ -117,6 +117,20 @@ def test_verdicts_compare_with_the_fastest_and_with_the_fastest_that_does_all_of
     assert found["seconds_outside_engine_per_mpx, same engine / least of such peers"] == pytest.approx(0.4)
     text = verdicts.report(Record(bench="peers", rows=tuple(rows), settings={}, series={"verdicts": found}))
     assert "not installed" in text
+    noisy = [replace(row, samples=(1.0, 2.0, 4.0)) if row.name == verdicts.OURS else row for row in rows]
+    assert verdicts.verdicts(noisy)["same engine / fastest peer"] == "spread of 150%"
+
+
+def test_our_memory_is_compared_with_that_of_tools_that_hold_the_scene():
+    rows = [
+        row(verdicts.PLAIN, 4.0),
+        row("streams", 2.0, streams=True, memory_above_engine_mb_extrapolated=10.0),
+        row("holds it", 2.0, memory_above_engine_mb_extrapolated=9000.0),
+        row(verdicts.OURS, 3.0),
+        row(verdicts.DEFAULT, 6.0, memory_above_engine_mb_wide=900.0),
+    ]
+    found = verdicts.verdicts(rows)
+    assert found["ours / least of those that hold the scene"] == pytest.approx(0.1)
 
 
 def test_an_installation_that_fails_leaves_its_reason(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from sar2optical.scene import shape_of
 from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared
 from sar2optical.windows import WindowPlan
 
-_SECONDS_ALONE = 1.0
+_SECONDS_ALONE = 0.5
 _STRIDE = 192
 """Of usual windows: how `translate` guesses how many there will be."""
 

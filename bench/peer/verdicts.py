@@ -53,7 +53,7 @@ def verdicts(rows: Sequence[Row]) -> dict[str, float | str | None]:
         else None,
         **{f"{name}, same engine / least of the peers": _over(name, ours, peers) for name in _compared()},
     }
-    holding = [row for row in peers if not row.labels.get("streams") and row.figures.get(_EXTRAPOLATED)]
+    holding = [row for row in peers if not row.labels["streams"] and row.figures.get(_EXTRAPOLATED)]
     if holding and (wide := default.figures.get(_WIDE)):
         least = min(holding, key=lambda row: float(row.figures[_EXTRAPOLATED]))
         found |= {
