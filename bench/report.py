@@ -38,9 +38,10 @@ Made by `python -m bench report` from `results/*.json`; do not edit. One command
 be believed.
 
 Machines are shared and noisy. So candidates take turns, and what holds is the *ratio*: the median over the rounds of
-a row's sample over that of the row it is compared with, in the same round. A row that something is wrong with, or
-whose ratio spreads by more than {MOST_SPREAD:.0%} over the rounds (between the quartiles), says so instead of giving
-a figure. A share is of the ceiling: the machine's own matrix product in the same precision, and its copy.
+a row's sample over that of the row it is compared with, in the same round. A rate or a ratio that spreads by more than
+{MOST_SPREAD:.0%} over the rounds (between the quartiles; of three rounds between the ends) says so instead of giving
+a figure, and so does a row that something is wrong with. A share is of the ceiling: the machine's own matrix product
+in the same precision, and its copy. PSNR of 999 dB: equal, bit by bit.
 """
 
 BENCHES = ("engines", "scene", "peers", "training", "seams", "guard")
@@ -181,7 +182,8 @@ def with_summary(readme: str, results: list[Result]) -> str:
 def summary(results: list[Result]) -> str:
     """Tabulate the fastest engine and the largest scene of each machine, of rows that are vouched for.
 
-    The first row of `engines` is the seed's way.
+    The first row of `engines` is the seed's way. It is not run over the largest scenes: what counts is the largest that
+    it was run over.
     """
     seed = "against the seed's way"
     lines = [["machine", "fastest engine", "windows/s", seed, "largest scene", "Mpx/s", seed]]
@@ -207,14 +209,17 @@ def _largest_scene(results: list[Result]) -> list[str]:
     rows = [pair for pair in _rows(results, "scene") if pair[1].labels.get("way") == "ours"]
     if not rows:
         return ["-", "-", "-"]
-    record, best = max(rows, key=lambda pair: _area(pair[1]))
+    _, best = max(rows, key=lambda pair: _area(pair[1]))
     size = f"{best.labels['width']} x {best.labels['height']}"
-    return [size, number(median(best.samples)), _ratio_to_the_seed(record, best)]
+    ratios = [_ratio_to_the_seed(record, row) for record, row in sorted(rows, key=lambda pair: -_area(pair[1]))]
+    return [size, number(median(best.samples)), next((ratio for ratio in ratios if ratio != "-"), "-")]
 
 
 def _ratio_to_the_seed(record: Record, row: Row) -> str:
     seeds = [
-        other for other in record.rows if other.labels.get("way") == "the seed's way" and _area(other) == _area(row)
+        other
+        for other in record.rows
+        if other.samples and other.labels.get("way") == "the seed's way" and _area(other) == _area(row)
     ]
     if not seeds:
         return "-"

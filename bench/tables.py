@@ -125,8 +125,8 @@ def cell(value: Any, *, share: bool = False) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with three digits, more where it has more in front of the point."""
-    return f"{value:.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+    """Write a number with four digits, more where it has more in front of the point; from 100 on, without a point."""
+    return f"{value:.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.4g}"
 
 
 def safe(words: str) -> str:

@@ -183,7 +183,7 @@ def test_a_bench_that_has_no_columns_of_its_own_shows_all():
     assert markdown(made(row, bench="new")) == (
         "|  | kind | x/s | against the first | seam score | good |\n"
         "| --- | --- | --: | --: | --: | --: |\n"
-        "| a | 7 | 3 | 1.00 | 1.06 | yes |\n"
+        "| a | 7 | 3 | 1.00 | 1.058 | yes |\n"
     )
 
 
@@ -229,7 +229,7 @@ def test_the_page_has_a_section_for_each_machine_and_its_plots(results):
 
 def test_verdicts_are_listed(tmp_path):
     save(made(SEED, bench="peers", series={"verdicts": {"over the best peer": 1.234}}), tmp_path / "a.json")
-    assert "\n- over the best peer: 1.23\n" in page(results_in(tmp_path), "results")
+    assert "\n- over the best peer: 1.234\n" in page(results_in(tmp_path), "results")
 
 
 def test_a_second_run_changes_no_byte(results):
