@@ -38,8 +38,8 @@ Made by `python -m bench report` from `results/*.json`; do not edit. One command
 be believed.
 
 Machines are shared and noisy. So candidates take turns, and what holds is the *ratio*: the median over the rounds of
-a row's sample over that of the row it is compared with, in the same round. A rate or a ratio that spreads by more than
-{MOST_SPREAD:.0%} over the rounds (between the quartiles; of three rounds between the ends) says so instead of giving
+a row's sample over that of the row it is compared with, in the same round. A rate or a ratio that spreads by more
+than {MOST_SPREAD:.0%} over the rounds (between the quartiles; of three rounds between the ends) says so instead of giving
 a figure, and so does a row that something is wrong with. A share is of the ceiling: the machine's own matrix product
 in the same precision, and its copy. PSNR of 999 dB: equal, bit by bit.
 """
@@ -182,8 +182,8 @@ def with_summary(readme: str, results: list[Result]) -> str:
 def summary(results: list[Result]) -> str:
     """Tabulate the fastest engine and the largest scene of each machine, of rows that are vouched for.
 
-    The first row of `engines` is the seed's way. It is not run over the largest scenes: what counts is the largest that
-    it was run over.
+    The first row of `engines` is the seed's way. It is not run over the largest scenes: what counts is the largest
+    that it was run over.
     """
     seed = "against the seed's way"
     lines = [["machine", "fastest engine", "windows/s", seed, "largest scene", "Mpx/s", seed]]
