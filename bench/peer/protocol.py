@@ -47,8 +47,8 @@ class Outcome:
     seconds: float
     """From before the scene is opened to the finished file. Libraries and generator are loaded, and warm."""
     seconds_engine: float
-    """Inside the generator. Of ours, with several at once: the mean of their threads, or, where that is less, what the
-    engine alone takes for as many windows."""
+    """Inside the generator. Of ours, with several at once: the mean of their threads, or, where that is less, what
+    the engine alone takes for as many windows."""
     windows: int
     """That the generator was given."""
     peak_bytes: int
