@@ -40,8 +40,8 @@ be believed.
 Machines are shared and noisy. So candidates take turns, and what holds is the *ratio*: the median over the rounds of
 a row's sample over that of the row it is compared with, in the same round. A rate or a ratio that spreads by more
 than {MOST_SPREAD:.0%} over the rounds (between the quartiles; of three rounds between the ends) says so instead
-of giving a figure, and so does a row that something is wrong with. A share is of the ceiling: the machine's own matrix
-product in the same precision, and its copy. PSNR of 999 dB: equal, bit by bit.
+of giving a figure, and so does a row that something is wrong with. A share is of the ceiling: the machine's own
+matrix product in the same precision, and its copy. PSNR of 999 dB: equal, bit by bit.
 """
 
 BENCHES = ("engines", "scene", "peers", "training", "seams", "guard")
