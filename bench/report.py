@@ -27,7 +27,7 @@ Made by `python -m bench report` from `results/*.json`; do not edit. One command
 |---|---|
 | `python -m bench engines` | libraries, precisions and batch sizes, and the seed's way, on windows |
 | `python -m bench scene` | whole scenes, from file to mosaic, with a plain copy, the engine alone, the seed's way |
-| `python -m bench peers` | the same scene through other tools, each in an environment of its own (first `--install`: 6 GB) |
+| `python -m bench peers` | the same scene through other tools, each in an environment of its own (`--install`: 6GB) |
 | `python -m bench training` | the seed's step and ours |
 | `python -m bench seams SCENE` | what overlaps cost and do |
 | `python -m bench guard` | ratios now with the committed ones: fails where something became slower |
