@@ -10,6 +10,9 @@ import click
 
 from bench.harness import Record, Row, load, say, table
 
+_MEASURED = {"ceiling_windows_per_s"}
+"""Settings that are none."""
+
 
 class Unusable(click.ClickException):
     """A record that cannot be read, or two that have nothing to compare."""
@@ -124,7 +127,7 @@ def tell_what_differs(a: Record, b: Record) -> None:
     """Say what makes ratios differ that is no noise."""
     if a.machine.slug != b.machine.slug:
         say(f"of two machines: A {a.machine.slug}, B {b.machine.slug}")
-    for key in sorted(a.settings.keys() | b.settings.keys()):
+    for key in sorted((a.settings.keys() | b.settings.keys()) - _MEASURED):
         if a.settings.get(key) != b.settings.get(key):
             say(f"of two settings: {key} is {a.settings.get(key)} in A, {b.settings.get(key)} in B")
     one_sided = sorted({row.name for row in a.rows if row.samples} ^ {row.name for row in b.rows if row.samples})

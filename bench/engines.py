@@ -221,7 +221,7 @@ def _sampled(
                 continue
             try:
                 sample = run(sample_of, way, settings, images=number == 0)
-            except (Sar2OpticalError, RuntimeError, MemoryError, BrokenProcessPool) as error:
+            except (Sar2OpticalError, RuntimeError, MemoryError, ImportError, OSError, BrokenProcessPool) as error:
                 trouble[way] = in_words(error)
                 say(f"left out: {way.name} ({trouble[way]})")
                 continue

@@ -60,7 +60,7 @@ def _committed(path: Path) -> Record:
     if (record.machine.slug, record.machine.cores) != (here.slug, here.cores):
         raise click.ClickException(
             f"{path} is of {record.machine.slug} with {record.machine.cores} cores, this is {here.slug} with "
-            f"{here.cores}: ratios differ from machine to machine; give --update to begin anew"
+            f"{here.cores}: ratios differ from machine to machine; name none, or --update one of this machine"
         )
     return record
 
@@ -74,7 +74,7 @@ def judged(committed: Record, now: Record, within: float) -> str:
         With 1, after saying so, where one has fallen by more than `within`.
     """
     known = {row.name: row for row in now.rows}
-    gone = [row.name for row in committed.rows if row.samples and not known.get(row.name, row).samples]
+    gone = [row.name for row in committed.rows if row.samples and not (row.name in known and known[row.name].samples)]
     if gone:
         raise click.ClickException(f"does not run any more: {', '.join(gone)}")
     found = differences(committed, now)
@@ -113,7 +113,10 @@ def measured(*, rounds: int, threads: int | None) -> Record:
     return Record(
         bench="guard",
         rows=tuple(_renamed(part, row) for part in parts.values() for row in part.rows),
-        settings={"rounds": rounds, **{name: dict(part.settings) for name, part in parts.items()}},
+        settings={
+            "rounds": rounds,
+            **{name: {k: v for k, v in part.settings.items() if "ceiling" not in k} for name, part in parts.items()},
+        },
         ceilings=parts["engines"].ceilings,
     )
 

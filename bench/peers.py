@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
@@ -50,6 +51,8 @@ _FASTEST = ("pytorch-toolbelt", "MONAI")
 
 _QUICK_SIDE = 1024
 _SMALL_SIDE = 512
+_NO_MOSAIC = (RasterioError, ValueError, IndexError, KeyError, OSError)
+"""What reading a file raises that is of another shape, or none that can be read."""
 _LONGEST = 3600
 """Seconds that a worker may take."""
 
@@ -185,7 +188,10 @@ def measure(found: Sequence[Candidate], base: Job, work: Path, side: int, rounds
     for candidate in found:  # what does not run at all is out before anything is timed
         state = known[candidate.name]
         if run(candidate, small):
-            state.on_map = survives(mosaic_of(work, candidate), small.stored)
+            try:
+                state.on_map = survives(mosaic_of(work, candidate), small.stored)
+            except _NO_MOSAIC as error:
+                state.trouble = f"its mosaic: {in_words(error)}"
         state.smaller = run(candidate, half)
         if state.trouble:
             say(f"left out: {candidate.name} ({state.trouble})")
@@ -210,7 +216,7 @@ def _judged(candidate: Candidate, found: Found, scene: Scene, mosaic: Path, trut
     """Make a row; a mosaic that cannot be judged, for its shape or bands, is a row that says so."""
     try:
         return row_of(candidate, found, scene, mosaic, truth)
-    except (RasterioError, ValueError, IndexError, KeyError, OSError) as error:
+    except _NO_MOSAIC as error:
         return row_of(candidate, Found(trouble=f"its mosaic: {in_words(error)}"), scene, mosaic, truth)
 
 
@@ -219,9 +225,23 @@ def _with_wide(row: Row, base: Job, wide: Path, work: Path) -> Row:
     if row.name != DEFAULT or row.trouble:
         return row
     columns, rows = WIDE
-    if not wide.exists():
-        say(f"simulating {wide.name}")
-        write_scene(wide, SimulatedScene(height=rows, width=columns))
+    try:
+        if not wide.exists():
+            say(f"simulating {wide.name}")
+            write_scene(wide, SimulatedScene(height=rows, width=columns))
+        with rasterio.open(wide) as dataset:
+            shape = dataset.shape
+        if shape == (rows, columns):
+            return _measured_wide(row, base, wide, work)
+        trouble = f"{wide.name} has {shape[1]} x {shape[0]} pixels, not {columns} x {rows}"
+    except (WorkerFailed, RasterioError, OSError) as error:  # what was timed is not lost for it
+        trouble = in_words(error)
+    say(f"no memory over a whole scene: {trouble}")
+    return row
+
+
+def _measured_wide(row: Row, base: Job, wide: Path, work: Path) -> Row:
+    columns, rows = WIDE
     say(f"{row.name}, over {columns} x {rows}")
     job = replace(
         base, way="sar2optical", scene=str(wide.resolve()), warm_up=str(work / f"{_SMALL_SIDE}-map-stored.tif")

@@ -211,8 +211,12 @@ def _largest_scene(results: list[Result]) -> list[str]:
         return ["-", "-", "-"]
     _, best = max(rows, key=lambda pair: _area(pair[1]))
     size = f"{best.labels['width']} x {best.labels['height']}"
-    ratios = [_ratio_to_the_seed(record, row) for record, row in sorted(rows, key=lambda pair: -_area(pair[1]))]
-    return [size, number(median(best.samples)), next((ratio for ratio in ratios if ratio != "-"), "-")]
+    ratios = {
+        f"{row.labels['width']} x {row.labels['height']}": _ratio_to_the_seed(record, row)
+        for record, row in sorted(rows, key=lambda pair: -_area(pair[1]))
+    }
+    other, ratio = next(((size, ratio) for size, ratio in ratios.items() if ratio != "-"), (size, "-"))
+    return [size, number(median(best.samples)), ratio if other == size else f"{ratio} ({other})"]
 
 
 def _ratio_to_the_seed(record: Record, row: Row) -> str:

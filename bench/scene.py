@@ -167,7 +167,7 @@ def measured(
     for number in range(rounds):
         for size, way in product(sizes, ways):
             if way in (PLAIN, SEED) and math.prod(size) > _SLOW_UP_TO:
-                trouble[way, size] = f"not run over more than {_SLOW_UP_TO / 1e6:.0f} Mpx: its rate stays the same"
+                trouble[way, size] = f"not run over more than {_SLOW_UP_TO / 1e6:.0f} Mpx: it would take minutes"
             task = Task(
                 way=way, scene=scenes[size], out=folder / "mosaic.tif", model=model, options=options, seed=seed,
                 seconds=_ENGINE_SECONDS if apart else 0.0,

@@ -69,7 +69,7 @@ class Way:
 
 @click.command("training")
 @click.option("--base-channels", default=64, show_default=True, help="Width of generator and discriminator.")
-@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, default=(8,), show_default=True)
+@click.option("--batch", "batches", type=click.IntRange(min=2), multiple=True, default=(8,), show_default=True)
 @click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="Also torch.compile.")
 @click.option("--bf16/--no-bf16", default=None, help="Also bf16.  [where the device computes in it]")
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs: compare what is learnt, too.")

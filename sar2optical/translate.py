@@ -432,7 +432,7 @@ def prepared(
         if decided and decided.manifest.facts.get("rest", engine.precision) != engine.rest:
             raise DeviceUnavailable(
                 f"{engine}: computes what the file leaves in fp32 in {engine.rest}, other workers do not: give "
-                "--precision fp32, or workers of one kind of CPU"
+                "--backend onnxruntime, or workers of one kind of CPU"
             )
         manifest = decided.manifest if decided else _manifest(scene, file, engine, plan, encodings, options)
         ahead, cache = _budget(options.max_memory, plan, scene, strips_at_once(_threads(options)))

@@ -137,8 +137,10 @@ def test_the_guard_judges_ratios_that_have_fallen():
     assert "nothing is slower by more than 15%" in guard.judged(committed, guarded(fast=17.5, slow=50.0), 0.15)
     with pytest.raises(click.ClickException, match="slower by more than 15%: fast"):
         guard.judged(committed, guarded(fast=16.5, slow=5.0), 0.15)
-    with pytest.raises(click.ClickException, match="no ratio could be relied on"):
+    with pytest.raises(click.ClickException, match="does not run any more: fast, slow"):
         guard.judged(committed, guarded(other=1.0), 0.15)
+    with pytest.raises(click.ClickException, match="no ratio could be relied on"):
+        guard.judged(guarded(), guarded(), 0.15)
 
 
 def test_the_guard_says_what_to_do_where_nothing_was_committed(tmp_path):
