@@ -88,7 +88,7 @@ class Engine(Protocol):
     precision: str
     """Precision of the arithmetic, as the library reports it."""
     rest: str
-    """Precision of what a quantized file leaves as it is; `precision` of all others, and of plans: they do not tell."""
+    """Precision of what a quantized file leaves as it is; `precision` of other files, and of plans."""
     batch: int
     """Windows per run; a shorter one is padded inside."""
     streams: int
