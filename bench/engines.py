@@ -41,7 +41,7 @@ from bench.harness import (
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions, Precision, open_engine
 from sar2optical.engines.base import default_threads
-from sar2optical.errors import Sar2OpticalError
+from sar2optical.errors import OptionError, Sar2OpticalError
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import psnr, ssim
 from sar2optical.models.zoo import bundled, variants
@@ -135,6 +135,9 @@ class Sample:
     multiple=True,
     help="Windows a run.  [1 to 128, on a GPU to 256]",
 )
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Engines whose names begin so, as `openvino int8`.  [all]"
+)
 @click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="On a GPU, compiled too.")
 @device_option
 @threads_option
@@ -142,8 +145,8 @@ class Sample:
 @quick_option
 @json_option
 def main(
-    base_channels: int | None, chips: Path | None, batches: tuple[int, ...], compiled: bool, device: str,
-    threads: int | None, rounds: int, quick: bool, out: Path | None,
+    base_channels: int | None, chips: Path | None, batches: tuple[int, ...], only: tuple[str, ...], compiled: bool,
+    device: str, threads: int | None, rounds: int, quick: bool, out: Path | None,
 ) -> None:  # fmt: skip
     """Compare engines on one generator, taking turns."""
     if quick:
@@ -152,7 +155,7 @@ def main(
         record = measured(
             Path(name), base_channels, chips, batches or _BATCHES[device], compiled=compiled, device=device,
             threads=threads, rounds=rounds, seconds=0.0 if quick else _SECONDS / rounds,
-            apart=device == "cpu" and not quick,
+            apart=device == "cpu" and not quick, only=lambda way: not only or way.name.startswith(only),
         )  # fmt: skip
     click.echo(report(record))
     save(record, out)
@@ -171,7 +174,10 @@ def measured(
     )  # fmt: skip
     np.save(settings.sar, sar)
     files = _files(folder, base_channels, sar, chips or folder / "scene.tif", device)
-    ways = [way for way in _ways(files, device, batches, compiled=compiled) if only(way)]
+    every = _ways(files, device, batches, compiled=compiled)
+    ways = [way for way in every if only(way)]
+    if not ways:
+        raise OptionError(f"no engine has such a name: there are {', '.join(way.name for way in every)}")
     tops: list[dict[str, float]] = []
     # PyTorch's convolutions on a GPU are in TF32 where nobody asks for fp32, and the seed does not.
     seed = Way(

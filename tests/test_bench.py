@@ -33,23 +33,24 @@ def bench(name, tmp_path, *options):
 
 
 def test_engines_are_compared_with_the_seeds_way_and_with_the_ceiling(tmp_path):
-    told, record = bench("engines", tmp_path)
+    told, record = bench("engines", tmp_path, "--only", "openvino", "--threads", "1")
     assert record.rows[0].name == engines.SEED
     assert record.machine.cores >= 1
     assert {"fp32", "int8"} <= {name.split()[0] for name in record.ceilings}
     measured = {(row.labels["backend"], row.labels["precision"]): row for row in record.rows[1:] if not row.trouble}
-    assert measured.keys() >= {(b, p) for b in ("onnxruntime", "openvino") for p in ("fp32", "int8")}
+    assert measured.keys() >= {("openvino", "fp32"), ("openvino", "int8")}
     for row in measured.values():
         assert row.samples[0] > 0
         assert row.name in told
         assert row.figures["share_of_matmul"] > 0
         assert row.figures["latency_ms"]["median"] <= row.figures["latency_ms"]["p99"]
-    assert measured["openvino", "fp32"].figures["psnr_min_db"] > 90
+    assert "psnr_min_db" not in measured["openvino", "fp32"].figures  # the others are compared with it
+    assert record.rows[0].figures["psnr_min_db"] > 90
     assert 30 < measured["openvino", "int8"].figures["psnr_min_db"] < 90
 
 
 def test_scenes_are_compared_with_what_the_disk_and_the_engine_allow(tmp_path):
-    told, record = bench("scene", tmp_path)
+    told, record = bench("scene", tmp_path, "--threads", "1")
     assert {row.labels["way"] for row in record.rows} == set(scene.WAYS)
     ours = [row for row in record.rows if row.labels["way"] == scene.OURS]
     assert [row.figures["windows"] for row in ours] == [3, 9]  # 256 x 512 and 512 x 512, windows that share 64
@@ -62,7 +63,7 @@ def test_scenes_are_compared_with_what_the_disk_and_the_engine_allow(tmp_path):
 
 
 def test_training_is_compared_with_the_seeds_step(tmp_path):
-    _, record = bench("training", tmp_path)
+    _, record = bench("training", tmp_path, "--threads", "1", "--no-bf16")
     assert record.rows[0].name.startswith(training.SEED)
     assert {row.labels["way"] for row in record.rows} >= {"the seed's", "contiguous", "channels last"}
     for row in record.rows:
