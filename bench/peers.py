@@ -106,7 +106,7 @@ def main(
         checkpoint = bundled_checkpoint(Path(work) / "generator.pth")
         base = Job(window=WINDOW, overlap=overlap, threads=threads)
         chosen = None if quick else default_engine(EngineOptions(threads=threads))  # before any clock runs
-        rows = measure(candidates(folder, checkpoint), base, Path(work), side, rounds)
+        rows = measure(candidates(folder, checkpoint), base, Path(work), side, rounds, halved=not quick)
         if wide:
             rows = tuple(_with_wide(row, base, wide, Path(work)) for row in rows)
     record = Record(
@@ -155,7 +155,9 @@ def candidates(folder: Path, checkpoint: Path) -> list[Candidate]:
     ]
 
 
-def measure(found: Sequence[Candidate], base: Job, work: Path, side: int, rounds: int) -> tuple[Row, ...]:
+def measure(
+    found: Sequence[Candidate], base: Job, work: Path, side: int, rounds: int, *, halved: bool = True
+) -> tuple[Row, ...]:
     """Take all of them over the scenes.
 
     Parameters
@@ -170,10 +172,12 @@ def measure(found: Sequence[Candidate], base: Job, work: Path, side: int, rounds
         Of the scene that is timed.
     rounds
         In which they take turns.
+    halved
+        Whether memory is measured at half of the side, too.
     """
     say("drawing the scenes")
     small = make_scene(work, _SMALL_SIDE, mapped=True)
-    half, whole = (make_scene(work, pixels) for pixels in (side // 2, side))
+    half, whole = make_scene(work, side // 2) if halved else None, make_scene(work, side)
     known = {candidate.name: Found(trouble=candidate.missing) for candidate in found}
 
     def run(candidate: Candidate, scene: Scene) -> Outcome | None:
@@ -192,7 +196,7 @@ def measure(found: Sequence[Candidate], base: Job, work: Path, side: int, rounds
                 state.on_map = survives(mosaic_of(work, candidate), small.stored)
             except _NO_MOSAIC as error:
                 state.trouble = f"its mosaic: {in_words(error)}"
-        state.smaller = run(candidate, half)
+        state.smaller = run(candidate, half) if half else None
         if state.trouble:
             say(f"left out: {candidate.name} ({state.trouble})")
 

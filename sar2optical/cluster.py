@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 UNIT = 16
 """Strips, at least, that are worth a worker's while: the row of windows above them is run again, 6 % of it."""
 
+_ANSWER_WITHIN = 10
+"""Seconds for a scheduler's first word."""
 _RETRIES = 2
 _WORTH_RETRYING = (SceneUnreadable, OutputUnwritable, InferenceFailed)
 """What may be better next time, or on another machine: a network, a disk, a GPU."""
@@ -102,7 +104,7 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
         raise BackendNotInstalled("many machines need Dask: pip install 'sar2optical[cluster]'") from error
     if scheduler:
         try:
-            client = distributed.Client(scheduler, timeout=10)
+            client = distributed.Client(scheduler, timeout=_ANSWER_WITHIN)
         except (OSError, ValueError, TimeoutError) as error:
             raise OptionError(f"scheduler {scheduler}: does not answer: check the address") from error
         with client:

@@ -172,7 +172,8 @@ def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp
     assert_same(out, tmp_path / "alone.tif")
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line():
+def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
+    monkeypatch.setattr(cluster_steps, "_ANSWER_WITHIN", 1)
     with pytest.raises(OptionError, match="does not answer"), connected("tcp://127.0.0.1:9"):
         pass
 
