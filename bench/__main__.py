@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
-from bench.compare import main as compare
-from bench.engines import main as engines
-from bench.guard import main as guard
-from bench.peers import main as peers
-from bench.picture import main as picture
-from bench.report import main as report
-from bench.scene import main as scene
-from bench.seams import main as seams
-from bench.simulate import main as simulate
-from bench.training import main as training
 from sar2optical.errors import Sar2OpticalError
+
+COMMANDS = (
+    "compare", "engines", "guard", "peers", "picture", "report", "scene", "seams", "simulate", "training",
+)  # fmt: skip
+"""Modules of this package, each with a command `main`."""
 
 
 class _Benches(click.Group):
-    """Benches, whose users' errors are one line."""
+    """Benches, whose users' errors are one line; each loads what it needs when it is asked for, and no other's."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"bench.{cmd_name}").main
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run one."""
@@ -34,9 +41,6 @@ class _Benches(click.Group):
 def main() -> None:
     """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
 
-
-for command in (compare, engines, guard, peers, picture, report, scene, seams, simulate, training):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()

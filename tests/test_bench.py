@@ -12,8 +12,11 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import rasterio
+from click.testing import CliRunner
 
 from bench import engines, guard, scene, training
+from bench.__main__ import COMMANDS, main
 from bench.generators import bundled_checkpoint, work_of
 from bench.harness import Record, Row, in_words, interleaved, load
 from bench.machine import Machine, versions
@@ -70,6 +73,26 @@ def test_training_is_compared_with_the_seeds_step(tmp_path):
         assert row.trouble is None
         assert row.samples[0] > 0
         assert record.base(row) == record.rows[0].name
+
+
+def test_the_demos_scene_is_drawn_with_nothing_but_what_a_scene_needs(tmp_path):
+    """`make demo` installs what runs a scene, and no more."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'openvino', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from bench.__main__ import main\n"
+        f"main(['simulate', {str(tmp_path / 'scene.tif')!r}, '--size', '300', '200'])"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    with rasterio.open(tmp_path / "scene.tif") as drawn:
+        assert drawn.shape == (300, 200)
+
+
+def test_every_bench_has_its_command():
+    told = CliRunner().invoke(main, ["--help"]).output
+    assert all(f"  {name} " in told for name in COMMANDS)
+    assert CliRunner().invoke(main, ["nonsense"]).exit_code == 2
 
 
 def test_the_bundled_generator_in_pytorch_is_the_bundled_generator(tmp_path):
