@@ -82,6 +82,7 @@ def test_the_demos_scene_is_drawn_with_nothing_but_what_a_scene_needs(tmp_path):
         "for name in ('torch', 'onnx', 'onnxruntime', 'openvino', 'matplotlib'):\n"
         "    sys.modules[name] = None\n"
         "from bench.__main__ import main\n"
+        "main(['--help'], standalone_mode=False)\n"
         f"main(['simulate', {str(tmp_path / 'scene.tif')!r}, '--size', '300', '200'])"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=60)

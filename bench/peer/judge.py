@@ -12,9 +12,8 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from bench.peer.protocol import Outcome
+from bench.peer.protocol import OPENSR_SCALE, Outcome
 from bench.peer.scenes import same_points
-from bench.peer.ways import OPENSR_SCALE
 from sar2optical.metrics import SeamTally, low_passed_rms
 from sar2optical.windows import plan_windows
 

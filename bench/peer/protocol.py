@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+OPENSR_SCALE = 10_000
+"""opensr-utils takes values of 0 to this, divides by it, and writes as much."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

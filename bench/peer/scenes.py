@@ -14,7 +14,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from bench.peer.ways import OPENSR_SCALE
+from bench.peer.protocol import OPENSR_SCALE
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical.translate import TranslateOptions, prepared
 

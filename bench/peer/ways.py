@@ -29,9 +29,6 @@ EMPTY = -1.0
 """What the generator sees where a scene has nothing, in tools that do not know of it: of all constants the one that
 spoils the rest of a window least (CONTRIBUTING, "Holes are mirrored")."""
 
-OPENSR_SCALE = 10_000
-"""opensr-utils takes values of 0 to this, divides by it, and writes as much."""
-
 _STRIP = 512
 
 Layout = tuple[Sequence[int], Sequence[int]]
