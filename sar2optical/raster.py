@@ -319,9 +319,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # GCP scenes and chips are welcome
         try:
-            with rasterio.Env(
-                GDAL_NUM_THREADS="ALL_CPUS"
-            ):  # that decode blocks of a GeoTIFF; asked for when it is opened
+            # Threads that decode a GeoTIFF's blocks: GDAL asks for them when it opens one.
+            with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
                 dataset = rasterio.open(path)
         except _DAMAGE as error:
             raise SceneUnreadable(_why_unreadable(path, error)) from error

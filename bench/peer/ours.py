@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.peer.protocol import Job, Outcome
-from bench.peer.resident import forget_peak, peak_bytes
+from bench.peer.resident import forget_peak
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model, windows_per_second
+from sar2optical.memory import peak_bytes
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.scene import shape_of
 from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.peer.protocol import Job, Outcome
-from bench.peer.resident import forget_peak, peak_bytes
+from bench.peer.resident import forget_peak
+from sar2optical.memory import peak_bytes
 
 OURS = "sar2optical"
 """The way that is not one of another tool's."""
