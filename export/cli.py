@@ -16,6 +16,7 @@ import click
 from export.precision import OPSETS, PRECISIONS, Method, Storage, Subpixel
 from sar2optical.cli.common import reports_errors, set_up_logging
 from sar2optical.errors import BackendNotInstalled
+from sar2optical.signature import listed
 
 if TYPE_CHECKING:
     from export.build import Exported, Row
@@ -164,7 +165,7 @@ def table(made: Exported) -> str:
         ("model", signature.name),
         (
             "input",
-            f"sar (N, {signature.channels}, {signature.window}, {signature.window}), {','.join(signature.bands)}",
+            f"sar (N, {signature.channels}, {signature.window}, {signature.window}), {listed(*signature.bands)}",
         ),
         ("unit", f"{signature.unit}, {'; '.join(map(str, signature.stretch))}"),
         ("precision", made.precision),

@@ -108,8 +108,8 @@ def _split(graph: Graph, node: onnx.NodeProto, parts: list[tuple[str, int]]) -> 
 
 def _channels(model: onnx.ModelProto) -> dict[str, int]:
     """Map each tensor to its number of channels."""
-    shapes = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
-    dims = {value.name: value.type.tensor_type.shape.dim for value in shapes}
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    dims = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.input, *inferred.value_info)}
     return {name: dim[1].dim_value for name, dim in dims.items() if len(dim) > 1}
 
 

@@ -17,16 +17,23 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from export.precision import DEFAULT_OPSET, OPSETS
 from sar2optical.errors import ExportUnsupported
-from sar2optical.models.unet import UNetGenerator
+from sar2optical.models.generator import Generator
 from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, ModelSignature
 
+_READS_SAR = {
+    "pix2pix": ("encoder.enc1.conv_block.0",),
+    "detail": ("encoder.enc1.conv_block.0", "head.conv_block.0"),
+}
+"""Convolutions whose first input channels are the SAR image, by architecture."""
 
-def fold(generator: UNetGenerator, signature: ModelSignature) -> tuple[UNetGenerator, ModelSignature]:
+
+def fold(generator: Generator, signature: ModelSignature) -> tuple[Generator, ModelSignature]:
     """Make the copy of a generator that is exported: same output, less to compute.
 
     Batch norm becomes part of the convolution before it, W' = W * gamma / sqrt(var + eps) (Ioffe and Szegedy 2015,
     section 3.1 at inference). Where the signature says that the input channels are copies of one band, the first
     convolution's weights are added up over them, so that one channel is enough: sum_k (W_k * x) = (sum_k W_k) * x.
+    So are those of each other convolution that reads the SAR image.
 
     Parameters
     ----------
@@ -46,17 +53,17 @@ def fold(generator: UNetGenerator, signature: ModelSignature) -> tuple[UNetGener
         if isinstance(block, nn.Sequential):
             _fold_block(block)
     if signature.replicated:
-        first = folded.get_submodule("encoder.enc1.conv_block.0")
-        assert isinstance(first, nn.Conv2d)
-        first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
-        first.in_channels = 1
+        for name in _READS_SAR[folded.arguments.architecture]:
+            conv = folded.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            _add_up_copies(conv, signature.channels)
         folded.arguments = replace(folded.arguments, in_channels=1)
         signature = replace(signature, channels=1)
     return folded, signature
 
 
 def to_onnx(
-    folded: UNetGenerator,
+    folded: Generator,
     signature: ModelSignature,
     *,
     opset: int = DEFAULT_OPSET,
@@ -98,6 +105,13 @@ def to_onnx(
     return model
 
 
+def _add_up_copies(conv: nn.Conv2d, copies: int) -> None:
+    """Replace the first input channels, copies of one band, by one channel, in place."""
+    weight = conv.weight.detach()
+    conv.weight = nn.Parameter(torch.cat((weight[:, :copies].sum(dim=1, keepdim=True), weight[:, copies:]), dim=1))
+    conv.in_channels -= copies - 1
+
+
 def _fold_block(block: nn.Sequential) -> None:
     """Fold conv -> norm into conv, in place; leave only what does something in eval mode."""
     layers = [layer for layer in block if not isinstance(layer, nn.Dropout)]
@@ -118,7 +132,7 @@ def _fold_block(block: nn.Sequential) -> None:
         block.add_module(str(k), layer)
 
 
-def _quietly_export(folded: UNetGenerator, example: torch.Tensor, opset: int) -> torch.onnx.ONNXProgram:
+def _quietly_export(folded: Generator, example: torch.Tensor, opset: int) -> torch.onnx.ONNXProgram:
     """Run PyTorch's exporter without its chatter: what matters of it is checked afterwards."""
     batch = torch.export.Dim(BATCH_AXIS, min=1)
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]

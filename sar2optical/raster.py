@@ -29,7 +29,7 @@ from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, Scen
 from sar2optical.files import cause
 from sar2optical.radiometry import guess_unit
 from sar2optical.remote import is_remote
-from sar2optical.signature import Unit
+from sar2optical.signature import Unit, alternatives, listed
 
 GDAL_CACHE_BYTES = 128_000_000
 """For `rasterio.Env(GDAL_CACHEMAX=...)`, which takes bytes: a row of blocks of a full scene fits. By default GDAL
@@ -439,17 +439,18 @@ def _choose_bands(
         if len(asked) != len(model_bands):
             raise BandNotFound(
                 f"{dataset.name}: {len(asked)} bands asked for, the model takes {len(model_bands)} "
-                f"({', '.join(model_bands)}): give --band once for each"
+                f"({listed(*model_bands)}): give --band once for each"
             )
         return tuple(_asked_band(dataset, named, band) for band in asked)
-    if len(model_bands) == 1 and _is_lone(dataset, named) and named[1] in (None, model_bands[0]):
+    if len(model_bands) == 1 and _is_lone(dataset, named) and named[1] in (None, *alternatives(model_bands[0])):
         return (1,)
     indices = []
     for band in model_bands:
-        matches = [index for index, name in named.items() if name == band]
+        held = [[index for index, name in named.items() if name == one] for one in alternatives(band)]
+        matches = next(filter(None, held), [])
         if len(matches) != 1:
             raise BandNotFound(
-                f"{dataset.name}: the model was trained on {band}, the file has {_listed(named)}: "
+                f"{dataset.name}: the model was trained on {listed(band)}, the file has {_listed(named)}: "
                 f"give --band {_unambiguous(named)} to use that one all the same"
             )
         indices.append(matches[0])

@@ -33,7 +33,7 @@ from rasterio._err import CPLE_BaseError
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable
 from sar2optical.files import cause
 from sar2optical.raster import RasterBands, SceneOptions, open_raster
-from sar2optical.signature import Unit
+from sar2optical.signature import Unit, alternatives, listed
 
 __all__ = ["Calibration", "ProductOptions", "SafeBands", "is_product", "open_product"]
 
@@ -487,20 +487,21 @@ def _choose_layers(
 ) -> tuple[_Layer, ...]:
     held = {layer.polarisation: layer for layer in layers}
     by_index = {str(k): layer for k, layer in enumerate(layers, 1)}
-    listed = ", ".join(f"{k} ({layer.polarisation})" for k, layer in by_index.items())
+    held_here = ", ".join(f"{k} ({layer.polarisation})" for k, layer in by_index.items())
     if asked and len(asked) != len(model_bands):
         raise BandNotFound(
             f"{files.path}: {len(asked)} bands asked for, the model takes {len(model_bands)} "
-            f"({', '.join(model_bands)}): give --band once for each"
+            f"({listed(*model_bands)}): give --band once for each"
         )
     chosen = []
     for band in asked or model_bands:
-        layer = by_index.get(band) or held.get(band.upper())
+        wanted = (band.upper(),) if asked else alternatives(band)
+        layer = by_index.get(band) or next((held[one] for one in wanted if one in held), None)
         if not layer and asked:
-            raise BandNotFound(f"{files.path}: no band {band}, the product has {listed}: give one of those")
+            raise BandNotFound(f"{files.path}: no band {band}, the product has {held_here}: give one of those")
         if not layer:
             raise BandNotFound(
-                f"{files.path}: the model was trained on {band}, the product has {listed}: "
+                f"{files.path}: the model was trained on {listed(band)}, the product has {held_here}: "
                 f"give --band {layers[0].polarisation} to use that one all the same"
             )
         chosen.append(layer)

@@ -27,8 +27,24 @@ BATCH_AXIS = "N"
 METADATA_KEY = "sar2optical.signature"
 """Where ONNX `metadata_props` hold the JSON form."""
 
+_OR = "|"
+"""Between polarisations of which any serves as an input band."""
+
 PRECISION_KEY = "sar2optical.precision"
 """Where they hold the precision of the graph; fp32 where it is absent."""
+
+
+def alternatives(band: str) -> tuple[str, ...]:
+    """Split a signature's band into the polarisations that serve for it, the preferred one first.
+
+    A generator that was trained on VV and VH alike has the band "VV|VH".
+    """
+    return tuple(band.split(_OR))
+
+
+def listed(*bands: str) -> str:
+    """Name bands as messages do: "VV or VH"; several are separated by commas."""
+    return ", ".join(" or ".join(alternatives(band)) for band in bands)
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,7 @@ class ModelSignature:
     name: str
     """What the model is called in tags and messages."""
     bands: tuple[str, ...] = ("VV",)
-    """Polarisations that the model was trained on."""
+    """Polarisations that the model was trained on, one per input band; see `alternatives`."""
     unit: Unit = "db"
     """Unit in which the stretch is applied."""
     stretch: tuple[Stretch, ...] = (Stretch(Bound(1, True), Bound(99, True)),)
@@ -119,6 +135,8 @@ class ModelSignature:
             raise ValueError(f"{len(self.bands)} bands with {len(self.stretch)} stretches: give one per band")
         if self.channels != len(self.bands) and len(self.bands) != 1:
             raise ValueError(f"{self.channels} channels for bands {self.bands}: give one per band")
+        if any(not all(alternatives(band)) for band in self.bands):
+            raise ValueError(f"bands {self.bands}: a polarisation has no name")
         if self.unit not in UNITS:
             raise ValueError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}")
         if self.window < 1 or self.channels < 1:

@@ -52,7 +52,7 @@ from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, 
 from sar2optical.remote import exists, gdal_environment, is_remote, upload
 from sar2optical.safe import ProductOptions, is_product
 from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
-from sar2optical.signature import ModelSignature, Stretch, Unit
+from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.strips import RUN_TAG
 from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
@@ -709,10 +709,11 @@ def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encodin
         _log.info("%s: %s", name, scene.note)
     _log.info("%s: %s", signature.name, engine)
     for found, wanted in zip(scene.polarisations, signature.bands, strict=True):
-        if found is None:
+        polarisations = alternatives(wanted)
+        if found is None and len(polarisations) == 1:
             _log.warning("%s: no polarisation is named; taken as %s", name, wanted)
-        elif found != wanted:
-            _log.warning("%s: %s goes into a model trained on %s; expect other colours", name, found, wanted)
+        elif found is not None and found not in polarisations:
+            _log.warning("%s: %s goes into a model trained on %s; expect other colours", name, found, listed(wanted))
 
 
 def _tags(

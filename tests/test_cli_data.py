@@ -110,6 +110,20 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
         assert result.stderr.count("\n") == 1
 
 
+def test_pairs_are_harmonised_into_a_new_folder_by_pattern(chips, tmp_path):
+    out = tmp_path / "new" / "scene_0"
+    done = run("harmonise", chips, out, "--units", "db", "--only", "*_0_p*")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{out}: 4 pairs\n"
+    assert [path.name for path in sorted((out / "s1").iterdir())] == [
+        f"ROIs1970_fall_s1_0_p{k}.png" for k in range(4)
+    ]
+    assert run("check", out.parent).exit_code == 0
+    assert errors(run("harmonise", chips, out)) == [f"error: {out}: exists: give a new folder"]
+    nothing = run("harmonise", chips, tmp_path / "other", "--only", "none*")
+    assert errors(nothing) == [f"error: {chips}: no SAR chip is named none*: give another pattern"]
+
+
 def test_a_split_by_scene_is_tabulated_and_keeps_scenes_apart(chips, tmp_path):
     result = run("split", chips, tmp_path / "split.json")
     assert result.exit_code == 0

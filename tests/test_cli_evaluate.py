@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+from onnx import helper
 
 from sar2optical.signature import Bound, Stretch
-from tests.conftest import BYTES, make_identity, speckle
+from tests.conftest import BYTES, make_identity, save_onnx, speckle
 from tests.test_cli import assert_refused, command
 
 
@@ -46,7 +47,7 @@ def test_a_model_is_scored_beside_baselines_by_terrain(pairs, model, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     record = json.loads(outs[0].read_text())
-    ours, colour, fit = record["results"]
+    ours, colour, fit, radar, better = record["results"]
     assert ours["name"].startswith("identity.onnx, ")
     assert ours["name"].endswith(" fp32")
     assert ours["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)
@@ -54,6 +55,15 @@ def test_a_model_is_scored_beside_baselines_by_terrain(pairs, model, tmp_path):
     assert list(ours["terrain"]) == ["agri", "urban"]
     assert (colour["name"], fit["name"]) == ("mean colour (of these chips)", "linear fit (of these chips)")
     assert fit["overall"]["psnr"]["value"] > 60  # ten levels more is linear
+    assert (radar["name"], better["name"]) == ("radar", "radar, better sign")
+    for one in (ours, radar, better):  # the truth is the SAR picture but for an offset
+        assert one["overall"]["r2"]["value"] == pytest.approx(1, abs=1e-4)
+        assert one["terrain"]["agri"]["gradient_ratio_2"]["value"] == pytest.approx(1, abs=1e-3)
+    assert radar["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)
+    for text in (result.stdout, outs[1].read_text()):
+        assert text.count("R2 low-passed") == 2  # of all chips, and by class
+        assert "shifted" not in text
+    assert ours["shifts"] is None
     assert "28.13 [28.13, 28.13]" in result.stdout
     assert "28.13 [28.13, 28.13]" in outs[1].read_text()
     assert "FID, KID: no feature extractor given (--features FILE)" in result.stdout
@@ -66,8 +76,32 @@ def test_baselines_are_fitted_on_other_pairs_where_those_are_given(pairs, model,
     result = evaluation(model, pairs, "--fit-on", pairs / "urban", "--json", out, "--limit", 1, "-q")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     record = json.loads(out.read_text())
-    assert [one["name"] for one in record["results"][1:]] == ["mean colour", "linear fit"]
+    assert [one["name"] for one in record["results"][1:]] == [
+        "mean colour",
+        "linear fit",
+        "radar",
+        "radar, better sign",
+    ]
     assert record["chips"] == ["agri/s1/0.png"]
+
+
+def test_shifted_windows_are_compared_where_asked(pairs, tmp_path):
+    parity = np.where(np.arange(256) % 2, 20 / 127.5, 0).astype(np.float32).reshape(1, 1, 1, 256)
+    nodes = [
+        helper.make_node("Add", ["sar", "parity"], ["sum"]),
+        helper.make_node("Concat", ["sum"] * 3, ["optical"], axis=1),
+    ]
+    model, out = save_onnx(tmp_path / "parity.onnx", nodes, {"parity": parity}, BYTES), tmp_path / "out.json"
+    result = evaluation(model, pairs, "--shifts", "--precision", "fp32", "--json", out)
+    assert result.returncode == 0, result.stderr
+    ours, *others = json.loads(out.read_text())["results"]
+    # No chip is brighter than 220 here: a shift by an odd number of columns is off by 20 everywhere.
+    assert ours["shifts"]["overall"]["worst"] == pytest.approx(20 * np.log10(255 / 20), abs=0.01)
+    assert ours["shifts"]["overall"]["chips"] == 4
+    assert ours["shifts"]["terrain"]["urban"]["chips"] == 2
+    assert all(one["shifts"] is None for one in others)
+    assert "22.11" in result.stdout
+    assert "at most 16 chips of each terrain class" in result.stdout
 
 
 def test_one_part_of_a_split_is_scored(pairs, model, tmp_path):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from rasterio.enums import ColorInterp
 
-from sar2optical.data.augment import grid_windows, random_window
+from sar2optical.data.augment import SPAN_DB, grid_windows, random_window, vary_sar
 from sar2optical.data.check import check, plot
+from sar2optical.data.harmonise import harmonise
 from sar2optical.data.pairs import Chips, Pair, Reading, find_pairs, look_for_pairs, read_pair
 from sar2optical.errors import DataError, OptionError, OutputUnwritable
 from sar2optical.signature import Bound, ModelSignature, Stretch
@@ -350,6 +351,62 @@ def test_without_crops_the_windows_are_those_of_the_grid():
 def test_one_state_gives_one_window():
     one, two = (random_window(marked(), 32, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_a_reduced_window_is_the_mean_of_blocks_and_sar_is_averaged_as_power():
+    """Two levels, 18 dB apart, in columns of one pixel: their mean power is 3 dB below the brighter one."""
+    sar = np.tile(np.array([[-1.0, 1.0]], np.float32), (64, 32))[None]
+    optical = np.tile(np.array([[40, 80]], np.uint8), (3, 64, 32))
+    expected = 1 + 20 / SPAN_DB * np.log10((1 + 10 ** (-SPAN_DB / 10)) / 2)
+    seen = set()
+    for seed in range(30):
+        window = random_window(Chips(sar, optical), 32, np.random.default_rng(seed), zoom=2)
+        assert window[0].shape == (1, 32, 32)
+        reduced = bool((window[1] == 60).all())
+        seen.add(reduced)
+        if reduced:
+            np.testing.assert_allclose(window[0], expected, atol=1e-5)
+    assert seen == {True, False}
+    small = random_window(Chips(sar[:, :40, :40], optical[:, :40, :40]), 32, np.random.default_rng(0), zoom=3)
+    assert small[0].shape == (1, 32, 32)  # no room to reduce
+
+
+def test_varied_sar_keeps_the_order_of_brightness():
+    """Whatever is varied, dark stays dark: a step of 9 dB is still there, in [-1, 1]."""
+    step = np.repeat(np.array([[-0.5], [0.5]], np.float32), 32, axis=0).repeat(64, axis=1)[None]
+    images = [vary_sar(step, np.random.default_rng(seed)) for seed in range(60)]
+    assert all(image.dtype == np.float32 and np.abs(image).max() <= 1 for image in images)
+    assert all(image[0, 32:].mean() > image[0, :32].mean() + 0.1 for image in images)
+    assert any(image[0, :30].std() > 0.1 for image in images)  # speckle
+    assert any(abs(image[0, 0, 0] - image[0, 0, -1]) > 0.05 and image[0, :, 0].std() > 0 for image in images)
+    assert len({image.tobytes() for image in images}) == 60
+    bytes_in = np.rint((step + 1) * 127.5).astype(np.uint8)
+    np.testing.assert_allclose(
+        vary_sar(bytes_in, np.random.default_rng(4)), vary_sar(step, np.random.default_rng(4)), atol=0.02
+    )
+
+
+def test_harmonised_pairs_agree_whatever_their_makers_did(make_raster, tmp_path):
+    """The same place as amplitude over its 99th percentile, and as dB between -25 and 0: equal within rounding."""
+    rng = np.random.default_rng(2)
+    power = np.kron(rng.uniform(0.02, 0.4, (16, 16)), np.ones((16, 16))) * rng.gamma(5, 0.2, (256, 256))
+    amplitude, decibels_ = np.sqrt(power), 10 * np.log10(power)
+    made = {
+        "amplitude": np.clip(amplitude / np.percentile(amplitude, 99.9) * 255, 1, 255),
+        "db": np.clip((decibels_ + 30) / 35 * 255, 0, 255),
+    }
+    for unit, image in made.items():
+        write_pair(make_raster, unit, "a.png", size=(256, 256), sar=np.rint(image).astype(np.uint8))
+        harmonise(find_pairs(tmp_path / unit), tmp_path / f"{unit}-out", unit=unit)
+    grey = [read_pair(only(tmp_path / f"{unit}-out")).sar[0].astype(int) for unit in made]
+    bright = (grey[0] > 60) & (grey[1] > 60)  # below, a level of amplitude is more than one of dB
+    assert np.abs(grey[0] - grey[1])[bright].mean() < 3
+    for image in grey:
+        assert np.mean(image == 0) == pytest.approx(0.01, abs=0.005)
+        assert np.mean(image == 255) == pytest.approx(0.01, abs=0.005)
+    np.testing.assert_array_equal(
+        read_pair(only(tmp_path / "db-out")).optical, read_pair(only(tmp_path / "db")).optical
+    )
 
 
 def test_grid_windows_lie_side_by_side():

@@ -94,7 +94,7 @@ def test_windows_weigh_alike_and_files_are_resampled():
 
 
 def test_the_same_evaluation_twice_is_the_same():
-    first, second = (evaluate({"off": off_by(9)}, samples(0, 1, 2), window=SIDE) for _ in range(2))
+    first, second = (evaluate({"off": off_by(9)}, samples(0, 1, 2), window=SIDE).to_dict() for _ in range(2))
     assert first == second
 
 
@@ -124,6 +124,8 @@ def test_the_quick_score_equals_the_whole_evaluation():
     assert (quick.psnr, quick.ssim, quick.l1, quick.gradient_ratio) == pytest.approx(
         (whole.psnr.value, whole.ssim.value, whole.l1.value, whole.gradient_ratio.value)
     )
+    names = ("gradient_ratio_2", "gradient_ratio_4", "r2", "r2_low_passed", "corner_share")
+    assert [getattr(quick, name) for name in names] == pytest.approx([getattr(whole, name).value for name in names])
     assert quick.chips == whole.windows == 4
 
 
@@ -199,8 +201,12 @@ def test_tables_show_figures_with_intervals():
     assert "34.15 [34.15, 34.15]" in markdown
     assert "agri" in text
     table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in table[:3]} == {9}
-    assert all(" a\\|b " in line for line in (table[2], table[5]))
+    assert {line.replace("\\|", "").count("|") for line in table[:3]} == {8}
+    assert [k for k, line in enumerate(table) if " a\\|b " in line] == [2, 5, 8, 11]  # two tables, and two by class
+    assert max(line.replace("\\|", "").count("|") - 1 for line in table) <= 12
+    headers = [[cell.strip() for cell in table[k].split("|")] for k in (3, 9)]
+    assert headers[0][1:4] == ["detail", "R2", "R2 low-passed"]
+    assert headers[1][1:5] == ["terrain", "model", "R2", "R2 low-passed"]
 
 
 def test_chips_of_one_scene_are_said_to_be_alike():

@@ -25,6 +25,7 @@ ROOMS = (
     "fill",
     "blend",
     "metrics",
+    "evaluation",
     "raster",
     "safe",
     "scene",
@@ -204,6 +205,7 @@ def loaded_by(code):
 
 def test_importing_the_package_loads_no_heavy_library():
     assert loaded_by("import sar2optical; assert sar2optical.__version__")[1] == []
+    assert loaded_by("import sar2optical.evaluation")[1] == []
 
 
 def test_help_loads_no_heavy_library():

@@ -332,6 +332,10 @@ def test_a_polarisation_that_the_product_lacks_is_named(tmp_path):
             read(root, options=SceneOptions(bands=(band,)))
     with pytest.raises(BandNotFound, match="2 bands asked for"):
         read(root, options=SceneOptions(bands=("VV", "VV")))
+    with pytest.raises(BandNotFound, match=r"trained on VH or HV, the product has 1 \(VV\)"):
+        read(root, bands=("VH|HV",))
+    with open_product(root, ("VH|VV",)) as opened:
+        assert opened.polarisations == ("VV",)
     with open_product(root, ("VH",), SceneOptions(bands=("VV",))) as opened:
         assert opened.polarisations == ("VV",)
 

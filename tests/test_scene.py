@@ -157,6 +157,29 @@ def test_another_polarisation_is_taken_only_when_asked_for(make_raster):
         assert scene.polarisations == ("VV",)
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [(("VV", "VH"), "VV"), (("VH", "VV"), "VV"), (("HH", "VH"), "VH"), (("VH",), "VH"), (("VV",), "VV")],
+)
+def test_a_model_of_either_polarisation_takes_the_one_that_it_prefers(make_raster, names, taken):
+    path = make_raster(np.stack([DB - k for k in range(len(names))]), descriptions=names)
+    with open_scene(path, ("VV|VH",)) as scene:
+        assert scene.polarisations == (taken,)
+        np.testing.assert_array_equal(scene.read_rows(0, 40)[0][0], DB - names.index(taken))
+
+
+def test_a_model_of_either_polarisation_refuses_a_third_and_two_of_one(make_raster):
+    path = make_raster(DB, descriptions=["HH"])
+    with (
+        pytest.raises(BandNotFound, match=r"trained on VV or VH, the file has 1 \(HH\)"),
+        open_scene(path, ("VV|VH",)),
+    ):
+        pass
+    path = make_raster(np.stack([DB, DB, DB]), descriptions=["VV", "VV", "VH"])
+    with pytest.raises(BandNotFound, match=r"give --band 1 to use"), open_scene(path, ("VV|VH",)):
+        pass
+
+
 def test_a_lone_band_without_a_name_is_taken(make_raster):
     with opened(make_raster(DB)) as scene:
         assert scene.polarisations == (None,)

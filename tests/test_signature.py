@@ -8,7 +8,7 @@ import math
 import pytest
 
 from sar2optical.errors import SignatureError
-from sar2optical.signature import METADATA_KEY, Bound, ModelSignature, Stretch
+from sar2optical.signature import METADATA_KEY, Bound, ModelSignature, Stretch, alternatives, listed
 
 TWO_BANDS = ModelSignature(
     name="two",
@@ -21,6 +21,7 @@ TWO_BANDS = ModelSignature(
 SIGNATURES = {
     "default": ModelSignature(name="default"),
     "two bands, one with a percentile and a value": TWO_BANDS,
+    "VV or VH": ModelSignature(name="either", bands=("VV|VH",)),
     "one band in three channels": ModelSignature(name="copies", channels=3),
     "a name beyond ASCII": ModelSignature(name='Łódź "8×8"\n'),
     "a stretch of many digits": ModelSignature(
@@ -55,6 +56,15 @@ def test_the_written_form_is_the_one_that_other_programs_read():
         "window": 512,
         "channels": 2,
     }
+
+
+def test_alternatives_are_split_and_named():
+    assert alternatives("VV|VH") == ("VV", "VH")
+    assert alternatives("VH") == ("VH",)
+    assert listed("VV|VH") == "VV or VH"
+    assert listed("VV", "VH") == "VV, VH"
+    with pytest.raises(ValueError, match="a polarisation has no name"):
+        ModelSignature(name="x", bands=("VV|",))
 
 
 def test_a_form_written_by_hand_is_read():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sar2optical.data.pairs import Chips
+from sar2optical.data.pairs import Chips, Pair
 from sar2optical.errors import (
     CheckpointMismatch,
     DataError,
@@ -32,12 +32,16 @@ from sar2optical.training.journal import read_metrics
 from sar2optical.training.loop import train
 from sar2optical.training.losses import (
     adversarial_loss,
+    correlation_loss,
     discriminator_loss,
+    multiscale_ssim_loss,
+    octave_loss,
     reconstruction_loss,
     ssim_loss,
     texture_loss,
 )
 from sar2optical.training.networks import choose_precision
+from sar2optical.training.shifting import shift_loss, shift_of, with_shifted
 from sar2optical.training.trainer import Trainer
 from tests.conftest import BYTES, speckle
 
@@ -114,6 +118,83 @@ def test_texture_is_how_much_detail_there_is_not_where():
     assert gradient_energy(real[0].numpy()) == pytest.approx(2 * 2 * 0.2**2, rel=0.02)
 
 
+def image_of_noise(side=128, seed=0, spread=0.2):
+    noise = np.random.default_rng(seed).normal(0, spread, (1, 3, side, side))
+    return torch.from_numpy(noise.astype(np.float32))
+
+
+def grown(image, by):
+    """Each pixel as a block of by x by."""
+    return torch.nn.functional.interpolate(image, scale_factor=by)
+
+
+def test_a_chequerboard_satisfies_the_texture_loss_and_not_the_octave_loss():
+    real = grown(image_of_noise(32), 4)
+    rows, cols = np.mgrid[:128, :128]
+    pattern = torch.from_numpy(((rows + cols) % 2 * 2.0 - 1).astype(np.float32)).expand(1, 3, -1, -1)
+    # As much gradient energy as the truth: (2 a) ** 2 in both directions.
+    pattern = pattern * math.sqrt(gradient_energy(real[0].numpy()) / 8)
+    assert texture_loss(real, pattern).item() < 0.1
+    # Nothing of it is left in means of 2 x 2, 4 x 4 and 8 x 8: near 1 for each of these octaves.
+    assert octave_loss(real, pattern).item() == pytest.approx(3, abs=0.3)
+    assert octave_loss(real, torch.zeros_like(real)).item() == pytest.approx(3.3, abs=0.3)
+
+
+def test_the_octave_loss_is_how_much_detail_there_is_not_where():
+    real = grown(image_of_noise(32), 8)
+    assert octave_loss(real, real).item() == 0
+    assert octave_loss(real, torch.roll(real, 64, dims=-1)).item() < 0.2
+    # Twice the contrast is twice the root of the energy: (2 - 1) ** 2 in each octave.
+    assert octave_loss(real, 2 * real).item() == pytest.approx(3.3, rel=0.02)
+    assert octave_loss(real, -real).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_correlation_does_not_see_gain_and_offset():
+    real = grown(image_of_noise(16), 8)
+    assert correlation_loss(real, 0.3 * real + 0.5).item() == pytest.approx(0, abs=0.01)
+    assert correlation_loss(real, -real).item() == pytest.approx(2, abs=0.01)
+    assert correlation_loss(real, torch.zeros_like(real)).item() == pytest.approx(1, abs=1e-6)
+    # Noise of equal variance beside the signal: 1 / sqrt(2) at single pixels, next to 1 after averaging 16 x 16.
+    smooth = grown(image_of_noise(8, spread=0.5), 16)
+    noise = image_of_noise(128, seed=1, spread=float(smooth.std()))
+    shares = [1 / math.sqrt(1 + 1 / k**2) for k in (1, 4, 16)]
+    assert 1 - correlation_loss(smooth, smooth + noise).item() == pytest.approx(np.mean(shares), abs=0.02)
+
+
+def test_colours_count_by_their_variance_in_the_correlation():
+    real = grown(image_of_noise(16), 8)
+    real[:, 1:] *= 0.01
+    fake = real.clone()
+    fake[:, 1:] *= -1
+    assert correlation_loss(real, fake).item() < 0.02
+
+
+def test_multiscale_ssim_forgives_what_single_pixels_do():
+    real = grown(image_of_noise(16), 8)
+    noisy = real + image_of_noise(128, seed=2, spread=0.1)
+    assert multiscale_ssim_loss(real, real).item() == pytest.approx(0, abs=1e-6)
+    assert multiscale_ssim_loss(real, noisy).item() < 0.5 * ssim_loss(real, noisy).item()
+    blocks = [torch.nn.functional.avg_pool2d(image, 2)[0].numpy() for image in (real, noisy)]
+    quarters = [torch.nn.functional.avg_pool2d(image, 4)[0].numpy() for image in (real, noisy)]
+    expected = 1 - np.mean([ssim(*blocks, data_range=2), ssim(*quarters, data_range=2)])
+    assert multiscale_ssim_loss(real, noisy).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_shifted_copies_are_compared_where_they_show_the_same():
+    image = image_of_noise(128)
+    for shift in ((0, 1), (3, 17)):
+        both = with_shifted(image, shift)
+        assert both.shape == (2, 3, 128, 128)
+        torch.testing.assert_close(both[1, :, 0, 0], image[0, :, shift[0], shift[1]])
+        assert shift_loss(both, shift).item() == 0  # what a pointwise generator gives
+    # Columns that alternate wherever the window begins: 1 apart after an odd shift, equal after an even one.
+    stripes = (torch.arange(128) % 2).float().expand(2, 3, 128, 128)
+    assert shift_loss(stripes, (0, 3)).item() == 1
+    assert shift_loss(stripes, (5, 2)).item() == 0
+    assert len({shift_of(1, step) for step in range(100)}) > 50
+    assert shift_of(1, 7) == shift_of(1, 7)
+
+
 def test_the_learning_rate_is_constant_then_falls_to_nothing():
     config = TrainConfig(learning_rate=2e-4, decay_from=0.5)
     rates = [config.rate_at(step, 1000) for step in (0, 499, 500, 750, 999)]
@@ -166,6 +247,47 @@ def test_an_epoch_visits_each_chip_as_often_as_windows_fit_into_it():
         assert Counter(((seen + 1) * 127.5).round().int().tolist()) == {0: 1, 1: 4, 2: 1}
 
 
+class Regions(list):
+    """Chips with classes, as a store has them."""
+
+    def __init__(self, chips, names):
+        super().__init__(chips)
+        self.pairs = [Pair(Path("a"), Path("b"), name) for name in names]
+
+
+def test_small_classes_are_visited_more_often_where_they_are_balanced():
+    chips = Regions(pairs(18), ["large"] * 16 + ["small"] * 2)
+
+    def visits(balance):
+        counts = Counter(Batches(chips, replace(TINY, balance=balance))._visits.tolist())
+        return counts[0], counts[17]
+
+    assert visits(0.0) == (1, 1)
+    assert visits(0.5) == (1, 3)  # the root of 16 / 2, rounded
+    assert visits(1.0) == (1, 8)
+
+
+def test_varied_sar_leaves_the_optical_half_alone():
+    chips = pairs(1, 512)
+    plain, varied = (Batches(chips, replace(TINY, vary_sar=vary)).batch(3) for vary in (False, True))
+    torch.testing.assert_close(plain[1], varied[1])
+    assert not torch.equal(plain[0], varied[0])
+    assert varied[0].abs().max() <= 1
+    again = Batches(chips, replace(TINY, vary_sar=True)).batch(3)
+    torch.testing.assert_close(varied[0], again[0], rtol=0, atol=0)
+
+
+def test_a_state_from_before_a_setting_was_there_goes_on_with_its_default(tmp_path):
+    run(tmp_path, replace(TINY, steps=2, decay_from=1.0))
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    for name in ("architecture", "balance", "octave_weight"):
+        del state["config"][name]
+    torch.save(state, tmp_path / "state.pth")
+    assert run(tmp_path, replace(TINY, steps=3, decay_from=1.0)).step == 3
+    with pytest.raises(CheckpointMismatch, match=r"octave_weight 0\.0/2\.0"):
+        run(tmp_path, replace(TINY, steps=3, decay_from=1.0, octave_weight=2.0))
+
+
 def test_images_become_what_pix2pix_trains_on():
     given = to_tensor(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3))
     assert given.flatten().tolist() == pytest.approx([-1, -0.6, 1])
@@ -195,6 +317,9 @@ def test_training_learns(tmp_path):
         {"upsampling": "nearest"},
         {"gan_weight": 0.0},
         {"ssim_weight": 10.0, "texture_weight": 1.0},
+        {"multiscale_ssim_weight": 10.0, "correlation_weight": 1.0, "octave_weight": 1.0},
+        {"architecture": "detail"},
+        {"shift_weight": 5.0},
         {"discriminator_layers": 2},
         {"ema_decay": 0.0},
         {"precision": "bf16", "channels_last": False},
@@ -209,7 +334,8 @@ def test_every_knob_turns(change):
     assert all(math.isfinite(value) for value in vars(losses).values())
     assert not torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1]) == (change.get("gan_weight") == 0)
-    assert (losses.ssim > 0) == ("ssim_weight" in change)
+    for name in ("ssim", "texture", "multiscale_ssim", "correlation", "octave", "shift"):
+        assert (getattr(losses, name) > 0) == (f"{name}_weight" in change)
     assert (trainer.result is trainer.average) == (change.get("ema_decay") != 0)
 
 
@@ -356,7 +482,8 @@ def test_what_is_seen_of_a_run(tmp_path):
     rows = read_metrics(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert ["val_psnr" in row for row in rows] == [False, True, False, True]
-    assert rows[-1]["val_psnr"] == pytest.approx(trained.score.psnr, rel=1e-4)
+    for name in ("psnr", "gradient_ratio_2", "gradient_ratio_4", "r2", "r2_low_passed", "corner_share"):
+        assert rows[-1][f"val_{name}"] == pytest.approx(getattr(trained.score, name), rel=1e-4)
     for name in ("lossD", "lossG", "lossG_GAN", "lossG_L1", "validation", "sheet-0000002", "sheet-0000004"):
         data = (tmp_path / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")

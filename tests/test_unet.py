@@ -178,5 +178,11 @@ def test_an_unknown_upsampling_is_refused_with_those_there_are():
 
 def test_arguments_rebuild_the_generator():
     arguments = GeneratorArguments(in_channels=1, out_channels=3, base_channels=8, upsampling="bicubic")
-    assert arguments.to_dict() == {"in_channels": 1, "out_channels": 3, "base_channels": 8, "upsampling": "bicubic"}
+    assert arguments.to_dict() == {
+        "in_channels": 1,
+        "out_channels": 3,
+        "base_channels": 8,
+        "upsampling": "bicubic",
+        "architecture": "pix2pix",
+    }
     assert GeneratorArguments(**arguments.to_dict()) == arguments

@@ -152,6 +152,44 @@ def _doubts(splits: Splits, by: str) -> Iterator[str]:
         yield "no name tells its scene (ROIs1970_fall_s1_13_p265), so each chip counts as one: a split at random"
 
 
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--units",
+    type=click.Choice(["auto", *UNITS]),
+    default="auto",
+    show_default=True,
+    help="Of the SAR chips; of 8-bit chips: what they were stretched from (db, amplitude).",
+)
+@click.option("--band", default="VV", help="Index from 1, where the SAR chips have several bands.")
+@click.option("--only", default="*", show_default=True, metavar="PATTERN", help="SAR chips with such names.")
+@reports_errors
+def harmonise(folder: Path, out: Path, units: str, band: str, only: str) -> None:
+    """Write the pairs of DIR to the new folder OUT, as 8-bit PNG files of one radiometry.
+
+    SAR becomes dB between its 1st and 99th percentile, chip by chip. Give each region a folder of its own, side by
+    side: they are then terrain classes of one data set.
+    """
+    from sar2optical.data.harmonise import harmonise as write
+    from sar2optical.data.pairs import find_pairs
+    from sar2optical.errors import OutputExists
+
+    if out.exists():
+        raise OutputExists(f"{out}: exists: give a new folder")
+    pairs = [pair for pair in find_pairs(folder) if pair.sar.match(only)]
+    if not pairs:
+        raise DataError(f"{folder}: no SAR chip is named {only}: give another pattern")
+    names = Counter(pair.sar.stem for pair in pairs)
+    if (name := max(names, key=names.__getitem__)) and names[name] > 1:
+        raise DataError(f"{folder}: {names[name]} chips are named {name}: give one folder of them at a time")
+    unit: Any = None if units == "auto" else units
+    with _bar("writing") as progress:
+        done = iter(range(1, len(pairs) + 1))
+        write(pairs, out, unit=unit, band=band, on_pair=lambda: progress(next(done), len(pairs)))
+    click.echo(f"{out}: {len(pairs)} pairs")
+
+
 @main.group()
 def download() -> None:
     """Fetch training data. Not tried against the real sources: only against servers on one machine."""

@@ -37,6 +37,11 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
 )
+@click.option(
+    "--shifts",
+    is_flag=True,
+    help="Also compare the outputs of shifted windows: 6 runs for each of at most 16 chips of a class.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Score the first N chips alone.", metavar="N")
 @click.option("--json", "json_out", type=_PATH, help="Write every figure (.json).")
 @click.option("--markdown", "markdown_out", type=_PATH, help="Write the tables (.md).")
@@ -48,7 +53,7 @@ _PATH = click.Path(path_type=Path)
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> None:
-    """Score MODELs on the pairs in DATA, beside a mean colour and a linear fit of the SAR level.
+    """Score MODELs on the pairs in DATA, beside a mean colour, a linear fit of the SAR level and the SAR picture.
 
     A MODEL is a file (.onnx, .pth), or the name of a published generator (pix2pix_gen_180, bundled). DATA holds s1/
     and s2/, or one folder of those per terrain class.
@@ -108,8 +113,9 @@ def _evaluation(
 ) -> tuple[Evaluation, Callable[[], bytes]]:
     """Score; also give what draws the picture, while the engines are open."""
     from sar2optical.data.splits import load_pairs
-    from sar2optical.training.evaluate import baselines, engine_prediction, evaluate, read_samples
+    from sar2optical.training.evaluate import RADAR, baselines, engine_prediction, evaluate, read_samples
     from sar2optical.training.fid import open_features
+    from sar2optical.training.shifts import spread_pairs, with_shifts
 
     signatures = [engine.signature for engine in engines.values()]
     how = reading(signatures[0], signatures[0].window, units=options["units"], optical_max=options["optical_max"])
@@ -119,16 +125,20 @@ def _evaluation(
     fitting = load_pairs(fit_on) if fit_on else pairs
     predictions = {name: engine_prediction(engine) for name, engine in engines.items()}
 
-    with _progress(len(fitting) + len(pairs), hidden=quiet) as step:
+    shifted = spread_pairs(pairs) if options["shifts"] else []
+
+    with _progress(len(fitting) + len(pairs) + len(shifted), hidden=quiet) as step:
         samples = _told(_alike(read_samples(fitting, fit_on or data, how), signatures), step)
         fitted = baselines((sample.chips for sample in samples), "" if fit_on else "of these chips")
         evaluation = evaluate(
-            {**predictions, **fitted},
+            {**predictions, **fitted, **RADAR},
             _alike(read_samples(pairs, data, how), signatures),
             window=signatures[0].window,
             features=features,
             on_chip=step,
         )
+        samples = _alike(read_samples(shifted, data, how), signatures)
+        evaluation = with_shifts(evaluation, predictions, samples, on_chip=step)
     first = next(iter(predictions))
     return evaluation, lambda: _picture(evaluation, pairs, how, first, predictions[first])
 

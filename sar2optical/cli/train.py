@@ -47,6 +47,8 @@ _data = options(
     click.option("--cache", type=click.FloatRange(0), metavar="GB", help="Memory for chips.  [half of the free]"),
 )  # fmt: skip
 _model = options(
+    click.option("--architecture", type=click.Choice(["pix2pix", "detail"]),
+                 help="detail: the SAR image at the head, bilinear upsampling; no chequerboard.  [pix2pix]"),
     click.option("--base-channels", type=int, help="Width of the generator.  [64]"),
     click.option("--upsampling", type=click.Choice(["none", "nearest", "bilinear", "bicubic"]),
                  help="Upsampling and convolution in place of transposed convolution.  [none]"),
@@ -62,6 +64,10 @@ _objective = options(
     click.option("--l1-weight", type=float, help="Of L1.  [100]"),
     click.option("--ssim-weight", type=float, help="Of 1 - SSIM.  [0]"),
     click.option("--texture-weight", type=float, help="Of the error of local gradient energy.  [0]"),
+    click.option("--multiscale-ssim-weight", type=float, help="Of 1 - SSIM of 2 x 2 and 4 x 4 means.  [0]"),
+    click.option("--correlation-weight", type=float, help="Of 1 - correlation at three scales.  [0]"),
+    click.option("--octave-weight", type=float, help="Of the error of gradient energy per octave.  [0]"),
+    click.option("--shift-weight", type=float, help="Of the difference to shifted copies of windows.  [0]"),
 )
 _steps = options(
     click.option("--epochs", type=int, help="Passes over the training windows.  [200]"),
@@ -77,6 +83,11 @@ _steps = options(
     click.option("--crop/--no-crop", default=None, help="Windows anywhere, or on a grid.  [crop]"),
     click.option("--flip/--no-flip", default=None, help="[flip]"),
     click.option("--turn/--no-turn", default=None, help="Quarter turns.  [turn]"),
+    click.option("--zoom", type=int, help="Largest factor by which larger chips are reduced.  [1]"),
+    click.option(
+        "--vary-sar/--keep-sar", default=None, help="Vary speckle, looks, incidence, stretch and unit.  [keep-sar]"
+    ),
+    click.option("--balance", type=float, help="0: each window once an epoch; 1: each class equally often.  [0]"),
     click.option("--seed", type=int, help="[42]"),
 )
 _arithmetic = options(

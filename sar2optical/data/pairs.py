@@ -52,6 +52,11 @@ class Chips:
     """uint8 (3, H, W): red, green, blue."""
 
 
+def encoded(sar: SarArray) -> NDArray[np.float32]:
+    """Bring SAR as in `Chips` to float32 in [-1, 1]: bytes by x / 127.5 - 1, encoded values as they are."""
+    return sar.astype(np.float32) / np.float32(127.5) - 1 if sar.dtype == np.uint8 else sar.astype(np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """How files become chips."""

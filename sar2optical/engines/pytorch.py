@@ -25,7 +25,7 @@ from sar2optical.engines.base import (
 )
 from sar2optical.errors import DeviceOutOfMemory, InferenceFailed
 from sar2optical.models.checkpoint import load_generator
-from sar2optical.models.unet import UNetGenerator
+from sar2optical.models.generator import Generator
 from sar2optical.signature import ModelSignature
 
 STREAMS = 4
@@ -48,7 +48,7 @@ class PyTorchEngine(EngineBase):
 
     def __init__(
         self,
-        generator: UNetGenerator,
+        generator: Generator,
         signature: ModelSignature,
         *,
         device: torch.device,
@@ -129,13 +129,13 @@ class _Slot:
 
     def __init__(
         self,
-        generator: UNetGenerator,
+        generator: Generator,
         signature: ModelSignature,
         device: torch.device,
         dtype: torch.dtype,
         preparing: Lock,
     ) -> None:
-        self._generator: UNetGenerator | None = generator
+        self._generator: Generator | None = generator
         self._signature = signature
         self._device = device
         self._dtype = dtype

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sar2optical.errors import CheckpointMismatch, ModelUnreadable, SignatureError
 from sar2optical.files import write_output
-from sar2optical.models.unet import GeneratorArguments, UNetGenerator, Upsampling
+from sar2optical.models.generator import Generator, build_generator
+from sar2optical.models.unet import GeneratorArguments, Upsampling
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 FORMAT = "sar2optical.generator"
@@ -76,7 +77,7 @@ def read_arguments(state_dict: Mapping[str, Tensor], *, upsampling: Upsampling =
 
 def load_generator(
     path: Path, *, upsampling: Upsampling | None = None, signature: ModelSignature | None = None
-) -> tuple[UNetGenerator, ModelSignature]:
+) -> tuple[Generator, ModelSignature]:
     """Load a generator in eval mode, weights in float32 on the CPU.
 
     Parameters
@@ -115,7 +116,7 @@ def load_generator(
                 "save it with its signature (sar2optical.models.checkpoint.save_generator)"
             )
         stored = seed_signature(path.stem, arguments.in_channels)
-    generator = UNetGenerator(arguments)
+    generator = build_generator(arguments)
     _load_strictly(generator, state_dict, path)
     if arguments.out_channels != _RGB:
         raise CheckpointMismatch(f"{path}: gives {arguments.out_channels} channels: give an RGB generator")
@@ -130,7 +131,7 @@ def load_generator(
 
 def save_generator(
     path: Path,
-    generator: UNetGenerator,
+    generator: Generator,
     signature: ModelSignature,
     *,
     half: bool = False,
@@ -251,7 +252,7 @@ def _bare(content: Any, path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _load_strictly(generator: UNetGenerator, state_dict: Mapping[str, Tensor], path: Path) -> None:
+def _load_strictly(generator: Generator, state_dict: Mapping[str, Tensor], path: Path) -> None:
     expected = generator.state_dict()
     missing = [key for key in expected if key not in state_dict]
     unknown = [key for key in state_dict if key not in expected]

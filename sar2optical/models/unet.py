@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
+Architecture = Literal["pix2pix", "detail"]
 
 DEPTH = 8
 MULTIPLE = 2**DEPTH
@@ -38,7 +39,9 @@ class GeneratorArguments:
     base_channels: int = 64
     """Channels of the first level; all others are multiples of it."""
     upsampling: Upsampling | None = None
-    """None: transposed convolution; else upsampling by this mode, then a 3 x 3 convolution."""
+    """None: transposed convolution; else upsampling by this mode, then a 3 x 3 convolution. Of "pix2pix" only."""
+    architecture: Architecture = "pix2pix"
+    """"pix2pix" is `UNetGenerator`, "detail" is `sar2optical.models.detail.DetailGenerator`."""
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "base_channels"):
@@ -47,6 +50,10 @@ class GeneratorArguments:
                 raise ValueError(f"{name} is {value!r}: give a positive integer")
         if self.upsampling is not None and self.upsampling not in get_args(Upsampling):
             raise ValueError(f"upsampling is {self.upsampling!r}: one of {get_args(Upsampling)} or None")
+        if self.architecture not in get_args(Architecture):
+            raise ValueError(f"architecture is {self.architecture!r}: one of {get_args(Architecture)}")
+        if self.architecture == "detail" and self.upsampling is not None:
+            raise ValueError(f"upsampling {self.upsampling!r} has no effect on architecture 'detail': remove it")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the arguments as plain values."""
@@ -174,8 +181,18 @@ class UNetGenerator(nn.Module):
         ValueError
             Where H or W is no multiple of 256.
         """
-        height, width = sar.shape[-2:]
-        if not torch.compiler.is_compiling() and (height % MULTIPLE or width % MULTIPLE):
-            raise ValueError(f"input is {height} x {width}: sides must be multiples of {MULTIPLE}; pad it")
+        refuse_sides(sar, MULTIPLE)
         out: Tensor = self.head(self.decoder(self.encoder(sar)))
         return out
+
+
+def refuse_sides(sar: Tensor, multiple: int) -> None:
+    """Refuse an image whose height or width is no multiple of `multiple`.
+
+    Raises
+    ------
+    ValueError
+    """
+    height, width = sar.shape[-2:]
+    if not torch.compiler.is_compiling() and (height % multiple or width % multiple):
+        raise ValueError(f"input is {height} x {width}: sides must be multiples of {multiple}; pad it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sar2optical.data.augment import random_window
+from sar2optical.data.augment import random_window, vary_sar
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DataError
 from sar2optical.training.config import TrainConfig
@@ -28,7 +28,8 @@ _AHEAD = 2  # micro-batches in preparation
 class Batches:
     """The endless sequence of training windows, in batches.
 
-    An epoch visits each chip as often as whole windows fit into it, in an order of its own. The window with number i
+    An epoch visits each chip as often as whole windows fit into it, those of small terrain classes more often where
+    the settings balance them, in an order of its own. The window with number i
     is the same whatever the batch size, the number of ranks or of threads, so a run that goes on needs to know no
     more than its step.
 
@@ -54,7 +55,7 @@ class Batches:
     ) -> None:
         self._chips, self._config = chips, config
         self._rank, self._share = rank, config.batch // ranks
-        self._visits = _visits(_shapes(chips), config.window)
+        self._visits = _visits(_shapes(chips), config.window, _classes(chips), config.balance)
         self._order = lru_cache(2)(self._shuffled)
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers) if workers else None
@@ -105,7 +106,10 @@ class Batches:
         chip = self._chips[self._visits[self._order(epoch)[place]]]
         rng = np.random.default_rng([self._config.seed, index])
         config = self._config
-        return random_window(chip, config.window, rng, crop=config.crop, flips=config.flip, turns=config.turn)
+        sar, optical = random_window(
+            chip, config.window, rng, crop=config.crop, flips=config.flip, turns=config.turn, zoom=config.zoom
+        )
+        return (vary_sar(sar, rng), optical) if config.vary_sar else (sar, optical)
 
     def _shuffled(self, epoch: int) -> NDArray[np.intp]:
         return np.random.default_rng([self._config.seed, epoch, 1]).permutation(len(self._visits))
@@ -122,8 +126,18 @@ def _shapes(chips: Sequence[Chips]) -> list[tuple[int, int]]:
     return known if known is not None else [chip.optical.shape[1:] for chip in chips]
 
 
-def _visits(shapes: Sequence[tuple[int, int]], window: int) -> NDArray[np.intp]:
-    """Repeat each chip's index as often as whole windows fit into it."""
+def _classes(chips: Sequence[Chips]) -> list[str]:
+    pairs = getattr(chips, "pairs", None)  # of a store
+    return [pair.terrain for pair in pairs] if pairs is not None else [""] * len(chips)
+
+
+def _visits(
+    shapes: Sequence[tuple[int, int]], window: int, classes: Sequence[str], balance: float
+) -> NDArray[np.intp]:
+    """Repeat each chip's index as often as whole windows fit into it, in small classes a whole number of times more.
+
+    A class of n windows has a weight of n ** (1 - balance), so each of its windows one of n ** -balance.
+    """
     if not shapes:
         raise DataError("no training pair is left: give a folder with s1 and s2")
     smallest = min(shapes, key=min)
@@ -131,4 +145,12 @@ def _visits(shapes: Sequence[tuple[int, int]], window: int) -> NDArray[np.intp]:
         raise DataError(
             f"a chip of {smallest[0]} x {smallest[1]} is smaller than the window of {window}: leave it out"
         )
-    return np.repeat(np.arange(len(shapes)), [(h // window) * (w // window) for h, w in shapes])
+    fitting = [(h // window) * (w // window) for h, w in shapes]
+    windows: Counter[str] = Counter()
+    for name, count in zip(classes, fitting, strict=True):
+        windows[name] += count
+    largest = max(windows.values())
+    times = [
+        count * round((largest / windows[name]) ** balance) for name, count in zip(classes, fitting, strict=True)
+    ]
+    return np.repeat(np.arange(len(shapes)), times)

@@ -9,9 +9,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from sar2optical.errors import OptionError
 
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
+Architecture = Literal["pix2pix", "detail"]
 DiscriminatorKind = Literal["patch", "pixel"]
 Objective = Literal["vanilla", "lsgan", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+WEIGHTS = (
+    "gan_weight", "l1_weight", "ssim_weight", "texture_weight", "multiscale_ssim_weight", "correlation_weight",
+    "octave_weight", "shift_weight",
+)  # fmt: skip
+"""Weights of the generator's terms, in the order of `sar2optical.training.trainer.Losses`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +30,8 @@ class TrainConfig:
     `SEED_RECIPE` takes those away again, as in the system that this one re-implements.
     """
 
+    architecture: Architecture = "pix2pix"
+    """Of the generator: pix2pix's U-Net, or "detail", see `sar2optical.models.detail`."""
     base_channels: int = 64
     """Width of the generator (64 in Isola et al. 2017)."""
     upsampling: Upsampling | None = None
@@ -46,7 +56,16 @@ class TrainConfig:
     ssim_weight: float = 0.0
     """Weight of 1 - SSIM."""
     texture_weight: float = 0.0
-    """Weight of the error of local gradient energy, see `losses.texture_loss`: without it, images blur."""
+    """Weight of the error of local gradient energy at single pixels, see `losses.texture_loss`."""
+    multiscale_ssim_weight: float = 0.0
+    """Weight of 1 - SSIM after averaging 2 x 2 and 4 x 4 pixels, see `losses.multiscale_ssim_loss`."""
+    correlation_weight: float = 0.0
+    """Weight of 1 - correlation at three scales, see `losses.correlation_loss`."""
+    octave_weight: float = 0.0
+    """Weight of the error of local gradient energy per octave, see `losses.octave_loss`: without it, images blur."""
+    shift_weight: float = 0.0
+    """Weight of the difference between windows and copies shifted by up to 17 pixels, which join the batch and double
+    its cost; see `sar2optical.training.shifting`."""
 
     epochs: int = 200
     """Passes over the training windows; `steps` overrules it."""
@@ -76,6 +95,14 @@ class TrainConfig:
     """Mirror half of the windows."""
     turn: bool = True
     """Turn windows by 0, 90, 180 or 270 degrees."""
+    zoom: int = 1
+    """Largest whole factor by which windows of larger chips are reduced: 3 makes 30 m of 10 m. A third of the windows
+    is reduced, where a chip allows it."""
+    vary_sar: bool = False
+    """Vary speckle, looks, incidence, stretch and unit of the SAR image, see `sar2optical.data.augment.vary_sar`."""
+    balance: float = 0.0
+    """How far small terrain classes are shown as often as large ones: a class of n windows has a weight of
+    n ** (1 - balance). 0: each window once an epoch; 1: each class equally often."""
 
     precision: Precision = "auto"
     """Of the arithmetic: torch.autocast to bf16 or fp16 (with loss scaling); auto takes bf16 where the hardware
@@ -90,20 +117,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, under 2 ** 32")
-        for name in ("base_channels", "discriminator_channels", "discriminator_layers", "epochs", "accumulate"):
+        for name in ("base_channels", "discriminator_channels", "discriminator_layers", "epochs", "accumulate",
+                     "zoom"):  # fmt: skip
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
         # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
         _check("batch", self.batch, self.batch >= 2, "2 or more")
         _check("window", self.window, self.window >= 256 and self.window % 256 == 0, "a multiple of 256")
-        for name in ("gan_from", "decay_from"):
+        for name in ("gan_from", "decay_from", "balance"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         for name in ("beta1", "beta2", "ema_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more, under 1")
-        for name in ("gan_weight", "l1_weight", "ssim_weight", "texture_weight"):
+        for name in WEIGHTS:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "more than 0")
         kinds = {
+            "architecture": get_args(Architecture),
             "upsampling": (None, *get_args(Upsampling)),
             "discriminator": get_args(DiscriminatorKind),
             "objective": get_args(Objective),

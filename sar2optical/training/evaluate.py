@@ -1,10 +1,10 @@
-"""Scores of generators on held-out pairs, beside two baselines that look at no neighbourhood."""
+"""Scores of generators on held-out pairs, beside per-pixel baselines and the SAR picture itself."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,68 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.data.augment import grid_windows
-from sar2optical.data.pairs import Chips, Pair, Reading, SarArray, read_pair
+from sar2optical.data.pairs import Chips, Pair, Reading, SarArray, encoded, read_pair
 from sar2optical.errors import DataError
-from sar2optical.metrics import bootstrap_ratios, gradient_energy, l1, psnr, sam, ssim
+from sar2optical.evaluation import (
+    METRICS,
+    DarkArea,
+    Score,
+    Scores,
+    Shifted,
+    better_sign,
+    corner_share,
+    dark_areas,
+    measure,
+    radar_picture,
+    scores_of,
+)
+from sar2optical.evaluation.figures import LEVEL, RESAMPLES, SEED
+from sar2optical.metrics import bootstrap_ratios
+from sar2optical.signature import listed
 from sar2optical.training.fid import Distances, Features, distances
 
 if TYPE_CHECKING:
     from sar2optical.engines import Engine
-    from sar2optical.models.unet import UNetGenerator
+    from sar2optical.models.generator import Generator
 
 Predict = Callable[[SarArray], NDArray[np.float64]]
 """SAR (C, H, W) as in `Chips` -> optical in grey levels (3, H, W), not rounded, perhaps beyond 0 to 255."""
 
-METRICS = ("psnr", "ssim", "sam", "l1", "gradient_ratio")
-"""Figures of each window, in the order of `Scores`."""
-
-RESAMPLES = 1000
-LEVEL = 0.95
-SEED = 0
-
 
 @dataclass(frozen=True)
-class Score:
-    """Means over windows, without intervals: what training watches."""
+class SeesTruth:
+    """A baseline that is shown the truth: a bound to compare with, and no prediction."""
 
-    psnr: float
-    """dB, on grey levels."""
-    ssim: float
-    """On grey levels, mean of red, green and blue."""
-    l1: float
-    """Mean absolute error in grey levels."""
-    gradient_ratio: float
-    """Gradient energy of all predictions over that of all truths: below 1 is smoother than the truth."""
-    chips: int
-    """Windows scored."""
+    choose: Callable[[SarArray, NDArray[np.uint8]], NDArray[np.float64]]
+    """SAR as for `Predict`, optical truth (3, H, W) -> optical in grey levels (3, H, W)."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A mean with its bootstrap interval."""
-
-    value: float
-    low: float | None = None
-    """Lower end; None where fewer than two chips leave nothing to resample."""
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Figures of one predictor on one set of chips."""
-
-    psnr: Figure
-    """dB, on grey levels."""
-    ssim: Figure
-    """On grey levels, mean of red, green and blue."""
-    sam: Figure
-    """Degrees."""
-    l1: Figure
-    """Mean absolute error in grey levels."""
-    gradient_ratio: Figure
-    """See `Score.gradient_ratio`."""
-    chips: int
-    windows: int
+Candidate = Predict | SeesTruth
 
 
 @dataclass(frozen=True)
@@ -86,6 +61,8 @@ class Result:
     """By terrain class; empty where chips have none."""
     distances: Distances | None
     """FID and KID; None without a feature extractor."""
+    shifts: Shifted | None = None
+    """Shift consistency; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +86,8 @@ class Evaluation:
     chips: tuple[str, ...]
     """Names, in the order that they were read."""
     windows: tuple[WindowScore, ...]
+    truth_corner_share: float
+    """Mean of the truth's `corner_share`: what a prediction's is compared with; nan where all windows are flat."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON: infinite and undefined figures are null."""
@@ -140,7 +119,7 @@ def read_samples(pairs: Sequence[Pair], root: Path, reading: Reading | None = No
 
 
 def evaluate(
-    candidates: Mapping[str, Predict],
+    candidates: Mapping[str, Candidate],
     samples: Iterable[Sample],
     *,
     window: int,
@@ -177,14 +156,17 @@ def evaluate(
     rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
     real: list[NDArray[np.float64]] = []
     seen: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
+    corners: list[float] = []
     names: list[str] = []
     terrains: list[str] = []
     for sample in samples:
         cut = grid_windows(sample.chips, window)
         if not cut:
             continue
-        for name, predict in candidates.items():
-            measured, fakes = _predicted(predict, cut)
+        corners += [corner_share(truth) for _, truth in cut]
+        areas = [dark_areas(encoded(sar)[0]) for sar, _ in cut]
+        for name, candidate in candidates.items():
+            measured, fakes = _predicted(candidate, cut, areas)
             rows[name].append(measured)
             if features:
                 seen[name].append(features(fakes))
@@ -206,43 +188,22 @@ def evaluate(
     )
     of_first = enumerate(rows[next(iter(candidates))])
     windows = [WindowScore(chip, k, float(row[0, 0])) for chip, found in of_first for k, row in enumerate(found)]
-    return Evaluation(results, window, tuple(names), tuple(windows))
+    defined = [share for share in corners if not math.isnan(share)]
+    truth_corner = float(np.mean(defined)) if defined else float("nan")
+    return Evaluation(results, window, tuple(names), tuple(windows), truth_corner)
 
 
 def _predicted(
-    predict: Predict, windows: Sequence[tuple[SarArray, NDArray[np.uint8]]]
+    candidate: Candidate, windows: Sequence[tuple[SarArray, NDArray[np.uint8]]], areas: Sequence[Sequence[DarkArea]]
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Measure each window: (n, 2, 5); also give the predictions as they would be saved: (n, 3, H, W)."""
+    """Measure each window: (n, 2, 14); also give the predictions as they would be saved: (n, 3, H, W)."""
     rows, fakes = [], []
-    for sar, truth in windows:
-        fake = np.clip(predict(sar), 0, 255)
-        rows.append(measure(truth, fake))
+    for (sar, truth), dark in zip(windows, areas, strict=True):
+        found = candidate.choose(sar, truth) if isinstance(candidate, SeesTruth) else candidate(sar)
+        fake = np.clip(found, 0, 255)
+        rows.append(measure(truth, fake, dark))
         fakes.append(np.rint(fake).astype(np.uint8))
     return np.stack(rows), np.stack(fakes)
-
-
-def measure(truth: NDArray[np.uint8], fake: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compare one window, such that sums over windows divide to means.
-
-    Parameters
-    ----------
-    truth, fake
-        (3, H, W) in grey levels.
-
-    Returns
-    -------
-    ndarray
-        float64 (2, 5): numerators and denominators of `METRICS`.
-    """
-    angle = sam(truth, fake)
-    defined = not math.isnan(angle)  # nothing but black has no angle
-    figures = psnr(truth, fake, data_range=255), ssim(truth, fake, data_range=255)
-    return np.array(
-        [
-            [*figures, angle if defined else 0.0, l1(truth, fake), gradient_energy(fake)],
-            [1.0, 1.0, float(defined), 1.0, gradient_energy(truth)],
-        ]
-    )
 
 
 def _by_terrain(rows: Sequence[NDArray[np.float64]], terrains: NDArray[np.str_]) -> tuple[Scores, dict[str, Scores]]:
@@ -251,19 +212,9 @@ def _by_terrain(rows: Sequence[NDArray[np.float64]], terrains: NDArray[np.str_])
     counts = np.array([len(measured) for measured in rows])
     chosen = {str(name): terrains == name for name in np.unique(terrains) if name}
     return (
-        _scores(tally, int(counts.sum())),
-        {name: _scores(tally[mask], int(counts[mask].sum())) for name, mask in chosen.items()},
+        scores_of(tally, int(counts.sum())),
+        {name: scores_of(tally[mask], int(counts[mask].sum())) for name, mask in chosen.items()},
     )
-
-
-def _scores(tally: NDArray[np.float64], windows: int) -> Scores:
-    values, low, high = bootstrap_ratios(tally, resamples=RESAMPLES, level=LEVEL, seed=SEED)
-    ends = [
-        (None, None) if math.isnan(a) or math.isnan(b) else (float(a), float(b))
-        for a, b in zip(low, high, strict=True)
-    ]
-    psnr_, ssim_, sam_, l1_, ratio = (Figure(float(value), *pair) for value, pair in zip(values, ends, strict=True))
-    return Scores(psnr_, ssim_, sam_, l1_, ratio, len(tally), windows)
 
 
 def score(predict: Predict, pairs: Sequence[Chips], *, window: int = 256) -> Score:
@@ -283,15 +234,11 @@ def score(predict: Predict, pairs: Sequence[Chips], *, window: int = 256) -> Sco
         raise DataError(f"no chip holds a window of {window}: give larger chips")
     values, _, _ = bootstrap_ratios(np.stack([np.sum(rows, axis=0)]))
     means = dict(zip(METRICS, map(float, values), strict=True))
-    return Score(means["psnr"], means["ssim"], means["l1"], means["gradient_ratio"], len(rows))
+    watched = {field.name: means[field.name] for field in fields(Score) if field.name in means}
+    return Score(**watched, chips=len(rows))
 
 
-def encoded(sar: SarArray) -> NDArray[np.float32]:
-    """Bring SAR as in `Chips` to [-1, 1]: bytes by x / 127.5 - 1, encoded values as they are."""
-    return sar.astype(np.float32) / np.float32(127.5) - 1 if sar.dtype == np.uint8 else sar.astype(np.float32)
-
-
-def generator_prediction(generator: UNetGenerator) -> Predict:
+def generator_prediction(generator: Generator) -> Predict:
     """Predict with a generator in eval mode, in float32, where its weights are."""
     import torch
 
@@ -318,7 +265,7 @@ def engine_prediction(engine: Engine) -> Predict:
     def predict(sar: SarArray) -> NDArray[np.float64]:
         if len(sar) != len(signature.bands):
             raise DataError(
-                f"chips of {len(sar)} bands, {signature.name} takes {','.join(signature.bands)}: give chips that fit"
+                f"chips of {len(sar)} bands, {signature.name} takes {listed(*signature.bands)}: give chips that fit"
             )
         given = encoded(sar)[None]
         if signature.replicated:
@@ -342,6 +289,18 @@ def baselines(train: Iterable[Chips], fitted_on: str = "") -> dict[str, Predict]
     """Fit both baselines, reading the chips once; `fitted_on` goes into their names, in brackets."""
     moments, note = _moments(train), f" ({fitted_on})" if fitted_on else ""
     return {f"mean colour{note}": _mean_colour(moments), f"linear fit{note}": _linear_fit(moments)}
+
+
+def radar(sar: SarArray) -> NDArray[np.float64]:
+    """Give the SAR picture itself, its first band repeated as three colours."""
+    return radar_picture(encoded(sar)[0])
+
+
+RADAR: Mapping[str, Candidate] = {
+    "radar": radar,
+    "radar, better sign": SeesTruth(lambda sar, truth: better_sign(truth, radar(sar))),
+}
+"""The SAR picture, and whichever of it and its negative fits the truth better, window by window."""
 
 
 def _moments(train: Iterable[Chips]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

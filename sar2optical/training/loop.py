@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -18,14 +19,15 @@ from lightning_fabric import Fabric
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
+from sar2optical.evaluation import Score
 from sar2optical.files import alone_in, write_output
 from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
 from sar2optical.training.batches import Batches
 from sar2optical.training.config import RunOptions, TrainConfig
-from sar2optical.training.evaluate import Score, generator_prediction, score
-from sar2optical.training.journal import METRICS, TENSORBOARD, Journal
+from sar2optical.training.evaluate import generator_prediction, score
+from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal
 from sar2optical.training.report import Shown, picture
 from sar2optical.training.trainer import Losses, Trainer
 
@@ -232,12 +234,12 @@ class _Run:
         rows = [Shown(f"window {k}", windows[k][0], predict(windows[k][0]), windows[k][1]) for k in chosen]
         net.train(training)
         step = self._trainer.step
-        title = f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}"
+        title = f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}, R2 low-passed {found.r2_low_passed:.3f}"
         write_output(self._out / f"sheet-{step:07d}.png", picture(rows, title))
         return found
 
     def _write_row(self, scored: Score | None) -> None:
-        names = ("loss_D", "loss_G", "loss_G_GAN", "loss_G_L1", "loss_G_SSIM", "loss_G_texture")
+        names = [name for name in COLUMNS if name.startswith("loss_")]
         means = np.mean([list(asdict(losses).values()) for losses in self._losses], axis=0)
         assert len(fields(Losses)) == len(names)
         trainer = self._trainer
@@ -249,7 +251,8 @@ class _Run:
             **dict(zip(names, map(float, means), strict=True)),
         }
         if scored:
-            row |= {f"val_{name}": getattr(scored, name) for name in ("psnr", "ssim", "l1", "gradient_ratio")}
+            figures = {f"val_{name}": value for name, value in asdict(scored).items()}
+            row |= {name: value for name, value in figures.items() if name in COLUMNS and not math.isnan(value)}
         assert self._journal is not None
         self._journal.write(row)
         self._losses = []

@@ -12,6 +12,11 @@ _SIDE = 11  # of the SSIM window, and its sigma (Wang et al. 2004, section III-B
 _SIGMA = 1.5
 _C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # same source; the range of [-1, 1] is 2
 _BOX = 32  # pixels; a texture is judged over a few of its grains
+_SSIM_SCALES = (2, 4)  # at full resolution, pairs that lie some pixels apart cost SSIM whatever is drawn
+_CORRELATION_SCALES = (1, 4, 16)
+_OCTAVES = {1: 0.3, 2: 1.0, 4: 1.0, 8: 1.0}  # block side: weight; little for single pixels, where a chequerboard fits
+_LEAST_BOX = 4  # blocks; under so many, a box is no sample of a texture
+_FLAT = 1e-5  # gradient energy, or variance, that counts as none: 0.4 grey levels
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective = "vanilla") -> Tensor:
@@ -95,11 +100,87 @@ def texture_loss(optical: Tensor, fake: Tensor) -> Tensor:
     return (made - real).square().mean() / real.square().mean().clamp_min(1e-12)
 
 
+def multiscale_ssim_loss(optical: Tensor, fake: Tensor) -> Tensor:
+    """1 - SSIM after averaging blocks of 2 x 2 and of 4 x 4 pixels, mean of both.
+
+    Parameters
+    ----------
+    optical, fake
+        (N, C, H, W) in [-1, 1], sides of 44 or more.
+    """
+    losses = [ssim_loss(_averaged(optical, k), _averaged(fake, k)) for k in _SSIM_SCALES]
+    return torch.stack(losses).mean()
+
+
+def correlation_loss(optical: Tensor, fake: Tensor) -> Tensor:
+    """1 - Pearson's correlation, mean over images and three scales: single pixels, blocks of 4 x 4 and of 16 x 16.
+
+    Colours of an image count by their share of its variance. Gain and offset of an image do not count, so chips that
+    were stretched one by one to different brightness can be learned from together. The square of the correlation is
+    the share of variance that is explained after the best fit of gain and offset.
+
+    Parameters
+    ----------
+    optical, fake
+        (N, C, H, W) in [-1, 1], sides of 32 or more.
+
+    Returns
+    -------
+    Tensor
+        float32 scalar from 0 to 2; 1 for a flat fake.
+    """
+    return torch.stack([_uncorrelated(_averaged(optical, k), _averaged(fake, k)) for k in _CORRELATION_SCALES]).mean()
+
+
+def octave_loss(optical: Tensor, fake: Tensor) -> Tensor:
+    """Compare how much detail there is in each octave, not where; see `texture_loss`.
+
+    Images are averaged over blocks of 1, 2, 4 and 8 pixels. `texture_loss` sees single pixels only, and was satisfied
+    by a chequerboard of one pixel. Errors are those of the root of local gradient energy: its slope does not vanish
+    where the fake is flat.
+
+    Parameters
+    ----------
+    optical, fake
+        (N, C, H, W) in [-1, 1], sides of 64 or more.
+
+    Returns
+    -------
+    Tensor
+        float32 scalar; 0 for equal energies in all boxes and octaves, near 3.3 for a flat fake.
+    """
+    total = torch.zeros((), device=fake.device)
+    for side, weight in _OCTAVES.items():
+        box = max(2 * _BOX // side, _LEAST_BOX) if side > 1 else _BOX
+        real, made = (
+            (avg_pool2d(_energy(_averaged(image, side)), box, box // 2) + _FLAT).sqrt() for image in (optical, fake)
+        )
+        total = total + weight * (made - real).square().mean() / real.square().mean()
+    return total
+
+
+def _averaged(image: Tensor, side: int) -> Tensor:
+    return image.float() if side == 1 else avg_pool2d(image.float(), side)
+
+
+def _uncorrelated(optical: Tensor, fake: Tensor) -> Tensor:
+    x, y = (image.flatten(2) - image.flatten(2).mean(2, keepdim=True) for image in (optical, fake))
+    xx, yy, xy = (x * x).mean(2), (y * y).mean(2), (x * y).mean(2)
+    correlation = xy / (xx * yy + _FLAT).sqrt()
+    share = xx / (xx.sum(1, keepdim=True) + _FLAT)
+    return 1 - (share * correlation).sum(1).mean()
+
+
 def _local_energy(image: Tensor) -> Tensor:
     """Mean squared step to the right and down: (N, C, H, W) -> (N, 1, h, w), a box of 32 every 16 pixels."""
+    return avg_pool2d(_energy(image), _BOX, _BOX // 2)
+
+
+def _energy(image: Tensor) -> Tensor:
+    """Mean squared step to the right and down, at each pixel: (N, C, H, W) -> (N, 1, H - 1, W - 1)."""
     right = image.diff(dim=-1)[..., :-1, :]
     down = image.diff(dim=-2)[..., :-1]
-    return avg_pool2d((right.square() + down.square()).mean(1, keepdim=True), _BOX, _BOX // 2)
+    return (right.square() + down.square()).mean(1, keepdim=True)
 
 
 def _smooth(x: Tensor) -> Tensor:

@@ -23,6 +23,11 @@ _VALIDATION = {
     "val_ssim": "SSIM",
     "val_l1": "L1, grey levels",
     "val_gradient_ratio": "gradient energy, fake / real",
+    "val_gradient_ratio_2": "the same of 2 x 2 means",
+    "val_gradient_ratio_4": "the same of 4 x 4 means",
+    "val_r2": "R2 after a fit",
+    "val_r2_low_passed": "R2 of 16 x 16 means",
+    "val_corner_share": "corner share",
 }
 
 
@@ -54,9 +59,9 @@ def draw(folder: Path, rows: Sequence[Row]) -> list[Path]:
         _line(figure.add_subplot(), rows, column, title, "loss")
         drawn.append(_save(figure, folder / f"{name}.png"))
     if any("val_psnr" in row for row in rows):
-        figure = Figure(figsize=(9, 6), layout="constrained")
+        figure = Figure(figsize=(13, 9), layout="constrained")
         for place, (column, label) in enumerate(_VALIDATION.items(), 1):
-            _line(figure.add_subplot(2, 2, place), rows, column, "", label)
+            _line(figure.add_subplot(3, 3, place), rows, column, "", label)
         drawn.append(_save(figure, folder / "validation.png"))
     return drawn
 

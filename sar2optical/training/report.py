@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.data.pairs import SarArray
+from sar2optical.data.pairs import SarArray, encoded
 from sar2optical.data.splits import scene_key
 from sar2optical.errors import BackendNotInstalled
-from sar2optical.training.evaluate import LEVEL, Evaluation, Figure, Result, Scores, WindowScore, encoded
+from sar2optical.evaluation import SHIFTS, Figure, Scores, ShiftScore
+from sar2optical.evaluation.figures import LEVEL
+from sar2optical.training.evaluate import Evaluation, Result, WindowScore
 from sar2optical.training.fid import NO_FEATURES
+from sar2optical.training.shifts import MOST_SHIFTED
 
-HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "gradient ratio", "FID", "KID")
+HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "FID", "KID")
+DETAIL = (
+    "detail", "R2", "R2 low-passed", "PSNR fitted, dB", "low-passed, dB", "gradient 1", "2", "4", "8", "corner share",
+    "dark areas",
+)  # fmt: skip
+SHIFTED = ("shifted windows", "mean, dB", "worst, dB", "chips")
+"""Headers of the tables of all chips."""
 
 _NONE = "-"
 
@@ -41,19 +50,37 @@ def rows(evaluation: Evaluation) -> list[list[str]]:
     return [list(HEADER), *(_row(result.name, result.overall, result) for result in evaluation.results)]
 
 
+def detail_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Lay out what the predictions explain and their detail by scale, of all chips."""
+    return [list(DETAIL), *([result.name, *_detail(result.overall)] for result in evaluation.results)]
+
+
+def shift_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Lay out shift consistency; empty where it was not measured."""
+    lines = [[one.name, *_shifts(one.shifts.overall)] for one in evaluation.results if one.shifts]
+    return [list(SHIFTED), *lines] if lines else []
+
+
 def terrain_rows(evaluation: Evaluation) -> list[list[str]]:
     """Lay out the figures by class; empty where chips have none."""
-    classes = evaluation.results[0].terrain
-    if not classes:
-        return []
-    header = ["terrain", "chips", "model", *HEADER[1:6]]
+    header = ["terrain", "chips", "model", *HEADER[1:5]]
+    return _by_class(evaluation, header, _figures, chips=True)
+
+
+def terrain_detail_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Lay out `detail_rows` by class; empty where chips have none."""
+    return _by_class(evaluation, ["terrain", "model", *DETAIL[1:]], _detail, chips=False)
+
+
+def terrain_shift_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Lay out `shift_rows` by class; empty where chips have none, or it was not measured."""
     lines = [
-        [name, str(scores.chips), result.name, *_figures(scores)]
-        for name in classes
+        [name, result.name, *_shifts(result.shifts.terrain[name])]
+        for name in evaluation.results[0].terrain
         for result in evaluation.results
-        for scores in (result.terrain[name],)
+        if result.shifts and name in result.shifts.terrain
     ]
-    return [header, *lines]
+    return [["terrain", "model", *SHIFTED[1:]], *lines] if lines else []
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -63,10 +90,10 @@ def notes(evaluation: Evaluation) -> list[str]:
     lines = [
         f"{chips} chips, {windows} windows of {evaluation.window} x {evaluation.window}; "
         f"in brackets: {LEVEL:.0%} bootstrap interval over chips" + (" (none: one chip)" if chips < 2 else ""),
-        "gradient ratio: below 1 is smoother than the truth",
     ]
     if scenes < chips:
         lines.append(f"the chips are of {scenes} scenes; those of one scene are alike, so intervals are too narrow")
+    lines += _detail_notes(evaluation)
     found = [result.distances for result in evaluation.results if result.distances]
     if not found:
         return [*lines, NO_FEATURES]
@@ -74,20 +101,53 @@ def notes(evaluation: Evaluation) -> list[str]:
     return lines + sorted({one.note for one in found if one.note})
 
 
+def _detail_notes(evaluation: Evaluation) -> list[str]:
+    lines = [
+        "R2: share of the truth's variance explained, after a fit of gain (0 or more) and offset to each window and "
+        "colour, mean over windows; PSNR fitted is after the same fit",
+        "low-passed: the same of means of 16 x 16 pixels",
+        "gradient 1, 2, 4, 8: gradient energy over the truth's after averaging blocks of so many pixels; "
+        "below 1 is smoother than the truth",
+        "corner share: share of the gradient energy at the highest frequencies of both axes; 1 for a one-pixel "
+        f"chequerboard, {_number(evaluation.truth_corner_share, 4)} for the truth",
+        "dark areas: share of the areas dark in SAR and truth, mostly water, that the prediction too shows darker "
+        "than their surroundings",
+        "intervals of the other detail figures are in the file of --json",
+        "radar: the SAR picture itself; better sign: it or its negative, chosen by the truth for each window: "
+        "a bound, and no prediction",
+    ]
+    if any(result.shifts for result in evaluation.results):
+        shifts = ", ".join(f"({down}, {right})" for down, right in SHIFTS)
+        lines.append(
+            f"shifted windows: PSNR between a window's output and that of the window cut {shifts} pixels further, "
+            f"on the ground that both show; at most {MOST_SHIFTED} chips of each terrain class, spread over the set, "
+            "mirrored where they end; models only: baselines of single pixels do not depend on the window"
+        )
+    return lines
+
+
 def text(evaluation: Evaluation) -> str:
     """Lay out tables and notes for a terminal."""
-    tables = [_columns(rows(evaluation), 1)]
-    if by_terrain := terrain_rows(evaluation):
-        tables.append(_columns(by_terrain, 3))
-    return "\n\n".join([*tables, "\n".join(notes(evaluation))])
+    return "\n\n".join([*(_columns(*table) for table in _tables(evaluation)), "\n".join(notes(evaluation))])
 
 
 def markdown(evaluation: Evaluation) -> str:
     """Lay out tables and notes as Markdown."""
-    tables = [_pipes(rows(evaluation), 1)]
-    if by_terrain := terrain_rows(evaluation):
-        tables.append(_pipes(by_terrain, 3))
+    tables = [_pipes(*table) for table in _tables(evaluation)]
     return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(evaluation))]) + "\n"
+
+
+def _tables(evaluation: Evaluation) -> list[tuple[list[list[str]], int]]:
+    """Give every table that has rows, with how many of its columns are text."""
+    tables = [
+        (rows(evaluation), 1),
+        (detail_rows(evaluation), 1),
+        (shift_rows(evaluation), 1),
+        (terrain_rows(evaluation), 3),
+        (terrain_detail_rows(evaluation), 2),
+        (terrain_shift_rows(evaluation), 2),
+    ]
+    return [table for table in tables if table[0]]
 
 
 def as_json(evaluation: Evaluation) -> str:
@@ -148,8 +208,38 @@ def _figures(scores: Scores) -> list[str]:
         _interval(scores.ssim, 3),
         _interval(scores.sam, 2),
         _interval(scores.l1, 2),
-        _interval(scores.gradient_ratio, 3),
     ]
+
+
+def _detail(scores: Scores) -> list[str]:
+    """Lay out `DETAIL`; intervals of R2 alone, for twelve columns of them are no table any more."""
+    agreement = _number(scores.dark_agreement.value, 2)
+    ratios = (scores.gradient_ratio, scores.gradient_ratio_2, scores.gradient_ratio_4, scores.gradient_ratio_8)
+    return [
+        _interval(scores.r2, 3),
+        _interval(scores.r2_low_passed, 3),
+        _number(scores.psnr_fitted.value, 2),
+        _number(scores.psnr_fitted_low_passed.value, 2),
+        *(_number(ratio.value, 3) for ratio in ratios),
+        _number(scores.corner_share.value, 4),
+        f"{agreement} of {scores.dark_areas}" if scores.dark_areas else _NONE,
+    ]
+
+
+def _shifts(score: ShiftScore) -> list[str]:
+    return [_number(score.mean, 2), _number(score.worst, 2), str(score.chips)]
+
+
+def _by_class(
+    evaluation: Evaluation, header: list[str], figures: Callable[[Scores], list[str]], *, chips: bool
+) -> list[list[str]]:
+    lines = [
+        [name, *([str(scores.chips)] if chips else []), result.name, *figures(scores)]
+        for name in evaluation.results[0].terrain
+        for result in evaluation.results
+        for scores in (result.terrain[name],)
+    ]
+    return [header, *lines] if lines else []
 
 
 def _interval(figure: Figure, digits: int) -> str:

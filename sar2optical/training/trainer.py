@@ -20,13 +20,17 @@ from sar2optical.models.checkpoint import (
     read_tensors,
     save_atomically,
 )
+from sar2optical.models.generator import Generator, build_generator
 from sar2optical.models.patchgan import Discriminator
-from sar2optical.models.unet import MULTIPLE, GeneratorArguments, UNetGenerator
+from sar2optical.models.unet import MULTIPLE, GeneratorArguments
 from sar2optical.signature import ModelSignature
-from sar2optical.training.config import TrainConfig, differences
+from sar2optical.training.config import WEIGHTS, TrainConfig, differences
 from sar2optical.training.losses import (
     adversarial_loss,
+    correlation_loss,
     discriminator_loss,
+    multiscale_ssim_loss,
+    octave_loss,
     reconstruction_loss,
     ssim_loss,
     texture_loss,
@@ -38,10 +42,13 @@ from sar2optical.training.networks import (
     load_strictly,
     statistics_kept,
 )
+from sar2optical.training.shifting import Shift, shift_loss, shift_of, with_shifted
 
 _RGB = 3
 _N = TypeVar("_N", bound=nn.Module)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DISTANCES = (ssim_loss, texture_loss, multiscale_ssim_loss, correlation_loss, octave_loss)
+"""Terms that compare with the truth and cost time, in the order of `WEIGHTS`."""
 # A discriminator that has been right beyond doubt for this many steps on end teaches the generator nothing any more.
 _SURE, _PATIENCE = 1e-4, 200
 
@@ -58,6 +65,12 @@ class Losses:
     ssim: float = 0.0
     """1 - SSIM."""
     texture: float = 0.0
+    multiscale_ssim: float = 0.0
+    correlation: float = 0.0
+    """1 - correlation."""
+    octave: float = 0.0
+    shift: float = 0.0
+    """Mean absolute difference between windows and shifted copies."""
 
 
 class Trainer:
@@ -102,9 +115,12 @@ class Trainer:
         self.signature, self.steps, self.step = signature, steps, 0
         torch.manual_seed(config.seed)
         arguments = GeneratorArguments(
-            in_channels=signature.channels, base_channels=config.base_channels, upsampling=config.upsampling
+            in_channels=signature.channels,
+            base_channels=config.base_channels,
+            upsampling=config.upsampling,
+            architecture=config.architecture,
         )
-        self.generator = self._placed(initialized(UNetGenerator(arguments)))
+        self.generator = self._placed(initialized(build_generator(arguments)))
         judged = _RGB + (signature.channels if config.conditional else 0)
         self.discriminator = self._placed(
             initialized(
@@ -137,7 +153,7 @@ class Trainer:
             )
 
     @property
-    def result(self) -> UNetGenerator:
+    def result(self) -> Generator:
         """The generator that is evaluated and kept: the moving average, where there is one."""
         return self.average if self.config.ema_decay else self.generator
 
@@ -157,10 +173,13 @@ class Trainer:
             are spoilt then; the saved state is not.
         """
         placed = [(self._place(self._repeated(sar)), self._place(optical)) for sar, optical in batches]
+        shift = shift_of(self.config.seed, self.step)
+        if self.config.shift_weight:
+            placed = [(self._place(with_shifted(a, shift)), self._place(with_shifted(b, shift))) for a, b in placed]
         for optimizer in self._optimizers:
             optimizer.param_groups[0]["lr"] = self.config.rate_at(self.step, self.steps)
         gan = self.config.gan_at(self.step, self.steps)
-        losses = self._alternate(placed, gan=gan)
+        losses = self._alternate(placed, shift, gan=gan)
         self.step += 1
         if self.config.ema_decay:
             # A young average forgets faster, or it would keep the random first weights for thousands of steps.
@@ -170,7 +189,7 @@ class Trainer:
         self._stop_where_diverged(report, gan=gan)
         return report
 
-    def _alternate(self, batches: Sequence[tuple[Tensor, ...]], *, gan: bool) -> Tensor:
+    def _alternate(self, batches: Sequence[tuple[Tensor, ...]], shift: Shift, *, gan: bool) -> Tensor:
         """Update the discriminator, then the generator; give the terms of `Losses`, in its order."""
         single = len(batches) == 1
         loss_d = torch.zeros((), device=self.device)
@@ -188,11 +207,12 @@ class Trainer:
                 loss_d = loss_d + loss.detach()
             self._update(1)
         self.discriminator.requires_grad_(False)  # no gradients for weights that this half leaves alone
-        terms = torch.zeros(4, device=self.device)
+        terms = torch.zeros(len(WEIGHTS), device=self.device)
         total = torch.zeros((), device=self.device)
         for k, (sar, optical) in enumerate(batches):
             fake = kept if gan and single and kept is not None else self._fake(sar, k)
-            parts = torch.stack(self._weigh(sar, optical, fake, gan)) / len(batches)
+            shifted = shift_loss(fake, shift) if self.config.shift_weight else torch.zeros((), device=self.device)
+            parts = torch.stack((*self._weigh(sar, optical, fake, gan), shifted)) / len(batches)
             loss = (parts * self._weights(gan)).sum()
             self._backward(loss, 0)
             terms, total = terms + parts.detach(), total + loss.detach()
@@ -211,20 +231,26 @@ class Trainer:
         return discriminator_loss(real, made, self.config.objective)
 
     def _generator_losses(self, sar: Tensor, optical: Tensor, fake: Tensor, gan: bool) -> tuple[Tensor, ...]:
+        """Give the terms but the last, in the order of `WEIGHTS`; 0 for those that take no part."""
         nothing = torch.zeros((), device=self.device)
         adversarial = nothing
         if gan:
             with self._autocast():
                 logits = self.discriminator(self._judged(sar, fake))
             adversarial = adversarial_loss(logits, self.config.objective)
-        ssim = ssim_loss(optical, fake) if self.config.ssim_weight else nothing
-        texture = texture_loss(optical, fake) if self.config.texture_weight else nothing
-        return adversarial, reconstruction_loss(optical, fake), ssim, texture
+        # On a CPU, pooling three channels in channels-last layout takes five times as long.
+        optical, fake = optical.contiguous(), fake.float().contiguous()
+        others = (getattr(self.config, weight) for weight in WEIGHTS[2:-1])
+        distances = (
+            distance(optical, fake) if weight else nothing
+            for distance, weight in zip(_DISTANCES, others, strict=True)
+        )
+        return adversarial, reconstruction_loss(optical, fake), *distances
 
     def _weights(self, gan: bool) -> Tensor:
         config = self.config
-        weights = (config.gan_weight if gan else 0.0, config.l1_weight, config.ssim_weight, config.texture_weight)
-        return torch.tensor(weights, device=self.device)
+        weights = [float(getattr(config, name)) for name in WEIGHTS]
+        return torch.tensor([weights[0] if gan else 0.0, *weights[1:]], device=self.device)
 
     def _judged(self, sar: Tensor, optical: Tensor) -> Tensor:
         return torch.cat((sar, optical.to(sar.dtype)), 1) if self.config.conditional else optical
@@ -348,7 +374,14 @@ class Trainer:
         if content.get("format") != TRAINING_FORMAT:
             raise ModelUnreadable(f"{path}: no state of a training run: give --restart, or another folder")
         own = {**self.config.to_dict(), "signature": self.signature.to_json(), "steps": self.steps, "epochs": None}
-        theirs = {**content["config"], "signature": content["signature"], "steps": content["steps"], "epochs": None}
+        # A setting that the run's release did not have yet has its default.
+        theirs = {
+            **TrainConfig().to_dict(),
+            **content["config"],
+            "signature": content["signature"],
+            "steps": content["steps"],
+            "epochs": None,
+        }
         if self._asked == "auto":
             own["precision"] = theirs["precision"]
         if self.config.decay_from == 1 and self.config.gan_from == 0:  # then no step depends on how many follow it

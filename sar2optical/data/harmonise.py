@@ -1,0 +1,83 @@
+"""Bring pairs of different makers to one radiometry, so that one generator learns from all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+
+from sar2optical.data.pairs import Pair, Reading, encoded, read_pair
+from sar2optical.files import write_output
+from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
+
+STRETCH = Stretch(Bound(1, True), Bound(99, True))
+"""SAR is written in dB between the 1st and the 99th percentile of its chip. A gain moves both percentiles, so
+calibrated and uncalibrated chips agree; so do chips that their makers stretched in dB between other bounds."""
+
+
+def harmonise(
+    pairs: Sequence[Pair],
+    out: Path,
+    *,
+    unit: Unit | None = None,
+    band: str = "VV",
+    optical_max: float = 3000.0,
+    on_pair: Callable[[], None] | None = None,
+) -> None:
+    """Write pairs as 8-bit PNG files: SAR in dB, see `STRETCH`, and RGB.
+
+    Parameters
+    ----------
+    pairs
+        To read; equal names in different folders are an error of the caller.
+    out
+        Folder that gets `s1` and `s2`, with files named after the SAR chips.
+    unit
+        Unit that the SAR files' values are in, or were in before their maker stretched them to 8 bits: `amplitude`
+        or `db`. None: told from each file; bytes are then written as they are.
+    band
+        Index from 1 or polarisation, where a SAR file has several bands.
+    optical_max
+        See `Reading`.
+    on_pair
+        Called after each pair.
+
+    Raises
+    ------
+    DataError
+        Where a pair cannot be read.
+    OutputUnwritable
+        Where a file cannot be written.
+    """
+    signature = ModelSignature(name="harmonised", bands=("VV",), unit="db", stretch=(STRETCH,))
+    reading = Reading(
+        signature=signature,
+        unit=unit,
+        bands=(band,) if band.isdecimal() else (),
+        optical_max=optical_max,
+        min_side=1,
+    )
+    for half in ("s1", "s2"):
+        (out / half).mkdir(parents=True, exist_ok=True)
+    for pair in pairs:
+        chips = read_pair(pair, reading)
+        grey = np.rint((encoded(chips.sar) + 1) * 127.5).astype(np.uint8)
+        for half, image in (("s1", grey), ("s2", chips.optical)):
+            write_output(out / half / f"{pair.sar.stem}.png", png(image))
+        if on_pair:
+            on_pair()
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Encode (C, H, W) grey levels as a PNG file."""
+    count, height, width = image.shape
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(driver="PNG", count=count, height=height, width=width, dtype="uint8") as file:
+            file.write(image)
+        return bytes(memory.read())

@@ -1,0 +1,143 @@
+"""A U-Net that keeps fine detail and draws no chequerboard; the generator that this project ships.
+
+Differences from pix2pix's U-Net (`sar2optical.models.unet`):
+
+- The SAR image itself is concatenated with the features before the head: a skip connection at full resolution.
+- The decoder convolves, then upsamples bilinearly by two. A transposed convolution leaves a pattern of its stride
+  (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts").
+- Six halvings, so that sides must be multiples of 64, and a window of 256 x 256 is 4 x 4 at the bottleneck: no tap of
+  a kernel meets nothing but padding.
+- No dropout: it costs sharpness, and the shipped generator's variety comes from its data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sar2optical.models.unet import DownBlock, GeneratorArguments, refuse_sides
+
+DEPTH = 6
+MULTIPLE = 2**DEPTH
+"""Height and width must be multiples of this."""
+
+_WIDTHS = (1, 2, 4, 8, 8, 8)
+"""Channels of each level in units of base_channels; those of Isola et al. 2017, section 6.1.1, as far as they go."""
+_FULL = 2 / 3
+"""Channels that reach full resolution, in units of base_channels: memory traffic there costs more than arithmetic."""
+_HEAD = 1 / 2
+"""Channels between the head's two convolutions, likewise."""
+
+
+class UpBlock(nn.Module):
+    """Double height and width: Conv 3 x 3 -> BatchNorm -> ReLU -> bilinear upsampling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, 2 H, 2 W)."""
+        out: Tensor = self.conv_block(x)
+        return out
+
+
+class Encoder(nn.Module):
+    """Six down blocks; every level's output is kept for the skips."""
+
+    def __init__(self, in_channels: int, base_channels: int) -> None:
+        super().__init__()
+        channels = in_channels
+        for level, width in enumerate(_WIDTHS, 1):
+            self.add_module(f"enc{level}", DownBlock(channels, width * base_channels))
+            channels = width * base_channels
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> six tensors, the k-th (N, C_k, H / 2^k, W / 2^k)."""
+        levels = []
+        for block in self.children():
+            x = block(x)
+            levels.append(x)
+        return levels
+
+
+class Decoder(nn.Module):
+    """Six up blocks; from the second on, each takes the skip of its size in front of what came up."""
+
+    def __init__(self, base_channels: int, full_channels: int) -> None:
+        super().__init__()
+        channels = _WIDTHS[-1] * base_channels
+        for level, width in enumerate(reversed(_WIDTHS[:-1]), 1):
+            self.add_module(f"dec{level}", UpBlock(channels, width * base_channels))
+            channels = 2 * width * base_channels
+        self.add_module(f"dec{DEPTH}", UpBlock(channels, full_channels))
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Encoder levels -> (N, full, H, W)."""
+        blocks = iter(self.children())
+        x: Tensor = next(blocks)(levels[-1])
+        for block, skip in zip(blocks, reversed(levels[:-1]), strict=True):
+            x = block(torch.cat((skip, x), dim=1))
+        return x
+
+
+class Head(nn.Module):
+    """SAR image and features -> RGB: Conv 3 x 3 -> BatchNorm -> ReLU -> Conv 3 x 3 -> tanh."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()
+        )
+        self.to_colour = nn.Sequential(nn.Conv2d(hidden, out_channels, 3, padding=1), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H, W)."""
+        out: Tensor = self.to_colour(self.conv_block(x))
+        return out
+
+
+class DetailGenerator(nn.Module):
+    """SAR in [-1, 1] to optical in [-1, 1].
+
+    Parameters
+    ----------
+    arguments
+        Channels and width; `architecture` is "detail".
+    """
+
+    def __init__(self, arguments: GeneratorArguments | None = None) -> None:
+        super().__init__()
+        self.arguments = arguments or GeneratorArguments(architecture="detail")
+        base, bands = self.arguments.base_channels, self.arguments.in_channels
+        full, hidden = (max(1, round(base * share)) for share in (_FULL, _HEAD))
+        self.encoder = Encoder(bands, base)
+        self.decoder = Decoder(base, full)
+        self.head = Head(bands + full, hidden, self.arguments.out_channels)
+
+    def forward(self, sar: Tensor) -> Tensor:
+        """Translate.
+
+        Parameters
+        ----------
+        sar
+            float (N, in_channels, H, W) in [-1, 1]; H and W multiples of 64.
+
+        Returns
+        -------
+        Tensor
+            float (N, out_channels, H, W) in [-1, 1].
+
+        Raises
+        ------
+        ValueError
+            Where H or W is no multiple of 64.
+        """
+        refuse_sides(sar, MULTIPLE)
+        out: Tensor = self.head(torch.cat((sar, self.decoder(self.encoder(sar))), dim=1))
+        return out

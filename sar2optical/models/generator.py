@@ -1,0 +1,21 @@
+"""Generators by the name of their architecture."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from sar2optical.models.detail import DetailGenerator
+from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+
+Generator: TypeAlias = UNetGenerator | DetailGenerator
+
+
+def build_generator(arguments: GeneratorArguments) -> Generator:
+    """Build a generator with random weights.
+
+    Parameters
+    ----------
+    arguments
+        Architecture, channels and width.
+    """
+    return DetailGenerator(arguments) if arguments.architecture == "detail" else UNetGenerator(arguments)
