@@ -17,7 +17,7 @@ from sar2optical.signature import METADATA_KEY, ModelSignature
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sar2optical.models.unet import UNetGenerator
+    from sar2optical.models.generator import Generator
 
 
 def default_engine(options: EngineOptions) -> str:
@@ -88,17 +88,26 @@ def bundled_checkpoint(path: Path, *, channels: int = 1) -> Path:
     from onnx import numpy_helper
 
     from sar2optical.models.checkpoint import save_generator
-    from sar2optical.models.unet import GeneratorArguments, UNetGenerator
+    from sar2optical.models.generator import READS_SAR, build_generator
+    from sar2optical.models.unet import GeneratorArguments
 
     model = onnx.load(str(bundled()))
     stored = {
         tensor.name.removesuffix(".fp16"): torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32))
         for tensor in model.graph.initializer
+        if tensor.name.removesuffix(".fp16").endswith((".weight", ".bias"))
     }
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    first = stored["encoder.enc1.conv_block.0.weight"]
-    stored["encoder.enc1.conv_block.0.weight"] = first.repeat(1, channels, 1, 1) / channels
-    generator = UNetGenerator(GeneratorArguments(in_channels=channels, base_channels=first.shape[0])).eval()
+    arguments = GeneratorArguments(
+        in_channels=channels,
+        base_channels=stored["encoder.enc1.conv_block.0.weight"].shape[0],
+        architecture="detail" if "head.conv_block.0.weight" in stored else "pix2pix",
+    )
+    for name in READS_SAR[arguments.architecture]:
+        weight = stored[f"{name}.weight"]
+        copies = weight[:, :1].repeat(1, channels, 1, 1) / channels
+        stored[f"{name}.weight"] = torch.cat((copies, weight[:, 1:]), dim=1)
+    generator = build_generator(arguments).eval()
     generator.load_state_dict({**_adding_nothing(generator), **_renamed(stored, generator)}, strict=True)
     signature = ModelSignature.from_json(metadata[METADATA_KEY], source=str(bundled()))
     save_generator(path, generator, signature)
@@ -134,7 +143,7 @@ def fresh_checkpoint(path: Path, base_channels: int, sar: NDArray[np.float32]) -
     return path
 
 
-def _adding_nothing(generator: UNetGenerator) -> dict[str, Tensor]:
+def _adding_nothing(generator: Generator) -> dict[str, Tensor]:
     """Give batch norms that change nothing: y = (x - 0) / sqrt(var + eps), with var + eps = 1."""
     import torch
 
@@ -145,7 +154,7 @@ def _adding_nothing(generator: UNetGenerator) -> dict[str, Tensor]:
     return state
 
 
-def _renamed(stored: dict[str, Tensor], generator: UNetGenerator) -> dict[str, Tensor]:
+def _renamed(stored: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
     """Hand a folded convolution's bias to the batch norm behind it: `conv_block.0.bias` to `conv_block.1.bias`."""
     expected = generator.state_dict()
     return {

@@ -17,14 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from export.precision import DEFAULT_OPSET, OPSETS
 from sar2optical.errors import ExportUnsupported
-from sar2optical.models.generator import Generator
+from sar2optical.models.generator import READS_SAR, Generator
 from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, ModelSignature
-
-_READS_SAR = {
-    "pix2pix": ("encoder.enc1.conv_block.0",),
-    "detail": ("encoder.enc1.conv_block.0", "head.conv_block.0"),
-}
-"""Convolutions whose first input channels are the SAR image, by architecture."""
 
 
 def fold(generator: Generator, signature: ModelSignature) -> tuple[Generator, ModelSignature]:
@@ -53,7 +47,7 @@ def fold(generator: Generator, signature: ModelSignature) -> tuple[Generator, Mo
         if isinstance(block, nn.Sequential):
             _fold_block(block)
     if signature.replicated:
-        for name in _READS_SAR[folded.arguments.architecture]:
+        for name in READS_SAR[folded.arguments.architecture]:
             conv = folded.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
             _add_up_copies(conv, signature.channels)

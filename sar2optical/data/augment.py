@@ -23,6 +23,8 @@ _SMOOTHED, _SIDES = 0.12, (2, 4)
 _TILTED, _TILT = 0.3, 0.1
 _AMPLITUDE = 0.25
 _LOW_SPREAD, _HIGH_SPREAD = 0.12, 0.16
+_OF_A_SCENE, _BELOW, _ABOVE = 0.3, 1.2, 0.8
+"""Share of the windows whose stretch is that of a scene with darker and brighter places; how far beyond, at most."""
 _SHADOW = 1e-3  # least factor of speckle: -30 dB
 
 
@@ -89,7 +91,7 @@ def vary_sar(sar: SarArray, rng: np.random.Generator) -> NDArray[np.float32]:
     Each with a probability of its own: speckle of 1 to 10 looks (gamma-distributed power, Goodman 1976, "Some
     fundamental properties of speckle"); means of 2 x 2 or 3 x 3 pixels' power (multilooking); a slope of brightness
     across the image (incidence); amplitude in place of dB (8-bit chips come as either). The two ends of the stretch
-    are always moved: they are those of a scene, of which a window is a part.
+    are always moved, and often far outwards: they are those of a scene, of which a window is a part.
 
     Parameters
     ----------
@@ -113,6 +115,8 @@ def vary_sar(sar: SarArray, rng: np.random.Generator) -> NDArray[np.float32]:
     if rng.random() < _TILTED:
         image = image + np.linspace(-1, 1, image.shape[-1], dtype=np.float32) * np.float32(rng.normal(0, _TILT))
     low, high = -1 + rng.normal(0, _LOW_SPREAD), 1 + rng.normal(0, _HIGH_SPREAD)
+    if rng.random() < _OF_A_SCENE:
+        low, high = low - rng.uniform(0, _BELOW), high + rng.uniform(0, _ABOVE)
     if rng.random() < _AMPLITUDE:
         image = 2 * np.power(np.float32(10), (image - np.float32(high)) * np.float32(SPAN_DB / 40)) - 1
     else:

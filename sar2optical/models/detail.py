@@ -5,6 +5,9 @@ Differences from pix2pix's U-Net (`sar2optical.models.unet`):
 - The SAR image itself is concatenated with the features before the head: a skip connection at full resolution.
 - The decoder convolves, then upsamples bilinearly by two. A transposed convolution leaves a pattern of its stride
   (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts").
+- The encoder averages 4 x 4 pixels at every second one before it convolves. A strided convolution aliases what is
+  finer than its stride, and the image changes when its window moves by a pixel (Zhang 2019, "Making Convolutional
+  Networks Shift-Invariant Again").
 - Six halvings, so that sides must be multiples of 64, and a window of 256 x 256 is 4 x 4 at the bottleneck: no tap of
   a kernel meets nothing but padding.
 - No dropout: it costs sharpness, and the shipped generator's variety comes from its data.
@@ -15,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sar2optical.models.unet import DownBlock, GeneratorArguments, refuse_sides
+from sar2optical.models.unet import GeneratorArguments, refuse_sides
 
 DEPTH = 6
 MULTIPLE = 2**DEPTH
@@ -27,6 +30,39 @@ _FULL = 2 / 3
 """Channels that reach full resolution, in units of base_channels: memory traffic there costs more than arithmetic."""
 _HEAD = 1 / 2
 """Channels between the head's two convolutions, likewise."""
+
+
+class FirstBlock(nn.Module):
+    """Halve height and width of the SAR image: Conv 6 x 6, stride 2 -> BatchNorm -> LeakyReLU(0.2)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 6, 2, 2, bias=False), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H / 2, W / 2)."""
+        out: Tensor = self.conv_block(x)
+        return out
+
+
+class DownBlock(nn.Module):
+    """Halve height and width: means of 4 x 4, stride 2 -> Conv 3 x 3 -> BatchNorm -> LeakyReLU(0.2)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(4, 2, 1, count_include_pad=False)
+        self.conv_block = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.LeakyReLU(0.2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H / 2, W / 2)."""
+        out: Tensor = self.conv_block(self.pool(x))
+        return out
 
 
 class UpBlock(nn.Module):
@@ -54,7 +90,8 @@ class Encoder(nn.Module):
         super().__init__()
         channels = in_channels
         for level, width in enumerate(_WIDTHS, 1):
-            self.add_module(f"enc{level}", DownBlock(channels, width * base_channels))
+            kind = FirstBlock if level == 1 else DownBlock
+            self.add_module(f"enc{level}", kind(channels, width * base_channels))
             channels = width * base_channels
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -9,6 +9,12 @@ from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 
 Generator: TypeAlias = UNetGenerator | DetailGenerator
 
+READS_SAR = {
+    "pix2pix": ("encoder.enc1.conv_block.0",),
+    "detail": ("encoder.enc1.conv_block.0", "head.conv_block.0"),
+}
+"""Convolutions whose first input channels are the SAR image, by architecture."""
+
 
 def build_generator(arguments: GeneratorArguments) -> Generator:
     """Build a generator with random weights.
