@@ -26,13 +26,18 @@ from sar2optical.errors import (
     BackendNotInstalled,
     InferenceFailed,
     OptionError,
+    OutputExists,
     OutputUnwritable,
     Sar2OpticalError,
     SceneUnreadable,
 )
 from sar2optical.manifest import Manifest
-from sar2optical.mosaic import StripFiles, run_of, tidy
+from sar2optical.models.zoo import bundled, variants
+from sar2optical.mosaic import StripFiles, run_of, tags_of, tidy
+from sar2optical.provenance import asked_for, differences, is_as_asked
+from sar2optical.remote import shown
 from sar2optical.stream import stream
+from sar2optical.strips import RUN_TAG
 from sar2optical.translate import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
 
 if TYPE_CHECKING:
@@ -57,13 +62,16 @@ State = Literal["done", "there", "failed"]
 """Of a scene: made now, made before, or not."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Work:
     """A scene, and where its mosaic goes."""
 
     source: str
     out: Path
     preview: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Work({shown(self.source)!r}, {str(self.out)!r})"  # Dask logs the arguments of what fails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +192,8 @@ def translate_all(
     """Translate scenes on a cluster's workers, to the pixels that `translate` gives.
 
     One that fails does not stop the others. What is there already is left alone (unless `options.overwrite`), so the
-    same call goes on where an earlier one stopped.
+    same call goes on where an earlier one stopped; one that another call has made, with other options or of another
+    scene, is a failure.
 
     Parameters
     ----------
@@ -269,9 +278,21 @@ class _Run:
         work = self.works[k]
         if os.path.lexists(work.out) and not self.options.overwrite:
             tidy(work.out)
-            self._close(k, Outcome(work=work, state="there"))
-            return
+            if self._is_there(work):
+                self._close(k, Outcome(work=work, state="there"))
+                return
         self._submit(running, k, "begin", _begin, replace(self.options, preview=work.preview), self.workers > 1)
+
+    def _is_there(self, work: Work) -> bool:
+        """Say whether an output is this call's, as far as its tags tell without its scene being read.
+
+        Where they do not, a worker finds out. A file that no run of ours has made is left alone.
+        """
+        tags = tags_of(work.out)
+        if RUN_TAG not in tags:
+            return True
+        asked = asked_for(work.source, variants(self.model or bundled()), self.options)
+        return is_as_asked(tags, work.source, asked)
 
     def _take(self, future: Future, running: Any) -> None:
         k, step = self._futures.pop(future)
@@ -332,7 +353,7 @@ def _why(future: Future) -> str:
         return "its workers died again and again: out of memory? give --max-memory, or fewer --workers"
     if isinstance(error, Sar2OpticalError):
         return str(error)
-    return f"{type(error).__name__}: {error}" if error else f"{future.status} by the scheduler"
+    return shown(f"{type(error).__name__}: {error}") if error else f"{future.status} by the scheduler"
 
 
 # What workers do
@@ -385,8 +406,9 @@ def _begin(work: Work, model: Path | None, options: TranslateOptions, share: boo
     """Translate a small scene; of a large one, decide everything and say which strips are wanted."""
     began = time.perf_counter()
     with prepared(work.source, work.out, model=model, options=options, opener=_kept_open) as job:
-        if _is_there(work.out, job.manifest, options):
+        if _is_there(work.out, job.manifest, options) and not differences(tags_of(work.out), job.tags):
             return _There()
+        _refuse_other_mosaic(work.out, job.tags, options)
         check_outputs(work.source, work.out, options)
         if not share or len(job.plan.rows) < 2 * UNIT:
             return carry_out(job, work.out, options, began=began)
@@ -419,6 +441,22 @@ def _end(work: Work, model: Path | None, options: TranslateOptions, decided: Dec
 def _is_there(out: Path, manifest: Manifest, options: TranslateOptions) -> bool:
     """Say whether an earlier try has come to its end."""
     return not options.overwrite and run_of(out) == manifest.fingerprint
+
+
+def _refuse_other_mosaic(out: Path, now: Mapping[str, str], options: TranslateOptions) -> None:
+    """Refuse to call a mosaic done that another run has made.
+
+    Raises
+    ------
+    OutputExists
+        Naming the differences.
+    """
+    tags = {} if options.overwrite else tags_of(out)
+    if RUN_TAG in tags:
+        raise OutputExists(
+            f"{out}: is there, of another run ({'; '.join(differences(tags, now))}): give --overwrite to make it "
+            "again, or another folder"
+        )
 
 
 def runs_of(wanted: Sequence[int]) -> Iterator[range]:

@@ -36,6 +36,8 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
 
 from __future__ import annotations
 
+from sar2optical.addresses import shown
+
 __all__ = [
     "BackendNotInstalled",
     "BandNotFound",
@@ -68,7 +70,13 @@ __all__ = [
 
 
 class Sar2OpticalError(Exception):
-    """Root of every error that a user can cause."""
+    """Root of every error that a user can cause.
+
+    Messages quote addresses, and GDAL's words that do: what may be secret in them is left out.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shown(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SceneError(Sar2OpticalError):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sar2optical.addresses import shown
+
 MANIFEST = "manifest.json"
 """Name of the file, in the strips' folder."""
 
@@ -59,14 +61,14 @@ _ARCHIVE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/\{?(.*)")
 def identity_of(files: tuple[Path, ...]) -> str:
     """Name files by what tells that they are still the same: name, size and time of the last change.
 
-    Of a file in a local archive, those of the archive. One on a server is named by its address alone, without what
-    follows a question mark: tokens expire, and are nobody's business.
+    Of a file in a local archive, those of the archive. One on a server is named by its address alone, without query
+    and password: tokens expire, and are nobody's business.
     """
     texts = []
     for file in files:
         there = _local(file)
         if there is None:
-            texts.append(str(file).partition("?")[0])
+            texts.append(shown(file))
         else:
             stat = there.stat()
             texts.append(f"{file.name} ({stat.st_size} bytes, {stat.st_mtime_ns})")

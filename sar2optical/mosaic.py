@@ -38,12 +38,22 @@ from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnw
 from sar2optical.files import write_whole
 from sar2optical.manifest import Manifest
 from sar2optical.parts import PartsFolder, parts_of, shared_parts
+from sar2optical.provenance import from_comment, to_comment
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
 from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
 from sar2optical.strips import RUN_TAG, encode, is_of, read_strip, write_strip
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
-__all__ = ["COMPRESSIONS", "MosaicWriter", "StripFiles", "check_output", "run_of", "strips_at_once", "tidy"]
+__all__ = [
+    "COMPRESSIONS",
+    "MosaicWriter",
+    "StripFiles",
+    "check_output",
+    "run_of",
+    "strips_at_once",
+    "tags_of",
+    "tidy",
+]
 
 _DRIVERS = {".tif": "COG", ".tiff": "COG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -183,6 +193,7 @@ class MosaicWriter:
         self._run = manifest.fingerprint if manifest else ""
         self._parts = self._folder.path
         self._description = [*place_of(georeference), metadata_of(tags)]
+        self._comment = to_comment(tags)
         self._compress = compress
         self._overwrite = overwrite
         self._threads = threads
@@ -340,7 +351,8 @@ class MosaicWriter:
             while max(picture.shape) > longest:
                 picture = halve(picture)
             with _without_georeference():
-                encoded = encode(picture[:3] if picture[3].all() else picture, driver="PNG")
+                rgb = picture[:3] if picture[3].all() else picture
+                encoded = encode(rgb, driver="PNG", COMMENT=self._comment)
             write_whole(path.resolve(), encoded)
 
     def _append(self, rgba: npt.NDArray[np.uint8], *, on_disk: bool = False) -> None:
@@ -440,12 +452,12 @@ class MosaicWriter:
                 raise OSError("what GDAL wrote differs from what it was given")
 
     def _make_picture(self, made: Path) -> None:
-        """Write the strips as PNG or JPEG: no georeference and no tags, which would go into a sidecar."""
+        """Write the strips as PNG or JPEG, with a comment; georeference and tags would go into a sidecar."""
         source = self._parts / "mosaic.vrt"
         colours = "rgba" if self._driver == "PNG" and not self._all_valid else "rgb"
         source.write_bytes(to_bytes(describe(self._levels[0], colours)))
         options = {"QUALITY": 95} if self._driver == "JPEG" else {}
-        rasterio.shutil.copy(source, made, driver=self._driver, **options)
+        rasterio.shutil.copy(source, made, driver=self._driver, COMMENT=self._comment, **options)
         ending = _ENDINGS[self._driver]
         with made.open("rb") as file:
             file.seek(-len(ending), os.SEEK_END)
@@ -466,14 +478,19 @@ class MosaicWriter:
 
 def run_of(out: Path) -> str | None:
     """Give the fingerprint of the run that made a mosaic; None where there is none, or it does not tell."""
+    return tags_of(out).get(RUN_TAG)
+
+
+def tags_of(out: Path) -> dict[str, str]:
+    """Give a mosaic's tags, of a picture those in its comment; none where there is no mosaic."""
     if not out.is_file():
-        return None
+        return {}
     try:
         with _open(out) as dataset:
-            found: str | None = dataset.tags().get(RUN_TAG)
-            return found
-    except (RasterioError, OSError):
-        return None
+            tags: dict[str, str] = dataset.tags()
+    except (RasterioError, OSError, UnicodeError):
+        return {}
+    return tags | from_comment(tags.get("COMMENT") or tags.get("Comment") or "")
 
 
 def tidy(out: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import rasterio
 from rasterio._err import CPLE_BaseError  # rasterio.shutil raises it bare, and exports no other name for it
@@ -13,10 +16,11 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copyfiles
 from rasterio.shutil import exists as _opens
 
+from sar2optical.addresses import is_web_address, shown
 from sar2optical.errors import OptionError, OutputUnwritable
 from sar2optical.files import cause
 
-__all__ = ["exists", "gdal_environment", "is_remote", "upload", "vsi_path"]
+__all__ = ["exists", "failure", "gdal_environment", "is_remote", "is_web_address", "shown", "upload", "vsi_path"]
 
 _STORES = {"s3": "s3", "gs": "gs", "az": "az", "abfs": "az", "oss": "oss"}
 _WEB = ("http", "https", "ftp")
@@ -24,6 +28,11 @@ _REMOTE_VSI = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)(_stre
 _REMOTE_URL = re.compile(rf"([a-z]+\+)?({'|'.join((*_WEB, *_STORES))})://", re.IGNORECASE)
 
 _MEBIBYTE = 1 << 20
+
+_PATIENCE = 5.0  # seconds
+_PARTIAL = 206  # RFC 9110, 15.3.7
+_BROKE = "the connection broke, or the file is truncated: run the same command again"
+_FETCH_WHOLE = "fetch the file, and give the local one"
 
 _SETTINGS: dict[str, str | int] = {
     # What lies beside the file is not listed: of a bucket, that may be a million names.
@@ -81,6 +90,41 @@ def gdal_environment(path: str | Path) -> dict[str, str | int]:
     if not is_remote(path):
         return {}
     return {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+
+
+def failure(path: str | Path) -> str:
+    """Say how a server answers now that GDAL could not read from it; GDAL's own error seldom names the cause.
+
+    Parameters
+    ----------
+    path
+        An address, or GDAL's path of one.
+
+    Returns
+    -------
+    str
+        Reads after "cannot be read: ". Of stores with their own protocols (s3), and where the server answers as it
+        should: that the connection broke.
+    """
+    address = str(path).removeprefix("/vsicurl/")
+    if not address.lower().startswith(("http://", "https://")):
+        return _BROKE
+    asked = Request(address, headers={"Range": "bytes=0-1023", "User-Agent": "sar2optical"})
+    try:
+        with urlopen(asked, timeout=_PATIENCE) as answer:
+            kind = answer.headers.get_content_type()
+            if kind == "text/html" or answer.read(15).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+                moved = "" if answer.url == address else f", after a redirect to {shown(answer.url)}"
+                return f"the server sends a web page ({kind}){moved}: log in, or give the raster's own address"
+            return _BROKE if answer.status == _PARTIAL else f"the server ignores ranges: {_FETCH_WHOLE}"
+    except HTTPError as error:
+        advice = "renew the address or its credentials" if error.code in (401, 403) else "check the address"
+        return f"the server answers {error.code} {error.reason}: {advice}, then run the same command again"
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        return (
+            f"the server cannot be reached ({shown(str(reason))}): check the network, then run the same command again"
+        )
 
 
 def exists(remote: str) -> bool:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import rasterio
-from rasterio.warp import transform_geom
+from affine import Affine
+from rasterio._err import CPLE_BaseError  # rasterio.warp raises it bare, and exports no other name for it
+from rasterio.errors import RasterioError
+from rasterio.warp import transform
 
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
 from sar2optical.files import write_output
+from sar2optical.footprint import Point, outline
+from sar2optical.provenance import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
 from sar2optical.raster import POLARISATIONS
+from sar2optical.remote import is_web_address
 
 _WGS84 = "EPSG:4326"
 """Of an Item's geometry (STAC 1.1: longitude, latitude)."""
@@ -26,8 +34,16 @@ _PREFIX = "sar2optical:"
 _TAGS = "SAR2OPTICAL_"
 """And of a mosaic's tags."""
 
-_DENSIFY = 21
-"""Points a side of a footprint: sides in a map projection are curves in longitude and latitude."""
+_SIDE = 20
+"""Segments a side of a footprint, at least: sides in a map projection are curves in longitude and latitude."""
+
+_LONGEST = 15.0
+"""Degrees of longitude that a segment may have before it is halved: near a pole."""
+
+_HALVINGS = 10
+
+_NO_SCENE = {"thumbnail", "overview", "metadata"}
+"""Roles of assets that are no data (STAC's list of asset roles)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +53,14 @@ class SceneItem:
     name: str
     href: str
     when: datetime | None
+    error: str = ""
+    """Why it names none; `href` is then empty."""
 
 
 def read_items(path: Path, bands: tuple[str, ...] = ()) -> list[SceneItem]:
-    """Read the scenes of an ItemCollection, or of a single Item.
+    """Read the scenes of an ItemCollection, of an array of Items, or of a single Item.
+
+    An Item that names no scene is given with its error, so that the others can be made.
 
     Parameters
     ----------
@@ -53,38 +73,97 @@ def read_items(path: Path, bands: tuple[str, ...] = ()) -> list[SceneItem]:
     Raises
     ------
     OptionError
-        Where the file is no ItemCollection, or an item has no such asset.
+        Where the file holds no Items.
     """
-    pystac = _pystac()
     try:
         record = json.loads(path.read_bytes())
-        if record.get("type") == "Feature":
-            items = [pystac.Item.from_dict(record)]
-        else:
-            items = list(pystac.ItemCollection.from_dict(record))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, pystac.STACError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(
             f"{path}: no STAC ItemCollection ({type(error).__name__}): give one, or name scenes"
         ) from error
-    for item in items:
-        item.set_self_href(str(path.resolve()))
-    return [_scene_of(item, bands, path) for item in items]
+    return [_scene_of(item, bands, path, number) for number, item in enumerate(_items_of(record, path), 1)]
 
 
-def _scene_of(item: Any, bands: tuple[str, ...], path: Path) -> SceneItem:
-    assets = {key.lower(): asset for key, asset in item.assets.items()}
+def _items_of(record: Any, path: Path) -> list[Any]:
+    """Give what may be Items."""
+    if isinstance(record, list):
+        return record
+    kind = record.get("type") if isinstance(record, dict) else type(record).__name__
+    if kind == "Feature":
+        return [record]
+    if isinstance(record, dict) and isinstance(record.get("features"), list):
+        return list(record["features"])
+    if kind in ("Collection", "Catalog"):
+        raise OptionError(
+            f"{path}: a STAC {kind}, which does not hold Items: give an ItemCollection, for example a saved search"
+        )
+    raise OptionError(f"{path}: no STAC ItemCollection, but {str(kind)[:40]}: give one, or name scenes")
+
+
+def _scene_of(item: Any, bands: tuple[str, ...], path: Path, number: int) -> SceneItem:
+    """Read one Item, whatever it is; of its fields only those that are needed."""
+    found = item.get("id") if isinstance(item, dict) else None
+    name = str(found) if isinstance(found, str | int) and str(found).strip() else f"item-{number}"
+    name = name.encode(errors="replace").decode()  # JSON may hold half a character
+    try:
+        return SceneItem(name=name, href=_located(_asset_of(item, bands), path), when=_when(item))
+    except ValueError as error:
+        return SceneItem(name=name, href="", when=None, error=f"{path}: item {name}: {error}")
+
+
+def _asset_of(item: Any, bands: tuple[str, ...]) -> str:
+    """Give the address of the asset that is the scene.
+
+    Raises
+    ------
+    ValueError
+        Saying why there is none, and what to do.
+    """
+    if not isinstance(item, dict):
+        raise ValueError(f"is no STAC Item, but {type(item).__name__}: give Items")  # noqa: TRY004
+    if item.get("type") in ("Collection", "Catalog"):
+        raise ValueError(f"is a STAC {item['type']}: give an ItemCollection")
+    assets = item.get("assets")
+    if not isinstance(assets, dict) or not assets:
+        raise ValueError("has no assets: name its files instead")
+    keys = {str(key).lower(): key for key in assets}
     wanted = [name.lower() for name in (*bands, "VH", "VV", *POLARISATIONS)]
-    key = next((name for name in wanted if name in assets), None)
-    if key is None and len(assets) == 1:
+    key = next((keys[name] for name in wanted if name in keys), None)
+    if key is None and len(assets) == 1 and not _is_no_scene(*next(iter(assets.items()))):
         key = next(iter(assets))
     if key is None:
-        listed = ", ".join(item.assets) or "none"
-        raise OptionError(
-            f"{path}: item {item.id} has no asset of a polarisation, but {listed}: name its files instead"
-        )
-    href = assets[key].href
-    local = not re.match(r"[a-z0-9+]+://|/vsi", href)
-    return SceneItem(name=item.id, href=str(path.parent / href) if local else href, when=item.datetime)
+        listed = ", ".join(map(str, assets))
+        raise ValueError(f"has no asset of a polarisation, but {listed}: name its files instead")
+    asset = assets[key]
+    href = asset.get("href") if isinstance(asset, dict) else None
+    if not isinstance(href, str) or not href.strip():
+        raise ValueError(f"asset {key} has no address (href): name its file instead")
+    return href.strip()
+
+
+def _is_no_scene(key: str, asset: Any) -> bool:
+    roles = asset.get("roles") if isinstance(asset, dict) else None
+    return str(key).lower() in _NO_SCENE or bool(_NO_SCENE.intersection(map(str, roles or ())))
+
+
+def _located(href: str, path: Path) -> str:
+    """Give an address as it is, and a path from the list's folder."""
+    if href.lower().startswith("file://"):
+        return unquote(urlsplit(href).path)
+    return href if is_web_address(href) or href.startswith("/vsi") else str(path.parent / href)
+
+
+def _when(item: dict[str, Any]) -> datetime | None:
+    """Give an Item's time, or the start of its interval; None where it has none that can be read."""
+    properties = item.get("properties")
+    given = properties if isinstance(properties, dict) else {}
+    for key in ("datetime", "start_datetime"):
+        try:
+            found = datetime.fromisoformat(str(given.get(key)))
+        except ValueError:
+            continue
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return None
 
 
 def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path | None) -> Path:
@@ -122,15 +201,18 @@ def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path 
 
     with rasterio.open(mosaic) as dataset:
         crs, transform, shape = dataset.crs, dataset.transform, dataset.shape
-        geometry = footprint(dataset)
+        geometry, bbox = footprint(dataset)
         tags = dataset.tags()
     found = when or time_in(name)
     ours = {key.removeprefix(_TAGS).lower(): value for key, value in tags.items() if key.startswith(_TAGS)}
-    extra = {f"{_PREFIX}{key}": value for key, value in ours.items()}
+    extra: dict[str, Any] = {f"{_PREFIX}{key}": value for key, value in ours.items()}
+    extra |= {"description": f"RGB image {NOTE}.", _property(NOTE_TAG): NOTE}
+    if asked := options_of(tags):
+        extra[_property(OPTIONS_TAG)] = dict(asked.facts)
     if found is None:
         found = datetime.fromtimestamp(mosaic.stat().st_mtime, UTC)
         extra[f"{_PREFIX}datetime_of"] = "processing"
-    item = pystac.Item(id=name, geometry=geometry, bbox=_bounds(geometry), datetime=found, properties=extra)
+    item = pystac.Item(id=name, geometry=geometry, bbox=bbox, datetime=found, properties=extra)
     if crs is not None:
         code = crs.to_string() if crs.to_epsg() else None
         ProjectionExtension.ext(item, add_if_missing=True).apply(
@@ -147,6 +229,10 @@ def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path 
     return path
 
 
+def _property(tag: str) -> str:
+    return f"{_PREFIX}{tag.removeprefix(_TAGS).lower()}"
+
+
 def _is_ours(path: Path) -> bool:
     try:
         return any(name.startswith(_PREFIX) for name in json.loads(path.read_bytes())["properties"])
@@ -154,30 +240,74 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def footprint(dataset: Any) -> dict[str, Any] | None:
-    """Give a raster's outline as a GeoJSON polygon in longitude and latitude; None where it has no place.
+def footprint(dataset: Any) -> tuple[dict[str, Any] | None, list[float] | None]:
+    """Give a raster's outline in longitude and latitude, and its bounding box; None and None where it has no place.
 
-    Of a raster with ground control points, it goes through the ones nearest to its corners.
+    An affine comes before ground control points. Of those, the outline goes through the ones nearest to the raster's
+    corners, and those that lie between them in the same row or column. See `footprint.outline` for the antimeridian.
     """
-    height, width = dataset.shape
     gcps, gcp_crs = dataset.gcps
-    if gcps and gcp_crs:
-        corners = ((0, 0), (0, width), (height, width), (height, 0))
-        nearest = [min(gcps, key=lambda g: (g.row - row) ** 2 + (g.col - col) ** 2) for row, col in corners]
-        ring, crs = [(point.x, point.y) for point in nearest], gcp_crs
-    elif dataset.crs:
-        steps = [k / (_DENSIFY - 1) for k in range(_DENSIFY - 1)]
-        pixels = [(width * s, 0) for s in steps] + [(width, height * s) for s in steps]
-        pixels += [(width * (1 - s), height) for s in steps] + [(0, height * (1 - s)) for s in steps]
-        ring, crs = [dataset.transform @ pixel for pixel in pixels], dataset.crs
-    else:
-        return None
-    polygon = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
-    moved: dict[str, Any] = json.loads(json.dumps(transform_geom(crs, _WGS84, polygon)))
-    ring = moved["coordinates"][0]
-    if sum(x * v - u * y for (x, y, *_), (u, v, *_) in pairwise(ring)) < 0:
-        ring.reverse()  # counterclockwise, RFC 7946
-    return moved
+    try:
+        if dataset.crs and dataset.transform != Affine.identity():
+            ring = _ring_of_affine(dataset)
+        elif gcps and gcp_crs:
+            points = _border(gcps, dataset.shape)
+            ring = _lonlat(gcp_crs, [(point.x, point.y) for point in points])
+        else:
+            return None, None
+    except (RasterioError, CPLE_BaseError):  # beyond where the projection is defined
+        return None, None
+    if len(ring) < 3 or not all(math.isfinite(x) and math.isfinite(y) for x, y in ring):
+        return None, None
+    return outline(ring)
+
+
+def _ring_of_affine(dataset: Any) -> list[Point]:
+    """Go around the raster in steps that are short in longitude, too."""
+    height, width = dataset.shape
+    corners = [(0.0, 0.0), (0.0, height), (width, height), (width, 0.0)]
+    steps = [k / _SIDE for k in range(_SIDE)]
+    pixels = [
+        (a + (c - a) * s, b + (d - b) * s) for (a, b), (c, d) in pairwise([*corners, corners[0]]) for s in steps
+    ]
+    for _ in range(_HALVINGS):
+        ring = _lonlat(dataset.crs, [dataset.transform @ pixel for pixel in pixels])
+        long = [abs((b[0] - a[0] + 180) % 360 - 180) > _LONGEST for a, b in pairwise([*ring, ring[0]])]
+        if not any(long) or dataset.crs.is_geographic:
+            break
+        ends = pairwise([*pixels, pixels[0]])
+        pixels = [
+            point
+            for (a, b), halve in zip(ends, long, strict=True)
+            for point in ([a, ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)] if halve else [a])
+        ]
+    return ring
+
+
+def _border(gcps: Any, shape: tuple[int, int]) -> list[Any]:
+    """Give the control points along the border, counterclockwise in the raster."""
+    height, width = shape
+    corners = [
+        min(gcps, key=lambda g: (g.row - row) ** 2 + (g.col - col) ** 2)
+        for row, col in ((0, 0), (height, 0), (height, width), (0, width))
+    ]
+    border = []
+    for a, b in pairwise([*corners, corners[0]]):
+        between = [g for g in gcps if _lies_between(g, a, b)]
+        border += [a, *sorted(between, key=lambda g: abs(g.row - a.row) + abs(g.col - a.col))]
+    return border
+
+
+def _lies_between(gcp: Any, a: Any, b: Any) -> bool:
+    """Say whether a control point lies in one row, or in one column, with two others, and between them."""
+    if a.row == b.row == gcp.row:
+        return bool(min(a.col, b.col) < gcp.col < max(a.col, b.col))
+    return bool(a.col == b.col == gcp.col and min(a.row, b.row) < gcp.row < max(a.row, b.row))
+
+
+def _lonlat(crs: Any, points: list[Point]) -> list[Point]:
+    xs, ys = transform(crs, _WGS84, [x for x, _ in points], [y for _, y in points])
+    return list(zip(xs, ys, strict=True))
 
 
 def time_in(name: str) -> datetime | None:
@@ -189,13 +319,6 @@ def time_in(name: str) -> datetime | None:
         return datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-def _bounds(geometry: dict[str, Any] | None) -> list[float] | None:
-    if geometry is None:
-        return None
-    xs, ys = zip(*(point[:2] for point in geometry["coordinates"][0]), strict=True)
-    return [min(xs), min(ys), max(xs), max(ys)]
 
 
 def _pystac() -> Any:

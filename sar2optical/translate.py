@@ -48,8 +48,9 @@ from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, StripFiles, check_output, strips_at_once
 from sar2optical.parts import parts_of, refuse_other_run
 from sar2optical.preflight import Forecast
+from sar2optical.provenance import asked_for, generated_tags, to_tag
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
-from sar2optical.remote import exists, gdal_environment, is_remote, upload
+from sar2optical.remote import exists, gdal_environment, is_remote, shown, upload
 from sar2optical.safe import ProductOptions, is_product
 from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
@@ -267,7 +268,7 @@ def translate(
         check_outputs(src, local, taken)
         with prepared(src, local, model=model, options=taken) as job:
             report = carry_out(job, local, taken, progress=progress, stop=stop, began=began)
-    return replace(report, out=str(out), seconds=time.perf_counter() - began)
+    return replace(report, out=shown(out), seconds=time.perf_counter() - began)
 
 
 def carry_out(
@@ -414,7 +415,7 @@ def prepared(
     Sar2OpticalError
         As `translate` does.
     """
-    options = options or TranslateOptions()
+    given = options = options or TranslateOptions()
     if decided:
         options = decided.applied_to(options)
     earlier = None if options.restart else Manifest.read(parts_of(out))
@@ -444,7 +445,10 @@ def prepared(
                 plan=plan,
                 encodings=encodings,
                 manifest=manifest,
-                tags=_tags(scene, manifest, engine, encodings, options),
+                tags={
+                    **_tags(scene, manifest, engine, encodings, options),
+                    **to_tag(asked_for(src, variants(model or bundled()), given)),
+                },
                 ahead=ahead,
                 cache=cache,
             )
@@ -458,7 +462,7 @@ def _on_its_way(out: str | Path, options: TranslateOptions) -> Iterator[tuple[Pa
         return
     remote = str(out)
     local = _made_here(remote, options)
-    _log.info("%s: made in %s, then uploaded", remote, local.parent)
+    _log.info("%s: made in %s, then uploaded", shown(remote), local.parent)
     yield local, replace(options, overwrite=True)
     upload(local, remote)
     with suppress(OSError):  # it is where it belongs
@@ -478,7 +482,7 @@ def _made_here(remote: str, options: TranslateOptions) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputUnwritable(f"{folder}: cannot be made ({error.strerror}): set SAR2OPT_CACHE") from error
-    return folder / remote.rsplit("/", 1)[-1]
+    return folder / shown(remote).rsplit("/", 1)[-1]
 
 
 class _Watched:
@@ -602,7 +606,8 @@ def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource, writing: in
 def check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
     """Refuse what cannot be written before anything is computed."""
     check_output(out, overwrite=options.overwrite)
-    _refuse_inputs((Path(src),), out, options)
+    if not is_remote(src):  # a signed address is too long for a file's name
+        _refuse_inputs((Path(src),), out, options)
     if options.preview:
         if options.preview.resolve() == out.resolve():
             raise OptionError(f"{out}: is the preview too: give the preview another name")
@@ -613,7 +618,7 @@ def check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None
 
 def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions) -> None:
     """Refuse to write over the scene, or over a file that it is made of (a VRT's sources)."""
-    for source in inputs:
+    for source in (source for source in inputs if not is_remote(source)):
         for path in (out, options.preview):
             if path and path.exists() and source.exists() and path.samefile(source):
                 raise OptionError(f"{path}: is the scene itself, or a part of it: give another output")
@@ -721,13 +726,14 @@ def _tags(
 ) -> dict[str, str]:
     return {
         "TIFFTAG_SOFTWARE": f"sar2optical {__version__}",
+        **generated_tags(engine.signature.name),
         "SAR2OPTICAL_VERSION": __version__,
         "SAR2OPTICAL_MODEL": engine.signature.name,
         "SAR2OPTICAL_MODEL_SHA256": manifest.facts["model"],
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
         RUN_TAG: manifest.fingerprint,
-        "SAR2OPTICAL_SOURCE": Path(scene.path.partition("?")[0]).name,  # no tokens of signed addresses
+        "SAR2OPTICAL_SOURCE": Path(shown(scene.path)).name,
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),

@@ -17,13 +17,12 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
-from rasterio.control import GroundControlPoint
 
 from sar2optical import cluster as cluster_steps
 from sar2optical.cluster import UNIT, Work, connected, runs_of, translate_all
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
-from sar2optical.stac import footprint, read_items, time_in
+from sar2optical.stac import time_in
 from sar2optical.translate import Report, TranslateOptions, translate
 from tests.conftest import UTM, make_local, speckle
 
@@ -279,7 +278,7 @@ def test_a_step_that_is_tried_again_after_the_rename_is_no_failure(tmp_path, mak
     assert isinstance(cluster_steps._begin(work, model, FP32, True), Report)
     assert isinstance(cluster_steps._begin(work, model, FP32, True), cluster_steps._There)
     other = TranslateOptions(engine=FP32.engine, overlap=32)
-    with pytest.raises(OutputExists):
+    with pytest.raises(OutputExists, match="overlap 64, now 32"):
         cluster_steps._begin(work, model, other, True)
 
 
@@ -301,29 +300,6 @@ def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
         assert result.returncode == 1, args
         assert said in result.stderr
         assert "Traceback" not in result.stderr
-
-
-def test_items_name_scenes_by_polarisation(tmp_path):
-    def item(name, *assets):
-        made = pystac.Item(name, None, None, datetime(2024, 1, 1, tzinfo=UTC), {})
-        for key in assets:
-            made.add_asset(key, pystac.Asset(href=f"./{name}-{key}.tif"))
-        return made
-
-    path = tmp_path / "items.json"
-    pystac.ItemCollection([item("a", "vv", "vh"), item("b", "VV"), item("c", "data")]).save_object(str(path))
-    assert [Path(scene.href).name for scene in read_items(path)] == ["a-vh.tif", "b-VV.tif", "c-data.tif"]
-    assert Path(read_items(path, ("VV",))[0].href) == tmp_path / "a-vv.tif"
-    pystac.ItemCollection([item("d", "red", "nir")]).save_object(str(path))
-    with pytest.raises(OptionError, match="has no asset of a polarisation, but red, nir"):
-        read_items(path)
-
-
-def test_a_scene_with_control_points_has_a_footprint(make_raster):
-    gcps = [GroundControlPoint(r, c, 7 + c / 100, 45 - r / 100) for r in (0, 20, 40) for c in (0, 30, 60)]
-    with rasterio.open(make_raster(speckle((40, 60)), gcps=gcps, crs="EPSG:4326")) as dataset:
-        ring = footprint(dataset)["coordinates"][0]
-    assert np.allclose(ring, [(7, 45), (7, 44.6), (7.6, 44.6), (7.6, 45), (7, 45)])
 
 
 def test_times_are_found_in_product_names():

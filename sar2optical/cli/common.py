@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from sar2optical.errors import Interrupted, Sar2OpticalError
+from sar2optical.addresses import shown
+from sar2optical.errors import Interrupted, OptionError, Sar2OpticalError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
@@ -63,6 +64,27 @@ engine_options = options(
 )
 """How a model is run."""
 
+aligned_option = click.option(
+    "--aligned", is_flag=True, help="DATA has pictures of SAR and optical side by side (A|B), and no s1 and s2."
+)
+"""Where pairs lie."""
+
+optical_options = options(
+    click.option(
+        "--optical-max",
+        type=click.FloatRange(1),
+        help="Reflectance x 10000 that becomes white, in 16-bit optical chips.  [3000]",
+    ),
+    click.option(
+        "--rgb",
+        nargs=3,
+        type=click.IntRange(1),
+        metavar="R G B",
+        help="Bands of optical chips, from 1.  [by name, or a known order]",
+    ),
+)
+"""How optical chips are read; for `reading`."""
+
 chip_options = options(
     click.option(
         "--units",
@@ -71,22 +93,36 @@ chip_options = options(
         show_default=True,
         help="Of SAR chips that are no bytes.",
     ),
-    click.option(
-        "--optical-max",
-        type=click.FloatRange(1),
-        help="Reflectance x 10000 that becomes white, in 16-bit optical chips.  [3000]",
-    ),
+    optical_options,
+    aligned_option,
 )
 """How chips are read; for `reading`."""
 
 
-def reading(signature: ModelSignature, side: int, *, units: str, optical_max: float | None) -> Reading:
-    """Turn `chip_options` into how chips of at least `side` pixels are read."""
+def reading(
+    signature: ModelSignature | None,
+    side: int,
+    *,
+    units: str,
+    optical_max: float | None,
+    rgb: tuple[int, int, int] | None,
+    bands: tuple[str, ...] = (),
+) -> Reading:
+    """Turn `chip_options` and bands into how chips of at least `side` pixels are read."""
     from sar2optical.data.pairs import Reading
 
     unit: Any = None if units == "auto" else units
-    how = Reading(signature=signature, unit=unit, min_side=side)
+    how = Reading(signature=signature, unit=unit, bands=bands, rgb=rgb, min_side=side)
     return how if optical_max is None else replace(how, optical_max=optical_max)
+
+
+def refuse_bands_of_pictures(bands: tuple[str, ...], *, aligned: bool) -> None:
+    """Refuse a band's index for pictures with both halves side by side: their SAR half is one grey band."""
+    from sar2optical.data.sar_bands import parse_band
+
+    chosen = [band for band in bands if parse_band(band)[0].isdecimal()]
+    if aligned and chosen:
+        raise OptionError(f"--band {chosen[0]} has no effect on --aligned pictures: give the polarisation, or none")
 
 
 def _leave_terminated(*_: object) -> None:
@@ -189,7 +225,7 @@ def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] 
 def one_line(error: BaseException) -> str:
     """Give an error's text, and its notes, without line breaks."""
     notes = getattr(error, "__notes__", ())
-    text = " ".join("; ".join((str(error), *notes)).split())
+    text = " ".join("; ".join((str(error), *map(shown, notes))).split())
     return text.encode(errors="replace").decode()  # file names need not be UTF-8
 
 
@@ -212,11 +248,18 @@ def _hush_what_rasterio_cannot_log() -> None:
     sys.excepthook, sys.unraisablehook = print_error, print_unraisable
 
 
+class _Formatter(logging.Formatter):
+    """Leaves out what may be secret in addresses, of others' messages and tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
 def set_up_logging(verbosity: int) -> None:
     """Send the library's log lines to stderr: warnings at -1, decisions too at 0, everything at 1."""
     levels = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
     logger = logging.getLogger("sar2optical")
     logger.handlers[:] = [handler]
     logger.setLevel(levels[max(-1, min(verbosity, 1))])
