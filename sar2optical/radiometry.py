@@ -142,6 +142,11 @@ def choose_stretch(
                 "(percentiles as p1 p99), or a byte scene"
             )
         return source, (stretch,) * bands
+    if stretch and signature.unit != "db" and any(b.at < 0 for b in (stretch.low, stretch.high)):
+        raise UnitsMismatch(
+            f"stretch {stretch}: the model works on {signature.unit}, which is never below 0: give bounds in "
+            f"{signature.unit}, or percentiles (p1 p99)"
+        )
     chosen = (stretch,) * bands if stretch else signature.stretch
     fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]
     if source != "dn" and fixed and stretch is None and signature.unit == "dn":
@@ -260,12 +265,22 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
     )
 
 
+_MEDIANS = (-60.0, 30.0)
+"""Lowest and highest median in dB, with room: VH of calm water lies at the noise, -35 dB, and cities above 0."""
+
+
+def could_be(unit: Unit, median: float) -> bool:
+    """Say whether a scene's median can be in a unit: dB within `_MEDIANS`, other units not below 0."""
+    lowest, highest = _MEDIANS if unit == "db" else (0.0, float("inf"))
+    return lowest <= median <= highest
+
+
 # Lowest and highest backscatter in dB that a Sentinel-1 product holds, with room: noise equivalent sigma0
 # is about -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
 _DB_LOWEST, _DB_HIGHEST = -100.0, 60.0
 
-# No scene's median is brighter than +20 dB, in linear units.
-_BRIGHTEST: dict[Unit, float] = {"power": 100.0, "amplitude": 10.0, "dn": float("inf")}
+# No scene's median is brighter than +10 dB, in linear units. Incidence angles in degrees are.
+_BRIGHTEST: dict[Unit, float] = {"power": 10.0, "amplitude": 3.2, "dn": float("inf")}
 
 _NAMES: tuple[tuple[str, Unit, str], ...] = (
     # ASF HyP3: ..._RTC30_G_gpuned_...: g/s for gamma0/sigma0, then p/d/a for power/dB/amplitude.

@@ -27,8 +27,8 @@ from rasterio.windows import Window as RasterWindow
 
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
 from sar2optical.files import cause
-from sar2optical.radiometry import guess_unit
-from sar2optical.remote import is_remote
+from sar2optical.radiometry import could_be, guess_unit
+from sar2optical.remote import failure, is_remote, shown
 from sar2optical.signature import Unit, alternatives, listed
 
 GDAL_CACHE_BYTES = 128_000_000
@@ -48,6 +48,21 @@ _BYTES_PER_COLUMN = 36_000
 """What `sar2optical.stream` holds of a scene of one band, by its width."""
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
+
+_SUBDATASET = re.compile(r'[A-Za-z0-9_]+:(?:"[^"]+"|[^":]+):(?P<path>[^:]+)')
+"""A subdataset's name: DRIVER:"file":path (GDAL, raster drivers' documentation)."""
+
+_NO_BACKSCATTER = (
+    (
+        r"inc_map(_ell)?|(projected_?)?(local_?)?incidence_?angle(_?from_?ellipsoid|_?map)?|angle|lia",
+        "an angle",
+    ),
+    (r"dem|elevation|altitude", "heights"),
+    (r"ls_map|(layover_?)?(shadow_?)?mask(_layover_shadow)?", "a mask"),
+    (r"rgb", "a colour picture"),
+    (r"number_of_looks|(simulated_?)?(scattering_?)?area|rtc_anf\w*|shadow_?mask|nesz|noise", "no backscatter"),
+)
+"""Names of other layers in products of HyP3, OPERA, SNAP and Earth Engine, as words of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +131,18 @@ class Bands(Described, Protocol):
         """
         ...
 
+    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
+        """Refuse a unit that the user gives and valid values of the first band cannot be in.
+
+        Raises
+        ------
+        UnitsUnknown
+        """
+        ...
+
+    ends_may_be_fill: bool
+    """Whether rows may begin and end with fill values that the file does not declare, see `sar2optical.nodata`."""
+
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say whether a value of exactly 0 is no measurement, in this unit."""
         ...
@@ -170,12 +197,14 @@ class RasterBands:
         self._dataset = dataset
         self._indices = indices
         self._options = options
-        self.path: str = dataset.name
+        self.path: str = shown(dataset.name)  # names are judged by it, too: a query says nothing of a scene
         self.files: tuple[Path, ...] = tuple(Path(name) for name in dataset.files)
         self.shape: tuple[int, int] = dataset.shape
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
         self._scales = [self._scale(index) for index in indices]
+        # Of unscaled integers, 0 is a grey level, or the border of DN, which `zero_is_nodata` masks.
+        self.ends_may_be_fill = any(self._is_measured(k) for k in range(len(indices)))
         self._declares = any(dataset.mask_flag_enums[index - 1] != [MaskFlags.all_valid] for index in indices)
         self.row_of_blocks = sum(
             dataset.block_shapes[index - 1][0] * dataset.width * np.dtype(dataset.dtypes[index - 1]).itemsize
@@ -186,9 +215,21 @@ class RasterBands:
         """Tell the unit from dtype, names, tags and values; see `Bands.unit`."""
         try:
             index = self._indices[0]
-            return guess_unit(self._dataset.dtypes[index - 1], self._names(index), sample)
+            # Integers with a scale or an offset are packed values of another kind, and judged as those.
+            dtype = "float32" if self._is_measured(0) else self._dataset.dtypes[index - 1]
+            return guess_unit(dtype, self._names(index), sample)
         except UnitsUnknown as error:
             raise UnitsUnknown(f"{self.path}: {error}") from error
+
+    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
+        """Refuse a unit that the values cannot be in. Bytes may stand for any unit: their maker stretched them."""
+        median = float(np.median(sample))
+        plain_bytes = self._dataset.dtypes[self._indices[0] - 1] == "uint8" and not self._is_measured(0)
+        if not plain_bytes and not could_be(unit, median):
+            raise UnitsUnknown(
+                f"{self.path}: units {unit} given, but the median of the values is {median:.4g}: give other --units, "
+                "or --scale (0.01 for hundredths of dB)"
+            )
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say so of DN; and of power and amplitude where no nodata is declared: SNAP writes 0 outside."""
@@ -211,10 +252,12 @@ class RasterBands:
                     values[k] += np.float32(offset)
                 valid &= (values[k] < _BEYOND) & (values[k] > -_BEYOND)  # NaN is neither
         except _DAMAGE as error:
-            raise SceneUnreadable(
-                f"{self.path}: rows {rows[0]} to {rows[1]} cannot be read ({_cause(error)}): "
-                "truncated or damaged, fetch it again"
-            ) from error
+            why = (
+                failure(self._dataset.name)
+                if is_remote(self._dataset.name)
+                else f"{_cause(error)}: truncated or damaged, fetch it again"
+            )
+            raise SceneUnreadable(f"{self.path}: rows {rows[0]} to {rows[1]} cannot be read: {why}") from error
         for band in values:
             band[~valid] = 0  # NaN and nodata never reach arithmetic
         return values, valid
@@ -236,7 +279,18 @@ class RasterBands:
         """Factor and offset from stored values to their unit."""
         if self._options.scale is not None:
             return self._options.scale, 0.0
-        return self._dataset.scales[index - 1], self._dataset.offsets[index - 1]
+        scale, offset = self._dataset.scales[index - 1], self._dataset.offsets[index - 1]
+        if not (np.isfinite(scale) and scale and np.isfinite(offset)):
+            raise SceneUnreadable(
+                f"{self.path}: declares a scale of {scale:g} and an offset of {offset:g} for band {index}: "
+                "give --scale FACTOR"
+            )
+        return scale, offset
+
+    def _is_measured(self, k: int) -> bool:
+        """Say whether the values of the k-th band are no plain integers: floats, or scaled."""
+        kind = np.dtype(self._dataset.dtypes[self._indices[k] - 1]).kind
+        return kind == "f" or self._scales[k] != (1.0, 0.0)
 
     def _names(self, index: int) -> tuple[str, ...]:
         """Texts that may tell the unit, most telling first."""
@@ -280,8 +334,10 @@ def open_raster(
     with _opened(path) as dataset:
         with _readable_tags(path):
             _refuse_non_sar(dataset, options)
+            _refuse_pages(dataset, options)
             named = _polarisations(dataset)
             indices = _choose_bands(dataset, named, model_bands, options.bands)
+            _refuse_other_layers(dataset, named, indices)
             _refuse_complex(dataset, indices)
             _refuse_wider_than_memory(dataset, indices)
             bands = RasterBands(dataset, indices, tuple(named[index] for index in indices), options)
@@ -319,9 +375,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # GCP scenes and chips are welcome
         try:
-            # Threads that decode a GeoTIFF's blocks: GDAL asks for them when it opens one.
-            with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
-                dataset = rasterio.open(path)
+            dataset = _with_threads(path)
         except _DAMAGE as error:
             raise SceneUnreadable(_why_unreadable(path, error)) from error
         with dataset:
@@ -331,9 +385,25 @@ def _opened(path: str | Path) -> Iterator[Any]:
             yield dataset
 
 
+def _with_threads(path: str | Path) -> Any:
+    """Open such that a GeoTIFF's blocks are decoded by all cores, which GDAL decides when it opens a file.
+
+    Not so for an uncompressed file on a server: GDAL 3.10.3's threads give zeros, and no error, where a request fails
+    (OSGeo/gdal#11552).
+    """
+    if is_remote(path):
+        with rasterio.Env(GDAL_NUM_THREADS="1"):
+            dataset = rasterio.open(path)
+        if dataset.compression is None:
+            return dataset
+        dataset.close()
+    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+        return rasterio.open(path)
+
+
 def _why_unreadable(given: str | Path, error: Exception) -> str:
     if is_remote(given):
-        return f"{given}: cannot be opened ({_cause(error)}): check the address"
+        return f"{shown(given)}: cannot be opened: {failure(given)}"
     path = Path(given)
     if path.is_dir():
         return f"{path}: is a folder that GDAL does not read: give the raster's file"
@@ -371,6 +441,29 @@ def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:
             f"{dataset.name}: a colour picture (red, green, blue differ), not SAR: give a SAR raster, or --band 1 to "
             "take a band all the same"
         )
+
+
+def _refuse_pages(dataset: Any, options: SceneOptions) -> None:
+    """Refuse a TIFF of several pages, of which GDAL opens the first: nothing says which polarisation that is."""
+    pages = [name for name in dataset.subdatasets if name.startswith("GTIFF_DIR:")]
+    if pages and not options.bands:
+        raise BandNotFound(
+            f"{dataset.name}: has {len(pages)} pages: give one of {', '.join(pages[:4])}, or --band 1 for page 1"
+        )
+
+
+def _refuse_other_layers(dataset: Any, named: Mapping[int, str | None], indices: tuple[int, ...]) -> None:
+    """Refuse what a product holds beside backscatter, by the name of the band, or of the file of a lone band."""
+    for index in indices:
+        texts = [dataset.descriptions[index - 1] or ""]
+        if named[index] is None and len(named) == 1:
+            texts.append(Path(dataset.name).stem)
+        for text in texts:
+            for pattern, what in _NO_BACKSCATTER:
+                if re.search(rf"(^|[^a-z0-9])({pattern})$", text.lower()):
+                    raise BandNotFound(
+                        f"{dataset.name}: {text} is {what}, not backscatter: give the VV or VH file or band"
+                    )
 
 
 def _refuse_complex(dataset: Any, indices: tuple[int, ...]) -> None:
@@ -412,8 +505,17 @@ def _polarisations(dataset: Any) -> dict[int, str | None]:
             named[index] = _single_polarisation(texts)
     if named[1] is None and _is_lone(dataset, named):
         file = _tag_texts(dataset.tags())
-        named[1] = _single_polarisation(file) or _single_polarisation([Path(dataset.name).stem])
+        named[1] = _single_polarisation(file) or _polarisation_of_name(shown(dataset.name))
     return named
+
+
+def _polarisation_of_name(name: str) -> str | None:
+    """Tell it from a file's name; from a subdataset's own path (NETCDF:"file.nc":VV), its innermost part first."""
+    inside = _SUBDATASET.fullmatch(name)
+    if not inside:
+        return _single_polarisation([Path(name).stem])
+    parts = reversed(inside["path"].split("/"))
+    return next(filter(None, (_single_polarisation([part]) for part in parts)), None)
 
 
 def _is_lone(dataset: Any, named: dict[int, str | None]) -> bool:
@@ -480,10 +582,15 @@ def _listed(named: dict[int, str | None]) -> str:
 
 
 def _georeference(dataset: Any) -> Georeference:
+    """Give the affine, which comes before GCPs where a raster has both: so do GDAL's drivers and rasterio."""
     gcps, gcp_crs = dataset.gcps
-    if gcps:
-        return Georeference(gcps=tuple(gcps), gcp_crs=gcp_crs)
     transform = None if dataset.transform == Affine.identity() else dataset.transform
+    if transform is not None and not (np.isfinite(tuple(transform)).all() and transform.determinant):
+        raise SceneUnreadable(
+            f"{dataset.name}: its affine {tuple(transform)[:6]} is degenerate: write the right one (rio edit-info)"
+        )
+    if gcps and (transform is None or dataset.crs is None):
+        return Georeference(gcps=tuple(gcps), gcp_crs=gcp_crs)
     return Georeference(crs=dataset.crs, transform=transform)
 
 

@@ -314,6 +314,11 @@ class SafeBands:
         """Tell the unit, and why; see `sar2optical.raster.Bands.unit`."""
         return self.stated
 
+    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
+        """Refuse nothing: a product's tables tell its unit."""
+
+    ends_may_be_fill = False  # borders are masked from the product's own tables
+
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say so of DN; power of 0 is what is left where noise was subtracted."""
         return unit == "dn"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical.nodata import side_fill, without_sides
 from sar2optical.raster import (
     GDAL_CACHE_BYTES,
     Bands,
@@ -31,6 +33,8 @@ SAMPLE_LIMIT = 4_000_000
 SAMPLE_LEAST = 100_000
 """Pixels under which a sparse scene is sampled again, more finely: the 99th percentile of as many lies within 0.1
 percentiles."""
+
+_log = logging.getLogger(__name__)
 
 _CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
 
@@ -77,8 +81,13 @@ class Scene:
         self.row_of_blocks = bands.row_of_blocks
         self._sampled: tuple[NDArray[np.float32], ...] | None = None
         self._valid = 0
+        self._sides: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
+        if self._sides and (rows := int(np.count_nonzero(self._sides[0] + self._sides[1]))):
+            _log.info(
+                "%s: 0 or less than -100 at the ends of %d rows, not declared as nodata: masked", self.path, rows
+            )
 
     @property
     def samples(self) -> tuple[NDArray[np.float32], ...]:
@@ -113,6 +122,9 @@ class Scene:
             Where the file ends early or a block does not decode.
         """
         values, valid = self._bands.read(rows, cols)
+        if self._bands.ends_may_be_fill:
+            valid = self._without_sides(values, valid, rows, cols)
+            values *= valid
         if self._zero_is_nodata:
             valid &= (values != 0).all(axis=0)
             values *= valid
@@ -121,6 +133,19 @@ class Scene:
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read whole rows, see `read`."""
         return self.read((start, stop), (0, self.shape[1]))
+
+    def _without_sides(
+        self, values: NDArray[np.float32], valid: NDArray[np.bool_], rows: tuple[int, int], cols: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """Mask fill values that the file does not declare, from both ends of each row."""
+        width = self.shape[1]
+        if self._sides is None and cols != (0, width):
+            self._raw_samples()
+        if self._sides is None:
+            left, right = side_fill(values, valid)
+        else:
+            left, right = (side[rows[0] : rows[1]] for side in self._sides)
+        return without_sides(valid, left, right, cols[0], width)
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
         """Give valid values of each band on a regular grid over the whole scene; on a finer one where few are."""
@@ -136,18 +161,26 @@ class Scene:
         """Give valid values of every `step`-th row and column, and how many valid pixels there are in all."""
         height = self.shape[0]
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
+        sides = np.zeros((2, height), np.intp)
         total = 0
         for start in range(0, height, _CHUNK_ROWS):
             values, valid = self._bands.read((start, min(start + _CHUNK_ROWS, height)), (0, self.shape[1]))
+            if self._bands.ends_may_be_fill:
+                left, right = side_fill(values, valid)
+                sides[:, start : start + len(valid)] = left, right
+                valid = without_sides(valid, left, right, 0, self.shape[1])
             total += int(np.count_nonzero(valid))
             rows = slice(-start % step, None, step)  # the grid goes on across chunks
             chosen = valid[rows, ::step]
             for sample, band in zip(samples, values, strict=True):
                 sample.append(band[rows, ::step][chosen])
+        self._sides = sides[0], sides[1]
         return tuple(np.concatenate(sample) for sample in samples), total
 
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:
+            if not self._bands.stated and (given := self._raw_samples()[0]).size:
+                self._bands.refuse_impossible(asked, given)
             return asked, "asked for"
         if self._bands.stated:  # nothing has to be read for it
             return self._bands.stated

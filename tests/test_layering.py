@@ -14,15 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS = (
+    "addresses",
     "errors",
     "memory",
     "files",
     "remote",
     "manifest",
     "windows",
+    "footprint",
     "signature",
     "radiometry",
     "fill",
+    "nodata",
     "blend",
     "metrics",
     "evaluation",
@@ -31,6 +34,7 @@ ROOMS = (
     "scene",
     "geocode",
     "strips",
+    "provenance",
     "parts",
     "pyramid",
     "vrt",

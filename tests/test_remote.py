@@ -57,7 +57,20 @@ class Store(BaseHTTPRequestHandler):
         if name not in self.objects:
             return self.reply(404)
         data = self.objects[name]
-        if "Range" not in self.headers:
+        asked = len(self.log)
+        if asked > self.moods.get("forbidden_after", asked):
+            return self.reply(403)
+        if asked > self.moods.get("page_after", asked):
+            return self.reply(200, b"<!DOCTYPE html><p>Log in", Content_Type="text/html")
+        if asked > self.moods.get("cut_after", asked) and self.command == "GET":
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes 0-99999/{len(data)}")
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(data[:1000])
+            self.close_connection = True
+            return None
+        if "Range" not in self.headers or self.moods.get("no_ranges"):
             return self.reply(200, data, Accept_Ranges="bytes")
         first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
         part = data[int(first) : int(last) + 1]
@@ -256,6 +269,60 @@ def test_a_server_that_keeps_failing_is_an_error(server, monkeypatch):
     server.moods()
     with pytest.raises(SceneUnreadable, match="check the address"):
         scene_at(f"{server.url}/none.tif")
+
+
+@pytest.fixture
+def plain(make_raster):
+    """8 MB without compression, as ESA's own measurements are."""
+    data = np.random.default_rng(0).integers(1, 60_000, (2048, 2048)).astype(np.uint16)
+    return make_raster(data, "s1-vh.tif", tags={"POLARISATION": "VH"}, **UTM)
+
+
+@pytest.mark.parametrize("layout", ["plain", "tiled"])
+@pytest.mark.parametrize(
+    ("mood", "said"),
+    [
+        ("forbidden_after", "the server answers 403 Forbidden: renew the address or its credentials"),
+        ("page_after", r"the server sends a web page \(text/html\): log in"),
+        ("cut_after", "the connection broke|cannot be reached"),
+    ],
+)
+def test_a_read_that_fails_is_an_error_with_its_cause(server, request, monkeypatch, layout, mood, said):
+    """With GDAL's threads, an uncompressed file was zeros from where requests failed, and no error."""
+    found = request.getfixturevalue(layout)
+    path = found[1] if layout == "tiled" else found
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setenv("GDAL_NUM_THREADS", "ALL_CPUS")
+    server.put("/s1-vh.tif", path.read_bytes())
+    url = f"{server.url}/s1-vh.tif"
+    server.moods(**{mood: 4})
+    with pytest.raises(SceneUnreadable, match=rf"^{url}: rows \d+ to \d+ cannot be read: .*({said})"):
+        scene_at(f"{url}?sig=SECRET")
+    server.moods()
+    values, valid = scene_at(url)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(values[0], file.read(1))
+    assert valid.all()
+
+
+def test_a_server_without_ranges_gives_the_scene_or_an_error(server, plain, monkeypatch):
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    server.put("/s1-vh.tif", plain.read_bytes())
+    server.moods(no_ranges=1)
+    try:
+        values, _ = scene_at(f"{server.url}/s1-vh.tif")
+    except SceneUnreadable as error:
+        assert "the server ignores ranges: fetch the file" in str(error)
+    else:
+        with rasterio.open(plain) as file:
+            np.testing.assert_array_equal(values[0], file.read(1))
+
+
+def test_a_page_in_place_of_a_raster_is_named(server):
+    server.put("/login.tif", b"<!DOCTYPE html><p>Log in")
+    server.moods()
+    with pytest.raises(SceneUnreadable, match=r"login\.tif: cannot be opened: the server sends a web page"):
+        scene_at(f"{server.url}/login.tif")
 
 
 @pytest.mark.parametrize("answered", [1, 2])

@@ -1,0 +1,264 @@
+"""What a file does not say, or says twice: fill values at its sides, other layers, pages, packed values, places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.control import GroundControlPoint
+
+from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, UnitsUnknown
+from sar2optical.nodata import LEAST_RUN, side_fill
+from sar2optical.radiometry import choose_stretch
+from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.signature import Bound, ModelSignature, Stretch
+
+SHAPE = (60, 200)
+UTM = {"crs": "EPSG:32631", "transform": Affine(10, 0, 5e5, 0, -10, 5e6)}
+
+
+def power(seed=0):
+    rng = np.random.default_rng(seed)
+    return (0.05 * rng.gamma(4, 0.25, SHAPE) + 1e-4).astype(np.float32)
+
+
+def db():
+    return (10 * np.log10(power())).astype(np.float32)
+
+
+def read(path, band=("VH",), **options):
+    """Values and validity of a whole scene, and the samples that its stretch comes from."""
+    with open_scene(path, band, SceneOptions(**options)) as scene:
+        values, valid = scene.read_rows(0, scene.shape[0])
+        return values[0], valid, scene.samples[0]
+
+
+# Fill values at the sides
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "fill"),
+    [
+        (db, "VH dB", 0.0),
+        (power, "Sigma0_VH", -9999.0),
+        (power, "Sigma0_VH", -32768.0),
+        (power, "Sigma0_VH", 0.0),
+    ],
+)
+@pytest.mark.parametrize("nodata", [None, -1.0])
+def test_fill_at_the_sides_is_masked_and_not_sampled(make_raster, image, name, fill, nodata, caplog):
+    """Swaths lie askew in their rectangle: each row has another number of fill pixels on both sides."""
+    values = image()
+    expected = np.ones(SHAPE, bool)
+    for row in range(SHAPE[0]):
+        expected[row, : 10 + row] = expected[row, SHAPE[1] - 70 + row :] = False
+    filled = np.where(expected, values, np.float32(fill))
+    found, valid, samples = read(make_raster(filled, descriptions=[name], nodata=nodata))
+    np.testing.assert_array_equal(valid, expected)
+    assert (found[~expected] == 0).all()
+    np.testing.assert_array_equal(found[expected], values[expected])
+    np.testing.assert_array_equal(np.sort(samples), np.sort(values[expected]))
+
+
+def test_zeros_beside_declared_nodata_are_masked_and_zeros_inside_stay(make_raster):
+    values = power()
+    values[:, :30], values[:, 30:50] = -32768, 0
+    values[10:30, 100:140] = 0  # a lake where noise was subtracted
+    values[5, 55] = 0
+    _, valid, _ = read(make_raster(values, descriptions=["Sigma0_VH"], nodata=-32768))
+    assert not valid[:, :50].any()
+    assert valid[:, 50:].all()
+
+
+def test_short_runs_and_plain_integers_are_no_fill(make_raster):
+    values = db()
+    values[:, : LEAST_RUN - 1] = 0
+    assert read(make_raster(values, descriptions=["VH dB"]))[1].all()
+    grey = np.full(SHAPE, 90, np.uint8)
+    grey[:, :50] = 0  # water, perhaps
+    assert read(make_raster(grey, "chip.png"))[1].all()
+
+
+def test_a_rectangle_is_masked_as_whole_rows_are(make_raster):
+    values = db()
+    values[:, :40] = 0
+    path = make_raster(values, descriptions=["VH dB"])
+    with open_scene(path, ("VH",), SceneOptions(unit="db")) as scene:
+        _, part = scene.read((10, 30), (30, 60))
+    assert not part[:, :10].any()
+    assert part[:, 10:].all()
+
+
+def test_fill_is_counted_across_blocks_of_columns():
+    values = np.ones((1, 3, 700), np.float32)
+    values[0, 0, :600] = values[0, 1, 690:] = values[0, 2] = 0
+    left, right = side_fill(values, np.ones((3, 700), bool))
+    assert left.tolist() == [600, 0, 700]
+    assert right.tolist() == [0, 10, 700]
+
+
+def test_fill_is_said(make_raster, caplog):
+    values = db()
+    values[:7, :40] = 0
+    with caplog.at_level("INFO", "sar2optical"):
+        read(make_raster(values, descriptions=["VH dB"]))
+    assert "at the ends of 7 rows, not declared as nodata: masked" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", "sar2optical"):
+        read(make_raster(db(), descriptions=["VH dB"]))
+    assert "not declared" not in caplog.text
+
+
+# Packed values, units that cannot be
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "offset"), [("uint8", 0.2, -40.0), ("int16", 0.01, 0.0), ("uint16", 0.001, -50.0)]
+)
+def test_packed_decibels_are_judged_after_scale_and_offset(make_raster, dtype, scale, offset):
+    stored = np.rint((db() - offset) / scale).astype(dtype)
+    path = make_raster(stored, descriptions=["VH"])
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (scale,), (offset,)
+    with open_scene(path, ("VH",)) as scene:
+        assert scene.unit == "db"
+        values, _ = scene.read_rows(0, SHAPE[0])
+    assert np.abs(values[0] - db()).max() <= scale / 2 + 1e-3
+
+
+@pytest.mark.parametrize("declared", [(float("nan"), 0.0), (0.0, 0.0), (1.0, float("nan"))])
+def test_a_scale_that_is_none_is_refused_unless_one_is_given(make_raster, declared):
+    path = make_raster(np.rint(db() * 100).astype(np.int16), descriptions=["VH"])
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = ((value,) for value in declared)
+    with pytest.raises(SceneUnreadable, match="give --scale FACTOR"):
+        read(path)
+    np.testing.assert_allclose(read(path, scale=0.01)[0], db(), atol=0.006)
+
+
+@pytest.mark.parametrize("unit", ["db", "power", "amplitude", "dn"])
+def test_units_that_the_values_cannot_be_in_are_refused(make_raster, unit):
+    path = make_raster(np.rint(db() * 100).astype(np.int16), descriptions=["VH"])
+    with pytest.raises(UnitsUnknown, match=rf"units {unit} given, but the median of the values is -1\d+: .* --scale"):
+        read(path, unit=unit)
+    assert read(path, unit="db", scale=0.01)[1].all()  # what the message advises
+
+
+def test_a_negative_stretch_is_refused_where_nothing_is_negative():
+    model = ModelSignature(name="m", unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),))
+    for source in ("power", "db", "dn"):
+        with pytest.raises(UnitsMismatch, match=r"stretch -25 to 0: the model works on amplitude, .*p1 p99"):
+            choose_stretch(source, model, Stretch(Bound(-25), Bound(0)))
+        choose_stretch(source, model, Stretch(Bound(1, True), Bound(99, True)))
+    assert choose_stretch("db", ModelSignature(name="m"), Stretch(Bound(-25), Bound(0)))[0] == "db"
+
+
+def test_angles_in_degrees_are_no_power(make_raster):
+    with pytest.raises(UnitsUnknown, match="are not power"):
+        read(make_raster((33 + 10 * power()).astype(np.float32), "OPERA_L2_RTC-S1_x_VH.tif"))
+
+
+# Other layers, pages, subdatasets
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "S1A_IW_20240101T000000_DVP_RTC30_G_gpuned_ABCD_inc_map",
+        "S1A_IW_20240101T000000_DVP_RTC30_G_gpuned_ABCD_dem",
+        "S1A_IW_20240101T000000_DVP_RTC30_G_gpuned_ABCD_ls_map",
+        "OPERA_L2_RTC-S1_T064-135518-IW1_S1A_30_v1.0_local_incidence_angle",
+        "OPERA_L2_RTC-S1_T064-135518-IW1_S1A_30_v1.0_mask",
+    ],
+)
+def test_other_layers_of_a_product_are_refused_by_the_files_name(make_raster, name):
+    with pytest.raises(BandNotFound, match="not backscatter"):
+        read(make_raster(power(), f"{name}.tif"))
+
+
+@pytest.mark.parametrize("name", ["localIncidenceAngle", "incidenceAngleFromEllipsoid", "angle", "elevation"])
+def test_other_layers_are_refused_by_the_bands_name(make_raster, name):
+    path = make_raster(np.stack([power(), power()]), descriptions=["Sigma0_VH", name])
+    read(path)
+    with pytest.raises(BandNotFound, match=f"{name} is .*, not backscatter"):
+        read(path, bands=("2",))
+
+
+def test_names_that_only_look_like_other_layers_are_read(make_raster):
+    for name in ("Sigma0_VH_demmin", "triangle_VH_gpuned_", "rgbvh_sigma0_VH"):
+        read(make_raster(power(), f"{name}.tif", descriptions=["Sigma0_VH"]))
+
+
+@pytest.mark.parametrize("pages", [2, 3])
+def test_a_tiff_of_several_pages_lists_them(tmp_path, pages):
+    path = tmp_path / "stack.tif"
+    images = [Image.fromarray(db() + k) for k in range(pages)]
+    images[0].save(path, save_all=True, append_images=images[1:])
+    with pytest.raises(BandNotFound, match=rf"has {pages} pages: give one of GTIFF_DIR:1:"):
+        read(path)
+    np.testing.assert_array_equal(read(path, bands=("1",))[0], db())
+    np.testing.assert_array_equal(read(f"GTIFF_DIR:2:{path}")[0], db() + 1)
+
+
+@pytest.mark.parametrize(("band", "found"), [("VV", "VV"), ("VH", "VH")])
+def test_a_subdatasets_own_name_tells_its_polarisation(tmp_path, band, found):
+    from scipy.io import netcdf_file
+
+    with netcdf_file(tmp_path / "S1_VV.nc", "w") as file:
+        file.createDimension("y", SHAPE[0])
+        file.createDimension("x", SHAPE[1])
+        for name in ("VV", "VH"):
+            file.createVariable(name, "f4", ("y", "x"))[:] = db()
+    name = f'NETCDF:"{tmp_path / "S1_VV.nc"}":{band}'
+    with open_scene(name, ("VV|VH",), SceneOptions(unit="db")) as scene:
+        assert scene.polarisations == (found,)
+    other = {"VV": "VH", "VH": "VV"}[band]
+    with pytest.raises(BandNotFound, match=rf"trained on {other}, the file has 1 \({band}\)"):
+        read(name, (other,), unit="db")
+
+
+# Places
+
+
+def test_the_affine_comes_before_control_points(make_raster, tmp_path):
+    source = make_raster(power(), descriptions=["Sigma0_VH"], **UTM)
+    points = "".join(
+        f'<GCP Id="{k}" Pixel="{x}" Line="{y}" X="{9 + x / 1e3}" Y="{45 - y / 1e3}"/>'
+        for k, (x, y) in enumerate([(0, 0), (200, 0), (200, 60), (0, 60)])
+    )
+    both = tmp_path / "both.vrt"
+    both.write_text(
+        f'<VRTDataset rasterXSize="200" rasterYSize="60"><SRS>EPSG:32631</SRS>'
+        f"<GeoTransform>500000,10,0,5000000,0,-10</GeoTransform>"
+        f'<GCPList Projection="EPSG:4326">{points}</GCPList><VRTRasterBand dataType="Float32" band="1">'
+        f"<Description>Sigma0_VH</Description><SimpleSource><SourceFilename>{source}</SourceFilename>"
+        f"<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with open_scene(both, ("VH",)) as scene:
+        assert scene.georeference.gcps == ()
+        assert scene.georeference.crs == rasterio.CRS.from_epsg(32631)
+        assert scene.georeference.transform == UTM["transform"]
+
+
+def test_control_points_alone_are_kept(make_raster):
+    points = [GroundControlPoint(row=r, col=c, x=9 + c / 1e3, y=45 - r / 1e3) for r in (0, 60) for c in (0, 200)]
+    path = make_raster(power(), descriptions=["Sigma0_VH"], gcps=points, crs="EPSG:4326")
+    with open_scene(path, ("VH",)) as scene:
+        assert len(scene.georeference.gcps) == 4
+        assert scene.georeference.transform is None
+
+
+@pytest.mark.parametrize("transform", [Affine(0, 0, 5e5, 0, -10, 5e6), Affine(10, 20, 5e5, 5, 10, 5e6)])
+def test_an_affine_without_area_is_refused(make_raster, tmp_path, transform):
+    source = make_raster(power(), descriptions=["Sigma0_VH"], **UTM)
+    path = tmp_path / "flat.vrt"
+    numbers = ",".join(map(str, transform.to_gdal()))
+    path.write_text(
+        f'<VRTDataset rasterXSize="200" rasterYSize="60"><SRS>EPSG:32631</SRS><GeoTransform>{numbers}</GeoTransform>'
+        f'<VRTRasterBand dataType="Float32" band="1"><Description>Sigma0_VH</Description><SimpleSource>'
+        f"<SourceFilename>{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(SceneUnreadable, match="is degenerate"):
+        read(path)
