@@ -17,6 +17,8 @@ from sar2optical.errors import ExportUnsupported
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 """Operators with weights; all others of a generator only move or bend what these compute."""
 
+_MOVES = ("Identity", "Cast", "Transpose", "Reshape", "DepthToSpace", "Slice")  # that change no value
+
 
 class Graph:
     """A copy of a model, being rewritten.
@@ -171,3 +173,14 @@ def with_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> onnx.Model
 def convolutions(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Give the nodes with weights, in order."""
     return [node for node in nodes if node.op_type in CONVOLUTIONS]
+
+
+def ends_in_tanh(model: onnx.ModelProto) -> bool:
+    """Say whether the output is that of a Tanh, so that its range is [-1, 1] whatever it was seen to give."""
+    name = model.graph.output[0].name
+    for node in reversed(model.graph.node):
+        if name in node.output:
+            if node.op_type not in _MOVES:
+                return bool(node.op_type == "Tanh")
+            name = node.input[0]
+    return False

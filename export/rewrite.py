@@ -15,14 +15,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import opset_of, with_metadata
+from export.graph import ends_in_tanh, opset_of, with_metadata
 from export.half import emulated, halve, store_halved
 from export.options import Exported, ExportOptions
 from export.precision import QUANTIZED, Precision
 from export.quantize import Searched, calibrate, prepare, search
 from export.source import Source, open_source
 from export.subpixel import can_be_rewritten, subpixel
-from export.verify import Parity, Run, as_written, chips_from, compare, expect, simulated_chips
+from export.verify import Parity, Run, as_written, chips_from, compare, expect, refuse_unsigned, simulated_chips
 from sar2optical import __version__
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
@@ -90,7 +90,10 @@ def chips_for(generator: Source, options: ExportOptions) -> Chips:
     """Give what a generator is verified on: what was asked for, or what is calibrated on, or simulated chips."""
     path = options.verify_with or options.calibration
     sar = chips_from(path, generator.signature) if path else simulated_chips(generator.signature)
-    return chips_of(generator.reference, generator.signature, sar, path)
+    chips = chips_of(generator.reference, generator.signature, sar, path)
+    if not ends_in_tanh(generator.model):
+        refuse_unsigned(chips.images)
+    return chips
 
 
 def chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32], path: Path | None) -> Chips:

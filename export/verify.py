@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from sar2optical.data.pairs import is_sar_folder
 from sar2optical.errors import BandNotFound, ExportUnsupported, ParityFailed
 from sar2optical.metrics import psnr, ssim
 from sar2optical.radiometry import Encoding, choose_stretch, convert, resolve
@@ -162,6 +163,26 @@ def expect(reference: Run, chips: NDArray[np.float32]) -> NDArray[np.float32]:
     return images
 
 
+def refuse_unsigned(images: NDArray[np.float32]) -> None:
+    """Refuse a generator whose images are on [0, 1]: read as [-1, 1], they would be washed out.
+
+    Parameters
+    ----------
+    images
+        float32 (n, 3, window, window): a generator's, of all chips.
+
+    Raises
+    ------
+    ParityFailed
+        Where no value is below 0.
+    """
+    if images.min() >= 0:
+        raise ParityFailed(
+            f"the source's images are never below 0 (from {images.min():.2f} to {images.max():.2f}): [0, 1], as a "
+            "sigmoid gives, where [-1, 1] is expected: end it in y * 2 - 1, or in a tanh and train it again"
+        )
+
+
 def compare(
     expected: NDArray[np.float32], found: Run, chips: NDArray[np.float32], *, source: str, floor: float
 ) -> Parity:
@@ -224,7 +245,7 @@ def _rasters(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ExportUnsupported(f"{path}: no such file or folder: give a folder of chips, or a scene")
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    sar = [file for file in files if file.parent.name == "s1"]
+    sar = [file for file in files if is_sar_folder(file.parent.name)]
     return sar or files
 
 

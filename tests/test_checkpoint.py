@@ -197,9 +197,10 @@ def test_many_missing_keys_are_counted(tmp_path):
     assert "unknown none" in message
 
 
-def test_keys_under_a_prefix_are_refused_and_shown(tmp_path):
-    state = {f"module.{key}": value for key, value in generator().state_dict().items()}
-    refused(CheckpointMismatch, saved(tmp_path, state), "module.encoder.enc1")
+def test_keys_under_a_prefix_of_part_of_them_are_refused_and_shown(tmp_path):
+    state = dict(generator().state_dict())
+    state["module.head.0.weight"] = state.pop(HEAD)
+    refused(CheckpointMismatch, saved(tmp_path, state), "needs encoder.enc1.conv_block.0.weight and head.0.weight")
 
 
 @pytest.mark.parametrize("wrong", [(3, 2, 3, 3, 1), (4, 4, 3, 3)], ids=str)

@@ -101,6 +101,45 @@ def test_chips_of_decibels_are_checked_once_their_band_is_named(chips, make_rast
     assert run("check", chips, "--band", band).exit_code == 0
 
 
+@pytest.mark.parametrize("band", ["2", "2=VH"])
+def test_a_band_without_a_name_is_checked_by_index(make_raster, chips, band):
+    path = chips / "agri/s1/ROIs1970_fall_s1_0_p0.png"
+    path.unlink()
+    values = np.linspace(-30, 5, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
+    both = np.stack([values + 6, values])
+    make_raster(both, str(path.with_suffix(".tif").relative_to(path.parents[3])))
+    for other in chips.rglob("s1/*.png"):
+        other.unlink()
+        other.parents[1].joinpath("s2", other.name.replace("_s1_", "_s2_")).unlink()
+    assert run("check", chips, "--band", band).exit_code == 0
+    refused = run("check", chips, "--band", "VH")
+    assert "2 bands without names, VH is wanted: give --band with its number, such as --band 2" in refused.stdout
+
+
+def test_a_wrong_optical_scale_is_named_with_the_option_that_mends_it(make_raster, chips):
+    path = chips / "agri/s2/ROIs1970_fall_s2_0_p0.png"
+    path.unlink()
+    bright = np.stack([speckle((SIDE, SIDE), seed=c) for c in range(3)]).astype(np.uint16) * 257
+    make_raster(bright, str(path.with_suffix(".tif").relative_to(path.parents[3])))
+    result = run("check", chips)
+    assert result.exit_code == 1
+    assert "  all chips: 96% of the 16-bit optical values become white" in result.stdout
+    assert errors(result)[0].startswith(f"error: {chips}: 1 wrong scale; 96% of the 16-bit")
+    assert errors(result)[0].endswith("give --optical-max 64000")
+    assert run("check", chips, "--optical-max", 64000).exit_code == 0
+
+
+def test_bands_of_optical_chips_are_given(make_raster, chips):
+    path = chips / "agri/s2/ROIs1970_fall_s2_0_p0.png"
+    path.unlink()
+    ten = np.random.default_rng(0).integers(1, 3000, (10, SIDE, SIDE)).astype(np.uint16)
+    make_raster(ten, str(path.with_suffix(".tif").relative_to(path.parents[3])))
+    refused = run("check", chips)
+    assert "10 bands without names" in refused.stdout
+    assert "--rgb 3 2 1" in refused.stdout
+    assert run("check", chips, "--rgb", 3, 2, 1).exit_code == 0
+
+
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     for command in (("check",), ("split", tmp_path / "split.json")):
         result = run(command[0], tmp_path / "absent", *command[1:])

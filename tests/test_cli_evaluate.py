@@ -174,6 +174,37 @@ def test_models_that_cannot_be_compared(pairs, model, tmp_path):
     assert_refused(evaluation(model, small, model, pairs), 1, str(model), "given twice")
 
 
+def test_chips_smaller_than_the_models_window_are_scored_in_smaller_ones(make_raster, model, tmp_path):
+    for half in ("s1", "s2"):
+        (tmp_path / "small" / half).mkdir(parents=True)
+    grey = speckle((128, 128), high=200)
+    make_raster(grey, "small/s1/0.png")
+    make_raster(np.stack([grey + 10] * 3), "small/s2/0.png")
+    out = tmp_path / "out.json"
+    assert_refused(evaluation(model, tmp_path / "small"), 1, "128 x 128", "give --window 128")
+    result = evaluation(model, tmp_path / "small", "--window", 128, "--precision", "fp32", "--json", out)
+    assert result.returncode == 0, result.stderr
+    record = json.loads(out.read_text())
+    assert (record["window"], record["windows"]) == (128, 1)
+    assert record["results"][0]["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)  # nothing was moved
+    assert_refused(evaluation(model, tmp_path / "small", "--window", 512), 1, "window is 512, the model takes 256")
+
+
+def test_a_band_is_chosen_by_index(make_raster, model, tmp_path):
+    for half in ("s1", "s2"):
+        (tmp_path / "two" / half).mkdir(parents=True)
+    grey = speckle((256, 256), high=200)
+    make_raster(np.stack([np.full_like(grey, 7), grey]), "two/s1/0.tif")
+    make_raster(np.stack([grey + 10] * 3), "two/s2/0.png")
+    out = tmp_path / "out.json"
+    assert_refused(evaluation(model, tmp_path / "two"), 1, "2 bands without names, VH is wanted", "--band 2")
+    for band in ("2", "2=VH"):
+        options = ["--band", band, "--precision", "fp32", "--json", out, "--overwrite"]
+        result = evaluation(model, tmp_path / "two", *options)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(out.read_text())["results"][0]["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)
+
+
 def test_models_of_one_name_are_told_apart_by_their_folders(pairs, model, tmp_path):
     (tmp_path / "other").mkdir()
     other = make_identity(tmp_path / "other" / model.name, BYTES)

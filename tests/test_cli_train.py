@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 from sar2optical.cli.evaluate import main as eval_main
 from sar2optical.cli.train import main as train_main
+from sar2optical.data import optical
 from sar2optical.training.seed_config import read_settings
 from tests.conftest import UTM, speckle
 from tests.test_cli import BIN, assert_refused, command
@@ -302,6 +303,79 @@ def test_power_beside_reflectance_is_trained_and_scored_on(tmp_path, make_raster
     scored = here(eval_main, out / "generator.pth", data, "--units", "power", "--optical-max", 2000)
     assert scored.returncode == 0, scored.stderr
     assert "generator.pth, pytorch fp32" in scored.stdout
+
+
+def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, make_raster):
+    """In the folders of the published set: two bands of dB without names, thirteen of reflectance without names."""
+    for half in ("s1", "s2"):
+        (tmp_path / "ms" / "ROIs1158_spring" / f"{half}_1").mkdir(parents=True)
+    for k in range(2):
+        rng = np.random.default_rng(k)
+        db = 10 * np.log10(rng.gamma(4.4, 0.02, (256, 256))).astype(np.float32)
+        name = f"ms/ROIs1158_spring/{{0}}_1/ROIs1158_spring_{{0}}_1_p{k}.tif"
+        make_raster(np.stack([db + 6, db]), name.format("s1"), **UTM)
+        make_raster(rng.integers(0, 3000, (13, 256, 256)).astype(np.uint16), name.format("s2"), **UTM)
+    data, out = tmp_path / "ms", tmp_path / "run"
+    options = ["--steps", 1, "--unit", "db", "--stretch", "-25", "0"]
+    assert_refused(train(data, out, *options), 1, "2 bands without names, VH is wanted", "--band 2")
+    assert not out.exists()
+    optical._say.cache_clear()  # the first run has said it, in this process
+    result = train(data, out, *options, "--band", 2)
+    assert result.returncode == 0, result.stderr
+    assert "band 2 is taken for VH" in result.stderr
+    assert (
+        "bands 4, 3, 2 are red, green and blue (13 bands without names are taken for Sentinel-2 L1C" in result.stderr
+    )
+    signature = json.loads(torch.load(out / "generator.pth", weights_only=True)["signature"])
+    assert signature["bands"] == ["VH"]
+    assert train(data, tmp_path / "both", *options, "--band", "1=VV", "--band", "2=VH").returncode == 0
+    signature = json.loads(torch.load(tmp_path / "both" / "generator.pth", weights_only=True)["signature"])
+    assert (signature["bands"], signature["channels"]) == (["VV", "VH"], 2)
+    refused = here(eval_main, out / "generator.pth", data)
+    assert_refused(refused, 1, "2 bands without names, VH is wanted", "--band 2")
+    scored = here(eval_main, out / "generator.pth", data, "--band", 2, "--rgb", 4, 3, 2, "--limit", 1)
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_small_chips_are_told_what_takes_them_and_that_works(tmp_path):
+    data, out = write_pairs(tmp_path / "small", 2, 128), tmp_path / "run"
+    assert_refused(train(data, out), 1, "128 x 128", "--window 128 (to train: with --architecture detail)")
+    assert_refused(train(data, out, "--window", 128), 1, "window is 128", "architecture detail", "multiples of 64")
+    options = ["--window", 128, "--architecture", "detail", "--steps", 1, "--val-data", data]
+    result = train(data, out, *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(torch.load(out / "generator.pth", weights_only=True)["signature"])["window"] == 128
+    scored = here(eval_main, out / "generator.pth", data)
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_pictures_side_by_side_are_trained_and_scored_on(tmp_path, make_raster):
+    (tmp_path / "ab" / "train").mkdir(parents=True)
+    for k in range(2):
+        grey, colours = (np.stack([speckle((256, 256), seed=s) for s in seeds]) for seeds in ((k,) * 3, (7, 8, 9)))
+        make_raster(np.concatenate((grey, colours), axis=2), f"ab/train/{k}.png")
+    data, out = tmp_path / "ab", tmp_path / "run"
+    assert_refused(train(data, out, "--steps", 1), 1, "no pairs", "--aligned")
+    assert_refused(train(data, out, "--steps", 1, "--aligned", "--band", 1), 1, "no effect on --aligned")
+    result = train(data, out, "--steps", 1, "--aligned")
+    assert result.returncode == 0, result.stderr
+    scored = here(eval_main, out / "generator.pth", data, "--aligned")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_optical_chips_of_another_scale_are_refused_with_a_value_that_works(tmp_path, make_raster):
+    for half in ("s1", "s2"):
+        (tmp_path / "k" / half).mkdir(parents=True)
+    for k in range(2):
+        make_raster(speckle((256, 256), seed=k), f"k/s1/{k}.png")
+        bright = np.stack([speckle((256, 256), seed=s) for s in range(3)]).astype(np.uint16) * 257
+        make_raster(bright, f"k/s2/{k}.tif")
+    data, out = tmp_path / "k", tmp_path / "run"
+    result = train(data, out, "--steps", 1)
+    assert_refused(result, 1, "become white: give --optical-max 64000")
+    assert not out.exists()
+    assert train(data, out, "--steps", 1, "--optical-max", 64000).returncode == 0
+    assert_refused(here(eval_main, out / "generator.pth", data), 1, "give --optical-max 64000")
 
 
 def test_comet_that_is_not_installed_is_said(pairs, tmp_path):

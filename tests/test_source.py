@@ -343,6 +343,47 @@ def test_images_beyond_the_range_are_refused(tmp_path):
     assert_refused(ParityFailed, r"beyond \[-1, 1\]", source, tmp_path / "out.onnx")
 
 
+@pytest.mark.parametrize("head", ["sigmoid", "clipped", "tanh moved to 0..1"])
+def test_images_on_0_to_1_are_refused(tmp_path, head):
+    """Read as [-1, 1] they would be washed out; a tanh whose images happen to be bright is none of these."""
+    source = save_small_net(tmp_path / "unsigned.onnx")
+    model = onnx.load(source)
+    last = model.graph.node[-1]
+    for name, value in (("half", 0.5), ("zero", 0.0), ("one", 1.0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    if head == "sigmoid":
+        last.op_type = "Sigmoid"
+    elif head == "clipped":
+        model.graph.node.remove(last)
+        model.graph.node.append(helper.make_node("Clip", ["colours", "zero", "one"], ["optical"], "clip"))
+    else:
+        last.output[0] = "signed"
+        model.graph.node.append(helper.make_node("Mul", ["signed", "half"], ["halved"], "halve"))
+        model.graph.node.append(helper.make_node("Add", ["halved", "half"], ["optical"], "move"))
+    onnx.save(model, source)
+    (tmp_path / "out").mkdir()
+    assert_refused(ParityFailed, r"never below 0 .*y \* 2 - 1", source, tmp_path / "out" / "out.onnx")
+
+
+def test_a_bright_tanh_and_a_repaired_sigmoid_are_exported(tmp_path):
+    source = save_small_net(tmp_path / "bright.onnx")
+    model = onnx.load(source)
+    for name, value in (("two", 2.0), ("one", 1.0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    last = model.graph.node[-1]
+    last.input[0] = "bright"
+    model.graph.node.insert(len(model.graph.node) - 1, helper.make_node("Exp", ["colours"], ["bright"], "raise"))
+    onnx.save(model, source)
+    assert export(source, tmp_path / "bright_out.onnx").parity.psnr > 60
+    last = model.graph.node[-1]
+    last.op_type, last.input[0], last.output[0] = "Sigmoid", "colours", "unsigned"
+    model.graph.node.append(helper.make_node("Mul", ["unsigned", "two"], ["doubled"], "double"))
+    model.graph.node.append(helper.make_node("Sub", ["doubled", "one"], ["optical"], "move"))
+    model.graph.node.remove(next(node for node in model.graph.node if node.name == "raise"))
+    onnx.save(model, source)
+    assert export(source, tmp_path / "signed_out.onnx").parity.psnr > 60
+
+
 def test_chips_that_are_nearly_black_are_nothing_to_calibrate_on(tmp_path, small, make_raster):
     for k in range(8):
         make_raster(1 + speckle((64, 64), high=2, seed=k), f"{k}.png")

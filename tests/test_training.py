@@ -24,9 +24,10 @@ from sar2optical.errors import (
     TrainingDiverged,
 )
 from sar2optical.metrics import gradient_energy, ssim
+from sar2optical.models import detail, unet
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.training.batches import Batches, to_tensor
-from sar2optical.training.config import RunOptions, TrainConfig
+from sar2optical.training.config import MULTIPLES, RunOptions, TrainConfig
 from sar2optical.training.evaluate import mean_colour, score
 from sar2optical.training.journal import read_metrics
 from sar2optical.training.loop import train
@@ -206,7 +207,10 @@ def test_the_learning_rate_is_constant_then_falls_to_nothing():
 def test_settings_that_no_run_can_use():
     for change, said in [
         ({"batch": 1}, "batch is 1: give 2 or more"),
-        ({"window": 300}, "multiple of 256"),
+        ({"window": 300}, "multiple of 256, or architecture detail, which takes multiples of 64"),
+        ({"window": 128}, "multiple of 256, or architecture detail"),
+        ({"window": 100, "architecture": "detail"}, "window is 100: give a multiple of 64"),
+        ({"window": 0, "architecture": "detail"}, "window is 0"),
         ({"objective": "wgan"}, "vanilla or lsgan or hinge"),
         ({"gan_from": 2.0}, "from 0 to 1"),
         ({"l1_weight": float("nan")}, "l1_weight is nan"),
@@ -220,6 +224,11 @@ def test_settings_that_no_run_can_use():
 
 
 # --- batches
+
+
+def test_windows_are_of_the_sides_that_the_generators_take():
+    assert MULTIPLES == {"pix2pix": unet.MULTIPLE, "detail": detail.MULTIPLE}
+    assert TrainConfig(window=192, architecture="detail").window == 192
 
 
 def test_windows_depend_on_the_seed_and_their_number_alone():

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import INTERRUPTED, reports_errors, set_up_logging
+from sar2optical.cli.common import (
+    INTERRUPTED,
+    aligned_option,
+    optical_options,
+    reading,
+    refuse_bands_of_pictures,
+    reports_errors,
+    set_up_logging,
+)
 from sar2optical.errors import DataError
 from sar2optical.signature import UNITS
 
@@ -29,7 +37,8 @@ _SHOWN = 5
 def main() -> None:
     """Check, split and fetch pairs of SAR and optical chips.
 
-    Pairs lie in folders s1 and s2 with chips of equal names, or in folders of terrain classes that hold these.
+    Pairs lie in folders s1 and s2 with chips of equal names, or in folders of terrain classes that hold these; in
+    folders s1_1 and s2_1 as SEN1-2 and SEN12MS are published; or, with --aligned, side by side in one picture.
     """
     set_up_logging(0)
 
@@ -39,14 +48,24 @@ def main() -> None:
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw histograms of the values (.png).")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Also write all that was found as JSON.")
 @click.option("--window", type=click.IntRange(1), default=256, show_default=True, help="Side that a chip must have.")
-@click.option("--band", "bands", multiple=True, help="Polarisation or index from 1, of chips that are no bytes.")
+@click.option(
+    "--band", "bands", multiple=True, help="Polarisation, index from 1 or both (2=VH), of chips that are no bytes."
+)
 @click.option(
     "--units", type=click.Choice(["auto", *UNITS]), default="auto", show_default=True, help="Of the SAR chips."
 )
+@optical_options
+@aligned_option
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
 @reports_errors
-def check(folder: Path, plot: Path | None, record: Path | None, overwrite: bool, **choices: Any) -> None:
-    """Look at every chip of DIR: partners, damage, sizes, empty ones, duplicates. Exit 1 where anything is wrong."""
+def check(
+    folder: Path, plot: Path | None, record: Path | None, overwrite: bool, aligned: bool, **choices: Any
+) -> None:
+    """Look at every chip of DIR. Exit 1 where anything is wrong.
+
+    Found are chips without a partner, damaged, empty, white, of differing or small size, and duplicates; and 16-bit
+    optical chips that --optical-max does not fit.
+    """
     from sar2optical.data import check as checking
     from sar2optical.files import refuse_existing, write_output
 
@@ -54,7 +73,8 @@ def check(folder: Path, plot: Path | None, record: Path | None, overwrite: bool,
         if out:
             refuse_existing(out, overwrite=overwrite)
     with _bar("looking at") as progress:
-        report = checking.check(folder, _reading(**choices), progress=progress)
+        how = _reading(aligned=aligned, **choices)
+        report = checking.check(folder, how, aligned=aligned, progress=progress)
     click.echo(_overview(report))
     if record:
         write_output(record, report.to_json().encode())
@@ -63,20 +83,23 @@ def check(folder: Path, plot: Path | None, record: Path | None, overwrite: bool,
     if report.problems:
         counts = Counter(problem.kind for problem in report.problems)
         listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        raise DataError(f"{folder}: {listed}: mend or remove those chips")
+        scale = next((problem.detail for problem in report.problems if problem.kind == "wrong scale"), None)
+        remedy = "" if scale and len(report.problems) == 1 else ": mend or remove those chips"
+        raise DataError(f"{folder}: {listed}{remedy}" + (f"; {scale}" if scale else ""))
 
 
-def _reading(window: int, bands: tuple[str, ...], units: str) -> Reading:
-    from sar2optical.data.pairs import Reading
+def _reading(window: int, bands: tuple[str, ...], aligned: bool, **choices: Any) -> Reading:
+    from sar2optical.data.sar_bands import parse_band, polarisation_of
     from sar2optical.signature import Bound, ModelSignature, Stretch
 
     # Percentiles in dB: every unit but bytes can be brought to it, calibrated or not.
     stretch = (Stretch(Bound(1, True), Bound(99, True)),) * len(bands)
-    signature = ModelSignature(name="check", bands=bands, stretch=stretch, channels=len(bands)) if bands else None
-    unit: Any = None if units == "auto" else units
+    names = tuple(map(polarisation_of, bands))
+    signature = ModelSignature(name="check", bands=names, stretch=stretch, channels=len(bands)) if bands else None
     # By name, a lone band that has none of its own passes; by index, any band does.
-    asked = bands if any(band.isdecimal() for band in bands) else ()
-    return Reading(signature=signature, bands=asked, unit=unit, min_side=window)
+    asked = bands if any(parse_band(band)[0].isdecimal() for band in bands) else ()
+    refuse_bands_of_pictures(asked, aligned=aligned)
+    return reading(signature, window, bands=asked, **choices)
 
 
 def _overview(report: Report) -> str:
@@ -85,10 +108,14 @@ def _overview(report: Report) -> str:
     for kind in dict.fromkeys(problem.kind for problem in report.problems):
         some = [problem for problem in report.problems if problem.kind == kind]
         lines.append(f"\n{kind}: {len(some)}")
-        lines += [f"  {problem.chip.relative_to(report.root)}: {problem.detail}" for problem in some[:_SHOWN]]
+        lines += [f"  {_shown(problem.chip, report.root)}: {problem.detail}" for problem in some[:_SHOWN]]
         if len(some) > _SHOWN:
             lines.append(f"  and {len(some) - _SHOWN} more (--json lists all)")
     return "\n".join(lines)
+
+
+def _shown(chip: Path, root: Path) -> str:
+    return "all chips" if chip == root else str(chip.relative_to(root))
 
 
 @main.command()
@@ -105,16 +132,25 @@ def _overview(report: Report) -> str:
     "--ratio", nargs=3, type=float, default=(0.7, 0.15, 0.15), show_default=True, help="Of train, val and test."
 )
 @click.option("--seed", type=int, default=42, show_default=True)
+@aligned_option
 @click.option("--overwrite", is_flag=True, help="Replace OUT.json where it is there.")
 @reports_errors
-def split(folder: Path, out: Path, by: str, ratio: tuple[float, float, float], seed: int, overwrite: bool) -> None:
+def split(
+    folder: Path,
+    out: Path,
+    by: str,
+    ratio: tuple[float, float, float],
+    seed: int,
+    aligned: bool,
+    overwrite: bool,
+) -> None:
     """Say which pairs of DIR train, validate and test, in OUT.json."""
     from sar2optical.data.pairs import find_pairs
     from sar2optical.data.splits import random_split, scene_split, write_split
     from sar2optical.files import refuse_existing
 
     refuse_existing(out, overwrite=overwrite)
-    pairs = find_pairs(folder)
+    pairs = find_pairs(folder, aligned=aligned)
     splits = (scene_split if by == "scene" else random_split)(pairs, folder, ratio, seed)
     write_split(out, splits, overwrite=overwrite)
     click.echo(_shares(splits, pairs, folder))
@@ -162,10 +198,26 @@ def _doubts(splits: Splits, by: str) -> Iterator[str]:
     show_default=True,
     help="Of the SAR chips; of 8-bit chips: what they were stretched from (db, amplitude).",
 )
-@click.option("--band", default="VV", help="Index from 1, where the SAR chips have several bands.")
+@click.option(
+    "--band",
+    default="VV",
+    show_default=True,
+    help="Polarisation or index from 1, where SAR chips have several bands.",
+)
+@optical_options
+@aligned_option
 @click.option("--only", default="*", show_default=True, metavar="PATTERN", help="SAR chips with such names.")
 @reports_errors
-def harmonise(folder: Path, out: Path, units: str, band: str, only: str) -> None:
+def harmonise(
+    folder: Path,
+    out: Path,
+    units: str,
+    band: str,
+    optical_max: float | None,
+    rgb: tuple[int, int, int] | None,
+    aligned: bool,
+    only: str,
+) -> None:
     """Write the pairs of DIR to the new folder OUT, as 8-bit PNG files of one radiometry.
 
     SAR becomes dB between its 1st and 99th percentile, chip by chip. Give each region a folder of its own, side by
@@ -177,16 +229,19 @@ def harmonise(folder: Path, out: Path, units: str, band: str, only: str) -> None
 
     if out.exists():
         raise OutputExists(f"{out}: exists: give a new folder")
-    pairs = [pair for pair in find_pairs(folder) if pair.sar.match(only)]
+    refuse_bands_of_pictures((band,), aligned=aligned)
+    pairs = [pair for pair in find_pairs(folder, aligned=aligned) if pair.sar.match(only)]
     if not pairs:
         raise DataError(f"{folder}: no SAR chip is named {only}: give another pattern")
     names = Counter(pair.sar.stem for pair in pairs)
     if (name := max(names, key=names.__getitem__)) and names[name] > 1:
         raise DataError(f"{folder}: {names[name]} chips are named {name}: give one folder of them at a time")
-    unit: Any = None if units == "auto" else units
+    chosen: Any = {"unit": None if units == "auto" else units, "rgb": rgb}
+    if optical_max is not None:
+        chosen["optical_max"] = optical_max
     with _bar("writing") as progress:
         done = iter(range(1, len(pairs) + 1))
-        write(pairs, out, unit=unit, band=band, on_pair=lambda: progress(next(done), len(pairs)))
+        write(pairs, out, band=band, on_pair=lambda: progress(next(done), len(pairs)), **chosen)
     click.echo(f"{out}: {len(pairs)} pairs")
 
 

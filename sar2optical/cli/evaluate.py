@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import chip_options, engine_options, reading, reports_errors, set_up_logging
+from sar2optical.cli.common import (
+    chip_options,
+    engine_options,
+    reading,
+    refuse_bands_of_pictures,
+    reports_errors,
+    set_up_logging,
+)
 
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
@@ -34,6 +41,19 @@ _PATH = click.Path(path_type=Path)
 )
 @engine_options
 @chip_options
+@click.option(
+    "--band",
+    "bands",
+    multiple=True,
+    help="Band of the SAR chips: polarisation, index from 1, or both (2=VH); once for each band of the model.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(16),
+    metavar="N",
+    help="Side of the windows that are scored, at most the model's; the model sees smaller ones mirrored at the "
+    "edges.  [the model's]",
+)
 @click.option(
     "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
 )
@@ -112,17 +132,24 @@ def _evaluation(
     engines: dict[str, Engine], data: Path, options: dict[str, Any], *, quiet: bool
 ) -> tuple[Evaluation, Callable[[], bytes]]:
     """Score; also give what draws the picture, while the engines are open."""
+    from sar2optical.data.exposure import refuse_misfit
     from sar2optical.data.splits import load_pairs
     from sar2optical.training.evaluate import RADAR, baselines, engine_prediction, evaluate, read_samples
     from sar2optical.training.fid import open_features
     from sar2optical.training.shifts import spread_pairs, with_shifts
 
     signatures = [engine.signature for engine in engines.values()]
-    how = reading(signatures[0], signatures[0].window, units=options["units"], optical_max=options["optical_max"])
-    pairs = load_pairs(data, options["split"], options["part"])[: options["limit"]]
+    window = _window(signatures[0].window, options["window"])
+    aligned = options["aligned"]
+    refuse_bands_of_pictures(options["bands"], aligned=aligned)
+    chosen = {name: options[name] for name in ("units", "optical_max", "rgb", "bands")}
+    how = reading(signatures[0], window, **chosen)
+    pairs = load_pairs(data, options["split"], options["part"], aligned=aligned)
+    refuse_misfit(pairs, how)
+    pairs = pairs[: options["limit"]]
     features = open_features(options["features"]) if options["features"] else None
     fit_on = options["fit_on"]
-    fitting = load_pairs(fit_on) if fit_on else pairs
+    fitting = load_pairs(fit_on, aligned=aligned) if fit_on else pairs
     predictions = {name: engine_prediction(engine) for name, engine in engines.items()}
 
     shifted = spread_pairs(pairs) if options["shifts"] else []
@@ -133,7 +160,7 @@ def _evaluation(
         evaluation = evaluate(
             {**predictions, **fitted, **RADAR},
             _alike(read_samples(pairs, data, how), signatures),
-            window=signatures[0].window,
+            window=window,
             features=features,
             on_chip=step,
         )
@@ -141,6 +168,14 @@ def _evaluation(
         evaluation = with_shifts(evaluation, predictions, samples, on_chip=step)
     first = next(iter(predictions))
     return evaluation, lambda: _picture(evaluation, pairs, how, first, predictions[first])
+
+
+def _window(of_model: int, asked: int | None) -> int:
+    from sar2optical.errors import OptionError
+
+    if asked is not None and asked > of_model:
+        raise OptionError(f"window is {asked}, the model takes {of_model}: give at most that, or leave it out")
+    return asked or of_model
 
 
 def _told(samples: Iterator[Any], step: Callable[[], None]) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from sar2optical.cli.common import (
     options,
     parse_stretch,
     reading,
+    refuse_bands_of_pictures,
     reports_errors,
     set_up_logging,
 )
@@ -25,18 +26,22 @@ from sar2optical.errors import BackendNotInstalled, OptionError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
-    from sar2optical.data.pairs import Reading
+    from sar2optical.data.pairs import Pair, Reading
     from sar2optical.training.loop import StepReport
     from sar2optical.training.seed_config import FileSettings
 
 _FILE = click.Path(path_type=Path)
+
+_WINDOW = 256
+"""Window of a generator that is trained on larger ones."""
 
 # None stands for "as in --config, else the default": TrainConfig and RunOptions hold the defaults, and nothing else.
 _data = options(
     click.option("--split", type=_FILE, help="Which chips are train, val and test (sar2opt-data split)."),
     click.option("--val-data", type=_FILE, help="Validation pairs in a folder of their own."),
     click.option("--name", default="pix2pix", show_default=True, help="What the model is called."),
-    click.option("--band", "bands", multiple=True, help="Polarisation of the SAR chips, once for each.  [VH]"),
+    click.option("--band", "bands", multiple=True,
+                 help="Polarisation of the SAR chips, index from 1, or both (2=VH); once for each.  [VH]"),
     click.option("--unit", type=click.Choice(UNITS), default="amplitude", show_default=True,
                  help="In which the stretch is applied; of 8-bit chips: what they were stretched from."),
     click.option("--stretch", nargs=2, default=("0", "p99"), show_default=True, callback=parse_stretch,
@@ -79,7 +84,7 @@ _steps = options(
     click.option("--beta2", type=float, help="[0.999]"),
     click.option("--decay-from", type=float, help="Share of the steps after which the rate falls; 1: never.  [0.5]"),
     click.option("--ema-decay", type=float, help="Moving average of weights; 0: none.  [0.999]"),
-    click.option("--window", type=int, help="Side of a training window, a multiple of 256.  [256]"),
+    click.option("--window", type=int, help="Side of a training window, a multiple of 256; of 64 for detail.  [256]"),
     click.option("--crop/--no-crop", default=None, help="Windows anywhere, or on a grid.  [crop]"),
     click.option("--flip/--no-flip", default=None, help="[flip]"),
     click.option("--turn/--no-turn", default=None, help="Quarter turns.  [turn]"),
@@ -149,13 +154,15 @@ def main(
 ) -> None:
     """Train a generator on the pairs in DATA; everything that the run makes goes to the folder OUT.
 
-    DATA holds s1/ and s2/ with chips of equal names, or folders that do. Stopped, killed or interrupted, the same
+    DATA holds s1/ and s2/ with chips of equal names, or folders that do, or the folders of SEN1-2 and SEN12MS as
+    they are published; with --aligned, pictures of both halves side by side. Stopped, killed or interrupted, the same
     command goes on from the last save.
     """
     set_up_logging(-1 if quiet else int(verbose))
     missing = [name for name in ("torch", "lightning_fabric", "matplotlib", "yaml") if find_spec(name) is None]
     if missing:
         raise BackendNotInstalled(f"training needs {', '.join(missing)}: pip install 'sar2optical[train]'")
+    from sar2optical.data.sar_bands import name_bands
     from sar2optical.models.zoo import resolve
     from sar2optical.training.config import RunOptions, TrainConfig
     from sar2optical.training.seed_config import FileSettings, read_settings
@@ -168,9 +175,12 @@ def main(
         click.echo(f"{settings}: {', '.join(file.ignored)}: not used here, DATA and OUT say where", err=True)
     config = TrainConfig(**file.config | given)
     run = RunOptions(**file.options | _given(choices, RunOptions))
-    signature = _signature(choices, file.channels)
     first = resolve(from_generator) if from_generator else file.generator
-    chips, validation = _chips(data, choices, file, signature, config.window, hidden=quiet)
+    refuse_bands_of_pictures(choices["bands"], aligned=choices["aligned"])
+    pairs = _pairs(data, choices, file)
+    bands, read_bands = name_bands(choices["bands"] or ("VH",), pairs[0][0].sar)
+    signature = _signature(choices, bands, file.channels, config.window)
+    chips, validation = _chips(pairs, choices, signature, read_bands, config.window, hidden=quiet)
     from sar2optical.training.loop import train  # PyTorch takes seconds to load; what is wrong so far has been said
 
     with _stopping() as should_stop, _progress(hidden=quiet) as show:
@@ -203,8 +213,7 @@ def _given(choices: dict[str, Any], kind: type) -> dict[str, Any]:
     return given
 
 
-def _signature(choices: dict[str, Any], channels: int | None) -> ModelSignature:
-    bands = choices["bands"] or ("VH",)
+def _signature(choices: dict[str, Any], bands: tuple[str, ...], channels: int | None, window: int) -> ModelSignature:
     stretch: Stretch = choices["stretch"]
     if len(bands) > 1:
         channels = choices["channels"]  # a file's 3 channels are copies of one band
@@ -215,38 +224,54 @@ def _signature(choices: dict[str, Any], channels: int | None) -> ModelSignature:
         bands=bands,
         unit=choices["unit"],
         stretch=(stretch,) * len(bands),
+        window=min(window, _WINDOW),
         channels=choices["channels"] or channels or len(bands),
     )
 
 
-def _chips(
-    data: Path, choices: dict[str, Any], file: FileSettings, signature: ModelSignature, window: int, *, hidden: bool
-) -> tuple[Any, Any]:
-    """Open the training and validation pairs."""
+def _pairs(data: Path, choices: dict[str, Any], file: FileSettings) -> tuple[list[Pair], list[Pair]]:
+    """Find the training and validation pairs."""
     from sar2optical.data.pairs import find_pairs
     from sar2optical.data.splits import load_pairs, pairs_of, random_split, read_split
 
-    units = {"units": choices["units"], "optical_max": choices["optical_max"]}
-    trained_on, seen = (reading(signature, side, **units) for side in (window, signature.window))
+    aligned = choices["aligned"]
     split = choices["split"] or (file.split_file if file.split_mode == "split" else None)
     validates = bool(choices["split"]) or file.validate
-    val: list[Any] = []
+    val: list[Pair] = []
     if split:
-        train = load_pairs(data, split, "train")
+        train = load_pairs(data, split, "train", aligned=aligned)
         if validates and not choices["val_data"] and read_split(split).val:
-            val = load_pairs(data, split, "val")
+            val = load_pairs(data, split, "val", aligned=aligned)
     elif file.split_mode == "random":
-        pairs = find_pairs(data)
+        pairs = find_pairs(data, aligned=aligned)
         parts = random_split(pairs, data, file.split_ratio, file.split_seed)
         train, val = (pairs_of(parts, name, pairs, data) for name in ("train", "val"))
         val = val if validates else []
     else:
-        train = find_pairs(data)
+        train = find_pairs(data, aligned=aligned)
     if choices["val_data"]:
-        val = find_pairs(choices["val_data"])
+        val = find_pairs(choices["val_data"], aligned=aligned)
+    return train, val
+
+
+def _chips(
+    pairs: tuple[list[Pair], list[Pair]],
+    choices: dict[str, Any],
+    signature: ModelSignature,
+    bands: tuple[str, ...],
+    window: int,
+    *,
+    hidden: bool,
+) -> tuple[Any, Any]:
+    """Open the training and validation pairs."""
+    from sar2optical.data.exposure import refuse_misfit
+
+    given = {name: choices[name] for name in ("units", "optical_max", "rgb")}
+    trained_on, seen = (reading(signature, side, bands=bands, **given) for side in (window, signature.window))
+    refuse_misfit(pairs[0], trained_on)
     return tuple(  # type: ignore[return-value]
-        _store(pairs, how, choices, hidden=hidden) if pairs else ()
-        for pairs, how in ((train, trained_on), (val, seen))
+        _store(some, how, choices, hidden=hidden) if some else ()
+        for some, how in zip(pairs, (trained_on, seen), strict=True)
     )
 
 

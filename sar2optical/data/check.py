@@ -14,14 +14,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.data.pairs import Pair, Reading, SarArray, look_for_pairs, read_optical, read_sar
+from sar2optical.data.exposure import counts_of, misfit, too_white
+from sar2optical.data.optical import read_stored, to_bytes
+from sar2optical.data.pairs import Pair, Reading, SarArray, look_for_pairs, nothing_found, read_halves, read_sar
 from sar2optical.data.store import in_order
 from sar2optical.errors import DataError
 from sar2optical.files import write_output
 
-Kind = Literal["no partner", "unreadable", "sizes differ", "small", "empty", "duplicate"]
-"""What can be wrong with a chip. Training refuses the first four; it takes empty ones and duplicates, but an empty
-chip teaches nothing, and a duplicate may be in training and test both."""
+Kind = Literal["no partner", "unreadable", "sizes differ", "small", "wrong scale", "empty", "saturated", "duplicate"]
+"""What can be wrong with a chip; "wrong scale" is of all 16-bit optical chips together, and names the folder.
+Training refuses the first five. It takes the others, but an empty or saturated (white) chip teaches nothing, and a
+duplicate may be in training and test both."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -82,12 +85,15 @@ class _Seen:
     digest: bytes = b""
     sar: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_LEVELS, np.int64))
     optical: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, _LEVELS), np.int64))
+    stored: NDArray[np.int64] | None = None
+    """See `counts_of`; None for bytes."""
 
 
 def check(
     root: Path,
     reading: Reading | None = None,
     *,
+    aligned: bool = False,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -99,6 +105,8 @@ def check(
         As for `sar2optical.data.pairs.find_pairs`.
     reading
         How chips are read; `min_side` is the window that they must hold.
+    aligned
+        As for `find_pairs`.
     workers
         Threads that read.
     progress
@@ -114,35 +122,35 @@ def check(
         Where the folder is missing, holds no chips at all, or two of one name.
     """
     reading = reading or Reading()
-    found = look_for_pairs(root)
+    found = look_for_pairs(root, aligned=aligned)
     if not found.pairs and not found.lonely:
-        raise DataError(f"{root}: no pairs: needs folders s1 and s2 with chips of equal names")
+        raise nothing_found(root)
     problems = [Problem("no partner", chip, f"no {partner}") for chip, partner in found.lonely]
     sar, optical = np.zeros(_LEVELS, np.int64), np.zeros((3, _LEVELS), np.int64)
+    stored: NDArray[np.int64] | None = None
     first: dict[bytes, Path] = {}
     for done, (pair, seen) in enumerate(in_order(lambda p: _look(p, reading), found.pairs, workers), 1):
         problems += seen.problems
         sar += seen.sar
         optical += seen.optical
+        if seen.stored is not None:
+            stored = seen.stored + (0 if stored is None else stored)
         if seen.digest:
             original = first.setdefault(seen.digest, pair.sar)
             if original is not pair.sar:
                 problems.append(Problem("duplicate", pair.sar, f"same values as {original}"))
         if progress:
             progress(done, len(found.pairs))
+    if stored is not None and (misfits := misfit(stored, reading.optical_max)):
+        problems = [problem for problem in problems if problem.kind != "saturated"]  # all of them have this cause
+        problems.append(Problem("wrong scale", root, misfits))
     problems.sort(key=lambda problem: KINDS.index(problem.kind))
     classes = dict(sorted(Counter(pair.terrain for pair in found.pairs).items()))
     return Report(root=root, classes=classes, problems=tuple(problems), sar=sar, optical=optical)
 
 
 def _look(pair: Pair, reading: Reading) -> _Seen:
-    problems: list[Problem] = []
-    images: list[NDArray[Any]] = []
-    for path, read in ((pair.sar, read_sar), (pair.optical, read_optical)):
-        try:
-            images.append(read(path, reading))
-        except DataError as error:
-            problems.append(Problem("unreadable", path, str(error).removeprefix(f"{path}: ")))
+    images, stored, problems = _read(pair, reading)
     if problems:
         return _Seen(tuple(problems))
     sar, optical = images
@@ -156,7 +164,37 @@ def _look(pair: Pair, reading: Reading) -> _Seen:
     # Empty chips are alike, which says nothing more about them.
     digest = b"" if pair.sar in flat else blake2b(sar.tobytes(), digest_size=16).digest() + repr(sar.shape).encode()
     colours = np.stack([_histogram(band) for band in optical])
-    return _Seen(tuple(problems), digest, _histogram(sar), colours)
+    if stored is not None:
+        white = too_white(stored, reading.optical_max)
+        problems += [Problem("saturated", pair.optical, white)] if white else []
+    return _Seen(tuple(problems), digest, _histogram(sar), colours, stored)
+
+
+def _read(pair: Pair, reading: Reading) -> tuple[list[NDArray[Any]], NDArray[np.int64] | None, list[Problem]]:
+    """Read both halves, count the stored values of 16-bit optical ones, and say what is unreadable."""
+    if pair.sar_side:
+        try:
+            return list(read_halves(pair, reading)), None, []
+        except DataError as error:
+            return [], None, [_unreadable(pair.sar, error)]
+    problems: list[Problem] = []
+    images: list[NDArray[Any]] = []
+    counts: NDArray[np.int64] | None = None
+    try:
+        images.append(read_sar(pair.sar, reading))
+    except DataError as error:
+        problems.append(_unreadable(pair.sar, error))
+    try:
+        stored = read_stored(pair.optical, reading.rgb)
+        counts = None if stored.dtype == np.uint8 else counts_of(stored)
+        images.append(to_bytes(stored, reading.optical_max))
+    except DataError as error:
+        problems.append(_unreadable(pair.optical, error))
+    return images, counts, problems
+
+
+def _unreadable(path: Path, error: DataError) -> Problem:
+    return Problem("unreadable", path, str(error).removeprefix(f"{path}: "))
 
 
 def _is_flat(image: NDArray[Any]) -> bool:

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from sar2optical.data.exposure import refuse_misfit
+from sar2optical.data.optical import Indices
 from sar2optical.data.pairs import Pair, Reading, encoded, read_pair
+from sar2optical.data.sar_bands import parse_band, polarisation_of
 from sar2optical.files import write_output
 from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
 
@@ -27,6 +30,7 @@ def harmonise(
     unit: Unit | None = None,
     band: str = "VV",
     optical_max: float = 3000.0,
+    rgb: Indices | None = None,
     on_pair: Callable[[], None] | None = None,
 ) -> None:
     """Write pairs as 8-bit PNG files: SAR in dB, see `STRETCH`, and RGB.
@@ -42,7 +46,7 @@ def harmonise(
         or `db`. None: told from each file; bytes are then written as they are.
     band
         Index from 1 or polarisation, where a SAR file has several bands.
-    optical_max
+    optical_max, rgb
         See `Reading`.
     on_pair
         Called after each pair.
@@ -50,18 +54,20 @@ def harmonise(
     Raises
     ------
     DataError
-        Where a pair cannot be read.
+        Where a pair cannot be read, or 16-bit optical chips become white or black.
     OutputUnwritable
         Where a file cannot be written.
     """
-    signature = ModelSignature(name="harmonised", bands=("VV",), unit="db", stretch=(STRETCH,))
+    signature = ModelSignature(name="harmonised", bands=(polarisation_of(band),), unit="db", stretch=(STRETCH,))
     reading = Reading(
         signature=signature,
         unit=unit,
-        bands=(band,) if band.isdecimal() else (),
+        bands=(band,) if parse_band(band)[0].isdecimal() else (),
         optical_max=optical_max,
+        rgb=rgb,
         min_side=1,
     )
+    refuse_misfit(pairs, reading)
     for half in ("s1", "s2"):
         (out / half).mkdir(parents=True, exist_ok=True)
     for pair in pairs:

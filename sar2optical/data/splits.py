@@ -211,6 +211,7 @@ def load_pairs(
     split: Path | None = None,
     name: SplitName = "train",
     *,
+    aligned: bool = False,
     incomplete: Literal["raise", "skip"] = "raise",
 ) -> list[Pair]:
     """Find the pairs of a folder: all of them, or those of one split.
@@ -223,7 +224,7 @@ def load_pairs(
         A split file; None takes all pairs.
     name
         Which of its splits.
-    incomplete
+    aligned, incomplete
         As for `find_pairs`.
 
     Raises
@@ -231,7 +232,7 @@ def load_pairs(
     DataError
         As `find_pairs`, `read_split` and `pairs_of` do.
     """
-    pairs = find_pairs(root, incomplete=incomplete)
+    pairs = find_pairs(root, aligned=aligned, incomplete=incomplete)
     return pairs if split is None else pairs_of(read_split(split), name, pairs, root)
 
 

@@ -1,7 +1,8 @@
 """Generator checkpoints: ours, and the bare state dicts that pix2pix projects publish.
 
 Ours hold weights, the arguments that rebuild the model, and the signature. A bare state dict has its
-shape read off the tensors. Both load strictly: no key missing, none unknown, no other shape.
+shape read off the tensors; it may lie in an entry of the file, and its names may have a prefix, see
+`sar2optical.models.foreign`. Both load strictly: no key missing, none unknown, no other shape.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sar2optical.errors import CheckpointMismatch, ModelUnreadable, SignatureError
 from sar2optical.files import write_output
+from sar2optical.models.foreign import find_weights, kind_of_file, other_network, without_wrappers
 from sar2optical.models.generator import Generator, build_generator
 from sar2optical.models.unet import GeneratorArguments, Upsampling
 from sar2optical.signature import Bound, ModelSignature, Stretch
@@ -83,7 +85,8 @@ def load_generator(
     Parameters
     ----------
     path
-        A checkpoint of ours, or a bare state dict.
+        A checkpoint of ours; or a bare state dict, by itself, in an entry of a dict ("state_dict", "netG", "ema"), or
+        with a prefix to its names ("module.", "_orig_mod.", "generator."). Of several, the moving average is taken.
     upsampling
         Mode of a bare state dict whose decoder upsamples; nearest where not given. Our own checkpoints
         know theirs.
@@ -105,7 +108,7 @@ def load_generator(
     if content.get("format") == FORMAT:
         arguments, stored, state_dict = _own(content, path)
     else:
-        state_dict = _bare(content, path)
+        state_dict = _weights(content, path)
         try:
             arguments = read_arguments(state_dict, upsampling=upsampling or "nearest")
         except CheckpointMismatch as error:
@@ -202,6 +205,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except PermissionError as error:
         raise ModelUnreadable(f"{path}: may not be read: check its permissions") from error
     except pickle.UnpicklingError as error:
+        if kind := kind_of_file(path):
+            raise ModelUnreadable(f"{path}: {kind}") from error
         with path.open("rb") as file:
             if not file.read(4).startswith(_MAGIC):
                 raise ModelUnreadable(f"{path}: no checkpoint, but something else: fetch it again") from error
@@ -209,6 +214,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
             f"{path}: not a file of plain tensors: save the generator's state_dict() by itself"
         ) from error
     except Exception as error:  # a corrupt file surfaces as any of a dozen types
+        if kind := kind_of_file(path):
+            raise ModelUnreadable(f"{path}: {kind}") from error
         raise ModelUnreadable(
             f"{path}: corrupt, or no checkpoint ({type(error).__name__}): fetch it again"
         ) from error
@@ -227,13 +234,23 @@ def bare_state_dict(path: Path) -> dict[str, Tensor]:
     ModelUnreadable, CheckpointMismatch
         Where the file is missing, corrupt, or holds anything but tensors.
     """
-    return _bare(read_tensors(path), path)
+    return without_wrappers(_bare(read_tensors(path), path), path)
+
+
+def _weights(content: dict[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Find a generator's weights; say what else the file holds where there are none."""
+    found = find_weights(content, _FIRST, path)
+    if found is not None:
+        return _bare(found, path)
+    if other := other_network(content):
+        raise CheckpointMismatch(f"{path}: {other}")
+    return _bare(content, path)
 
 
 def _own(content: dict[str, Any], path: Path) -> tuple[GeneratorArguments, ModelSignature, dict[str, Tensor]]:
     try:
         arguments = GeneratorArguments(**content["arguments"])
-        text, state_dict = content["signature"], _bare(content["state_dict"], path)
+        text, state_dict = content["signature"], without_wrappers(_bare(content["state_dict"], path), path)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelUnreadable(f"{path}: a checkpoint with parts missing ({error}): save it again") from error
     return arguments, ModelSignature.from_json(text, source=str(path)), state_dict

@@ -22,6 +22,10 @@ WEIGHTS = (
 """Weights of the generator's terms, in the order of `sar2optical.training.trainer.Losses`."""
 
 
+MULTIPLES: dict[str, int] = {"pix2pix": 256, "detail": 64}
+"""What the side of a window is a multiple of, by architecture: 2 ** depth of the generator."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that changes a run's weights; saved whole in its state.
@@ -88,7 +92,7 @@ class TrainConfig:
     weights themselves are."""
 
     window: int = 256
-    """Side of a training window in pixels."""
+    """Side of a training window in pixels, see `MULTIPLES`."""
     crop: bool = True
     """Cut windows at random places; else on the grid of whole windows."""
     flip: bool = True
@@ -99,7 +103,7 @@ class TrainConfig:
     """Largest whole factor by which windows of larger chips are reduced: 3 makes 30 m of 10 m. A third of the windows
     is reduced, where a chip allows it."""
     vary_sar: bool = False
-    """Vary speckle, looks, incidence, stretch and unit of the SAR image, see `sar2optical.data.augment.vary_sar`."""
+    """Vary speckle, looks, incidence, stretch and unit in half of the SAR windows, see `data.augment.vary_sar`."""
     balance: float = 0.0
     """How far small terrain classes are shown as often as large ones: a class of n windows has a weight of
     n ** (1 - balance). 0: each window once an epoch; 1: each class equally often."""
@@ -123,7 +127,8 @@ class TrainConfig:
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
         # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
         _check("batch", self.batch, self.batch >= 2, "2 or more")
-        _check("window", self.window, self.window >= 256 and self.window % 256 == 0, "a multiple of 256")
+        if self.architecture in MULTIPLES:  # others are refused below
+            self._check_window(MULTIPLES[self.architecture])
         for name in ("gan_from", "decay_from", "balance"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         for name in ("beta1", "beta2", "ema_decay"):
@@ -140,6 +145,12 @@ class TrainConfig:
         }
         for name, choices in kinds.items():
             _check(name, getattr(self, name), getattr(self, name) in choices, " or ".join(map(str, choices)))
+
+    def _check_window(self, multiple: int) -> None:
+        smaller = MULTIPLES["detail"]
+        fits = f", or architecture detail, which takes multiples of {smaller}" if multiple > smaller else ""
+        holds = self.window >= multiple and self.window % multiple == 0
+        _check("window", self.window, holds, f"a multiple of {multiple}{fits}")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as plain values."""

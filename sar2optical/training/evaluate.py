@@ -255,6 +255,9 @@ def generator_prediction(generator: Generator) -> Predict:
 def engine_prediction(engine: Engine) -> Predict:
     """Predict with an engine, as scenes are translated; a single band is repeated where the model wants copies.
 
+    A window smaller than the model's is mirrored at its bottom and right edges, as a scene that is smaller, and the
+    output is cut to it.
+
     Raises
     ------
     DataError
@@ -267,10 +270,12 @@ def engine_prediction(engine: Engine) -> Predict:
             raise DataError(
                 f"chips of {len(sar)} bands, {signature.name} takes {listed(*signature.bands)}: give chips that fit"
             )
-        given = encoded(sar)[None]
+        height, width = sar.shape[1:]
+        lacking = [(0, max(0, signature.window - side)) for side in (height, width)]
+        given = np.pad(encoded(sar), [(0, 0), *lacking], mode="reflect")[None]
         if signature.replicated:
             given = np.repeat(given, signature.channels, axis=1)
-        return np.asarray((engine.run(given)[0].astype(np.float64) + 1) * 127.5)
+        return np.asarray((engine.run(given)[0, :, :height, :width].astype(np.float64) + 1) * 127.5)
 
     return predict
 

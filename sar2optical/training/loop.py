@@ -228,8 +228,9 @@ class _Run:
         net = self._trainer.result
         training = net.training
         predict = generator_prediction(net.eval())
-        found = score(predict, self._validation)
-        windows = [window for chip in self._validation for window in grid_windows(chip, 256)]
+        side = self._trainer.signature.window
+        found = score(predict, self._validation, window=side)
+        windows = [window for chip in self._validation for window in grid_windows(chip, side)]
         chosen = np.linspace(0, len(windows) - 1, min(_SHOWN, len(windows))).round().astype(int)
         rows = [Shown(f"window {k}", windows[k][0], predict(windows[k][0]), windows[k][1]) for k in chosen]
         net.train(training)
