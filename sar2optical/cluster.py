@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sar2optical.cores import usable_cores
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import WORTHWHILE, open_model
 from sar2optical.errors import (
@@ -176,7 +177,7 @@ def dask_setup(_: Any) -> None:
 
 def default_threads(workers: int) -> int:
     """Give the threads of each worker's engine, where several share this machine."""
-    return max(1, (os.cpu_count() or 1) // workers)
+    return max(1, usable_cores() // workers)
 
 
 def translate_all(

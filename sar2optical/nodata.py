@@ -9,6 +9,7 @@ LEAST_RUN = 8
 """Pixels of fill from a row's end inwards, at least: speckle never repeats a value that often."""
 
 _BLOCK = 256  # columns that are looked at together: most rows of most scenes begin with a measurement
+_MEASURED = np.float32(np.inf)  # equals no value that is read
 _IMPOSSIBLE = np.float32(-100)
 """No backscatter in dB is as low, see `sar2optical.radiometry`, and none in a linear unit. -9999 and -32768 are."""
 
@@ -16,9 +17,10 @@ _IMPOSSIBLE = np.float32(-100)
 def side_fill(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Count the pixels at both ends of each row that hold no measurement.
 
-    A pixel of an end is invalid, or is exactly 0, or is below -100, in any band. 0 is a fill value in each unit:
-    noise leaves no power of 0, and in dB no run of pixels has exactly this level. Zeros inside an image belong to no
-    end, and stay.
+    A pixel of an end is invalid, or has the value that the end begins with, where this is 0 or below -100. 0 is a
+    fill value in each unit: noise leaves no power of 0, and in dB no run of pixels has exactly this level. Values
+    below -100 that differ are measurements in another scale, such as hundredths of dB. Zeros inside an image belong
+    to no end, and stay.
 
     Parameters
     ----------
@@ -30,8 +32,8 @@ def side_fill(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[ND
     Returns
     -------
     left, right
-        int (rows,): pixels from the left and from the right, 0 where they are fewer than `LEAST_RUN`. Pixels that
-        were invalid before count too; an end of such pixels alone is 0.
+        int (rows,): pixels from the left and from the right, those that were invalid before included; 0 where fewer
+        than `LEAST_RUN` were not.
     """
     return _run(values, valid), _run(values[..., ::-1], valid[:, ::-1])
 
@@ -58,23 +60,27 @@ def without_sides(
 
 
 def _run(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
+    return np.asarray(np.max([_run_of_band(band, valid) for band in values], axis=0), np.intp)
+
+
+def _run_of_band(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Count the blank pixels from the left; block after block, and only in rows that are blank so far."""
     height, width = valid.shape
-    counts, undeclared = np.zeros(height, np.intp), np.zeros(height, np.bool_)
+    counts, undeclared = np.zeros(height, np.intp), np.zeros(height, np.intp)
+    fill = np.full(height, np.nan, np.float32)  # the row's first value, where it is no measurement
     rows = np.arange(height)
     for start in range(0, width, _BLOCK):
         part = slice(start, start + _BLOCK)
-        blank = _blank(values[:, rows, part], valid[rows, part])
+        some, usable = band[rows, part], valid[rows, part]
+        first = some[np.arange(len(rows)), usable.argmax(axis=1)]
+        begins = np.isnan(fill[rows]) & usable.any(axis=1)
+        fill[rows[begins]] = np.where((first == 0) | (first < _IMPOSSIBLE), first, _MEASURED)[begins]
+        blank = ~usable | (some == fill[rows, None])
         found = np.where(blank.all(axis=1), blank.shape[1], blank.argmin(axis=1))
         counts[rows] += found
-        before = np.arange(blank.shape[1]) < found[:, None]
-        undeclared[rows] |= (valid[rows, part] & before).any(axis=1)
+        undeclared[rows] += (usable & (np.arange(blank.shape[1]) < found[:, None])).sum(axis=1)
         rows = rows[found == blank.shape[1]]
         if not rows.size:
             break
-    counts[~undeclared | (counts < LEAST_RUN)] = 0
+    counts[undeclared < LEAST_RUN] = 0
     return counts
-
-
-def _blank(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(~valid | ((values == 0) | (values < _IMPOSSIBLE)).any(axis=0))

@@ -25,6 +25,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from sar2optical.cores import usable_cores
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
 from sar2optical.files import cause
 from sar2optical.radiometry import could_be, guess_unit
@@ -397,7 +398,7 @@ def _with_threads(path: str | Path) -> Any:
         if dataset.compression is None:
             return dataset
         dataset.close()
-    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+    with rasterio.Env(GDAL_NUM_THREADS=str(usable_cores())):
         return rasterio.open(path)
 
 

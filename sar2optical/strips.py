@@ -20,6 +20,9 @@ from sar2optical.files import write_whole
 RUN_TAG = "SAR2OPTICAL_RUN"
 """Fingerprint of the run that a strip belongs to."""
 
+_NAME_TAG = "SAR2OPTICAL_STRIP"
+"""File name of the strip, which says its rows: a strip under another's name is not taken for it."""
+
 _DIGEST_TAG = "SAR2OPTICAL_PIXELS_SHA256"
 _OPTIONS = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
 
@@ -57,18 +60,18 @@ def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "") -> None:
         Where the disk is full or takes no file.
     """
     # A worker that was believed to be lost may be at the same strip.
-    write_whole(path, encoded_strip(rgba, run), mark=f".{os.getpid()}")
+    write_whole(path, encoded_strip(rgba, run, path.name), mark=f".{os.getpid()}")
 
 
-def encoded_strip(rgba: npt.NDArray[np.uint8], run: str = "") -> bytes:
-    """Encode a strip as `write_strip` writes it."""
-    tags = {RUN_TAG: run, _DIGEST_TAG: _digest(rgba)}
+def encoded_strip(rgba: npt.NDArray[np.uint8], run: str = "", name: str = "") -> bytes:
+    """Encode a strip as `write_strip` writes it to a file of that name."""
+    tags = {RUN_TAG: run, _NAME_TAG: name, _DIGEST_TAG: _digest(rgba)}
     # The transform means nothing, but without one rasterio warns.
     return encode(rgba, driver="GTiff", tags=tags, transform=Affine.translation(1, 1), **_OPTIONS)
 
 
 def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | None:
-    """Read a strip back; None where it is missing, another run's, or not what was written.
+    """Read a strip back; None where it is missing, another run's, of other rows, or not what was written.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | N
             with rasterio.open(path, driver="GTiff") as dataset:
                 kinds = (dataset.count, dataset.width, set(dataset.dtypes))
                 tags = dataset.tags()
-                if kinds != (4, width, {"uint8"}) or tags.get(RUN_TAG) != run:
+                if kinds != (4, width, {"uint8"}) or not _is_tagged(tags, path, run):
                     return None
                 rgba: npt.NDArray[np.uint8] = dataset.read()
     except (RasterioError, OSError, MemoryError):
@@ -92,14 +95,18 @@ def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | N
 
 
 def is_of(path: Path, run: str) -> bool:
-    """Say whether a strip carries this run's fingerprint; its pixels are not looked at."""
+    """Say whether a strip carries this run's fingerprint and its own name; its pixels are not looked at."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as dataset:
-                return bool(dataset.tags().get(RUN_TAG, "") == run)
+                return _is_tagged(dataset.tags(), path, run)
     except (RasterioError, OSError):
         return False
+
+
+def _is_tagged(tags: dict[str, str], path: Path, run: str) -> bool:
+    return tags.get(RUN_TAG, "") == run and tags.get(_NAME_TAG) == path.name
 
 
 def _digest(rgba: npt.NDArray[np.uint8]) -> str:

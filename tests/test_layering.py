@@ -17,6 +17,7 @@ ROOMS = (
     "addresses",
     "errors",
     "memory",
+    "cores",
     "files",
     "remote",
     "manifest",

@@ -309,13 +309,14 @@ def test_a_server_without_ranges_gives_the_scene_or_an_error(server, plain, monk
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     server.put("/s1-vh.tif", plain.read_bytes())
     server.moods(no_ranges=1)
+    said, values = "", None
     try:
         values, _ = scene_at(f"{server.url}/s1-vh.tif")
     except SceneUnreadable as error:
-        assert "the server ignores ranges: fetch the file" in str(error)
-    else:
-        with rasterio.open(plain) as file:
-            np.testing.assert_array_equal(values[0], file.read(1))
+        said = str(error)
+    with rasterio.open(plain) as file:
+        whole = values is not None and np.array_equal(values[0], file.read(1))
+    assert whole or "the server ignores ranges: fetch the file" in said
 
 
 def test_a_page_in_place_of_a_raster_is_named(server):

@@ -140,12 +140,29 @@ def test_strips_are_checked_before_they_are_trusted(tmp_path, src, model, spoil)
     assert_same(out, tmp_path / "whole.tif")
 
 
+def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
+    """Each is whole and of this run, and lies under the other's name."""
+    run(src, tmp_path / "whole.tif", model)
+    out = tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        run(src, out, model, strips=4)
+    one, two = sorted(parts_of(out).glob("strip-*"))[:2]
+    first, second = one.read_bytes(), two.read_bytes()
+    assert first != second
+    one.write_bytes(second)
+    two.write_bytes(first)
+    run(src, out, model)
+    assert_same(out, tmp_path / "whole.tif")
+
+
 def test_a_strip_of_another_run_is_not_taken_for_ones_own(tmp_path):
     rgba = np.full((4, 3, 5), 255, np.uint8)
     write_strip(tmp_path / "strip.tif", rgba, "this run")
     np.testing.assert_array_equal(read_strip(tmp_path / "strip.tif", width=5, run="this run"), rgba)
     assert read_strip(tmp_path / "strip.tif", width=5, run="another") is None
     assert read_strip(tmp_path / "strip.tif", width=6, run="this run") is None
+    (tmp_path / "strip.tif").rename(tmp_path / "other.tif")
+    assert read_strip(tmp_path / "other.tif", width=5, run="this run") is None
 
 
 @pytest.mark.parametrize(

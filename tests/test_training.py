@@ -278,12 +278,19 @@ def test_small_classes_are_visited_more_often_where_they_are_balanced():
 
 def test_varied_sar_leaves_the_optical_half_alone():
     chips = pairs(1, 512)
-    plain, varied = (Batches(chips, replace(TINY, vary_sar=vary)).batch(3) for vary in (False, True))
-    torch.testing.assert_close(plain[1], varied[1])
-    assert not torch.equal(plain[0], varied[0])
-    assert varied[0].abs().max() <= 1
-    again = Batches(chips, replace(TINY, vary_sar=True)).batch(3)
-    torch.testing.assert_close(varied[0], again[0], rtol=0, atol=0)
+    plain, varied, again = (
+        [Batches(chips, replace(TINY, vary_sar=vary)).batch(k) for k in range(8)] for vary in (False, True, True)
+    )
+    for one, other in zip(plain, varied, strict=True):
+        torch.testing.assert_close(one[1], other[1])
+    same = [
+        torch.equal(a, b)
+        for one, other in zip(plain, varied, strict=True)
+        for a, b in zip(one[0], other[0], strict=True)
+    ]
+    assert 0.2 < np.mean(same) < 0.8  # half of the windows
+    assert all(sar.abs().max() <= 1 for sar, _ in varied)
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(varied, again, strict=True))
 
 
 def test_a_state_from_before_a_setting_was_there_goes_on_with_its_default(tmp_path):

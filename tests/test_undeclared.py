@@ -81,6 +81,14 @@ def test_short_runs_and_plain_integers_are_no_fill(make_raster):
     assert read(make_raster(grey, "chip.png"))[1].all()
 
 
+def test_hundredths_of_decibels_are_no_fill(make_raster):
+    values = (100 * db()).astype(np.float32)
+    assert read(make_raster(values, descriptions=["VH"]), unit="db", scale=0.01)[1].all()
+    left, right = side_fill(values[None], np.ones(SHAPE, bool))
+    assert not left.any()
+    assert not right.any()
+
+
 def test_a_rectangle_is_masked_as_whole_rows_are(make_raster):
     values = db()
     values[:, :40] = 0

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from sar2optical.cores import usable_cores
 from sar2optical.doctor.finding import Finding, squeezed
 
 _GB = 1e9
@@ -37,8 +38,7 @@ def cpu() -> Iterator[Finding]:
     text = _read(Path("/proc/cpuinfo"))
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = model[1].strip() if model else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("machine", "CPU", "ok", f"{name}, {cores} of {os.cpu_count()} cores for this process")
+    yield Finding("machine", "CPU", "ok", f"{name}, {usable_cores()} of {os.cpu_count()} cores for this process")
     flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
     if flags:
         yield Finding("machine", "instructions", "ok", instructions(flags[1].split()))

@@ -7,7 +7,6 @@ error with the remedy, never a silent substitute.
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical.cores import usable_cores
 from sar2optical.engines.known_answer import KnownAnswer, question
 from sar2optical.errors import (
     BackendNotInstalled,
@@ -337,7 +337,7 @@ def refuse_unless(what: str, asked: str, backend: str, available: Iterable[str])
 
 def default_threads() -> int:
     """Give the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def cuda_opens() -> bool:

@@ -1,4 +1,4 @@
-"""A U-Net that keeps fine detail and draws no chequerboard; the generator that this project ships.
+"""A U-Net that keeps fine detail and draws no chequerboard.
 
 Differences from pix2pix's U-Net (`sar2optical.models.unet`):
 
@@ -10,7 +10,7 @@ Differences from pix2pix's U-Net (`sar2optical.models.unet`):
   Networks Shift-Invariant Again").
 - Six halvings, so that sides must be multiples of 64, and a window of 256 x 256 is 4 x 4 at the bottleneck: no tap of
   a kernel meets nothing but padding.
-- No dropout: it costs sharpness, and the shipped generator's variety comes from its data.
+- No dropout: variety comes from the data.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from sar2optical.cores import usable_cores
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
@@ -288,8 +289,7 @@ class _Run:
 
 
 def _launched(options: RunOptions) -> Fabric:
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or min(torch.get_num_threads(), usable_cores()))
     device = options.device
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailable("device cuda is not available here: give --device cpu")

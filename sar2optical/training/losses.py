@@ -166,7 +166,7 @@ def _averaged(image: Tensor, side: int) -> Tensor:
 def _uncorrelated(optical: Tensor, fake: Tensor) -> Tensor:
     x, y = (image.flatten(2) - image.flatten(2).mean(2, keepdim=True) for image in (optical, fake))
     xx, yy, xy = (x * x).mean(2), (y * y).mean(2), (x * y).mean(2)
-    correlation = xy / (xx * yy + _FLAT).sqrt()
+    correlation = xy / (xx * yy + _FLAT**2).sqrt()
     share = xx / (xx.sum(1, keepdim=True) + _FLAT)
     return 1 - (share * correlation).sum(1).mean()
 
