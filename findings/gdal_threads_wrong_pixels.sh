@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What most would guess: a remote GeoTIFF whose server refuses a range request raises an error, with or without threads.
-# What happens: with GDAL_NUM_THREADS of 2 or more, reading an uncompressed tiled GeoTIFF returns zeros and no error where
-#   requests fail. With one thread, and for compressed files, it raises.
+# What happens: with GDAL_NUM_THREADS of 2 or more, reading an uncompressed tiled GeoTIFF where requests fail raises no error
+#   and returns pixels that are not the file's: zeros, or those of blocks read before. With one thread, and for compressed
+#   files, it raises.
 # Version: rasterio 1.4.4 (GDAL 3.10.3), numpy 2.4.6. Date: 2026-11-27.
 # Source: seen here; OSGeo/gdal#11552 describes the read.
 # Why a user cares: a scene behind an address whose token expires becomes a mosaic of nothing, and the exit code is 0.
@@ -50,6 +51,7 @@ import subprocess, sys
 import numpy as np, rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 
 folder = sys.argv[1]
 data = np.random.default_rng(0).integers(1, 60000, (2048, 2048)).astype("uint16")
@@ -66,14 +68,15 @@ for compress in ("none", "deflate"):
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}/{compress}.tif"
         try:
             with rasterio.Env(GDAL_NUM_THREADS=threads, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(url) as file:
-                read = file.read(1)
-            found[compress, threads] = f"no error, {(read == 0).mean():.0%} zeros"
+                rows = [file.read(1, window=Window(0, start, 2048, 256)) for start in range(0, 2048, 256)]
+            read = np.concatenate(rows)
+            found[compress, threads] = f"no error, {(read != data).mean():.0%} of the pixels wrong"
         except RasterioIOError:
             found[compress, threads] = "error"
         server.kill()
         server.wait()
         print(rasterio.__version__, rasterio.__gdal_version__, "compress", compress, "threads", threads, "->", found[compress, threads])
-silent = found["none", "2"].startswith("no error") and not found["none", "2"].endswith(" 0% zeros")
+silent = found["none", "2"].startswith("no error") and " 0% " not in found["none", "2"]
 sys.exit(0 if silent and all(v == "error" for k, v in found.items() if k != ("none", "2")) else 1)
 PY
 "$folder/venv/bin/python" -W ignore "$folder/read.py" "$folder"
