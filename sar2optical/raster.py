@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -409,12 +410,31 @@ def _why_unreadable(given: str | Path, error: Exception) -> str:
     if path.is_dir():
         return f"{path}: is a folder that GDAL does not read: give the raster's file"
     if path.is_file():
-        if path.stat().st_size == 0:
-            return f"{path}: is empty (0 bytes): fetch it again"
-        return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
+        return _why_no_raster(path, error)
     if str(path).startswith("/vsi"):
         return f"{path}: cannot be opened ({_cause(error)}): check the address"
     return f"{path}: no such file: check the path"
+
+
+def _why_no_raster(path: Path, error: Exception) -> str:
+    if path.stat().st_size == 0:
+        return f"{path}: is empty (0 bytes): fetch it again"
+    if held := _rasters_of(path):
+        return f"{path}: is no raster itself: give one of those that it holds, {', '.join(held[:4])}"
+    return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
+
+
+def _rasters_of(path: Path) -> list[str]:
+    """List the rasters of what is none itself: SNAP's BEAM-DIMAP, and zip archives."""
+    if path.suffix.lower() == ".dim":
+        return sorted(map(str, path.with_suffix(".data").glob("*.img")))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return []
+    rasters = (name for name in names if PurePosixPath(name).suffix.lower() in (".tif", ".tiff", ".img", ".vrt"))
+    return [f"/vsizip/{path}/{name}" for name in sorted(rasters)]
 
 
 def _cause(error: BaseException) -> str:
@@ -551,7 +571,12 @@ def _choose_bands(
     for band in model_bands:
         held = [[index for index, name in named.items() if name == one] for one in alternatives(band)]
         matches = next(filter(None, held), [])
-        if len(matches) != 1:
+        if len(matches) > 1:
+            raise BandNotFound(
+                f"{dataset.name}: {len(matches)} bands are {listed(band)}, the file has {_listed(named)}: "
+                f"give --band {' or '.join(map(str, matches))}"
+            )
+        if not matches:
             raise BandNotFound(
                 f"{dataset.name}: the model was trained on {listed(band)}, the file has {_listed(named)}: "
                 f"give --band {_unambiguous(named)} to use that one all the same"

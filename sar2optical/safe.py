@@ -416,6 +416,7 @@ def _list_files(path: Path) -> _Files:
     if path.name == "manifest.safe":
         path = path.absolute().parent
     if path.is_dir():
+        path = _unnested(path)
         try:
             names = tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()))
         except OSError as error:
@@ -436,6 +437,14 @@ def _list_files(path: Path) -> _Files:
     root = manifests[0].removesuffix("manifest.safe")
     names = tuple(sorted(name.removeprefix(root) for name in everything if name.startswith(root)))
     return _Files(path, root, names, zipped=True)
+
+
+def _unnested(path: Path) -> Path:
+    """Give the folder inside, where a tool that unpacks has made X.SAFE/X.SAFE."""
+    if (path / "manifest.safe").is_file():
+        return path
+    inside = [folder for folder in path.glob("*.SAFE") if (folder / "manifest.safe").is_file()]
+    return inside[0] if len(inside) == 1 else path
 
 
 def _check_manifest(files: _Files) -> tuple[int, int]:

@@ -323,6 +323,20 @@ def test_bands_come_in_the_models_order_by_name_and_by_index(product):
         np.testing.assert_array_equal(values, np.stack([dn * 2, dn]))
 
 
+def test_a_product_in_a_folder_of_its_own_name_is_found(tmp_path):
+    root = make_product(tmp_path / "inner")
+    outer = tmp_path / "outer" / root.name
+    outer.parent.mkdir()
+    outer.mkdir()
+    root.rename(outer / root.name)
+    with open_product(outer, ("VV",)) as opened:
+        assert opened.polarisations == ("VV",)
+    (outer / "other.SAFE").mkdir()
+    (outer / "other.SAFE" / "manifest.safe").write_text("<x/>")
+    with pytest.raises(SceneUnreadable, match="manifest"):
+        read(outer)
+
+
 def test_a_polarisation_that_the_product_lacks_is_named(tmp_path):
     root = make_product(tmp_path, polarisations=("VV",))
     with pytest.raises(BandNotFound, match=r"trained on VH, the product has 1 \(VV\): give --band VV"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import rasterio
@@ -225,6 +227,46 @@ def test_a_subdatasets_own_name_tells_its_polarisation(tmp_path, band, found):
     other = {"VV": "VH", "VH": "VV"}[band]
     with pytest.raises(BandNotFound, match=rf"trained on {other}, the file has 1 \({band}\)"):
         read(name, (other,), unit="db")
+
+
+# Advice that works
+
+
+def test_a_stack_names_the_bands_of_the_models_polarisation(make_raster):
+    path = make_raster(
+        np.stack([db() + k for k in range(4)]), descriptions=["VV_0101", "VH_0101", "VV_0113", "VH_0113"]
+    )
+    with pytest.raises(BandNotFound, match=r"give --band 2 or 4$"):
+        read(path)
+    np.testing.assert_array_equal(read(path, bands=("4",))[0], db() + 3)
+
+
+def test_a_zip_archive_lists_its_rasters(make_raster, tmp_path):
+    inside = make_raster(power(), "S1A_gpuned_VH.tif")
+    path = tmp_path / "hyp3.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(inside, "hyp3/S1A_gpuned_VH.tif")
+        archive.writestr("hyp3/README.md", "text")
+    with pytest.raises(SceneUnreadable) as caught:
+        read(path)
+    advised = str(caught.value).rsplit(", ", 1)[-1]
+    assert advised == f"/vsizip/{path}/hyp3/S1A_gpuned_VH.tif"
+    np.testing.assert_array_equal(read(advised)[0], power())
+
+
+def test_a_dimap_header_names_its_bands(tmp_path):
+    data = tmp_path / "prod.data"
+    data.mkdir()
+    power().astype(">f4").tofile(data / "Sigma0_VH.img")
+    (data / "Sigma0_VH.hdr").write_text(
+        f"ENVI\nsamples = {SHAPE[1]}\nlines = {SHAPE[0]}\nbands = 1\nheader offset = 0\nfile type = ENVI Standard\n"
+        "data type = 4\ninterleave = bsq\nbyte order = 1\nband names = { Sigma0_VH }\n"
+    )
+    path = tmp_path / "prod.dim"
+    path.write_text("<Dimap_Document/>")
+    with pytest.raises(SceneUnreadable, match=r"is no raster itself: give one of .*Sigma0_VH\.img$") as caught:
+        read(path)
+    np.testing.assert_array_equal(read(str(caught.value).rsplit(", ", 1)[-1])[0], power())
 
 
 # Places
