@@ -390,8 +390,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
 def _with_threads(path: str | Path) -> Any:
     """Open such that a GeoTIFF's blocks are decoded by all cores, which GDAL decides when it opens a file.
 
-    Not so for an uncompressed file on a server: GDAL 3.10.3's threads give zeros, and no error, where a request fails
-    (OSGeo/gdal#11552).
+    An uncompressed file on a server is read by one thread: where a request fails, GDAL 3.10.3's threads raise no
+    error and give other pixels than the file's (findings/gdal_threads_wrong_pixels.sh, OSGeo/gdal#11552).
     """
     if is_remote(path):
         with rasterio.Env(GDAL_NUM_THREADS="1"):
@@ -478,7 +478,7 @@ def _refuse_other_layers(dataset: Any, named: Mapping[int, str | None], indices:
     for index in indices:
         texts = [dataset.descriptions[index - 1] or ""]
         if named[index] is None and len(named) == 1:
-            texts.append(Path(dataset.name).stem)
+            texts.append(Path(shown(dataset.name)).stem)
         for text in texts:
             for pattern, what in _NO_BACKSCATTER:
                 if re.search(rf"(^|[^a-z0-9])({pattern})$", text.lower()):

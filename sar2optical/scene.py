@@ -123,8 +123,10 @@ class Scene:
         """
         values, valid = self._bands.read(rows, cols)
         if self._bands.ends_may_be_fill:
-            valid = self._without_sides(values, valid, rows, cols)
-            values *= valid
+            inside = self._without_sides(values, valid, rows, cols)
+            if inside is not valid:  # most scenes have no such fill, and are spared a pass over their values
+                valid = inside
+                values *= valid
         if self._zero_is_nodata:
             valid &= (values != 0).all(axis=0)
             values *= valid
