@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import EngineOptions
-from sar2optical.engines.auto import WORTHWHILE, open_model
+from sar2optical.engines.auto import open_model
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.signature import METADATA_KEY, ModelSignature
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def default_engine(options: EngineOptions) -> str:
-    """Name the engine that `sar2opt-scene` takes by itself here: measured, where it was not yet, and remembered."""
-    engine, file = open_model(variants(bundled()), options=options, windows=10 * WORTHWHILE)
+    """Name the engine that `sar2opt-scene` takes by itself here."""
+    engine, file = open_model(variants(bundled()), options=options)
     with engine:
         return f"{engine}, batch {engine.batch}, {file.name}"
 

@@ -260,7 +260,7 @@ def _without_an_engine(task: Task) -> Taken:
     model = task.out.with_name("nothing.onnx")
     _write_identity(model)
     engine = EngineOptions(device="cpu", threads=task.options.engine.threads)
-    options = replace(task.options, engine=engine, backend="onnxruntime", measure=False)
+    options = replace(task.options, engine=engine, backend="onnxruntime")
     return _ours(replace(task, model=model, options=options))
 
 
@@ -287,7 +287,7 @@ def _engine_alone(task: Task) -> Taken:
     """As many windows as the scene has, at the rate of an engine that has nothing else to wait for."""
     options = task.options.engine
     files = {"reference": task.model} if task.model else variants(bundled())
-    engine, _ = open_model(files, options=options, windows=10**6)
+    engine, _ = open_model(files, options=options)
     with engine:
         side, channels = engine.signature.window, engine.signature.channels
         count = 4 * engine.batch * engine.streams

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sar2optical.cores import usable_cores
 from sar2optical.engines import Engine, EngineOptions
-from sar2optical.engines.auto import WORTHWHILE, open_model
+from sar2optical.engines.auto import open_model
 from sar2optical.errors import (
     BackendNotInstalled,
     InferenceFailed,
@@ -391,15 +391,13 @@ def _attempted(function: Callable[..., Any], *args: Any) -> Any:
 
 
 @contextmanager
-def _kept_open(
-    files: Mapping[str, Path], backend: str, options: EngineOptions, windows: int
-) -> Iterator[tuple[Engine, Path]]:
-    key = (tuple(files.items()), backend, options, windows >= WORTHWHILE)
+def _kept_open(files: Mapping[str, Path], backend: str, options: EngineOptions) -> Iterator[tuple[Engine, Path]]:
+    key = (tuple(files.items()), backend, options)
     if key not in _engines:
-        engine, _ = found = open_model(files, backend=backend, options=options, windows=windows)
+        engine, _ = found = open_model(files, backend=backend, options=options)
         # What was chosen will be asked for by name: by the next steps of this scene.
         named = replace(options, precision=engine.precision)  # type: ignore[arg-type]
-        _engines[tuple(files.items()), engine.backend, named, False] = _engines[key] = found
+        _engines[tuple(files.items()), engine.backend, named] = _engines[key] = found
     yield _engines[key]
 
 

@@ -27,7 +27,7 @@ NOTE_TAG = "SAR2OPTICAL_NOTE"
 OPTIONS_TAG = "SAR2OPTICAL_OPTIONS"
 """What the run was asked for, as JSON: `asked_for`."""
 
-_NOT_PIXELS = {"threads", "batch", "overwrite", "preview", "restart", "max_memory", "seams", "measure"}
+_NOT_PIXELS = {"threads", "batch", "overwrite", "preview", "restart", "max_memory", "seams"}
 """Options that change no pixel of a mosaic."""
 
 _LOSSY = "jpeg"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sar2optical import __version__, preflight
 from sar2optical.engines import Engine, EngineOptions
-from sar2optical.engines.auto import WORTHWHILE, open_model
+from sar2optical.engines.auto import open_model
 from sar2optical.engines.base import LIBRARIES, default_threads
 from sar2optical.errors import (
     DeviceUnavailable,
@@ -52,7 +52,7 @@ from sar2optical.provenance import asked_for, generated_tags, to_tag
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.remote import exists, gdal_environment, is_remote, shown, upload
 from sar2optical.safe import ProductOptions, is_product
-from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, shape_of
+from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.strips import RUN_TAG
@@ -61,10 +61,10 @@ from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 Progress = Callable[[str, int, int], None]
 """Told of a stage ("check", "translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
 
-Opener = Callable[[Mapping[str, Path], str, EngineOptions, int], AbstractContextManager[tuple[Engine, Path]]]
+Opener = Callable[[Mapping[str, Path], str, EngineOptions], AbstractContextManager[tuple[Engine, Path]]]
 """Opens one of a model's files: (files by precision, backend, options, windows that will be run)."""
 
-_USUAL_STRIDE = 192  # of windows of 256 that share 64
+_WORTHWHILE = 1000  # windows from which on a full disk is looked for with a measured sample
 _LEAST_CACHE = 16_000_000
 _MOST_CACHE = 512_000_000
 _MOST_AHEAD = 3
@@ -101,8 +101,6 @@ class TranslateOptions:
     """Bytes that this process may have, engine included; None: what the scene's width takes, about 1 GB of it."""
     seams: bool = False
     """Also measure the seams, for the report."""
-    measure: bool = True
-    """Where backend and precision are auto: measure which engine is the fastest, once, for a scene worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +159,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """What reading the whole scene, and measuring engines, have decided; travels between processes."""
+    """What opening model and scene has decided; travels between processes."""
 
     encodings: list[Encoding]
     unit: Unit | None
@@ -174,7 +172,7 @@ class Decided:
         """Ask for it by name, where options left it open."""
         engine = replace(options.engine, precision=self.precision)  # type: ignore[arg-type]
         scene = replace(options.scene, unit=self.unit)
-        return replace(options, backend=self.backend, engine=engine, scene=scene, measure=False)
+        return replace(options, backend=self.backend, engine=engine, scene=scene)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +287,7 @@ def carry_out(
         if kept:
             _log.info("%s: going on from row %d of %d, from %s", out.name, kept, plan.shape[0], parts_of(out).name)
         first = plan.rows.index(kept) if kept < plan.shape[0] else len(plan.rows)
-        if len(plan) >= WORTHWHILE and first < len(plan.rows):
+        if len(plan) >= _WORTHWHILE and first < len(plan.rows):
             found = preflight.sample(job.scene, plan, job.encodings, job.engine)
             preflight.refuse_full_disk(job.scene, plan, found, out, on_disk=writer.bytes_of_strips)
         seams = SeamTally() if options.seams else None
@@ -372,13 +370,13 @@ def forecast(
 
 
 def open_once(
-    files: Mapping[str, Path], backend: str, options: EngineOptions, windows: int
+    files: Mapping[str, Path], backend: str, options: EngineOptions
 ) -> AbstractContextManager[tuple[Engine, Path]]:
     """Open a model for one scene; see `engines.auto.open_model`."""
 
     @contextmanager
     def opened() -> Iterator[tuple[Engine, Path]]:
-        engine, file = open_model(files, backend=backend, options=options, windows=windows)
+        engine, file = open_model(files, backend=backend, options=options)
         with engine:
             yield engine, file
 
@@ -421,7 +419,7 @@ def prepared(
     earlier = None if options.restart else Manifest.read(parts_of(out))
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)),
-        _opened(model or bundled(), src, options, earlier, opener) as (engine, file),
+        _opened(model or bundled(), options, earlier, opener) as (engine, file),
         open_scene(src, engine.signature.bands, options.scene, options.product) as found,
     ):
         scene: SceneSource = geocoded(found, options.geocode) if options.geocode else found
@@ -539,16 +537,14 @@ def _telling(progress: Progress | None, plan: WindowPlan) -> Callable[[str, int]
 
 @contextmanager
 def _opened(
-    model: Path, src: str | Path, options: TranslateOptions, earlier: Manifest | None, opener: Opener
+    model: Path, options: TranslateOptions, earlier: Manifest | None, opener: Opener
 ) -> Iterator[tuple[Engine, Path]]:
     """Open the engine, and tell which of the model's files it runs."""
     files = variants(model)
     with ExitStack() as stack:
         found = _as_before(files, options, earlier, opener, stack)
         if found is None:
-            # Only its model's file says how large the windows are; whether measuring pays is a rough question.
-            windows = math.prod(shape_of(src)) // _USUAL_STRIDE**2 if options.measure else 0
-            found = stack.enter_context(opener(files, options.backend, options.engine, windows))
+            found = stack.enter_context(opener(files, options.backend, options.engine))
         yield found
 
 
@@ -569,7 +565,7 @@ def _as_before(
         return None
     chosen = replace(options.engine, precision=precision)  # type: ignore[arg-type]
     try:
-        return stack.enter_context(opener({precision: file}, backend, chosen, 0))
+        return stack.enter_context(opener({precision: file}, backend, chosen))
     except (EngineError, ModelError):
         return None  # what is chosen now differs from it, and will be named
 

@@ -212,7 +212,7 @@ class Runner:
         case.mkdir()
         path, out = case / damage.source.name, case / "out.tif"
         damage.write(path)
-        cheap = ("--model", str(self._model), "--backend", "onnxruntime", "--no-measure", "--threads", "1")
+        cheap = ("--model", str(self._model), "--backend", "onnxruntime", "--threads", "1")
         command = [str(path), str(out), *arguments, *cheap, "--compress", "none", "--overlap", "0", "--quiet"]
         began = time.perf_counter()
         code, problem = self._ask(command)

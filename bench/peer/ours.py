@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +15,10 @@ from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model, windows_per_second
 from sar2optical.memory import peak_bytes
 from sar2optical.models.zoo import bundled, variants
-from sar2optical.scene import shape_of
 from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared
 from sar2optical.windows import WindowPlan
 
 _SECONDS_ALONE = 0.5
-_STRIDE = 192
 """Of usual windows: how `translate` guesses how many there will be."""
 
 
@@ -40,8 +37,7 @@ def run(job: Job) -> Outcome:
         overwrite=True,
     )
     began = time.perf_counter()
-    windows = math.prod(shape_of(job.scene)) // _STRIDE**2
-    engine, file = open_model(variants(model), backend=options.backend, options=options.engine, windows=windows)
+    engine, file = open_model(variants(model), backend=options.backend, options=options.engine)
     with engine:
         opening = time.perf_counter() - began
 

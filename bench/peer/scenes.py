@@ -90,7 +90,7 @@ def control_points(side: int) -> list[GroundControlPoint]:
 
 def _encode(stored: Path, encoded: Path, scaled: Path) -> None:
     """Write what the generator sees of a scene: not compressed, in blocks of a window, which is quickest to read."""
-    options = TranslateOptions(measure=False, overwrite=True)
+    options = TranslateOptions(overwrite=True)
     with prepared(stored, encoded, options=options) as job, rasterio.open(stored) as source, ExitStack() as stack:
         profile = {
             **{"driver": "GTiff", "height": source.height, "width": source.width, "count": 1, "dtype": "float32"},

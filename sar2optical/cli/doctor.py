@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
 
 import click
 
 from sar2optical import __version__
-from sar2optical.cli.common import reports_errors
+from sar2optical.cli.common import reports_errors, set_up_logging
 from sar2optical.doctor import AREAS, TIMEOUT, Finding, examine, healthy
 
 _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broken": "red"}
@@ -33,18 +34,50 @@ _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broke
     show_default=True,
     help="Seconds that each library has.",
 )
+@click.option(
+    "--tune",
+    "tuned",
+    is_flag=True,
+    help="Measure which engine is the fastest on this CPU, and take it in every run from now on.",
+)
+@click.option(
+    "--model",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="With --tune: an ONNX file. [bundled generator]",
+)
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(areas: tuple[str, ...], as_json: bool, timeout: float) -> None:
+def main(areas: tuple[str, ...], as_json: bool, timeout: float, tuned: bool, model: Path | None) -> None:
     """Say what is installed, what works, and what to do about the rest.
 
     Every library that runs models is given one of two layers, in a process of its own. Exit 1 where anything is
     broken: needed and not there, or installed and does not work.
     """
+    if model and not tuned:
+        raise click.UsageError("--model has no effect without --tune")
+    if tuned:
+        if areas:
+            raise click.UsageError("--only has no effect with --tune")
+        tune(model, as_json=as_json)
+        return
     findings = examine(areas or AREAS, timeout=timeout)
     click.echo(record(findings) if as_json else page(findings))
     if not healthy(findings):
         sys.exit(1)
+
+
+def tune(model: Path | None, *, as_json: bool) -> None:
+    """Measure engines, keep the fastest, and print what every run will take."""
+    from sar2optical.engines import auto
+    from sar2optical.models.zoo import bundled, variants
+
+    set_up_logging(-1 if as_json else 0)
+    choice = auto.tune(variants(model or bundled()))
+    if as_json:
+        click.echo(json.dumps({**asdict(choice), "kept_in": str(auto.tuning_file())}, indent=2))
+        return
+    click.echo(f"fastest: {choice}")
+    click.echo(f"kept in {auto.tuning_file()}: every run takes it and says so; delete the file to undo this")
 
 
 def record(findings: Sequence[Finding]) -> str:

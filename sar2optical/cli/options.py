@@ -61,13 +61,7 @@ scene_options = options(
         type=click.IntRange(1),
         default=1,
         show_default=True,
-        help="Windows per run of the model; of 1, auto may make more.",
-    ),
-    click.option(
-        "--measure/--no-measure",
-        default=True,
-        show_default=True,
-        help="For a large scene, measure once which engine is the fastest on this machine.",
+        help="Windows per run of the model.",
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of the model; all where not given."),
     click.option(

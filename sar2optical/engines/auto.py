@@ -1,7 +1,8 @@
-"""Which of several files, backends and settings is the fastest here: measured once, and remembered.
+"""Which of several files, backends and settings runs: what the CPU is made for, or what was measured by command.
 
-Rates differ by more than a factor of two from CPU to CPU, and not in an order that a table could hold: int8 is nine
-times as fast as the seed's loop where the CPU has VNNI, and not twice as fast as fp32 where it has not.
+Nothing is measured in passing: a scene's pixels would then depend on what ran before it. `tune` measures, where
+`sar2opt-doctor --tune` asks for it. What it found holds for every scene on this machine, whatever its size, and every
+run names it.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ from sar2optical.engines.base import (
     open_engine,
 )
 from sar2optical.engines.known_answer import question
-from sar2optical.errors import EngineError, ModelError
+from sar2optical.errors import EngineError, InferenceFailed, ModelError, ModelUnreadable, OutputUnwritable
 from sar2optical.files import cache_folder, write_whole
 
-WORTHWHILE = 1000
-"""Windows from which on measuring pays: it takes some seconds, and seldom gains more than half of the time."""
-
-_BATCH = 4
 _SECONDS = 0.25
 """That a candidate runs for, at least, beside its first batch."""
 _GAIN = 1.03  # noise of so short a measurement; what comes first in a list is the plainer choice
-_FORM = 2  # of the file below, and of what engines make of files
+_FORM = 3  # of the file below, and of what engines make of files
+_FAST_BF16 = {"amx_bf16"}
+"""CPU flags (Linux) of those where bf16 is at most a tenth slower than int8 and closer to fp32. AVX512-BF16 without
+AMX runs int8 three times as fast."""
+_FAST_INT8 = {"avx512_vnni", "avx_vnni"}
+"""Those with instructions for products of bytes: int8 is two to three times as fast as fp32."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,20 +57,28 @@ class Choice:
     """Name of one of the files that there were to choose from."""
     backend: str
     precision: str
-    batch: int
     threads: int
     rate: float
     """Windows per second, when it was measured."""
 
+    def __str__(self) -> str:
+        """Name all but the rate."""
+        return f"{self.file} with {self.backend} {self.precision}, {self.threads} threads"
 
-_KINDS = {"file": str, "backend": str, "precision": str, "batch": int, "threads": int, "rate": float}
+
+_KINDS = {"file": str, "backend": str, "precision": str, "threads": int, "rate": float}
 """Of a choice's fields, as JSON gives them back."""
 
 
 def open_model(
-    files: Mapping[str, Path], *, backend: str = "auto", options: EngineOptions | None = None, windows: int = 0
+    files: Mapping[str, Path], *, backend: str = "auto", options: EngineOptions | None = None
 ) -> tuple[Engine, Path]:
-    """Open a generator of which there may be files of several precisions, in the fastest way where that is left open.
+    """Open a generator of which there may be files of several precisions, in a fast way where that is left open.
+
+    On a CPU, precision auto takes what `tune` has measured on this machine; without it, what follows from the CPU's
+    instructions and the files: bf16 where the CPU has matrix units for it, else the int8 file where there are
+    instructions for int8 and OpenVINO is installed, else the reference as `open_engine` opens it. Batch and threads
+    do not decide, nor does the size of a scene.
 
     Parameters
     ----------
@@ -77,9 +87,6 @@ def open_model(
     backend, options
         As in `open_engine`. A precision other than auto takes its file, or is the reference's to give; what is not
         auto is not chosen.
-    windows
-        That will be run. Under `WORTHWHILE` nothing is measured: what was chosen on this machine before is taken, or
-        else the reference as `open_engine` opens it.
 
     Returns
     -------
@@ -93,35 +100,71 @@ def open_model(
     """
     options = options or EngineOptions()
     reference = next(iter(files.values()))
-    on_cuda = options.device == "cuda" or (options.device == "auto" and cuda_opens())
-    if options.precision != "auto" or on_cuda or reference.suffix.lower() != ".onnx":
+    if not _left_open(reference, options):
         file = files.get(options.precision, reference)
         return open_engine(file, backend=backend, options=options), file
-    if windows < WORTHWHILE and not _known():  # nothing to look up: files are not read for their hash
-        return open_engine(reference, backend=backend, options=options), reference
-    by_name = {file.name: file for file in files.values()}
-    # Batch and threads asked for do not decide what runs: they must not change the image.
-    neutral = replace(options, batch=1, threads=None)
-    key = _key(by_name, backend, neutral)
-    choice = _recall(key, by_name)
-    if choice is None and windows >= WORTHWHILE:
-        choice = _measure(by_name, backend, neutral)
-        if choice is not None:
-            _remember(key, choice)
+    choice = _recall(files, backend)
     if choice is not None:
+        given = replace(choice, threads=options.threads or choice.threads)
+        file = next(file for file in files.values() if file.name == choice.file)
         try:
-            given = replace(
-                choice,
-                batch=choice.batch if options.batch == 1 else options.batch,
-                threads=options.threads or choice.threads,
-            )
-            engine = open_engine(by_name[choice.file], backend=choice.backend, options=_as_chosen(options, given))
-        except (EngineError, ModelError) as error:  # a cache that another machine wrote, or hands did
-            _log.warning("what was measured to be the fastest does not open (%s): the reference is taken", error)
+            engine = open_engine(file, backend=choice.backend, options=_as_chosen(options, given))
+        except (EngineError, ModelError) as error:  # a file that another machine wrote, or hands did
+            _log.warning("%s: its engine does not open (%s): run sar2opt-doctor --tune again", tuning_file(), error)
         else:
-            _log.info("measured to be the fastest here, with %.0f windows/s: %s", choice.rate, _named(choice))
-            return engine, by_name[choice.file]
-    return open_engine(reference, backend=backend, options=options), reference
+            _log.info("engine chosen by sar2opt-doctor --tune (%s): %s", tuning_file(), choice)
+            return engine, file
+    file = _usual(files, backend)
+    return open_engine(file, backend=backend, options=options), file
+
+
+def tune(files: Mapping[str, Path], *, backend: str = "auto") -> Choice:
+    """Measure which engine is the fastest on this machine's CPU, and keep it for `open_model`.
+
+    Parameters
+    ----------
+    files
+        By precision, the reference first; ONNX.
+    backend
+        auto, or the only one to measure.
+
+    Returns
+    -------
+    Choice
+        Kept in `tuning_file`.
+
+    Raises
+    ------
+    ModelUnreadable
+        Where there is no ONNX file to choose by.
+    EngineError
+        Where no backend runs any of the files.
+    OutputUnwritable
+        Where the choice cannot be kept.
+    """
+    reference = next(iter(files.values()))
+    if not _left_open(reference, EngineOptions(device="cpu")):
+        raise ModelUnreadable(f"{reference}: there is nothing to choose for it: give an ONNX file")
+    choice = _measure({file.name: file for file in files.values()}, backend)
+    if choice is None:
+        open_engine(reference, backend=backend, options=EngineOptions(device="cpu")).close()  # says why it cannot run
+        raise InferenceFailed(f"{reference}: no engine on this CPU gives its image: run sar2opt-doctor")
+    _remember(_key(files, backend), choice)
+    return choice
+
+
+def _left_open(reference: Path, options: EngineOptions) -> bool:
+    on_cuda = options.device == "cuda" or (options.device == "auto" and cuda_opens())
+    return options.precision == "auto" and not on_cuda and reference.suffix.lower() == ".onnx"
+
+
+def _usual(files: Mapping[str, Path], backend: str) -> Path:
+    """Take the int8 file where OpenVINO runs it faster than the reference, else the reference."""
+    flags = set(_processor().split())
+    openvino = backend == "openvino" or (backend == "auto" and find_spec(LIBRARIES["openvino"]) is not None)
+    if "int8" in files and openvino and flags & _FAST_INT8 and not flags & _FAST_BF16:
+        return files["int8"]
+    return next(iter(files.values()))
 
 
 def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
@@ -142,16 +185,16 @@ def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
         return len(windows) / (time.perf_counter() - began)
 
 
-def _measure(files: Mapping[str, Path], backend: str, options: EngineOptions) -> Choice | None:
-    """Measure backends and files with one window a run; then larger batches, then half of the threads."""
-    _log.info("measuring which engine is the fastest here; this is done once")
+def _measure(files: Mapping[str, Path], backend: str) -> Choice | None:
+    """Measure backends and files with one window a run, then half of the threads; larger batches were not faster."""
+    options = EngineOptions(device="cpu")
     threads = default_threads()
     best: Choice | None = None
     for name in BACKENDS[".onnx"]:
         if backend not in ("auto", name) or not find_spec(LIBRARIES[name]):
             continue
         for file in files.values():
-            plain = Choice(file=file.name, backend=name, precision="auto", batch=1, threads=threads, rate=0)
+            plain = Choice(file=file.name, backend=name, precision="auto", threads=threads, rate=0)
             found = _tried(plain, file, options)
             best = _faster(best, found)
             if found is not None and found.precision == "bf16":  # which is faster where the CPU means it
@@ -159,7 +202,6 @@ def _measure(files: Mapping[str, Path], backend: str, options: EngineOptions) ->
     if best is None:
         return None
     file = files[best.file]
-    best = _faster(best, _tried(replace(best, batch=_BATCH), file, options)) or best
     if threads >= 4:  # two threads of one core may be in each other's way
         best = _faster(best, _tried(replace(best, threads=threads // 2), file, options)) or best
     return best
@@ -176,9 +218,9 @@ def _tried(choice: Choice, file: Path, options: EngineOptions) -> Choice | None:
                 rates.append(windows_per_second(engine, sar))
             found = replace(choice, precision=engine.precision, rate=max(rates))
     except (EngineError, ModelError) as error:
-        _log.debug("%s: %s", _named(choice), error)
+        _log.debug("%s: %s", choice, error)
         return None
-    _log.debug("%s: %.1f windows/s", _named(found), found.rate)
+    _log.info("%.1f windows/s: %s", found.rate, found)
     return found
 
 
@@ -190,23 +232,18 @@ def _faster(best: Choice | None, other: Choice | None) -> Choice | None:
 
 def _as_chosen(options: EngineOptions, choice: Choice) -> EngineOptions:
     precision: Precision = choice.precision  # type: ignore[assignment]
-    return replace(options, device="cpu", precision=precision, batch=choice.batch, threads=choice.threads)
+    return replace(options, device="cpu", precision=precision, threads=choice.threads)
 
 
-def _named(choice: Choice) -> str:
-    return f"{choice.file} with {choice.backend} {choice.precision}, {choice.threads} threads, batch {choice.batch}"
-
-
-def cache_file() -> Path | None:
+def tuning_file() -> Path | None:
     """Give the file of choices, in `SAR2OPT_CACHE` or the user's cache folder; None where neither is known."""
     folder = cache_folder()
-    return folder / "engines.json" if folder else None
+    return folder / "tuning.json" if folder else None
 
 
-def _key(files: Mapping[str, Path], backend: str, options: EngineOptions) -> str:
+def _key(files: Mapping[str, Path], backend: str) -> str:
     """Name all that a measurement depends on: machine, libraries, files, what was asked."""
     parts = [str(_FORM), platform.node(), platform.machine(), _processor(), str(default_threads()), backend]
-    parts.append(json.dumps(asdict(options)))
     for name in BACKENDS[".onnx"]:
         with suppress(PackageNotFoundError):
             parts.append(f"{name} {version(name)}")
@@ -224,8 +261,11 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith("flags")), "")
 
 
-def _recall(key: str, files: Mapping[str, Path]) -> Choice | None:
-    choice = _known().get(key)
+def _recall(files: Mapping[str, Path], backend: str) -> Choice | None:
+    known = _known()
+    if not known:  # nothing to look up: files are not read for their hash
+        return None
+    choice = known.get(_key(files, backend))
     if not isinstance(choice, dict):
         return None
     try:
@@ -233,23 +273,25 @@ def _recall(key: str, files: Mapping[str, Path]) -> Choice | None:
     except TypeError:
         return None
     kinds = {name: type(getattr(found, name)) for name in choice}
-    counts = (found.batch, found.threads)
-    if kinds != _KINDS or min(counts) < 1 or found.file not in files or found.backend not in BACKENDS[".onnx"]:
+    names = {file.name for file in files.values()}
+    if kinds != _KINDS or found.threads < 1 or found.file not in names or found.backend not in BACKENDS[".onnx"]:
         return None
     return found
 
 
 def _remember(key: str, choice: Choice) -> None:
-    """Keep a choice; a folder that takes no files costs the next run its measuring, and no more."""
-    file = cache_file()
-    if file is not None:
-        with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps({**_known(), key: asdict(choice)}, indent=1).encode())
+    file = tuning_file()
+    if file is None:
+        raise OutputUnwritable("there is no cache folder to keep the choice in: set SAR2OPT_CACHE to a folder")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({**_known(), key: asdict(choice)}, indent=1).encode())
+    except OSError as error:
+        raise OutputUnwritable(f"{file}: cannot be written ({error.strerror}): set SAR2OPT_CACHE") from error
 
 
 def _known() -> dict[str, object]:
-    file = cache_file()
+    file = tuning_file()
     with suppress(OSError, ValueError, RecursionError):
         read = json.loads(file.read_text()) if file else {}
         return read if isinstance(read, dict) else {}
