@@ -92,15 +92,15 @@ def test_openvino_bf16_is_close_and_not_fp32(exported):
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_batch_gives_what_single_windows_give(backend, precision):
     """OpenVINO 2026.4.1 compiled for batches rounds bf16 otherwise than for one window, on a CPU with AMX."""
-    coarse = np.random.default_rng(0).uniform(-1, 1, (3, 1, 16, 16)).astype(np.float32)
-    sar = np.kron(coarse, np.ones((16, 16), np.float32))  # no difference was seen where every pixel is random
+    coarse = np.random.default_rng(3).uniform(-1, 1, (8, 1, 16, 16))  # with this seed, the seventh window differed
+    sar = np.kron(coarse, np.ones((16, 16))).astype(np.float32)
     found = {}
-    for batch in (1, 3):
+    for batch in (1, 4):
         options = EngineOptions(device="cpu", batch=batch)
         with open_engine(variants(bundled())[precision], backend=backend, options=options) as engine:
-            found[batch] = np.concatenate([engine.run(sar[k : k + batch]) for k in range(0, 3, batch)])
+            found[batch] = np.concatenate([engine.run(sar[k : k + batch]) for k in range(0, 8, batch)])
     assert found[1].std() > 0.1
-    np.testing.assert_array_equal(found[1], found[3])
+    np.testing.assert_array_equal(found[1], found[4])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
