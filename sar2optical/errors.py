@@ -54,6 +54,7 @@ __all__ = [
     "ModelUnreadable",
     "NotFinite",
     "OptionError",
+    "OptionWithoutEffect",
     "OtherRun",
     "OutputError",
     "OutputExists",
@@ -181,3 +182,7 @@ class Interrupted(Sar2OpticalError, InterruptedError):
 
 class OptionError(Sar2OpticalError, ValueError):
     """An option's value is one that no run can use."""
+
+
+class OptionWithoutEffect(OptionError):
+    """An option that would change nothing here; commands leave with exit status 2."""

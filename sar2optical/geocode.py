@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # rasterio.warp raises it bare, and exports no other name for it
@@ -31,9 +32,9 @@ from rasterio.warp import transform as _warp_transform
 
 from sar2optical.errors import OptionError
 from sar2optical.raster import Georeference
-from sar2optical.scene import Scene
+from sar2optical.scene import Scene, SceneSource
 
-__all__ = ["AUTO_UTM", "Geocoded", "Residuals", "Target", "geocoded", "residuals"]
+__all__ = ["AUTO_UTM", "Geocoded", "Residuals", "Target", "geocoded", "pixel_size", "residuals"]
 
 AUTO_UTM = "auto-utm"
 """Stands for the UTM zone of the scene's centre, or the polar stereographic one beyond UTM's 80 S and 84 N."""
@@ -55,6 +56,7 @@ _COARSEST = 10.0  # resolution, in the scene's own: beyond it, bilinear interpol
 _EARTH_RADIUS = 6_371_008.8
 """Mean radius of the Earth in metres (IUGG, Moritz 2000, Geodetic Reference System 1980)."""
 
+_WGS84 = CRS.from_epsg(4326)
 _Floats = NDArray[np.float64]
 
 
@@ -65,7 +67,7 @@ class Target:
     Raises
     ------
     OptionError
-        Where the resolution is not a positive number.
+        Where the resolution is not a positive number, or the CRS is none that GDAL knows, or no map's.
     """
 
     crs: str
@@ -76,6 +78,8 @@ class Target:
     def __post_init__(self) -> None:
         if self.resolution is not None and not (math.isfinite(self.resolution) and self.resolution > 0):
             raise OptionError(f"resolution is {self.resolution:g}: give a positive number, in the CRS's unit")
+        if self.crs.lower() != AUTO_UTM:
+            _crs_named(self.crs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,29 @@ def residuals(georeference: Georeference, *, every: int = 5) -> Residuals | None
     dx = np.array([gcp.x for gcp in held]) - x
     distance = _metres(_near(dx, 0, georeference.gcp_crs), true_y - y, true_y, georeference.gcp_crs)
     return Residuals(count=len(held), rms=float(np.sqrt(np.mean(distance**2))), max=float(distance.max()))
+
+
+def pixel_size(scene: SceneSource) -> float | None:
+    """Give the side, in metres on the ground, of a square as large as a pixel in the scene's middle.
+
+    On a sphere, within 0.5 % of the ellipsoid, whatever the scene's CRS. None where the scene does not tell where it
+    lies, or its control points contradict one another.
+    """
+    try:
+        place = _place(scene)
+    except OptionError:
+        return None
+    height, width = scene.shape
+    rows = np.array([0.25, 0.75, 0.5, 0.5]) * height
+    cols = np.array([0.5, 0.5, 0.25, 0.75]) * width
+    lon, lat = _reproject(place.crs, _WGS84, *place.to_map(rows, cols))
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        return None
+    east = np.radians(_near(lon, float(lon[0]), _WGS84)) * np.cos(np.radians(lat.mean())) * _EARTH_RADIUS
+    north = np.radians(lat) * _EARTH_RADIUS
+    (east_down, east_right), (north_down, north_right) = ((a[1] - a[0], a[3] - a[2]) for a in (east, north))
+    area = abs(east_down * north_right - east_right * north_down) * 4 / (height * width)
+    return math.sqrt(area) or None
 
 
 class Geocoded:
@@ -511,7 +538,7 @@ def _split(axis: _Floats, length: int) -> tuple[NDArray[np.intp], NDArray[np.flo
     return whole, (centred - whole).astype(np.float32)
 
 
-def _place(scene: Scene) -> _Place:
+def _place(scene: SceneSource) -> _Place:
     found = scene.georeference
     if found.gcps and found.gcp_crs is not None:
         if len(found.gcps) < 3 or _on_a_line(found.gcps):
@@ -536,10 +563,13 @@ def _on_a_line(gcps: Sequence[GroundControlPoint]) -> bool:
 
 
 def _crs(text: str, place: _Place, scene: Scene) -> CRS:
-    if text.lower() == AUTO_UTM:
-        return _utm(place, scene)
+    return _utm(place, scene) if text.lower() == AUTO_UTM else _crs_named(text)
+
+
+def _crs_named(text: str) -> CRS:
     try:
-        crs = CRS.from_user_input(text)
+        with rasterio.Env():  # or PROJ prints an error of its own
+            crs = CRS.from_user_input(text)
     except CRSError as error:
         raise OptionError(f"CRS {text!r} is none that GDAL knows: give a code such as EPSG:32643") from error
     if not (crs.is_geographic or crs.is_projected):
@@ -550,7 +580,7 @@ def _crs(text: str, place: _Place, scene: Scene) -> CRS:
 def _utm(place: _Place, scene: Scene) -> CRS:
     """Give the centre's UTM zone, without the exceptions around Norway and Svalbard; WGS 84."""
     x, y = place.to_map(np.array([scene.shape[0] / 2]), np.array([scene.shape[1] / 2]))
-    lon, lat = (float(axis[0]) for axis in _reproject(place.crs, CRS.from_epsg(4326), x, y))
+    lon, lat = (float(axis[0]) for axis in _reproject(place.crs, _WGS84, x, y))
     if not -80 <= lat <= 84:
         return CRS.from_epsg(32661 if lat > 0 else 32761)
     zone = int((lon + 180) // 6) % 60 + 1

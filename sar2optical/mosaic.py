@@ -12,6 +12,7 @@ A run that stops before its output is there leaves its strips; `MosaicWriter.ado
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -80,6 +81,7 @@ _GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # strips have no siblings to look for
 }
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LEAST_OF_STRIPS = {"deflate": 0.7, "zstd": 0.7, "lzw": 0.7, "jpeg": 0.05}
 """Size of a COG over that of its strips (ZSTD 1), at least; 0.9 was measured on real imagery without loss."""
 
@@ -598,11 +600,12 @@ def _unwritable(out: Path) -> Iterator[None]:
     except OutputError:
         raise
     except (OSError, UnicodeError, RasterioError, CPLE_BaseError) as error:
-        reason = str(getattr(error, "strerror", None) or error)
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:  # numbers of GDAL's errors are others
+            raise OutputUnwritable(f"cannot write {out}: {reason}; choose a folder that you may write to") from error
         space = ""
         with suppress(OSError):
             space = f" ({shutil.disk_usage(out.resolve().parent).free / 1e9:.1f} GB free there)"
         raise OutputUnwritable(
-            f"cannot write {out}: {' '.join(reason.split())}{space}; "
-            f"free some space, or choose a folder that takes the file"
+            f"cannot write {out}: {reason}{space}; free some space, or choose a folder that takes the file"
         ) from error

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical.addresses import shown
+from sar2optical.errors import OptionWithoutEffect
 from sar2optical.nodata import side_fill, without_sides
 from sar2optical.raster import (
     GDAL_CACHE_BYTES,
@@ -213,7 +215,7 @@ def open_scene(
     options
         Band, unit, nodata and scale, where the file does not tell them.
     product
-        How a product is calibrated; of no meaning to other rasters.
+        How a product is calibrated; for other rasters, None.
 
     Yields
     ------
@@ -228,10 +230,27 @@ def open_scene(
         which.
     UnitsUnknown
         Where the unit is not given and cannot be told.
+    OptionWithoutEffect
+        Where a calibration is given for what is no product.
     """
+    refuse_calibration(path, product)
     options = options or SceneOptions()
     with _open_bands(path, model_bands, options, product) as bands:
         yield Scene(bands, options.unit)
+
+
+def refuse_calibration(path: str | Path, product: ProductOptions | None) -> None:
+    """Refuse to calibrate what has no table for it.
+
+    Raises
+    ------
+    OptionWithoutEffect
+    """
+    if product is not None and not is_product(path):
+        raise OptionWithoutEffect(
+            f"{shown(path)}: is no Sentinel-1 product (.SAFE, .zip) and has no calibration table: leave out "
+            "--calibration and --denoise, or give the product"
+        )
 
 
 def shape_of(path: str | Path) -> tuple[int, int]:

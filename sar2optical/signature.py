@@ -129,6 +129,8 @@ class ModelSignature:
     """Height and width of the input in pixels."""
     channels: int = 1
     """Input channels of the file: one per band, or several copies of a single band."""
+    pixel_size: float | None = None
+    """Side of a pixel, in metres on the ground, of what the model was trained on; None: not told."""
 
     def __post_init__(self) -> None:
         if not self.bands or len(self.stretch) != len(self.bands):
@@ -141,6 +143,8 @@ class ModelSignature:
             raise ValueError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}")
         if self.window < 1 or self.channels < 1:
             raise ValueError(f"window {self.window}, channels {self.channels}: both must be positive")
+        if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):  # NaN fails too
+            raise ValueError(f"pixel size is {self.pixel_size:g} m: give a positive number")
 
     @property
     def replicated(self) -> bool:
@@ -157,6 +161,7 @@ class ModelSignature:
             "stretch": [[str(s.low), str(s.high)] for s in self.stretch],
             "window": self.window,
             "channels": self.channels,
+            **({} if self.pixel_size is None else {"pixel_size": self.pixel_size}),
         }
         return json.dumps(record)
 
@@ -196,6 +201,7 @@ class ModelSignature:
                 stretch=tuple(Stretch.parse(*map(str, pair)) for pair in record["stretch"]),
                 window=int(record["window"]),
                 channels=int(record["channels"]),
+                pixel_size=None if record.get("pixel_size") is None else float(record["pixel_size"]),
             )
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise SignatureError(f"{source}: malformed signature ({error}): export it again") from error

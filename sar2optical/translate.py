@@ -40,7 +40,7 @@ from sar2optical.errors import (
     Sar2OpticalError,
 )
 from sar2optical.files import cache_folder
-from sar2optical.geocode import Geocoded, Target, geocoded
+from sar2optical.geocode import Geocoded, Target, geocoded, pixel_size
 from sar2optical.manifest import Manifest, identity_of, is_local
 from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import SeamTally
@@ -52,7 +52,7 @@ from sar2optical.provenance import asked_for, generated_tags, to_tag
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.remote import exists, gdal_environment, is_remote, shown, upload
 from sar2optical.safe import ProductOptions, is_product
-from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene
+from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, refuse_calibration
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.strips import RUN_TAG
@@ -68,6 +68,7 @@ _WORTHWHILE = 1000  # windows from which on a full disk is looked for with a mea
 _LEAST_CACHE = 16_000_000
 _MOST_CACHE = 512_000_000
 _MOST_AHEAD = 3
+_OTHER_SIZE = 1.5  # times the model's pixel size, or one such part of it: from there on textures are others
 _log = logging.getLogger(__name__)
 
 
@@ -81,8 +82,8 @@ class TranslateOptions:
     """Device, precision, threads, batch."""
     scene: SceneOptions = field(default_factory=SceneOptions)
     """Bands, unit, nodata, scale."""
-    product: ProductOptions = field(default_factory=ProductOptions)
-    """Calibration of a Sentinel-1 product."""
+    product: ProductOptions | None = None
+    """Calibration of a Sentinel-1 product; refused for other rasters. None: a product's sigma0, noise kept."""
     geocode: Target | None = None
     """Map that the scene is brought to first; None: the mosaic lies as the scene does."""
     stretch: Stretch | None = None
@@ -416,6 +417,7 @@ def prepared(
     given = options = options or TranslateOptions()
     if decided:
         options = decided.applied_to(options)
+    refuse_calibration(src, options.product)  # before a model is opened
     earlier = None if options.restart else Manifest.read(parts_of(out))
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)),
@@ -675,7 +677,7 @@ def _manifest(
         "scale": options.scene.scale,
         # Where names tell the bands, it does not matter how they were asked for.
         "band": ", ".join(options.scene.bands) if options.scene.bands and None in scene.polarisations else None,
-        "calibration": _calibration_of(options.product) if is_product(path) else None,
+        "calibration": _calibration_of(options.product or ProductOptions()) if is_product(path) else None,
         # A server does not tell when its file was changed; values from all over it do.
         "values": None if is_local(path) else _hash_of_values(scene),
     }
@@ -715,6 +717,17 @@ def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encodin
             _log.warning("%s: no polarisation is named; taken as %s", name, wanted)
         elif found is not None and found not in polarisations:
             _log.warning("%s: %s goes into a model trained on %s; expect other colours", name, found, listed(wanted))
+    if not scene.samples[0].size:
+        _log.warning("%s: holds no valid pixel; its mosaic will be empty, and masked throughout", name)
+    trained, size = signature.pixel_size, pixel_size(scene)
+    if trained and size and not 1 / _OTHER_SIZE <= size / trained <= _OTHER_SIZE:
+        remedy = (
+            f": --geocode auto-utm --resolution {trained:g} resamples it" if _OTHER_SIZE < size / trained < 3 else ""
+        )
+        _log.warning(
+            "%s: its pixels are %.3g m, the model was trained on %.3g m; expect other textures%s",
+            *(name, size, trained, remedy),
+        )
 
 
 def _tags(

@@ -69,7 +69,7 @@ def test_a_product_is_translated_as_what_its_table_makes_of_it(tmp_path, power_m
 
 def test_calibrations_differ_and_are_told_apart_when_a_run_goes_on(tmp_path, power_model):
     src = make_product(tmp_path)
-    for name, product in [("sigma", ProductOptions()), ("gamma", ProductOptions(calibration="gamma0"))]:
+    for name, product in [("sigma", None), ("gamma", ProductOptions(calibration="gamma0"))]:
         report = run(src, tmp_path / f"{name}.tif", power_model, product=product)
         assert report.facts["calibration"] == f"{name}0"
     assert (pixels(tmp_path / "gamma.tif")[0] != pixels(tmp_path / "sigma.tif")[0]).any()
@@ -121,7 +121,7 @@ def test_a_run_on_a_map_goes_on_to_the_same_pixels(tmp_path, bent_scene, power_m
 
 def test_a_resolution_without_a_map_is_refused(tmp_path, bent_scene):
     result = command(bent_scene, tmp_path / "out.tif", "--resolution", "10")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "give --geocode with it" in result.stderr
 
 

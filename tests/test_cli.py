@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from sar2optical.cli.common import Lines
 from tests.conftest import UTM, make_identity, signature_of, speckle
 
 BIN = Path(sys.executable).parent
@@ -143,6 +144,12 @@ def test_outputs_that_cannot_be_written(tmp_path, make_raster, identity_model):
     assert there.read_bytes() == b"precious"
 
 
+def test_a_folder_that_is_not_ours_to_write_to_is_no_full_disk(tmp_path, make_raster, identity_model):
+    result = scene(make_raster(speckle((60, 60))), "/sys/o.tif", "--model", identity_model)
+    assert_refused(result, 1, "/sys/o.tif", "choose a folder that you may write to")
+    assert "free" not in result.stderr
+
+
 def test_wrong_usage_is_exit_2(tmp_path, make_raster):
     src = make_raster(speckle((60, 60)))
     for options in (["--batch-size", "0"], ["--units", "volts"], ["--stretch", "a", "b"], ["--compress", "zip"]):
@@ -151,6 +158,43 @@ def test_wrong_usage_is_exit_2(tmp_path, make_raster):
         assert "Traceback" not in result.stderr
     assert_refused(scene(src, tmp_path / "out.tif", "--overlap", "256"), 1, "overlap is 256")
     assert outputs(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", [["--calibration", "sigma0"], ["--calibration", "gamma0"], ["--denoise"]])
+def test_a_calibration_of_what_has_no_table_is_wrong_usage(tmp_path, make_raster, identity_model, option):
+    src = make_raster(speckle((60, 60)), descriptions=["VH"])
+    result = scene(src, tmp_path / "out.tif", "--model", identity_model, *option)
+    assert_refused(result, 2, "no calibration table", "leave out --calibration and --denoise")
+    assert scene(src, tmp_path / "out.tif", "--model", identity_model).returncode == 0  # the remedy
+    assert_refused(scene(src, tmp_path / "out2.tif", "--resolution", "10"), 2, "give --geocode")
+
+
+def test_a_log_file_tells_how_far_a_run_is(tmp_path, make_raster, identity_model):
+    src = make_raster(speckle((2500, 300)), descriptions=["VH"])
+    result = scene(src, tmp_path / "out.tif", "--model", identity_model)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("translating: ")]
+    shares = [int(line.split(", ")[1].rstrip("%")) for line in lines]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert len(lines) > 5
+    assert "of 0.8 Mpx" in lines[0]
+
+
+def test_lines_of_progress_come_at_the_start_each_minute_and_every_20th(capsys):
+    seconds = iter([0, 0, 1, 2, 70, 71, 72, 200, 201])
+    lines = Lines(lambda: next(seconds))
+    for done in (0, 1, 2, 3, 4, 10, 11):  # hundredths: the start; -; -; a minute later; -; 5 % more; a minute later
+        lines.show("translating", done, 100, "Mpx")
+    lines.show("assembling", 0, 100, "Mpx")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(", ")[0] for line in said] == [
+        "translating: 0 of 100 Mpx",
+        "translating: 3 of 100 Mpx",
+        "translating: 10 of 100 Mpx",
+        "translating: 11 of 100 Mpx",
+        "assembling: 0 of 100 Mpx",
+    ]
+    assert said[1].endswith(", 3%, 70 s")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, make_raster, identity_model):

@@ -205,6 +205,12 @@ def test_a_band_is_chosen_by_index(make_raster, model, tmp_path):
         assert json.loads(out.read_text())["results"][0]["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)
 
 
+def test_a_part_without_a_split_is_wrong_usage(pairs, model):
+    result = evaluation(model, pairs, "--part", "val")
+    assert result.returncode == 2
+    assert "give the split file" in result.stderr
+
+
 def test_models_of_one_name_are_told_apart_by_their_folders(pairs, model, tmp_path):
     (tmp_path / "other").mkdir()
     other = make_identity(tmp_path / "other" / model.name, BYTES)

@@ -285,11 +285,22 @@ def test_a_resolution_is_a_positive_number(resolution):
 
 
 @pytest.mark.parametrize(
+    ("crs", "says"),
+    [
+        ("EPSG:999999", "EPSG:999999.*EPSG:32643"),
+        ("no such thing", "no such thing"),
+        ("EPSG:4978", "projected or a geographic"),
+    ],
+)
+def test_a_crs_is_a_maps_which_is_said_before_anything_is_opened(crs, says, capfd):
+    with pytest.raises(OptionError, match=says):
+        Target(crs=crs)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
     ("target", "says"),
     [
-        (Target(crs="EPSG:999999"), "EPSG:999999.*EPSG:32643"),
-        (Target(crs="no such thing"), "no such thing"),
-        (Target(crs="EPSG:4978"), "projected or a geographic"),
         (Target(crs="EPSG:4326", resolution=10), "about 0.0001"),
         (Target(crs="EPSG:32631", resolution=0.1), "about 10,"),
         (Target(crs="EPSG:32631", resolution=1000), "about 10,"),

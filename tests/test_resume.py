@@ -23,7 +23,6 @@ from sar2optical.manifest import Manifest
 from sar2optical.mosaic import MosaicWriter, StripFiles
 from sar2optical.parts import PartsFolder
 from sar2optical.raster import Georeference
-from sar2optical.safe import ProductOptions
 from sar2optical.scene import SceneOptions
 from sar2optical.strips import read_strip, write_strip
 from sar2optical.translate import TranslateOptions, forecast, translate
@@ -485,7 +484,7 @@ def test_what_says_the_same_in_other_words_goes_on(tmp_path, make_raster, model)
     src, out = make_raster(speckle((1500, 700)), descriptions=["VH"], **UTM), tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
-    other = {"scene": SceneOptions(bands=("VH",), unit="byte"), "product": ProductOptions(calibration="gamma0")}
+    other = {"scene": SceneOptions(bands=("VH",), unit="byte")}
     assert run(src, out, model, **other).rows_kept == 3 * 192
 
 

@@ -78,6 +78,16 @@ def test_a_form_written_by_hand_is_read():
     assert ModelSignature.from_json(text) == expected
 
 
+def test_a_pixel_size_is_optional_and_positive():
+    told = ModelSignature(name="x", pixel_size=10.0)
+    assert json.loads(told.to_json())["pixel_size"] == 10
+    assert ModelSignature.from_json(told.to_json()) == told
+    assert "pixel_size" not in ModelSignature(name="x").to_json()
+    for wrong in (0, -10, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="pixel size"):
+            ModelSignature(name="x", pixel_size=wrong)
+
+
 def assert_refused(text, *said):
     with pytest.raises(SignatureError) as caught:
         ModelSignature.from_json(text, source="model.onnx")

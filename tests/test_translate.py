@@ -22,6 +22,7 @@ from sar2optical.errors import (
     SceneUnreadable,
     UnitsMismatch,
 )
+from sar2optical.geocode import Target
 from sar2optical.manifest import Manifest
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.scene import SceneOptions
@@ -280,6 +281,49 @@ def test_what_was_decided_about_units_is_said(make_raster, tmp_path, identity_mo
         run(src, tmp_path / "out.tif", identity_model)
     assert "unit dn" in caplog.text
     assert "0 to 300" in caplog.text
+
+
+def test_a_scene_without_a_valid_pixel_says_so(make_raster, tmp_path, identity_model, caplog):
+    src = make_raster(np.zeros((60, 60), np.uint16), descriptions=["VH"], nodata=0)
+    run(src, tmp_path / "out.tif", identity_model)
+    assert "holds no valid pixel" in caplog.text
+    assert not pixels(tmp_path / "out.tif")[1].any()
+
+
+TURNED = Affine(17.32, 10, 5e5, 10, -17.32, 4.8e6)  # by 30 degrees
+SIZES = {
+    "10 m": ({"crs": "EPSG:32631", "transform": Affine(10, 0, 5e5, 0, -10, 4.8e6)}, None),
+    "14 m": ({"crs": "EPSG:32631", "transform": Affine(14, 0, 5e5, 0, -14, 4.8e6)}, None),
+    "20 m": ({"crs": "EPSG:32631", "transform": Affine(20, 0, 5e5, 0, -20, 4.8e6)}, "20 m"),
+    "rotated 20 m": ({"crs": "EPSG:32631", "transform": TURNED}, "20 m"),
+    "degrees at 60 N": ({"crs": "EPSG:4326", "transform": Affine(2e-4, 0, 10, 0, -2e-4, 60)}, "15.7 m"),
+    "degrees at the equator, 10 m": ({"crs": "EPSG:4326", "transform": Affine(9e-5, 0, 10, 0, -9e-5, 0)}, None),
+    "web mercator at 60 N, 20 m": ({"crs": "EPSG:3857", "transform": Affine(20, 0, 1e6, 0, -20, 8399738)}, None),
+    "feet": ({"crs": "EPSG:2229", "transform": Affine(100, 0, 6.4e6, 0, -100, 1.8e6)}, "30.5 m"),
+    "nowhere": ({}, None),
+}
+
+
+@pytest.mark.parametrize(("place", "warned"), SIZES.values(), ids=SIZES)
+def test_pixels_of_another_size_than_the_models_get_one_warning(make_raster, tmp_path, caplog, place, warned):
+    model = make_identity(tmp_path / "m.onnx", signature_of(pixel_size=10.0))
+    run(make_raster(speckle((60, 60)), descriptions=["VH"], **place), tmp_path / "out.tif", model)
+    said = [record.message for record in caplog.records if "pixels are" in record.message]
+    assert len(said) == (warned is not None)
+    assert all(f"pixels are {warned}, the model was trained on 10 m" in text for text in said)
+
+
+def test_the_remedy_for_pixels_of_another_size_ends_the_warning(make_raster, tmp_path, caplog):
+    model = make_identity(tmp_path / "m.onnx", signature_of(pixel_size=10.0))
+    src = make_raster(speckle((60, 60)), descriptions=["VH"], **SIZES["20 m"][0])
+    run(src, tmp_path / "out.tif", model, geocode=Target(crs="auto-utm", resolution=10))
+    assert "pixels are" not in caplog.text
+    assert pixels(tmp_path / "out.tif")[0].shape == (3, 120, 120)
+
+
+def test_a_model_that_tells_no_pixel_size_gives_no_warning(make_raster, tmp_path, identity_model, caplog):
+    run(make_raster(speckle((60, 60)), descriptions=["VH"], **SIZES["20 m"][0]), tmp_path / "out.tif", identity_model)
+    assert "pixels are" not in caplog.text
 
 
 def test_an_existing_output_is_kept(make_raster, tmp_path, identity_model):

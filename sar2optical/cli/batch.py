@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.addresses import shown
-from sar2optical.cli.common import one_line, reports_errors, set_up_logging
+from sar2optical.cli.common import Lines, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OutputUnwritable, Sar2OpticalError
 
@@ -280,13 +280,20 @@ def _describe(outcome: Outcome, scene: _Scene) -> None:
 def _progress(
     total: int, *, hidden: bool
 ) -> Iterator[tuple[Callable[[int, int, int, int], None], Callable[[str], None]]]:
-    """Show a bar of scenes, and strips of the large ones; and give what prints a line above it."""
+    """Show a bar of scenes, and strips of the large ones; and give what prints a line above it.
+
+    Where there is no terminal, lines.
+    """
     from tqdm import tqdm
+
+    lines = Lines() if not hidden and not sys.stderr.isatty() else None
 
     with tqdm(total=total, unit=" scenes", desc="scenes", leave=False, disable=hidden or None) as bar:
 
         def show(done: int, _: int, strips: int, of: int) -> None:
             bar.update(done - bar.n)
+            if lines:
+                lines.show("translating", done, total, "scenes")
             if of:
                 bar.set_postfix_str(f"{strips} of {of} strips")
 

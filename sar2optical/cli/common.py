@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, wraps
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from sar2optical.addresses import shown
-from sar2optical.errors import Interrupted, OptionError, Sar2OpticalError
+from sar2optical.errors import Interrupted, OptionError, OptionWithoutEffect, Sar2OpticalError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _leave_terminated(*_: object) -> None:
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what a user can mend into one line on stderr: exit 1, or 130 after Ctrl-C.
 
-    Usage errors are click's: exit 2.
+    Usage errors, and options without effect: exit 2.
     """
 
     @wraps(command)
@@ -145,7 +146,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except Sar2OpticalError as error:
             click.echo(f"error: {one_line(error)}", err=True)
-            sys.exit(1)
+            sys.exit(2 if isinstance(error, OptionWithoutEffect) else 1)
         except MemoryError:
             click.echo("error: out of memory: lower the batch size or the number of threads", err=True)
             sys.exit(1)
@@ -246,6 +247,42 @@ def _hush_what_rasterio_cannot_log() -> None:
             unraisable_hook(unraisable)
 
     sys.excepthook, sys.unraisablehook = print_error, print_unraisable
+
+
+class Lines:
+    """Progress where no terminal shows a bar: a line on stderr at the start, then one a minute or every 5 %.
+
+    Parameters
+    ----------
+    clock
+        Seconds; for tests.
+    """
+
+    _SECONDS = 60.0
+    _SHARE = 0.05
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._doing = ""
+        self._said = (0.0, 0.0)
+
+    def show(self, doing: str, done: float, total: float, unit: str) -> None:
+        """Print a line where one is due."""
+        now, share = self._clock(), done / total if total else 1.0
+        when, said = self._said
+        if doing == self._doing and now - when < self._SECONDS and share - said < self._SHARE:
+            return
+        self._doing, self._said = doing, (now, share)
+        click.echo(
+            f"{doing}: {done:.{self._digits(total)}f} of {total:.{self._digits(total)}f} {unit}, "
+            f"{share:.0%}, {now - self._began:.0f} s",
+            err=True,
+        )
+
+    @staticmethod
+    def _digits(total: float) -> int:
+        return 0 if total >= 100 or total == int(total) else 1
 
 
 class _Formatter(logging.Formatter):

@@ -14,6 +14,7 @@ import click
 from sar2optical import __version__
 from sar2optical.cli.common import reports_errors, set_up_logging
 from sar2optical.doctor import AREAS, TIMEOUT, Finding, examine, healthy
+from sar2optical.errors import OptionWithoutEffect
 
 _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broken": "red"}
 
@@ -54,10 +55,10 @@ def main(areas: tuple[str, ...], as_json: bool, timeout: float, tuned: bool, mod
     broken: needed and not there, or installed and does not work.
     """
     if model and not tuned:
-        raise click.UsageError("--model has no effect without --tune")
+        raise OptionWithoutEffect("--model has no effect without --tune: give both")
     if tuned:
         if areas:
-            raise click.UsageError("--only has no effect with --tune")
+            raise OptionWithoutEffect("--only has no effect with --tune: give one of them")
         tune(model, as_json=as_json)
         return
     findings = examine(areas or AREAS, timeout=timeout)

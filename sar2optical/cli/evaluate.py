@@ -18,6 +18,7 @@ from sar2optical.cli.common import (
     reports_errors,
     set_up_logging,
 )
+from sar2optical.errors import OptionWithoutEffect
 
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
@@ -35,9 +36,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--part",
     type=click.Choice(["train", "val", "test"]),
-    default="test",
-    show_default=True,
-    help="Which part of the split.",
+    help="Which part of the split; test where not given.",
 )
 @engine_options
 @chip_options
@@ -82,6 +81,8 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
     from sar2optical.files import write_output
     from sar2optical.training import report
 
+    if options["part"] and not options["split"]:
+        raise OptionWithoutEffect(f"--part {options['part']} has no effect without --split: give the split file")
     outs = {kind: options[f"{kind}_out"] for kind in ("json", "markdown", "picture") if options[f"{kind}_out"]}
     _check_outputs(outs, overwrite=options["overwrite"])
     _require(
@@ -144,7 +145,7 @@ def _evaluation(
     refuse_bands_of_pictures(options["bands"], aligned=aligned)
     chosen = {name: options[name] for name in ("units", "optical_max", "rgb", "bands")}
     how = reading(signatures[0], window, **chosen)
-    pairs = load_pairs(data, options["split"], options["part"], aligned=aligned)
+    pairs = load_pairs(data, options["split"], options["part"] or "test", aligned=aligned)
     refuse_misfit(pairs, how)
     pairs = pairs[: options["limit"]]
     features = open_features(options["features"]) if options["features"] else None

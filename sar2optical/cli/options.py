@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch
-from sar2optical.errors import OptionError
+from sar2optical.errors import OptionWithoutEffect
 from sar2optical.signature import UNITS
 from sar2optical.windows import DEFAULT_OVERLAP
 
@@ -81,9 +81,7 @@ scene_options = options(
     click.option(
         "--calibration",
         type=click.Choice(CALIBRATIONS),
-        default="sigma0",
-        show_default=True,
-        help="Of a Sentinel-1 product (.SAFE, .zip), by its own table.",
+        help="Of a Sentinel-1 product (.SAFE, .zip), by its own table; sigma0 where not given.",
     ),
     click.option(
         "--geocode",
@@ -98,7 +96,13 @@ scene_options = options(
 
 
 def translate_options(
-    *, units: str, geocode: str | None, resolution: float | None, **choices: Any
+    *,
+    units: str,
+    geocode: str | None,
+    resolution: float | None,
+    calibration: str | None,
+    denoise: bool,
+    **choices: Any,
 ) -> TranslateOptions:
     """Make options of what `scene_options` parsed; whatever else is given goes to `TranslateOptions`."""
     from sar2optical.engines import EngineOptions
@@ -108,7 +112,11 @@ def translate_options(
     from sar2optical.translate import TranslateOptions
 
     if resolution is not None and not geocode:
-        raise OptionError(f"resolution is {resolution:g}, of no map: give --geocode with it")
+        raise OptionWithoutEffect(f"resolution is {resolution:g}, of no map: give --geocode with it")
+
+    product = None
+    if calibration or denoise:
+        product = ProductOptions(calibration=calibration or "sigma0", denoise=denoise)  # type: ignore[arg-type]
 
     def take(**names: str) -> dict[str, Any]:
         return {field: choices.pop(name) for field, name in names.items()}
@@ -120,6 +128,6 @@ def translate_options(
             **take(bands="bands", nodata="nodata", scale="scale"),
         ),
         geocode=Target(crs=geocode, resolution=resolution) if geocode else None,
-        product=ProductOptions(**take(calibration="calibration", denoise="denoise")),
+        product=product,
         **choices,
     )

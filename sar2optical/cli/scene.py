@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import GentleStop, reports_errors, set_up_logging
+from sar2optical.cli.common import GentleStop, Lines, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
 
@@ -103,14 +104,18 @@ def summary(report: Report) -> str:
 
 @contextmanager
 def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[Progress]:
-    """Show a bar of finished megapixels, rate and time left, while windows run."""
+    """Show a bar of finished megapixels, rate and time left, while windows run; lines where there is no terminal."""
     from tqdm import tqdm
+
+    lines = Lines() if not hidden and not sys.stderr.isatty() else None
 
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpx [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     with tqdm(total=0, unit=" Mpx", desc="translating", bar_format=form, leave=False, disable=hidden or None) as bar:
 
         def show(stage: str, done: int, total: int) -> None:
             stop.in_hand = _IN_HAND.get(stage, "")
+            if lines:
+                lines.show(_DOING[stage], done / _MPX, total / _MPX, "Mpx")
             bar.set_description(_DOING[stage])
             if stage != "mosaic":
                 bar.total = total / _MPX

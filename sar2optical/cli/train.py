@@ -46,6 +46,8 @@ _data = options(
                  help="In which the stretch is applied; of 8-bit chips: what they were stretched from."),
     click.option("--stretch", nargs=2, default=("0", "p99"), show_default=True, callback=parse_stretch,
                  metavar="LOW HIGH", help="What becomes -1 and 1: values, or percentiles (p99)."),
+    click.option("--pixel-size", type=click.FloatRange(0, min_open=True), metavar="METRES",
+                 help="Of the chips, for the signature: scenes of other sizes get a warning.  [not told]"),
     chip_options,
     click.option("--channels", type=click.IntRange(1), help="Copies of a single band as input.  [one per band]"),
     click.option("--skip-unreadable", is_flag=True, help="Leave out pairs that cannot be read, and name them."),
@@ -226,6 +228,7 @@ def _signature(choices: dict[str, Any], bands: tuple[str, ...], channels: int | 
         stretch=(stretch,) * len(bands),
         window=min(window, _WINDOW),
         channels=choices["channels"] or channels or len(bands),
+        pixel_size=choices["pixel_size"],
     )
 
 
