@@ -250,6 +250,8 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
             )
         if unit == "db" and not _looks_like_db(lowest, median, highest):
             raise UnitsUnknown(f"{reason}, but {seen} are not all dB: give --units (and --scale), or --nodata")
+        if unit == "amplitude" and np.issubdtype(np.dtype(dtype), np.integer):
+            return "dn", f"{reason}, and {dtype} values are uncalibrated"
         if unit in _BRIGHTEST and not 0 <= median <= _BRIGHTEST[unit]:
             raise UnitsUnknown(f"{reason}, but {seen} are not {unit}: give --units")
         return unit, reason
@@ -310,6 +312,10 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
     (r"^s1[a-d]_.*_cal(_|$|\.)", "power", "SNAP file name says calibrated"),
     (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "SNAP band name says intensity"),
     (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "SNAP band name says uncalibrated amplitude"),
+    # TIFFTAG_IMAGEDESCRIPTION of a measurement file: "Sentinel-1A IW GRD HR L1", and "SM" or "S3" for IW.
+    (r"^sentinel-1[a-d]? \w+ grd", "dn", "its tag says GRD, as ESA's processor writes it"),
+    (r"(^|[^a-z0-9])(linear|power)($|[^a-z0-9])", "power", "its name or tag says linear power"),
+    (r"(^|[^a-z0-9])amplitude($|[^a-z0-9])", "amplitude", "its name or tag says amplitude"),
 )
 
 

@@ -299,6 +299,8 @@ class RasterBands:
         tags = {**self._dataset.tags(), **self._dataset.tags(index)}
         keys = ("units", "unit", "unittype", "long_name", "standard_name", f"band_{index}")
         tagged = [value for key, value in tags.items() if key.lower() in keys]
+        if np.dtype(self._dataset.dtypes[index - 1]).kind == "u":  # what is computed of them may keep the tag
+            tagged.append(tags.get("TIFFTAG_IMAGEDESCRIPTION", ""))
         texts = (
             self._dataset.units[index - 1], self._dataset.descriptions[index - 1], *tagged, Path(self.path).name
         )  # fmt: skip
