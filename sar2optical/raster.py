@@ -5,6 +5,7 @@ Reads only; a raster is never opened for writing.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -53,6 +54,11 @@ POLARISATIONS = ("VV", "VH", "HH", "HV")
 
 _SUBDATASET = re.compile(r'[A-Za-z0-9_]+:(?:"[^"]+"|[^":]+):(?P<path>[^:]+)')
 """A subdataset's name: DRIVER:"file":path (GDAL, raster drivers' documentation)."""
+
+_log = logging.getLogger(__name__)
+
+_HOLDERS = (".dim", ".zip")
+"""Of files that hold rasters and are none: SNAP's BEAM-DIMAP headers, and archives."""
 
 _NO_BACKSCATTER = (
     (
@@ -335,6 +341,7 @@ def open_raster(
         which.
     """
     options = options or SceneOptions()
+    path = _held(path, model_bands, options)
     with _opened(path) as dataset:
         with _readable_tags(path):
             _refuse_non_sar(dataset, options)
@@ -359,18 +366,6 @@ def _readable_tags(path: str | Path) -> Iterator[None]:
         raise SceneUnreadable(
             f"{path}: its tags cannot be read ({_cause(error)}): damaged, fetch it again"
         ) from error
-
-
-def raster_shape(path: str | Path) -> tuple[int, int]:
-    """Give a raster's height and width.
-
-    Raises
-    ------
-    SceneUnreadable
-        Where GDAL does not open it.
-    """
-    with _opened(path) as dataset:
-        return dataset.height, dataset.width
 
 
 @contextmanager
@@ -424,6 +419,32 @@ def _why_no_raster(path: Path, error: Exception) -> str:
     if held := _rasters_of(path):
         return f"{path}: is no raster itself: give one of those that it holds, {', '.join(held[:4])}"
     return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
+
+
+def _held(path: str | Path, model_bands: tuple[str, ...], options: SceneOptions) -> str | Path:
+    """Give the raster that is meant where a header or an archive is given: the only one of the polarisation."""
+    local = Path(path)
+    if len(model_bands) != 1 or local.suffix.lower() not in _HOLDERS or not local.is_file():
+        return path
+    held = _rasters_of(local)
+    for wanted in options.bands or alternatives(model_bands[0]):
+        matches = [
+            name
+            for name in held
+            if _polarisation_of_name(name) == wanted.upper() and not _other_layer(Path(name).stem)
+        ]
+        if len(matches) == 1:
+            _log.info("%s: holds %d rasters; reading %s", path, len(held), matches[0])
+            return matches[0]
+    return path  # which of them is asked for, when it does not open
+
+
+def _other_layer(name: str) -> str | None:
+    """Say what a band or file holds beside backscatter, told by its name without suffix."""
+    for pattern, what in _NO_BACKSCATTER:
+        if re.search(rf"(^|[^a-z0-9])({pattern})$", name.lower()):
+            return what
+    return None
 
 
 def _rasters_of(path: Path) -> list[str]:
@@ -482,11 +503,10 @@ def _refuse_other_layers(dataset: Any, named: Mapping[int, str | None], indices:
         if named[index] is None and len(named) == 1:
             texts.append(Path(shown(dataset.name)).stem)
         for text in texts:
-            for pattern, what in _NO_BACKSCATTER:
-                if re.search(rf"(^|[^a-z0-9])({pattern})$", text.lower()):
-                    raise BandNotFound(
-                        f"{dataset.name}: {text} is {what}, not backscatter: give the VV or VH file or band"
-                    )
+            if what := _other_layer(text):
+                raise BandNotFound(
+                    f"{dataset.name}: {text} is {what}, not backscatter: give the VV or VH file or band"
+                )
 
 
 def _refuse_complex(dataset: Any, indices: tuple[int, ...]) -> None:

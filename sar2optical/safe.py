@@ -395,19 +395,6 @@ def open_product(
         yield SafeBands(files, layers, bands, product)
 
 
-def product_shape(path: str | Path) -> tuple[int, int]:
-    """Give the height and width of a product's measurements.
-
-    Raises
-    ------
-    SceneUnreadable
-        Where the product is missing, damaged, incomplete, or no GRD.
-    """
-    files = _list_files(Path(path))
-    with ExitStack() as stack:
-        return _open_measurement(stack, files, _layers(files)[0].measurement, SceneOptions()).shape
-
-
 # What the product holds
 
 

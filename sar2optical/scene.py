@@ -22,12 +22,19 @@ from sar2optical.raster import (
     Georeference,
     SceneOptions,
     open_raster,
-    raster_shape,
 )
-from sar2optical.safe import ProductOptions, is_product, open_product, product_shape
+from sar2optical.safe import ProductOptions, is_product, open_product
 from sar2optical.signature import Unit
 
-__all__ = ["GDAL_CACHE_BYTES", "Georeference", "Scene", "SceneOptions", "SceneSource", "open_scene", "shape_of"]
+__all__ = [
+    "GDAL_CACHE_BYTES",
+    "Georeference",
+    "Scene",
+    "SceneOptions",
+    "SceneSource",
+    "open_scene",
+    "refuse_calibration",
+]
 
 SAMPLE_LIMIT = 4_000_000
 """Pixels that percentiles are taken from, at most: the 99th of as many lies within 0.01 percentiles."""
@@ -251,19 +258,6 @@ def refuse_calibration(path: str | Path, product: ProductOptions | None) -> None
             f"{shown(path)}: is no Sentinel-1 product (.SAFE, .zip) and has no calibration table: leave out "
             "--calibration and --denoise, or give the product"
         )
-
-
-def shape_of(path: str | Path) -> tuple[int, int]:
-    """Give a scene's height and width.
-
-    Raises
-    ------
-    SceneUnreadable
-        Where it does not open.
-    """
-    if is_product(path):
-        return product_shape(path)
-    return raster_shape(path)
 
 
 def _open_bands(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 
 import numpy as np
@@ -241,32 +242,60 @@ def test_a_stack_names_the_bands_of_the_models_polarisation(make_raster):
     np.testing.assert_array_equal(read(path, bands=("4",))[0], db() + 3)
 
 
-def test_a_zip_archive_lists_its_rasters(make_raster, tmp_path):
-    inside = make_raster(power(), "S1A_gpuned_VH.tif")
+def hyp3_zip(make_raster, tmp_path, *names):
     path = tmp_path / "hyp3.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.write(inside, "hyp3/S1A_gpuned_VH.tif")
+        for k, name in enumerate(names):
+            archive.write(make_raster(power() + k, name), f"hyp3/{name}")
         archive.writestr("hyp3/README.md", "text")
+    return path
+
+
+def test_the_raster_of_the_polarisation_is_read_out_of_a_zip_archive(make_raster, tmp_path, caplog):
+    names = [f"S1A_RTC10_G_gpuned_A_{layer}.tif" for layer in ("VV", "VH", "dem", "inc_map", "VH_ls_map")]
+    path = hyp3_zip(make_raster, tmp_path, *names)
+    with caplog.at_level(logging.INFO, "sar2optical"), open_scene(path, ("VH",)) as scene:
+        assert scene.polarisations == ("VH",)
+        np.testing.assert_array_equal(scene.read_rows(0, 60)[0][0], power() + 1)
+    assert f"reading /vsizip/{path}/hyp3/{names[1]}" in caplog.text
+    np.testing.assert_array_equal(read(path, ("VV|VH",))[0], power())
+    np.testing.assert_array_equal(read(path, ("VH",), bands=("VV",))[0], power())
+
+
+def test_an_archive_of_several_scenes_lists_its_rasters(make_raster, tmp_path):
+    path = hyp3_zip(make_raster, tmp_path, "S1A_gpuned_A_VH.tif", "S1A_gpuned_B_VH.tif")
     with pytest.raises(SceneUnreadable) as caught:
         read(path)
     advised = str(caught.value).rsplit(", ", 1)[-1]
-    assert advised == f"/vsizip/{path}/hyp3/S1A_gpuned_VH.tif"
-    np.testing.assert_array_equal(read(advised)[0], power())
+    assert advised == f"/vsizip/{path}/hyp3/S1A_gpuned_B_VH.tif"
+    np.testing.assert_array_equal(read(advised)[0], power() + 1)
 
 
-def test_a_dimap_header_names_its_bands(tmp_path):
+def dimap(tmp_path, *bands):
     data = tmp_path / "prod.data"
     data.mkdir()
-    power().astype(">f4").tofile(data / "Sigma0_VH.img")
-    (data / "Sigma0_VH.hdr").write_text(
-        f"ENVI\nsamples = {SHAPE[1]}\nlines = {SHAPE[0]}\nbands = 1\nheader offset = 0\nfile type = ENVI Standard\n"
-        "data type = 4\ninterleave = bsq\nbyte order = 1\nband names = { Sigma0_VH }\n"
-    )
+    for k, band in enumerate(bands):
+        (power() + k).astype(">f4").tofile(data / f"{band}.img")
+        (data / f"{band}.hdr").write_text(
+            f"ENVI\nsamples = {SHAPE[1]}\nlines = {SHAPE[0]}\nbands = 1\nheader offset = 0\n"
+            f"file type = ENVI Standard\ndata type = 4\ninterleave = bsq\nbyte order = 1\nband names = {{ {band} }}\n"
+        )
     path = tmp_path / "prod.dim"
     path.write_text("<Dimap_Document/>")
+    return path
+
+
+def test_the_band_of_the_polarisation_is_read_by_a_dimap_header(tmp_path):
+    path = dimap(tmp_path, "Sigma0_VH", "Sigma0_VV", "projectedLocalIncidenceAngle")
+    np.testing.assert_array_equal(read(path, ("VH",))[0], power())
+    np.testing.assert_array_equal(read(path, ("VV",))[0], power() + 1)
+
+
+def test_a_dimap_header_of_two_bands_of_the_polarisation_names_them(tmp_path):
+    path = dimap(tmp_path, "Gamma0_VH", "Sigma0_VH")
     with pytest.raises(SceneUnreadable, match=r"is no raster itself: give one of .*Sigma0_VH\.img$") as caught:
         read(path)
-    np.testing.assert_array_equal(read(str(caught.value).rsplit(", ", 1)[-1])[0], power())
+    np.testing.assert_array_equal(read(str(caught.value).rsplit(", ", 1)[-1])[0], power() + 1)
 
 
 # Places
