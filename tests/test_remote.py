@@ -260,6 +260,20 @@ def test_a_server_that_fails_at_first_is_asked_again(server, make_raster):
     assert len(server.log()) > 2
 
 
+def test_requests_that_are_sent_again_are_told_without_their_query(server, make_raster, tmp_path):
+    server.put("/s1-vh.tif", make_raster(speckle((60, 70)), **UTM).read_bytes())
+    server.moods(failures=1)
+    command = [
+        Path(sys.executable).parent / "sar2opt-scene",
+        f"{server.url}/s1-vh.tif?sig=SECRET",
+        tmp_path / "out.tif",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{server.url}/s1-vh.tif: the server answered 500; asking again in 1.0 s" in done.stderr
+    assert "SECRET" not in done.stderr + done.stdout
+
+
 def test_a_server_that_keeps_failing_is_an_error(server, monkeypatch):
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.1")

@@ -294,6 +294,8 @@ class _Formatter(logging.Formatter):
 
 def set_up_logging(verbosity: int) -> None:
     """Send the library's log lines to stderr: warnings at -1, decisions too at 0, everything at 1."""
+    from sar2optical.remote import RetryLog
+
     levels = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
@@ -302,4 +304,5 @@ def set_up_logging(verbosity: int) -> None:
     logger.setLevel(levels[max(-1, min(verbosity, 1))])
     # GDAL's own complaints come to us as exceptions; without a handler Python would print them a second time.
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    logging.getLogger("rasterio._env").handlers[:] = [RetryLog()]
     _hush_what_rasterio_cannot_log()

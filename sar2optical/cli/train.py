@@ -92,7 +92,10 @@ _steps = options(
     click.option("--turn/--no-turn", default=None, help="Quarter turns.  [turn]"),
     click.option("--zoom", type=int, help="Largest factor by which larger chips are reduced.  [1]"),
     click.option(
-        "--vary-sar/--keep-sar", default=None, help="Vary speckle, looks, incidence, stretch and unit.  [keep-sar]"
+        "--vary-sar",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Of the windows: speckle, looks, incidence, stretch and unit are varied.  [0]",
     ),
     click.option("--balance", type=float, help="0: each window once an epoch; 1: each class equally often.  [0]"),
     click.option("--seed", type=int, help="[42]"),

@@ -22,7 +22,6 @@ from sar2optical.training.config import TrainConfig
 Window = tuple[NDArray[Any], NDArray[np.uint8]]
 """SAR (C, H, W), uint8 or float32 in [-1, 1], and optical uint8 (3, H, W)."""
 
-_VARIED = 0.5  # share of the windows: the others are as most scenes are
 _AHEAD = 2  # micro-batches in preparation
 
 
@@ -110,7 +109,7 @@ class Batches:
         sar, optical = random_window(
             chip, config.window, rng, crop=config.crop, flips=config.flip, turns=config.turn, zoom=config.zoom
         )
-        return (vary_sar(sar, rng), optical) if config.vary_sar and rng.random() < _VARIED else (sar, optical)
+        return (vary_sar(sar, rng) if rng.random() < config.vary_sar else sar), optical
 
     def _shuffled(self, epoch: int) -> NDArray[np.intp]:
         return np.random.default_rng([self._config.seed, epoch, 1]).permutation(len(self._visits))

@@ -102,8 +102,9 @@ class TrainConfig:
     zoom: int = 1
     """Largest whole factor by which windows of larger chips are reduced: 3 makes 30 m of 10 m. A third of the windows
     is reduced, where a chip allows it."""
-    vary_sar: bool = False
-    """Vary speckle, looks, incidence, stretch and unit in half of the SAR windows, see `data.augment.vary_sar`."""
+    vary_sar: float = 0.0
+    """Share of the SAR windows whose speckle, looks, incidence, stretch and unit are varied, see
+    `data.augment.vary_sar`."""
     balance: float = 0.0
     """How far small terrain classes are shown as often as large ones: a class of n windows has a weight of
     n ** (1 - balance). 0: each window once an epoch; 1: each class equally often."""
@@ -129,7 +130,7 @@ class TrainConfig:
         _check("batch", self.batch, self.batch >= 2, "2 or more")
         if self.architecture in MULTIPLES:  # others are refused below
             self._check_window(MULTIPLES[self.architecture])
-        for name in ("gan_from", "decay_from", "balance"):
+        for name in ("gan_from", "decay_from", "balance", "vary_sar"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         for name in ("beta1", "beta2", "ema_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more, under 1")
