@@ -38,6 +38,7 @@ from sar2optical.training.losses import (
     multiscale_ssim_loss,
     octave_loss,
     reconstruction_loss,
+    squared_loss,
     ssim_loss,
     texture_loss,
 )
@@ -95,6 +96,7 @@ def test_the_objectives_are_those_of_their_sources():
     assert discriminator_loss(zero, zero + 1, "hinge").item() == pytest.approx(1.5)
     assert adversarial_loss(zero + 3, "hinge").item() == pytest.approx(-3)
     assert reconstruction_loss(zero, zero + 0.25).item() == pytest.approx(0.25)
+    assert squared_loss(zero, zero + 0.25).item() == pytest.approx(0.0625)
 
 
 def test_the_ssim_that_is_trained_on_is_the_one_that_is_reported():
@@ -347,6 +349,7 @@ def test_training_learns(tmp_path):
         {"gan_weight": 0.0},
         {"ssim_weight": 10.0, "texture_weight": 1.0},
         {"multiscale_ssim_weight": 10.0, "correlation_weight": 1.0, "octave_weight": 1.0},
+        {"l1_weight": 0.0, "squared_weight": 10.0},
         {"architecture": "detail"},
         {"shift_weight": 5.0},
         {"discriminator_layers": 2},
@@ -363,7 +366,7 @@ def test_every_knob_turns(change):
     assert all(math.isfinite(value) for value in vars(losses).values())
     assert not torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1]) == (change.get("gan_weight") == 0)
-    for name in ("ssim", "texture", "multiscale_ssim", "correlation", "octave", "shift"):
+    for name in ("ssim", "texture", "multiscale_ssim", "correlation", "octave", "squared", "shift"):
         assert (getattr(losses, name) > 0) == (f"{name}_weight" in change)
     assert (trainer.result is trainer.average) == (change.get("ema_decay") != 0)
 

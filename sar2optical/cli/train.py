@@ -74,6 +74,7 @@ _objective = options(
     click.option("--multiscale-ssim-weight", type=float, help="Of 1 - SSIM of 2 x 2 and 4 x 4 means.  [0]"),
     click.option("--correlation-weight", type=float, help="Of 1 - correlation at three scales.  [0]"),
     click.option("--octave-weight", type=float, help="Of the error of gradient energy per octave.  [0]"),
+    click.option("--squared-weight", type=float, help="Of the mean squared difference.  [0]"),
     click.option("--shift-weight", type=float, help="Of the difference to shifted copies of windows.  [0]"),
 )
 _steps = options(

@@ -17,7 +17,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 WEIGHTS = (
     "gan_weight", "l1_weight", "ssim_weight", "texture_weight", "multiscale_ssim_weight", "correlation_weight",
-    "octave_weight", "shift_weight",
+    "octave_weight", "squared_weight", "shift_weight",
 )  # fmt: skip
 """Weights of the generator's terms, in the order of `sar2optical.training.trainer.Losses`."""
 
@@ -67,6 +67,9 @@ class TrainConfig:
     """Weight of 1 - correlation at three scales, see `losses.correlation_loss`."""
     octave_weight: float = 0.0
     """Weight of the error of local gradient energy per octave, see `losses.octave_loss`: without it, images blur."""
+    squared_weight: float = 0.0
+    """Weight of the mean squared difference. Where `octave_weight` asks for detail, L1 is least with few bright
+    specks; this one does not prefer them."""
     shift_weight: float = 0.0
     """Weight of the difference between windows and copies shifted by up to 17 pixels, which join the batch and double
     its cost; see `sar2optical.training.shifting`."""

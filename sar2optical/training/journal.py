@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 
 COLUMNS = (
     "step", "epoch", "images_per_s", "learning_rate", "loss_D", "loss_G", "loss_G_GAN", "loss_G_L1", "loss_G_SSIM",
-    "loss_G_texture", "loss_G_multiscale_SSIM", "loss_G_correlation", "loss_G_octave", "loss_G_shift",
-    "val_psnr", "val_ssim", "val_l1",
+    "loss_G_texture", "loss_G_multiscale_SSIM", "loss_G_correlation", "loss_G_octave", "loss_G_squared",
+    "loss_G_shift", "val_psnr", "val_ssim", "val_l1",
     "val_gradient_ratio", "val_gradient_ratio_2", "val_gradient_ratio_4",
     "val_r2", "val_r2_low_passed", "val_corner_share",
 )  # fmt: skip

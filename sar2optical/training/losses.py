@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, l1_loss, relu, softplus
+from torch.nn.functional import avg_pool2d, conv2d, l1_loss, mse_loss, relu, softplus
 
 from sar2optical.training.config import Objective
 
@@ -61,6 +61,11 @@ def adversarial_loss(fake: Tensor, objective: Objective = "vanilla") -> Tensor:
 def reconstruction_loss(optical: Tensor, fake: Tensor) -> Tensor:
     """Mean absolute difference of images in [-1, 1]."""
     return l1_loss(fake.float(), optical)
+
+
+def squared_loss(optical: Tensor, fake: Tensor) -> Tensor:
+    """Mean squared difference of images in [-1, 1]."""
+    return mse_loss(fake.float(), optical.float())
 
 
 def ssim_loss(optical: Tensor, fake: Tensor) -> Tensor:

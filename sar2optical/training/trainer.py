@@ -32,6 +32,7 @@ from sar2optical.training.losses import (
     multiscale_ssim_loss,
     octave_loss,
     reconstruction_loss,
+    squared_loss,
     ssim_loss,
     texture_loss,
 )
@@ -47,7 +48,7 @@ from sar2optical.training.shifting import Shift, shift_loss, shift_of, with_shif
 _RGB = 3
 _N = TypeVar("_N", bound=nn.Module)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_DISTANCES = (ssim_loss, texture_loss, multiscale_ssim_loss, correlation_loss, octave_loss)
+_DISTANCES = (ssim_loss, texture_loss, multiscale_ssim_loss, correlation_loss, octave_loss, squared_loss)
 """Terms that compare with the truth and cost time, in the order of `WEIGHTS`."""
 # A discriminator that has been right beyond doubt for this many steps on end teaches the generator nothing any more.
 _SURE, _PATIENCE = 1e-4, 200
@@ -69,6 +70,7 @@ class Losses:
     correlation: float = 0.0
     """1 - correlation."""
     octave: float = 0.0
+    squared: float = 0.0
     shift: float = 0.0
     """Mean absolute difference between windows and shifted copies."""
 
