@@ -32,6 +32,7 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
     ├── TrainingDiverged           (RuntimeError) losses that are no numbers, a discriminator beyond doubt
     ├── Interrupted                (InterruptedError) stopped because somebody asked for it
     └── OptionError                (ValueError)   a value that no run can use
+        └── OptionWithoutEffect    (ValueError)   one that would change nothing here
 """
 
 from __future__ import annotations
@@ -184,5 +185,5 @@ class OptionError(Sar2OpticalError, ValueError):
     """An option's value is one that no run can use."""
 
 
-class OptionWithoutEffect(OptionError):
+class OptionWithoutEffect(OptionError, ValueError):
     """An option that would change nothing here; commands leave with exit status 2."""

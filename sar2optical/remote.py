@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from http.client import HTTPException
@@ -22,7 +21,6 @@ from sar2optical.errors import OptionError, OutputUnwritable
 from sar2optical.files import cause
 
 __all__ = [
-    "RetryLog",
     "exists",
     "failure",
     "gdal_environment",
@@ -32,8 +30,6 @@ __all__ = [
     "upload",
     "vsi_path",
 ]
-
-_log = logging.getLogger(__name__)
 
 _STORES = {"s3": "s3", "gs": "gs", "az": "az", "abfs": "az", "oss": "oss"}
 _WEB = ("http", "https", "ftp")
@@ -65,24 +61,6 @@ _SETTINGS: dict[str, str | int] = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
 }
 """GDAL's configuration options; see https://gdal.org/en/stable/user/configoptions.html."""
-
-
-_RETRYING = re.compile(
-    r"HTTP error code: (?P<code>\d+) - (?P<address>\S+?)\. Retrying again in (?P<seconds>[\d.]+) sec"
-)
-"""What GDAL 3.10 warns of, and rasterio passes on to its logger."""
-
-
-class RetryLog(logging.Handler):
-    """Tells of requests that failed and are sent again; for the logger `rasterio._env`. Queries are left out."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line of ours where GDAL speaks of a retry."""
-        if found := _RETRYING.search(record.getMessage()):
-            _log.warning(
-                "%s: the server answered %s; asking again in %s s",
-                *(shown(found["address"]), found["code"], found["seconds"]),
-            )
 
 
 def is_remote(path: str | Path) -> bool:

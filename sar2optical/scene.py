@@ -240,9 +240,9 @@ def open_scene(
     OptionWithoutEffect
         Where a calibration is given for what is no product.
     """
-    refuse_calibration(path, product)
     options = options or SceneOptions()
     with _open_bands(path, model_bands, options, product) as bands:
+        refuse_calibration(path, product)  # what is damaged says so first
         yield Scene(bands, options.unit)
 
 

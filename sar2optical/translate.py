@@ -68,6 +68,7 @@ _WORTHWHILE = 1000  # windows from which on a full disk is looked for with a mea
 _LEAST_CACHE = 16_000_000
 _MOST_CACHE = 512_000_000
 _MOST_AHEAD = 3
+_MAY_BE_PRODUCTS = (".zip", ".safe")  # damaged ones, too
 _OTHER_SIZE = 1.5  # times the model's pixel size, or one such part of it: from there on textures are others
 _log = logging.getLogger(__name__)
 
@@ -417,7 +418,8 @@ def prepared(
     given = options = options or TranslateOptions()
     if decided:
         options = decided.applied_to(options)
-    refuse_calibration(src, options.product)  # before a model is opened
+    if Path(src).suffix.lower() not in _MAY_BE_PRODUCTS:
+        refuse_calibration(src, options.product)  # before a model is opened
     earlier = None if options.restart else Manifest.read(parts_of(out))
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)),

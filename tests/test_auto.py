@@ -36,6 +36,16 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "tuning.json"
 
 
+@pytest.fixture(autouse=True)
+def _logging_is_left_as_it_was():
+    """A command that is called in this process sets it up."""
+    logger = logging.getLogger("sar2optical")
+    level, handlers = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, calibration):
     folder = tmp_path_factory.mktemp("small")
@@ -255,6 +265,7 @@ def test_a_choice_that_does_not_open_is_dropped_with_a_word(files, cache, cpu, c
 def test_a_tuned_run_says_so(files, cache, rated, caplog):
     rated(lambda engine: 200 if engine.precision == "int8" else 100)
     tune(files)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "sar2optical"):
         opened(files)
     (said,) = [record.message for record in caplog.records]

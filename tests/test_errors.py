@@ -33,6 +33,7 @@ BUILTINS = {
     "NotFinite": ArithmeticError,
     "TrainingDiverged": RuntimeError,
     "OptionError": ValueError,
+    "OptionWithoutEffect": ValueError,
 }
 CLASSES = {
     name: value

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     "addresses",
+    "retries",
     "errors",
     "memory",
     "cores",

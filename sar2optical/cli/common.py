@@ -18,6 +18,7 @@ import click
 
 from sar2optical.addresses import shown
 from sar2optical.errors import Interrupted, OptionError, OptionWithoutEffect, Sar2OpticalError
+from sar2optical.retries import RetryLog
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
@@ -294,8 +295,6 @@ class _Formatter(logging.Formatter):
 
 def set_up_logging(verbosity: int) -> None:
     """Send the library's log lines to stderr: warnings at -1, decisions too at 0, everything at 1."""
-    from sar2optical.remote import RetryLog
-
     levels = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
