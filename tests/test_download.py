@@ -75,8 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(size - start))
         self.end_headers()
         stop = size if server.breaks_at is None else min(size, server.breaks_at)
+        server.sent += stop - start  # before the client has the last byte, and looks
         self.wfile.write(server.body[start:stop])
-        server.sent += stop - start
 
 
 @contextmanager
