@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 
 from sar2optical.errors import OptionError, OutputUnwritable, SceneUnreadable
 from sar2optical.remote import exists, gdal_environment, is_remote, upload, vsi_path
@@ -315,6 +316,29 @@ def test_a_read_that_fails_is_an_error_with_its_cause(server, request, monkeypat
     server.moods()
     values, valid = scene_at(url)
     with rasterio.open(path) as file:
+        np.testing.assert_array_equal(values[0], file.read(1))
+    assert valid.all()
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_vrt_over_a_server_is_right_or_an_error_whatever_threads_the_user_has_set(
+    server, plain, tmp_path, monkeypatch, where
+):
+    """GDAL opens a VRT's sources when they are read: what its threads are then is not what opened the VRT."""
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setenv("GDAL_NUM_THREADS", "ALL_CPUS")
+    server.put("/s1-vh.tif", plain.read_bytes())
+    vrt = tmp_path / "mosaic_vh.vrt"
+    server.moods()
+    rasterio.shutil.copy(f"/vsicurl/{server.url}/s1-vh.tif", vrt, driver="VRT")
+    server.put("/mosaic_vh.vrt", vrt.read_bytes())
+    path = vrt if where == "here" else f"{server.url}/mosaic_vh.vrt"
+    server.moods(forbidden_after=5)
+    with pytest.raises(SceneUnreadable, match="cannot be read"):
+        scene_at(path)
+    server.moods()
+    values, valid = scene_at(path)
+    with rasterio.open(plain) as file:
         np.testing.assert_array_equal(values[0], file.read(1))
     assert valid.all()
 
