@@ -57,9 +57,6 @@ _SUBDATASET = re.compile(r'[A-Za-z0-9_]+:(?:"[^"]+"|[^":]+):(?P<path>[^:]+)')
 
 _log = logging.getLogger(__name__)
 
-_HOLDERS = (".dim", ".zip")
-"""Of files that hold rasters and are none: SNAP's BEAM-DIMAP headers, and archives."""
-
 _NO_BACKSCATTER = (
     (
         r"inc_map(_ell)?|(projected_?)?(local_?)?incidence_?angle(_?from_?ellipsoid|_?map)?|angle|lia",
@@ -416,7 +413,7 @@ def _why_unreadable(given: str | Path, error: Exception) -> str:
 def _why_no_raster(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty (0 bytes): fetch it again"
-    if held := _rasters_of(path):
+    if held := rasters_of(path):
         return f"{path}: is no raster itself: give one of those that it holds, {', '.join(held[:4])}"
     return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
 
@@ -424,9 +421,7 @@ def _why_no_raster(path: Path, error: Exception) -> str:
 def _held(path: str | Path, model_bands: tuple[str, ...], options: SceneOptions) -> str | Path:
     """Give the raster that is meant where a header or an archive is given: the only one of the polarisation."""
     local = Path(path)
-    if len(model_bands) != 1 or local.suffix.lower() not in _HOLDERS or not local.is_file():
-        return path
-    held = _rasters_of(local)
+    held = rasters_of(local) if len(model_bands) == 1 else []
     for wanted in options.bands or alternatives(model_bands[0]):
         matches = [
             name
@@ -434,7 +429,7 @@ def _held(path: str | Path, model_bands: tuple[str, ...], options: SceneOptions)
             if _polarisation_of_name(name) == wanted.upper() and not _other_layer(Path(name).stem)
         ]
         if len(matches) == 1:
-            _log.info("%s: holds %d rasters; reading %s", path, len(held), matches[0])
+            _log.info("%s: reading %s", path, matches[0])
             return matches[0]
     return path  # which of them is asked for, when it does not open
 
@@ -447,8 +442,10 @@ def _other_layer(name: str) -> str | None:
     return None
 
 
-def _rasters_of(path: Path) -> list[str]:
-    """List the rasters of what is none itself: SNAP's BEAM-DIMAP, and zip archives."""
+def rasters_of(path: Path) -> list[str]:
+    """List the rasters of what is none itself: SNAP's BEAM-DIMAP headers, and zip archives; of others, nothing."""
+    if path.suffix.lower() not in (".dim", ".zip") or not path.is_file():
+        return []
     if path.suffix.lower() == ".dim":
         return sorted(map(str, path.with_suffix(".data").glob("*.img")))
     try:

@@ -35,7 +35,7 @@ from sar2optical.files import cause
 from sar2optical.raster import RasterBands, SceneOptions, open_raster
 from sar2optical.signature import Unit, alternatives, listed
 
-__all__ = ["Calibration", "ProductOptions", "SafeBands", "is_product", "open_product"]
+__all__ = ["Calibration", "ProductOptions", "SafeBands", "is_product", "open_product", "unnested"]
 
 Calibration = Literal["sigma0", "gamma0", "beta0", "dn"]
 
@@ -403,7 +403,7 @@ def _list_files(path: Path) -> _Files:
     if path.name == "manifest.safe":
         path = path.absolute().parent
     if path.is_dir():
-        path = _unnested(path)
+        path = unnested(path)
         try:
             names = tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()))
         except OSError as error:
@@ -426,7 +426,7 @@ def _list_files(path: Path) -> _Files:
     return _Files(path, root, names, zipped=True)
 
 
-def _unnested(path: Path) -> Path:
+def unnested(path: Path) -> Path:
     """Give the folder inside, where a tool that unpacks has made X.SAFE/X.SAFE."""
     if (path / "manifest.safe").is_file():
         return path

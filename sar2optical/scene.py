@@ -22,8 +22,9 @@ from sar2optical.raster import (
     Georeference,
     SceneOptions,
     open_raster,
+    rasters_of,
 )
-from sar2optical.safe import ProductOptions, is_product, open_product
+from sar2optical.safe import ProductOptions, is_product, open_product, unnested
 from sar2optical.signature import Unit
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "SceneSource",
     "open_scene",
     "refuse_calibration",
+    "tell_holdings",
 ]
 
+_NAMED = 6  # of what an archive holds
 SAMPLE_LIMIT = 4_000_000
 """Pixels that percentiles are taken from, at most: the 99th of as many lies within 0.01 percentiles."""
 
@@ -244,6 +247,18 @@ def open_scene(
     with _open_bands(path, model_bands, options, product) as bands:
         refuse_calibration(path, product)  # what is damaged says so first
         yield Scene(bands, options.unit)
+
+
+def tell_holdings(path: str | Path) -> None:
+    """Say what is held by what is no raster itself: a header, an archive, a product's folder in a folder.
+
+    By names alone; nothing is opened.
+    """
+    local = Path(path)
+    inner = [str(unnested(local))] if local.is_dir() and is_product(local) else rasters_of(local)
+    if inner and inner != [str(local)]:
+        more = f" and {len(inner) - _NAMED} more" if len(inner) > _NAMED else ""
+        _log.info("%s: holds %s%s", local.name, ", ".join(inner[:_NAMED]), more)
 
 
 def refuse_calibration(path: str | Path, product: ProductOptions | None) -> None:

@@ -52,7 +52,14 @@ from sar2optical.provenance import asked_for, generated_tags, to_tag
 from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.remote import exists, gdal_environment, is_remote, shown, upload
 from sar2optical.safe import ProductOptions, is_product
-from sar2optical.scene import GDAL_CACHE_BYTES, SceneOptions, SceneSource, open_scene, refuse_calibration
+from sar2optical.scene import (
+    GDAL_CACHE_BYTES,
+    SceneOptions,
+    SceneSource,
+    open_scene,
+    refuse_calibration,
+    tell_holdings,
+)
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.strips import RUN_TAG
@@ -264,6 +271,7 @@ def translate(
     """
     began = time.perf_counter()
     options = options or TranslateOptions()
+    tell_holdings(src)
     with _on_its_way(out, options) as (local, taken):
         check_outputs(src, local, taken)
         with prepared(src, local, model=model, options=taken) as job:

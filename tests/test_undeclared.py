@@ -15,7 +15,7 @@ from rasterio.control import GroundControlPoint
 from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, UnitsUnknown
 from sar2optical.nodata import LEAST_RUN, side_fill
 from sar2optical.radiometry import choose_stretch
-from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene, tell_holdings
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SHAPE = (60, 200)
@@ -257,7 +257,14 @@ def test_the_raster_of_the_polarisation_is_read_out_of_a_zip_archive(make_raster
     with caplog.at_level(logging.INFO, "sar2optical"), open_scene(path, ("VH",)) as scene:
         assert scene.polarisations == ("VH",)
         np.testing.assert_array_equal(scene.read_rows(0, 60)[0][0], power() + 1)
-    assert f"reading /vsizip/{path}/hyp3/{names[1]}" in caplog.text
+    assert f"hyp3.zip: reading /vsizip/{path}/hyp3/{names[1]}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "sar2optical"):
+        tell_holdings(path)
+        tell_holdings(tmp_path / names[0])
+    assert [record.message.split(", ")[0] for record in caplog.records] == [
+        f"hyp3.zip: holds /vsizip/{path}/hyp3/{sorted(names)[0]}"
+    ]
     np.testing.assert_array_equal(read(path, ("VV|VH",))[0], power())
     np.testing.assert_array_equal(read(path, ("VH",), bands=("VV",))[0], power())
 
