@@ -59,6 +59,24 @@ def without_sides(
     return np.asarray(valid & inside)
 
 
+def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep what lies in runs of `LEAST_RUN` pixels or more along a row: areas of fill, and no lone pixels.
+
+    Parameters
+    ----------
+    blank
+        bool (rows, columns). A run that goes on beyond them counts only as far as it is seen.
+    """
+    if blank.shape[1] < LEAST_RUN or not blank.any():
+        return np.zeros_like(blank)
+    width = blank.shape[1] - LEAST_RUN + 1
+    starts = np.logical_and.reduce([blank[:, k : k + width] for k in range(LEAST_RUN)])
+    kept = np.zeros_like(blank)
+    for k in range(LEAST_RUN):
+        kept[:, k : k + width] |= starts
+    return kept
+
+
 def _run(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.asarray(np.max([_run_of_band(band, valid) for band in values], axis=0), np.intp)
 

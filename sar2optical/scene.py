@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sar2optical.addresses import shown
 from sar2optical.errors import OptionWithoutEffect
-from sar2optical.nodata import side_fill, without_sides
+from sar2optical.nodata import LEAST_RUN, long_runs, side_fill, without_sides
 from sar2optical.raster import (
     GDAL_CACHE_BYTES,
     Bands,
@@ -96,6 +96,7 @@ class Scene:
         self._sides: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
+        self._lone_zeros_stay = self.unit != "dn"  # noise removal leaves power of 0; stored DN of 0 is the border
         if self._sides and (rows := int(np.count_nonzero(self._sides[0] + self._sides[1]))):
             _log.info(
                 "%s: 0 or less than -100 at the ends of %d rows, not declared as nodata: masked", self.path, rows
@@ -133,6 +134,15 @@ class Scene:
         SceneUnreadable
             Where the file ends early or a block does not decode.
         """
+        if self._zero_is_nodata and self._lone_zeros_stay and cols != (0, self.shape[1]):
+            # Runs of zeros are told by their length, so those that the rectangle cuts are read on.
+            wider = max(0, cols[0] - LEAST_RUN), min(self.shape[1], cols[1] + LEAST_RUN)
+            values, valid = self._read(rows, wider)
+            inner = slice(cols[0] - wider[0], cols[1] - wider[0])
+            return values[..., inner], valid[:, inner]
+        return self._read(rows, cols)
+
+    def _read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         values, valid = self._bands.read(rows, cols)
         if self._bands.ends_may_be_fill:
             inside = self._without_sides(values, valid, rows, cols)
@@ -140,7 +150,8 @@ class Scene:
                 valid = inside
                 values *= valid
         if self._zero_is_nodata:
-            valid &= (values != 0).all(axis=0)
+            blank = (values == 0).any(axis=0)
+            valid &= ~(long_runs(blank) if self._lone_zeros_stay else blank)
             values *= valid
         return values, valid
 

@@ -75,6 +75,32 @@ def test_zeros_beside_declared_nodata_are_masked_and_zeros_inside_stay(make_rast
     assert valid[:, 50:].all()
 
 
+@pytest.mark.parametrize("declared", [None, -9999.0])
+def test_lone_zeros_inside_power_stay_and_areas_of_zeros_do_not(make_raster, declared):
+    image = power()
+    image[10, 50] = image[11, 60:67] = 0  # one, and seven in a row: noise was subtracted there
+    image[30:40, 80 : 80 + 3 * LEAST_RUN] = 0
+    values, valid, _ = read(make_raster(image, "Sigma0_VH.tif", nodata=declared, descriptions=["Sigma0_VH"]))
+    expected = np.ones(SHAPE, np.bool_)
+    if declared is None:
+        expected[30:40, 80 : 80 + 3 * LEAST_RUN] = False
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(values, image)
+
+
+def test_a_rectangle_sees_runs_of_zeros_as_whole_rows_do(make_raster):
+    image = power()
+    image[:, 90:103] = 0
+    image[5, 40:44] = 0
+    path = make_raster(image, "Sigma0_VH.tif", descriptions=["Sigma0_VH"])
+    with open_scene(path, ("VH",)) as scene:
+        whole = scene.read_rows(0, SHAPE[0])[1]
+        for cols in ((0, 95), (95, 98), (100, 200), (41, 43)):
+            np.testing.assert_array_equal(scene.read((0, SHAPE[0]), cols)[1], whole[:, slice(*cols)])
+    assert not whole[:, 90:103].any()
+    assert whole[5, 40:44].all()
+
+
 def test_short_runs_and_plain_integers_are_no_fill(make_raster):
     values = db()
     values[:, : LEAST_RUN - 1] = 0
