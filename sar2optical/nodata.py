@@ -10,6 +10,8 @@ LEAST_RUN = 8
 
 _BLOCK = 256  # columns that are looked at together: most rows of most scenes begin with a measurement
 _MEASURED = np.float32(np.inf)  # equals no value that is read
+_SENTINEL = np.float32(-9999)
+"""A lone pixel of it, or of what is lower, is fill: not even hundredths of dB are as low."""
 _IMPOSSIBLE = np.float32(-100)
 """No backscatter in dB is as low, see `sar2optical.radiometry`, and none in a linear unit. -9999 and -32768 are."""
 
@@ -33,7 +35,7 @@ def side_fill(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[ND
     -------
     left, right
         int (rows,): pixels from the left and from the right, those that were invalid before included; 0 where fewer
-        than `LEAST_RUN` were not.
+        than `LEAST_RUN` were not, but for values of -9999 and less: of those, one is enough.
     """
     return _run(values, valid), _run(values[..., ::-1], valid[:, ::-1])
 
@@ -100,5 +102,5 @@ def _run_of_band(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
         rows = rows[found == blank.shape[1]]
         if not rows.size:
             break
-    counts[undeclared < LEAST_RUN] = 0
+    counts[(undeclared < LEAST_RUN) & ~(fill <= _SENTINEL)] = 0
     return counts

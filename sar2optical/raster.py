@@ -305,7 +305,7 @@ class RasterBands:
         if np.dtype(self._dataset.dtypes[index - 1]).kind == "u":  # what is computed of them may keep the tag
             tagged.append(tags.get("TIFFTAG_IMAGEDESCRIPTION", ""))
         texts = (
-            self._dataset.units[index - 1], self._dataset.descriptions[index - 1], *tagged, Path(self.path).name
+            self._dataset.units[index - 1], *tagged, self._dataset.descriptions[index - 1], Path(self.path).name
         )  # fmt: skip
         return tuple(text for text in texts if text)
 
@@ -454,7 +454,8 @@ def rasters_of(path: Path) -> list[str]:
     except (zipfile.BadZipFile, OSError):
         return []
     rasters = (name for name in names if PurePosixPath(name).suffix.lower() in (".tif", ".tiff", ".img", ".vrt"))
-    return [f"/vsizip/{path}/{name}" for name in sorted(rasters)]
+    # macOS puts a file of attributes beside each, under the same name.
+    return [f"/vsizip/{path}/{name}" for name in sorted(rasters) if not name.startswith("__MACOSX/")]
 
 
 def _cause(error: BaseException) -> str:
@@ -571,6 +572,9 @@ def _tag_texts(tags: Mapping[str, str]) -> list[str]:
 def _single_polarisation(texts: list[str]) -> str | None:
     pattern = rf"(?<![A-Z])(?:{'|'.join(POLARISATIONS)})(?![A-Z])"
     found = {name for text in texts for name in re.findall(pattern, text.upper())}
+    if not found:  # ESA's code of a product of one polarisation (_1SSV_), and that of backscatter archives (GRDH1VVA)
+        found = {2 * code for text in texts for code in re.findall(r"_1SS([VH])_", text.upper())}
+        found |= {name for text in texts for name in re.findall(r"GRD[FHM]1(VV|VH|HH|HV)[A-Z]_", text.upper())}
     return found.pop() if len(found) == 1 else None
 
 

@@ -101,6 +101,39 @@ def test_a_rectangle_sees_runs_of_zeros_as_whole_rows_do(make_raster):
     assert whole[5, 40:44].all()
 
 
+@pytest.mark.parametrize("fill", [-9999, -32768])
+def test_short_runs_of_a_sentinel_at_the_sides_are_fill(make_raster, fill):
+    """A swath whose edge runs nearly along the raster's: rows end in one to seven pixels of fill."""
+    image = db()
+    rows, cols = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    outside = cols < 20 - rows // 3
+    image[outside] = fill
+    _, valid, samples = read(make_raster(image, "VH.tif", descriptions=["VH"]))
+    np.testing.assert_array_equal(valid, ~outside)
+    assert samples.min() > -60
+
+
+@pytest.mark.parametrize(
+    ("name", "polarisation"),
+    [
+        ("S1A_IW_GRDH_1SSV_20200501T054104_20200501T054129_032370_03BF20_DB12_Orb_Cal_TC_dB.tif", "VV"),
+        ("S1A_EW_GRDM_1SSH_20200501T054104_20200501T054129_032370_03BF20_DB12_Orb_Cal_TC_dB.tif", "HH"),
+        ("D20160129_171512--_SIG0-----_S1AIWGRDH1VVA_015_A0105_EU010M_E045N015T1_dB.tif", "VV"),
+    ],
+)
+def test_a_polarisation_within_a_products_code_is_read(make_raster, name, polarisation):
+    path = make_raster(db(), name)
+    with pytest.raises(BandNotFound, match=rf"the file has 1 \({polarisation}\)"):
+        read(path)
+    assert read(path, (polarisation,))[1].all()
+
+
+def test_a_unit_tag_comes_before_a_bands_name(make_raster):
+    path = make_raster(np.sqrt(power()), "x.tif", descriptions=["Sigma0_VH"], tags={"units": "amplitude"})
+    with open_scene(path, ("VH",)) as scene:
+        assert scene.unit == "amplitude"
+
+
 def test_short_runs_and_plain_integers_are_no_fill(make_raster):
     values = db()
     values[:, : LEAST_RUN - 1] = 0
