@@ -444,14 +444,14 @@ def _other_layer(name: str) -> str | None:
 
 def rasters_of(path: Path) -> list[str]:
     """List the rasters of what is none itself: SNAP's BEAM-DIMAP headers, and zip archives; of others, nothing."""
-    if path.suffix.lower() not in (".dim", ".zip") or not path.is_file():
-        return []
-    if path.suffix.lower() == ".dim":
-        return sorted(map(str, path.with_suffix(".data").glob("*.img")))
     try:
+        if path.suffix.lower() == ".dim":
+            return sorted(map(str, path.with_suffix(".data").glob("*.img")))
+        if path.suffix.lower() != ".zip":
+            return []
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError):  # also where an address is longer than a path may be
         return []
     rasters = (name for name in names if PurePosixPath(name).suffix.lower() in (".tif", ".tiff", ".img", ".vrt"))
     # macOS puts a file of attributes beside each, under the same name.

@@ -20,16 +20,7 @@ from sar2optical.addresses import is_web_address, shown
 from sar2optical.errors import OptionError, OutputUnwritable
 from sar2optical.files import cause
 
-__all__ = [
-    "exists",
-    "failure",
-    "gdal_environment",
-    "is_remote",
-    "is_web_address",
-    "shown",
-    "upload",
-    "vsi_path",
-]
+__all__ = ["exists", "failure", "gdal_environment", "is_remote", "is_web_address", "shown", "upload", "vsi_path"]
 
 _STORES = {"s3": "s3", "gs": "gs", "az": "az", "abfs": "az", "oss": "oss"}
 _WEB = ("http", "https", "ftp")

@@ -266,7 +266,8 @@ def tell_holdings(path: str | Path) -> None:
     By names alone; nothing is opened.
     """
     local = Path(path)
-    inner = [str(unnested(local))] if local.is_dir() and is_product(local) else rasters_of(local)
+    # is_product first: an address may be longer than what the system takes for a path.
+    inner = [str(unnested(local))] if is_product(local) and local.is_dir() else rasters_of(local)
     if inner and inner != [str(local)]:
         more = f" and {len(inner) - _NAMED} more" if len(inner) > _NAMED else ""
         _log.info("%s: holds %s%s", local.name, ", ".join(inner[:_NAMED]), more)

@@ -69,7 +69,7 @@ Progress = Callable[[str, int, int], None]
 """Told of a stage ("check", "translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
 
 Opener = Callable[[Mapping[str, Path], str, EngineOptions], AbstractContextManager[tuple[Engine, Path]]]
-"""Opens one of a model's files: (files by precision, backend, options, windows that will be run)."""
+"""Opens one of a model's files: (files by precision, backend, options)."""
 
 _WORTHWHILE = 1000  # windows from which on a full disk is looked for with a measured sample
 _LEAST_CACHE = 16_000_000
@@ -729,7 +729,8 @@ def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encodin
             _log.warning("%s: %s goes into a model trained on %s; expect other colours", name, found, listed(wanted))
     if not scene.samples[0].size:
         _log.warning("%s: holds no valid pixel; its mosaic will be empty, and masked throughout", name)
-    trained, size = signature.pixel_size, pixel_size(scene)
+    trained = signature.pixel_size
+    size = pixel_size(scene) if trained else None
     if trained and size and not 1 / _OTHER_SIZE <= size / trained <= _OTHER_SIZE:
         remedy = (
             f": --geocode auto-utm --resolution {trained:g} resamples it" if _OTHER_SIZE < size / trained < 3 else ""

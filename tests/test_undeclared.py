@@ -337,6 +337,13 @@ def test_an_archive_of_several_scenes_lists_its_rasters(make_raster, tmp_path):
     np.testing.assert_array_equal(read(advised)[0], power() + 1)
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".zip", ".SAFE", ".dim"])
+def test_an_address_longer_than_a_path_may_be_holds_nothing(suffix, caplog):
+    with caplog.at_level(logging.INFO, "sar2optical"):
+        tell_holdings(f"https://host/scene.tif?signature={'a' * 5000}{suffix}")
+    assert caplog.text == ""
+
+
 def dimap(tmp_path, *bands):
     data = tmp_path / "prod.data"
     data.mkdir()

@@ -19,7 +19,6 @@ from sar2optical.translate import Report, TranslateOptions, carry_out, check_out
 from sar2optical.windows import WindowPlan
 
 _SECONDS_ALONE = 0.5
-"""Of usual windows: how `translate` guesses how many there will be."""
 
 
 def run(job: Job) -> Outcome:
