@@ -62,6 +62,8 @@ _model = options(
     click.option("--discriminator", type=click.Choice(["patch", "pixel"]), help="[patch]"),
     click.option("--discriminator-channels", type=int, help="Its width.  [64]"),
     click.option("--discriminator-layers", type=int, help="Depth of patch: 3 sees 70 x 70 pixels.  [3]"),
+    click.option("--discriminator-scales", type=int, help="Discriminators, each at half the size.  [1]"),
+    click.option("--spectral-norm/--batch-norm", default=None, help="Of the discriminator.  [batch-norm]"),
     click.option("--conditional/--unconditional", default=None, help="Whether it sees the SAR image.  [conditional]"),
 )  # fmt: skip
 _objective = options(
@@ -102,6 +104,8 @@ _steps = options(
     click.option("--seed", type=int, help="[42]"),
 )
 _arithmetic = options(
+    click.option("--windows-on", type=click.Choice(["host", "device"]),
+                 help="device: chips lie in its memory and windows are made there; for GPUs.  [host]"),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
                  help="auto: bf16 where the hardware computes in it.  [auto]"),
     click.option("--channels-last/--contiguous", default=None, help="Memory layout.  [channels-last]"),

@@ -16,16 +16,16 @@ SPAN_DB = 18.0
 """dB that [-1, 1] is taken for where SAR is stretched between its 1st and 99th percentile in dB. Measured: 13 to 17
 on pairs of 1024 x 1024 at 10 m, VH of Los Angeles."""
 
-_ZOOMED = 1 / 3
+ZOOMED = 1 / 6
 """Share of the windows that are reduced, where a chip allows it."""
-_SPECKLED, _LOOKS = 0.25, (1.0, 10.0)
-_SMOOTHED, _SIDES = 0.12, (2, 4)
-_TILTED, _TILT = 0.3, 0.1
-_AMPLITUDE = 0.25
-_LOW_SPREAD, _HIGH_SPREAD = 0.12, 0.16
-_OF_A_SCENE, _BELOW, _ABOVE = 0.3, 1.2, 0.8
+SPECKLED, LOOKS = 0.25, (1.0, 10.0)
+SMOOTHED, SIDES = 0.12, (2, 4)
+TILTED, TILT = 0.3, 0.1
+AMPLITUDE = 0.25
+LOW_SPREAD, HIGH_SPREAD = 0.12, 0.16
+OF_A_SCENE, BELOW, ABOVE = 0.3, 1.2, 0.8
 """Share of the windows whose stretch is that of a scene with darker and brighter places; how far beyond, at most."""
-_SHADOW = 1e-3  # least factor of speckle: -30 dB
+SHADOW = 1e-3  # least factor of speckle: -30 dB
 
 
 def random_window(
@@ -64,7 +64,7 @@ def random_window(
     """
     height, width = chips.sar.shape[1:]
     factor = 1
-    if zoom > 1 and rng.random() < _ZOOMED:
+    if zoom > 1 and rng.random() < ZOOMED:
         factor = min(int(rng.integers(2, zoom + 1)), height // size, width // size)
     target, size = size, size * factor
     # As many numbers are drawn whatever is asked for, so that runs with other choices see the same order of chips.
@@ -106,18 +106,18 @@ def vary_sar(sar: SarArray, rng: np.random.Generator) -> NDArray[np.float32]:
         float32 (C, H, W) in [-1, 1].
     """
     image = encoded(sar)
-    if rng.random() < _SPECKLED:
-        looks = rng.uniform(*_LOOKS)
+    if rng.random() < SPECKLED:
+        looks = rng.uniform(*LOOKS)
         speckle = rng.standard_gamma(looks, image.shape, dtype=np.float32) / np.float32(looks)
-        image = image + np.float32(20 / SPAN_DB) * np.log10(np.maximum(speckle, np.float32(_SHADOW)))
-    if rng.random() < _SMOOTHED:
-        image = _decibels(_running_means(_power(image), int(rng.integers(*_SIDES))))
-    if rng.random() < _TILTED:
-        image = image + np.linspace(-1, 1, image.shape[-1], dtype=np.float32) * np.float32(rng.normal(0, _TILT))
-    low, high = -1 + rng.normal(0, _LOW_SPREAD), 1 + rng.normal(0, _HIGH_SPREAD)
-    if rng.random() < _OF_A_SCENE:
-        low, high = low - rng.uniform(0, _BELOW), high + rng.uniform(0, _ABOVE)
-    if rng.random() < _AMPLITUDE:
+        image = image + np.float32(20 / SPAN_DB) * np.log10(np.maximum(speckle, np.float32(SHADOW)))
+    if rng.random() < SMOOTHED:
+        image = _decibels(_running_means(_power(image), int(rng.integers(*SIDES))))
+    if rng.random() < TILTED:
+        image = image + np.linspace(-1, 1, image.shape[-1], dtype=np.float32) * np.float32(rng.normal(0, TILT))
+    low, high = -1 + rng.normal(0, LOW_SPREAD), 1 + rng.normal(0, HIGH_SPREAD)
+    if rng.random() < OF_A_SCENE:
+        low, high = low - rng.uniform(0, BELOW), high + rng.uniform(0, ABOVE)
+    if rng.random() < AMPLITUDE:
         image = 2 * np.power(np.float32(10), (image - np.float32(high)) * np.float32(SPAN_DB / 40)) - 1
     else:
         image = (image - np.float32(low)) * np.float32(2 / (high - low)) - 1

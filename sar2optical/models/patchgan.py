@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+from torch.nn.utils.parametrizations import spectral_norm
 
 DiscriminatorKind = Literal["patch", "pixel"]
 
@@ -99,3 +101,36 @@ class Discriminator(nn.Module):
         """(N, in_channels, H, W) -> logits (N, 1, h, w)."""
         out: Tensor = self.model(x)
         return out
+
+
+class ScaledDiscriminators(nn.Module):
+    """Discriminators, each for images of half the size of the one before (Wang et al. 2018, section 3.2).
+
+    Parameters
+    ----------
+    discriminators
+        The first is for images as they are.
+    """
+
+    def __init__(self, discriminators: list[Discriminator]) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(discriminators)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> logits of each scale, the k-th of x averaged over 2 ** k pixels."""
+        return tuple(net(avg_pool2d(x, 2**k) if k else x) for k, net in enumerate(self.scales))
+
+
+def with_spectral_norm(net: nn.Module) -> nn.Module:
+    """Divide each convolution's weights by their largest singular value, in place of batch norm.
+
+    Such a discriminator cannot change faster than its input does, and learns a small data set by heart more slowly
+    (Miyato et al. 2018).
+    """
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.Conv2d):
+                spectral_norm(child)
+    return net

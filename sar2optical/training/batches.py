@@ -55,7 +55,7 @@ class Batches:
     ) -> None:
         self._chips, self._config = chips, config
         self._rank, self._share = rank, config.batch // ranks
-        self._visits = _visits(_shapes(chips), config.window, _classes(chips), config.balance)
+        self._visits = plan_visits(chips, config)
         self._order = lru_cache(2)(self._shuffled)
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers) if workers else None
@@ -121,7 +121,19 @@ def to_tensor(images: NDArray[Any]) -> Tensor:
     return tensor.float().div_(127.5).sub_(1) if images.dtype == np.uint8 else tensor.float()
 
 
-def _shapes(chips: Sequence[Chips]) -> list[tuple[int, int]]:
+def plan_visits(chips: Sequence[Chips], config: TrainConfig) -> NDArray[np.intp]:
+    """Give the chip of each window of an epoch, in no order: see `Batches`.
+
+    Raises
+    ------
+    DataError
+        Where there is no chip, or one is smaller than a window.
+    """
+    return _visits(shapes_of(chips), config.window, _classes(chips), config.balance)
+
+
+def shapes_of(chips: Sequence[Chips]) -> list[tuple[int, int]]:
+    """Give height and width of each chip."""
     known: list[tuple[int, int]] | None = getattr(chips, "shapes", None)  # a store knows them without decoding
     return known if known is not None else [chip.optical.shape[1:] for chip in chips]
 

@@ -13,6 +13,7 @@ Architecture = Literal["pix2pix", "detail"]
 DiscriminatorKind = Literal["patch", "pixel"]
 Objective = Literal["vanilla", "lsgan", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Side = Literal["host", "device"]
 
 
 WEIGHTS = (
@@ -46,6 +47,10 @@ class TrainConfig:
     """Width of the discriminator (64 in Isola et al. 2017)."""
     discriminator_layers: int = 3
     """Depth of "patch": 3 sees 70 x 70 pixels."""
+    discriminator_scales: int = 1
+    """Discriminators, each for images of half the size of the one before."""
+    spectral_norm: bool = False
+    """Of the discriminator's convolutions, in place of batch norm, see `patchgan.with_spectral_norm`."""
     conditional: bool = True
     """Whether the discriminator sees the SAR image beside the optical one."""
 
@@ -103,7 +108,7 @@ class TrainConfig:
     turn: bool = True
     """Turn windows by 0, 90, 180 or 270 degrees."""
     zoom: int = 1
-    """Largest whole factor by which windows of larger chips are reduced: 3 makes 30 m of 10 m. A third of the windows
+    """Largest whole factor by which windows of larger chips are reduced: 3 makes 30 m of 10 m. A sixth of the windows
     is reduced, where a chip allows it."""
     vary_sar: float = 0.0
     """Share of the SAR windows whose speckle, looks, incidence, stretch and unit are varied, see
@@ -112,6 +117,9 @@ class TrainConfig:
     """How far small terrain classes are shown as often as large ones: a class of n windows has a weight of
     n ** (1 - balance). 0: each window once an epoch; 1: each class equally often."""
 
+    windows_on: Side = "host"
+    """Where windows are cut and varied: "host" by threads, from chips of any number; "device" in the memory of the
+    device, which holds all chips, see `sar2optical.training.device_batches`."""
     precision: Precision = "auto"
     """Of the arithmetic: torch.autocast to bf16 or fp16 (with loss scaling); auto takes bf16 where the hardware
     has it, and a run that goes on takes what it began with."""
@@ -125,8 +133,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, under 2 ** 32")
-        for name in ("base_channels", "discriminator_channels", "discriminator_layers", "epochs", "accumulate",
-                     "zoom"):  # fmt: skip
+        for name in ("base_channels", "discriminator_channels", "discriminator_layers", "discriminator_scales",
+                     "epochs", "accumulate", "zoom"):  # fmt: skip
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
         # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
@@ -146,6 +154,7 @@ class TrainConfig:
             "discriminator": get_args(DiscriminatorKind),
             "objective": get_args(Objective),
             "precision": get_args(Precision),
+            "windows_on": get_args(Side),
         }
         for name, choices in kinds.items():
             _check(name, getattr(self, name), getattr(self, name) in choices, " or ".join(map(str, choices)))

@@ -27,6 +27,7 @@ from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
 from sar2optical.training.batches import Batches
 from sar2optical.training.config import RunOptions, TrainConfig
+from sar2optical.training.device_batches import DeviceBatches
 from sar2optical.training.evaluate import generator_prediction, score
 from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal
 from sar2optical.training.report import Shown, picture
@@ -42,6 +43,7 @@ GENERATOR = "generator.pth"
 _SHOWN = 6  # chips on a sheet
 _LOG_STEPS = 50  # between rows of metrics.csv, at most
 _DRAW_SECONDS = 20.0
+_Source = Batches | DeviceBatches
 _NUMBERED = "generator-*.pth"
 
 
@@ -139,9 +141,8 @@ def train(
     with ExitStack() as stack:
         if fabric.is_global_zero:
             stack.enter_context(alone_in(out))
-        batches = stack.enter_context(
-            Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers)
-        )
+        batches = _batches(chips, config, options, fabric)
+        stack.enter_context(batches)
         per_epoch = -(-batches.windows_per_epoch // (config.batch * config.accumulate))
         steps = config.steps or config.epochs * per_epoch
         trainer = Trainer(config, signature, steps=steps, fabric=fabric)
@@ -168,7 +169,7 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
-        batches: Batches,
+        batches: _Source,
         out: Path,
         options: RunOptions,
         validation: Sequence[Chips],
@@ -288,6 +289,12 @@ class _Run:
         return bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)  # type: ignore[operator]
 
 
+def _batches(chips: Sequence[Chips], config: TrainConfig, options: RunOptions, fabric: Fabric) -> _Source:
+    if config.windows_on == "device":
+        return DeviceBatches(chips, config, fabric.device, rank=fabric.global_rank, ranks=fabric.world_size)
+    return Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers)
+
+
 def _launched(options: RunOptions) -> Fabric:
     torch.set_num_threads(options.threads or min(torch.get_num_threads(), usable_cores()))
     device = options.device
@@ -304,6 +311,7 @@ def _launched(options: RunOptions) -> Fabric:
             f"{devices} x {device} cannot be had ({' '.join(str(error).split())[:120]}): give --device cpu"
         ) from error
     fabric.launch()
+    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # all windows have one size
     return fabric
 
 

@@ -21,7 +21,7 @@ from sar2optical.models.checkpoint import (
     save_atomically,
 )
 from sar2optical.models.generator import Generator, build_generator
-from sar2optical.models.patchgan import Discriminator
+from sar2optical.models.patchgan import Discriminator, ScaledDiscriminators, with_spectral_norm
 from sar2optical.models.unet import MULTIPLE, GeneratorArguments
 from sar2optical.signature import ModelSignature
 from sar2optical.training.config import WEIGHTS, TrainConfig, differences
@@ -123,17 +123,7 @@ class Trainer:
             architecture=config.architecture,
         )
         self.generator = self._placed(initialized(build_generator(arguments)))
-        judged = _RGB + (signature.channels if config.conditional else 0)
-        self.discriminator = self._placed(
-            initialized(
-                Discriminator(
-                    judged,
-                    config.discriminator_channels,
-                    kind=config.discriminator,
-                    n_layers=config.discriminator_layers,
-                )
-            )
-        )
+        self.discriminator = self._placed(_discriminator(config, signature))
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         betas = (config.beta1, config.beta2)
         fused = self.device.type in ("cpu", "cuda") and config.precision != "fp16"
@@ -229,8 +219,8 @@ class Trainer:
 
     def _discriminator_loss(self, sar: Tensor, optical: Tensor, fake: Tensor) -> Tensor:
         with self._autocast():
-            real, made = self.discriminator(self._judged(sar, optical)), self.discriminator(self._judged(sar, fake))
-        return discriminator_loss(real, made, self.config.objective)
+            both = zip(self._logits(sar, optical), self._logits(sar, fake), strict=True)
+        return torch.stack([discriminator_loss(real, made, self.config.objective) for real, made in both]).mean()
 
     def _generator_losses(self, sar: Tensor, optical: Tensor, fake: Tensor, gan: bool) -> tuple[Tensor, ...]:
         """Give the terms but the last, in the order of `WEIGHTS`; 0 for those that take no part."""
@@ -238,8 +228,8 @@ class Trainer:
         adversarial = nothing
         if gan:
             with self._autocast():
-                logits = self.discriminator(self._judged(sar, fake))
-            adversarial = adversarial_loss(logits, self.config.objective)
+                scales = self._logits(sar, fake)
+            adversarial = torch.stack([adversarial_loss(logits, self.config.objective) for logits in scales]).mean()
         # On a CPU, pooling three channels in channels-last layout takes five times as long.
         optical, fake = optical.contiguous(), fake.float().contiguous()
         others = (getattr(self.config, weight) for weight in WEIGHTS[2:-1])
@@ -254,8 +244,11 @@ class Trainer:
         weights = [float(getattr(config, name)) for name in WEIGHTS]
         return torch.tensor([weights[0] if gan else 0.0, *weights[1:]], device=self.device)
 
-    def _judged(self, sar: Tensor, optical: Tensor) -> Tensor:
-        return torch.cat((sar, optical.to(sar.dtype)), 1) if self.config.conditional else optical
+    def _logits(self, sar: Tensor, optical: Tensor) -> tuple[Tensor, ...]:
+        """Ask the discriminator, or that of each scale."""
+        pair = torch.cat((sar, optical.to(sar.dtype)), 1) if self.config.conditional else optical
+        logits = self.discriminator(pair)
+        return logits if isinstance(logits, tuple) else (logits,)
 
     def _backward(self, loss: Tensor, which: int) -> None:
         self._scalers[which].scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -418,3 +411,18 @@ class Trainer:
 
     def _networks(self) -> tuple[nn.Module, ...]:
         return self.generator, self.discriminator, self.average
+
+
+def _discriminator(config: TrainConfig, signature: ModelSignature) -> nn.Module:
+    channels = _RGB + (signature.channels if config.conditional else 0)
+    nets = [
+        Discriminator(
+            channels,
+            config.discriminator_channels,
+            kind=config.discriminator,
+            n_layers=config.discriminator_layers,
+        )
+        for _ in range(config.discriminator_scales)
+    ]
+    net = initialized(nets[0] if len(nets) == 1 else ScaledDiscriminators(nets))
+    return with_spectral_norm(net) if config.spectral_norm else net

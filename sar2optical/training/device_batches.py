@@ -1,0 +1,218 @@
+"""Training windows cut and varied where they are used: for a GPU that takes more than CPU threads can prepare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from sar2optical.data import augment
+from sar2optical.data.augment import SPAN_DB
+from sar2optical.data.pairs import Chips
+from sar2optical.errors import DataError
+from sar2optical.training.batches import plan_visits, shapes_of
+from sar2optical.training.config import TrainConfig
+
+_ALIKE = 8  # ways to lay a square: four quarter turns, each mirrored or not
+
+
+class DeviceBatches:
+    """The endless sequence of training windows, as `sar2optical.training.batches.Batches`, prepared on a device.
+
+    All chips lie in the device's memory. A batch is cut by one indexing operation, and the SAR half is varied in
+    PyTorch. The order of chips, crops and the shares of varied windows follow the same rules as in `Batches`; the
+    random numbers are others, so are the windows. A batch depends on the seed, its number and the rank.
+
+    Parameters
+    ----------
+    chips
+        Training pairs; all are decoded and copied at the start.
+    config
+        Batch, window, augmentation and seed are used.
+    device
+        Where windows are made.
+    rank, ranks
+        Which share of every batch to give, of how many.
+
+    Raises
+    ------
+    DataError
+        Where there is no chip, one is smaller than a window, or the device has too little memory for them.
+    """
+
+    def __init__(
+        self, chips: Sequence[Chips], config: TrainConfig, device: torch.device, *, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._config, self._device, self._rank, self._share = config, device, rank, config.batch // ranks
+        self._shapes = np.array(shapes_of(chips)).reshape(-1, 2)
+        self._visits = plan_visits(chips, config)
+        self._order: tuple[int, NDArray[np.intp]] | None = None
+        areas = self._shapes.prod(axis=1)
+        self._starts = np.concatenate(([0], areas.cumsum()[:-1]))
+        try:
+            self._sar = self._packed([chip.sar for chip in chips])
+            self._optical = self._packed([chip.optical for chip in chips])
+        except torch.OutOfMemoryError as error:
+            raise DataError(
+                f"{len(chips)} chips of {areas.sum() / 1e6:.0f} million pixels do not fit into the memory of "
+                f"{device}: give --windows-on host"
+            ) from error
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows in one epoch."""
+        return len(self._visits)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hold nothing that must be released."""
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Give this rank's share of the batch with that number, counted from 0.
+
+        Returns
+        -------
+        sar, optical
+            float32 (n, C, window, window) and (n, 3, window, window) in [-1, 1], on the device.
+        """
+        config, n = self._config, self._share
+        first = number * config.batch + self._rank * n
+        rng = np.random.default_rng([config.seed, number, self._rank, 2])
+        torch.manual_seed(int(rng.integers(2**62)))
+        chips = np.array([self._chip(index) for index in range(first, first + n)])
+        side, factor = config.window, self._factors(chips, rng)
+        room = self._shapes[chips] - side * factor[:, None]
+        if config.crop:
+            corner = rng.integers(room + 1)
+        else:
+            corner = rng.integers(self._shapes[chips] // (side * factor[:, None])) * side * factor[:, None]
+        laid = rng.integers(4, size=n) * config.turn + 4 * rng.integers(2, size=n) * config.flip
+        sar = torch.empty((n, self._sar.shape[0], side, side), device=self._device)
+        optical = torch.empty((n, 3, side, side), device=self._device)
+        for k in np.unique(factor):
+            which = np.flatnonzero(factor == k)
+            where = self._places(chips[which], corner[which], laid[which], side * int(k))
+            radar, colours = (_encoded(half[:, where].movedim(0, 1)) for half in (self._sar, self._optical))
+            if k > 1:
+                radar, colours = _decibels(avg_pool2d(_power(radar), int(k))), avg_pool2d(colours, int(k))
+            rows = torch.from_numpy(which).to(self._device)
+            sar[rows], optical[rows] = radar, colours
+        varied = np.flatnonzero(rng.random(n) < config.vary_sar)
+        if len(varied):
+            rows = torch.from_numpy(varied).to(self._device)
+            sar[rows] = vary_sar(sar[rows])
+        return sar, optical
+
+    def _chip(self, index: int) -> int:
+        epoch, place = divmod(index, len(self._visits))
+        if self._order is None or self._order[0] != epoch:
+            shuffled = np.random.default_rng([self._config.seed, epoch, 1]).permutation(len(self._visits))
+            self._order = epoch, shuffled
+        return int(self._visits[self._order[1][place]])
+
+    def _factors(self, chips: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Say by how much each window is reduced."""
+        zoomed = rng.random(len(chips)) < augment.ZOOMED
+        drawn = rng.integers(2, max(self._config.zoom, 2) + 1, size=len(chips))
+        fits = self._shapes[chips].min(axis=1) // self._config.window
+        return np.where(zoomed & (self._config.zoom > 1), np.minimum(drawn, fits), 1)
+
+    def _places(self, chips: NDArray[Any], corner: NDArray[Any], laid: NDArray[Any], side: int) -> Tensor:
+        """Give the index of each pixel of each window: int64 (n, side, side)."""
+        line = torch.arange(side, device=self._device)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))
+        rows, columns = torch.stack([_laid(grid, k) for k in range(_ALIKE)], dim=1)  # (8, side, side) each
+        widths = self._shapes[chips, 1]
+        starts = self._starts[chips] + corner[:, 0] * widths + corner[:, 1]
+        start, width, way = (torch.from_numpy(v).to(self._device) for v in (starts, widths, laid))
+        places: Tensor = start[:, None, None] + rows[way] * width[:, None, None] + columns[way]
+        return places
+
+    def _packed(self, halves: list[NDArray[Any]]) -> Tensor:
+        """Lay images of any shapes one after the other: (C, pixels), on the device."""
+        exact = all(half.dtype == np.uint8 for half in halves)
+        flat = [
+            torch.from_numpy(np.ascontiguousarray(half)).flatten(1).to(self._device) if exact
+            else _encoded(torch.from_numpy(np.ascontiguousarray(half)).flatten(1).to(self._device))
+            for half in halves
+        ]  # fmt: skip
+        return torch.cat(flat, dim=1)
+
+
+def vary_sar(sar: Tensor) -> Tensor:
+    """Vary what differs between SAR images of one place, as `sar2optical.data.augment.vary_sar` does.
+
+    Parameters
+    ----------
+    sar
+        float32 (n, C, H, W) in [-1, 1], taken for dB over `SPAN_DB`. PyTorch's own random numbers decide.
+
+    Returns
+    -------
+    Tensor
+        float32 (n, C, H, W) in [-1, 1].
+    """
+    n, device = len(sar), sar.device
+
+    def some(share: float) -> Tensor:
+        return (torch.rand(n, device=device) < share)[:, None, None, None]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return (low + (high - low) * torch.rand(n, device=device))[:, None, None, None]
+
+    def normal(mean: float, spread: float) -> Tensor:
+        return (mean + spread * torch.randn(n, device=device))[:, None, None, None]
+
+    looks = uniform(*augment.LOOKS).expand_as(sar)
+    speckle = torch.distributions.Gamma(looks, looks).sample()
+    speckled = sar + (20 / SPAN_DB) * speckle.clamp_min(augment.SHADOW).log10()
+    image = torch.where(some(augment.SPECKLED), speckled, sar)
+    image = torch.where(some(augment.SMOOTHED), _smoothed(image), image)
+    slope = torch.linspace(-1, 1, sar.shape[-1], device=device) * normal(0, augment.TILT)
+    image = torch.where(some(augment.TILTED), image + slope, image)
+    outwards = some(augment.OF_A_SCENE)
+    low = normal(-1, augment.LOW_SPREAD) - outwards * uniform(0, augment.BELOW)
+    high = normal(1, augment.HIGH_SPREAD) + outwards * uniform(0, augment.ABOVE)
+    amplitude = 2 * torch.pow(10.0, (image - high) * (SPAN_DB / 40)) - 1
+    stretched = (image - low) * (2 / (high - low)) - 1
+    return torch.where(some(augment.AMPLITUDE), amplitude, stretched).clamp(-1, 1)
+
+
+def _smoothed(image: Tensor) -> Tensor:
+    """Means of power over 2 x 2 or 3 x 3 pixels, by chance; edges are repeated."""
+    power = _power(image)
+    means = []
+    for side in range(*augment.SIDES):
+        before, after = (side - 1) // 2, side // 2
+        means.append(avg_pool2d(pad(power, (before, after, before, after), mode="replicate"), side, 1))
+    drawn = torch.randint(len(means), (len(image),), device=image.device)
+    return _decibels(torch.stack(means)[drawn, torch.arange(len(image), device=image.device)])
+
+
+def _power(image: Tensor) -> Tensor:
+    return torch.pow(10.0, (image - 1) * (SPAN_DB / 20))
+
+
+def _decibels(power: Tensor) -> Tensor:
+    return 1 + (20 / SPAN_DB) * power.log10()
+
+
+def _encoded(images: Tensor) -> Tensor:
+    """Bytes -> float32 in [-1, 1]; floats as they are."""
+    return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images.float()
+
+
+def _laid(grid: Tensor, k: int) -> Tensor:
+    """Turn by k quarters; past 3, mirror left to right after it."""
+    turned = torch.rot90(grid, k % 4, dims=(1, 2))
+    return turned.flip(2) if k >= 4 else turned
