@@ -1,64 +1,154 @@
-"""Fill values at a scene's sides that its file does not declare: pure numpy."""
+"""Fill values that a scene's file does not declare: pure numpy.
+
+A fill value is told by three signs together: no measurement is likely to have it (`impossible`), it stands in runs of
+equal values, and runs reach the end of a row. What one row tells holds for all: there, a single pixel is fill.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 LEAST_RUN = 8
-"""Pixels of fill from a row's end inwards, at least: speckle never repeats a value that often."""
+"""Pixels of one fill value on end, at least: speckle never repeats a value that often."""
+LOWEST = np.float32(-100)
+"""No backscatter in dB is as low or lower, see `sar2optical.radiometry`, and none in a linear unit."""
+SENTINEL = -9999.0
+"""A stored value of it, or a lower one, is fill, also a lone one: not even hundredths of dB are as low."""
 
 _BLOCK = 256  # columns that are looked at together: most rows of most scenes begin with a measurement
 _MEASURED = np.float32(np.inf)  # equals no value that is read
-_SENTINEL = np.float32(-9999)
-"""A lone pixel of it, or of what is lower, is fill: not even hundredths of dB are as low."""
-_IMPOSSIBLE = np.float32(-100)
-"""No backscatter in dB is as low, see `sar2optical.radiometry`, and none in a linear unit. -9999 and -32768 are."""
+_RUNS = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 
 
-def side_fill(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Count the pixels at both ends of each row that hold no measurement.
+@dataclass(frozen=True)
+class Fill:
+    """What is no measurement in a scene beside what its file declares; a value of each band's own where it is one."""
 
-    A pixel of an end is invalid, or has the value that the end begins with, where this is 0 or below -100. 0 is a
-    fill value in each unit: noise leaves no power of 0, and in dB no run of pixels has exactly this level. Values
-    below -100 that differ are measurements in another scale, such as hundredths of dB. Zeros inside an image belong
-    to no end, and stay.
+    width: int
+    """Columns of the scene."""
+    left: NDArray[np.intp]
+    """int (rows,): pixels from the left, those included that the file declares; 0 where there is no fill."""
+    right: NDArray[np.intp]
+    """int (rows,): likewise from the right."""
+    runs: tuple[tuple[np.float32, ...], ...] = ()
+    """By band: values that are fill in runs of `LEAST_RUN` along a row, wherever they lie."""
+    everywhere: tuple[tuple[np.float32, ...], ...] = ()
+    """By band: values that are fill wherever they lie."""
+
+    def __bool__(self) -> bool:
+        """Say whether there is any."""
+        return bool(self.rows or self.values)
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether a value is fill in runs alone."""
+        return any(self.runs)
+
+    @property
+    def rows(self) -> int:
+        """Rows that begin or end with fill."""
+        return int(np.count_nonzero(self.left + self.right))
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All fill values inside, of any band."""
+        return tuple(sorted({float(v) for band in (*self.runs, *self.everywhere) for v in band}))
+
+    def inside(
+        self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int, first_column: int
+    ) -> NDArray[np.bool_]:
+        """Say which pixels of a rectangle are valid and no fill.
+
+        Parameters
+        ----------
+        values, valid
+            float32 (bands, rows, columns) and bool (rows, columns). Runs are seen as far as the rectangle goes.
+        first_row, first_column
+            Where it lies in the scene.
+
+        Returns
+        -------
+        ndarray
+            bool (rows, columns); `valid` itself where there is no fill.
+        """
+        result = valid
+        rows = slice(first_row, first_row + valid.shape[0])
+        if self.left[rows].any() or self.right[rows].any():
+            columns = np.arange(first_column, first_column + valid.shape[1])
+            past = self.left[rows, None], self.width - self.right[rows, None]
+            result = result & (columns >= past[0]) & (columns < past[1])
+        for fills, found in ((self.everywhere, _as_it_is), (self.runs, long_runs)):
+            for band, some in zip(values, fills, strict=False):
+                for value in some:
+                    result = result & ~found(valid & (band == value))
+        return result
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Values of one band that may be fill, beside those of `LOWEST` and less."""
+
+    zero: np.float32 | None = None
+    """What a stored 0 stands for; None where it is told otherwise."""
+    extremes: tuple[np.float32, ...] = ()
+    """What the ends of an integer type stand for."""
+
+    @property
+    def all(self) -> tuple[np.float32, ...]:
+        """Both."""
+        return (*(() if self.zero is None else (self.zero,)), *self.extremes)
+
+
+class FillFinder:
+    """Looks for fill values while a scene is read once, from the top to the bottom.
 
     Parameters
     ----------
-    values
-        float32 (bands, rows, columns): whole rows of a scene.
-    valid
-        bool (rows, columns).
-
-    Returns
-    -------
-    left, right
-        int (rows,): pixels from the left and from the right, those that were invalid before included; 0 where fewer
-        than `LEAST_RUN` were not, but for values of -9999 and less: of those, one is enough.
+    shape
+        Height and width of the scene.
+    suspects
+        By band.
     """
-    return _run(values, valid), _run(values[..., ::-1], valid[:, ::-1])
 
+    def __init__(self, shape: tuple[int, int], suspects: Sequence[Suspects]) -> None:
+        self._suspects = [np.array(some.all, np.float32) for some in suspects]
+        bands = len(suspects)
+        self._counts = np.zeros((2, bands, shape[0]), np.intp)
+        self._undeclared = np.zeros((2, bands, shape[0]), np.intp)
+        self._values = np.full((2, bands, shape[0]), _MEASURED, np.float32)
 
-def without_sides(
-    valid: NDArray[np.bool_], left: NDArray[np.intp], right: NDArray[np.intp], first_column: int, width: int
-) -> NDArray[np.bool_]:
-    """Mask what `side_fill` counted.
+    def look(self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int) -> None:
+        """Take whole rows: float32 (bands, rows, columns) and bool (rows, columns)."""
+        rows = slice(first_row, first_row + len(valid))
+        for k, (band, suspects) in enumerate(zip(values, self._suspects, strict=True)):
+            for side, step in enumerate((1, -1)):
+                found = _end(band[:, ::step], valid[:, ::step], suspects)
+                self._counts[side, k, rows], self._undeclared[side, k, rows], self._values[side, k, rows] = found
 
-    Parameters
-    ----------
-    valid
-        bool (rows, columns): a rectangle of a scene.
-    left, right
-        int (rows,) of the same rows.
-    first_column, width
-        The rectangle's first column, and the scene's width.
-    """
-    if not left.any() and not right.any():
-        return valid
-    columns = np.arange(first_column, first_column + valid.shape[1])
-    inside = (columns >= left[:, None]) & (columns < width - right[:, None])
-    return np.asarray(valid & inside)
+    @property
+    def undeclared(self) -> int:
+        """Pixels of fill at the ends that the file does not declare, of all rows."""
+        sums = [
+            self._undeclared[:, k][np.isin(self._values[:, k], self.known(k))].sum()
+            for k in range(len(self._suspects))
+        ]
+        return int(max(sums))
+
+    def known(self, band: int) -> NDArray[np.float32]:
+        """Values that a row at least begins or ends with often enough."""
+        return np.unique(self._values[:, band][self._undeclared[:, band] >= LEAST_RUN])
+
+    def ends(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Give the pixels of fill from the left and from the right of each row, of whichever band has more."""
+        counts = self._counts.copy()
+        for k in range(len(self._suspects)):
+            counts[:, k][~np.isin(self._values[:, k], self.known(k))] = 0
+        left, right = counts.max(axis=1)
+        return left, right
 
 
 def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -79,12 +169,20 @@ def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return kept
 
 
-def _run(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
-    return np.asarray(np.max([_run_of_band(band, valid) for band in values], axis=0), np.intp)
+def _as_it_is(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return blank
 
 
-def _run_of_band(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Count the blank pixels from the left; block after block, and only in rows that are blank so far."""
+def _end(band: NDArray[np.float32], valid: NDArray[np.bool_], suspects: NDArray[np.float32]) -> _RUNS:
+    """Count the blank pixels from the left; block after block, and only in rows that are blank so far.
+
+    A pixel is blank where it is invalid, or has the row's first valid value, where that is suspect.
+
+    Returns
+    -------
+    counts, undeclared, fill
+        (rows,) each: blank pixels, those of them that are valid, and the value that these have; inf for none.
+    """
     height, width = valid.shape
     counts, undeclared = np.zeros(height, np.intp), np.zeros(height, np.intp)
     fill = np.full(height, np.nan, np.float32)  # the row's first value, where it is no measurement
@@ -94,7 +192,8 @@ def _run_of_band(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
         some, usable = band[rows, part], valid[rows, part]
         first = some[np.arange(len(rows)), usable.argmax(axis=1)]
         begins = np.isnan(fill[rows]) & usable.any(axis=1)
-        fill[rows[begins]] = np.where((first == 0) | (first < _IMPOSSIBLE), first, _MEASURED)[begins]
+        suspect = np.isin(first, suspects) | (first <= LOWEST)
+        fill[rows[begins]] = np.where(suspect, first, _MEASURED)[begins]
         blank = ~usable | (some == fill[rows, None])
         found = np.where(blank.all(axis=1), blank.shape[1], blank.argmin(axis=1))
         counts[rows] += found
@@ -102,5 +201,4 @@ def _run_of_band(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
         rows = rows[found == blank.shape[1]]
         if not rows.size:
             break
-    counts[(undeclared < LEAST_RUN) & ~(fill <= _SENTINEL)] = 0
-    return counts
+    return counts, undeclared, np.where(np.isnan(fill), _MEASURED, fill)

@@ -30,6 +30,7 @@ from rasterio.windows import Window as RasterWindow
 from sar2optical.cores import usable_cores
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
 from sar2optical.files import cause
+from sar2optical.nodata import LOWEST, SENTINEL, Suspects
 from sar2optical.radiometry import could_be, guess_unit
 from sar2optical.remote import failure, is_remote, shown
 from sar2optical.signature import Unit, alternatives, listed
@@ -145,8 +146,10 @@ class Bands(Described, Protocol):
         """
         ...
 
-    ends_may_be_fill: bool
-    """Whether rows may begin and end with fill values that the file does not declare, see `sar2optical.nodata`."""
+    suspects: tuple[Suspects, ...]
+    """By band: values that may be fill although the file does not declare them, see `sar2optical.nodata`."""
+    sentinels_seen: bool
+    """Whether values under `sar2optical.nodata.SENTINEL` that the file does not declare were read, and masked."""
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say whether a value of exactly 0 is no measurement, in this unit."""
@@ -208,8 +211,8 @@ class RasterBands:
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
         self._scales = [self._scale(index) for index in indices]
-        # Of unscaled integers, 0 is a grey level, or the border of DN, which `zero_is_nodata` masks.
-        self.ends_may_be_fill = any(self._is_measured(k) for k in range(len(indices)))
+        self.suspects = tuple(self._suspects(k) for k in range(len(indices)))
+        self.sentinels_seen = False
         self._declares = any(dataset.mask_flag_enums[index - 1] != [MaskFlags.all_valid] for index in indices)
         self.row_of_blocks = sum(
             dataset.block_shapes[index - 1][0] * dataset.width * np.dtype(dataset.dtypes[index - 1]).itemsize
@@ -251,11 +254,13 @@ class RasterBands:
             for k, index in enumerate(self._indices):
                 stored = self._dataset.read(index, window=window)
                 valid &= self._usable(index, stored, window)
-                scale, offset = self._scales[k]
-                with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is not usable
-                    np.multiply(stored, scale, out=values[k], casting="unsafe")
-                    values[k] += np.float32(offset)
-                valid &= (values[k] < _BEYOND) & (values[k] > -_BEYOND)  # NaN is neither
+                self._scaled(stored, k, values[k])
+                valid &= values[k] < _BEYOND  # NaN is not
+                low = values[k] <= self._floor(k)
+                low &= valid
+                if low.any():
+                    self.sentinels_seen = True
+                    valid &= ~low
         except _DAMAGE as error:
             why = (
                 failure(self._dataset.name)
@@ -279,6 +284,32 @@ class RasterBands:
             alpha = self._dataset.colorinterp.index(ColorInterp.alpha) + 1
             usable &= self._dataset.read(alpha, window=window) != 0
         return usable
+
+    def _scaled(self, stored: NDArray[np.generic], k: int, out: NDArray[np.float32]) -> None:
+        """Write the k-th band's stored values in their unit; what float32 does not hold becomes infinite."""
+        scale, offset = self._scales[k]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(stored, scale, out=out, casting="unsafe")
+            out += np.float32(offset)
+
+    def _suspects(self, k: int) -> Suspects:
+        dtype = np.dtype(self._dataset.dtypes[self._indices[k] - 1])
+        plain = not self._is_measured(k)
+        if dtype.kind not in "iuf" or (plain and dtype == np.uint8):  # grey levels
+            return Suspects()
+        extremes = (
+            [] if dtype.kind == "f" else [np.iinfo(dtype).max, np.iinfo(dtype).min][: 2 if dtype.kind == "i" else 1]
+        )
+        values = np.empty(1 + len(extremes), np.float32)
+        self._scaled(np.array([0, *extremes], dtype), k, values)
+        # Of unsigned DN, 0 is the border, which `zero_is_nodata` masks.
+        return Suspects(None if plain and dtype.kind == "u" else values[0], tuple(values[1:]))
+
+    def _floor(self, k: int) -> np.float32:
+        """Give the value at and under which the k-th band holds no measurement, whatever its unit and scale."""
+        scale, offset = self._scales[k]
+        lowest = min(scale * SENTINEL + offset, float(LOWEST) + 1)  # -9999 hundredths are -99.99
+        return np.float32(lowest) if scale > 0 else -_BEYOND
 
     def _scale(self, index: int) -> tuple[float, float]:
         """Factor and offset from stored values to their unit."""

@@ -32,6 +32,7 @@ from rasterio._err import CPLE_BaseError
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable
 from sar2optical.files import cause
+from sar2optical.nodata import Suspects
 from sar2optical.raster import RasterBands, SceneOptions, open_raster
 from sar2optical.signature import Unit, alternatives, listed
 
@@ -317,7 +318,8 @@ class SafeBands:
     def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
         """Refuse nothing: a product's tables tell its unit."""
 
-    ends_may_be_fill = False  # borders are masked from the product's own tables
+    suspects: tuple[Suspects, ...] = ()  # borders are masked from the product's own tables
+    sentinels_seen = False
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say so of DN; power of 0 is what is left where noise was subtracted."""

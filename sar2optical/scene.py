@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sar2optical.addresses import shown
 from sar2optical.errors import OptionWithoutEffect
-from sar2optical.nodata import LEAST_RUN, long_runs, side_fill, without_sides
+from sar2optical.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, long_runs
 from sar2optical.raster import (
     GDAL_CACHE_BYTES,
     Bands,
@@ -48,6 +48,9 @@ percentiles."""
 
 _log = logging.getLogger(__name__)
 
+_MANY_ZEROS = 0.02
+"""Share of the valid pixels that are in areas of 0: more are told."""
+NO_FILL = Fill(0, np.zeros(0, np.intp), np.zeros(0, np.intp))
 _CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
 
 
@@ -93,14 +96,12 @@ class Scene:
         self.row_of_blocks = bands.row_of_blocks
         self._sampled: tuple[NDArray[np.float32], ...] | None = None
         self._valid = 0
-        self._sides: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+        self._zeros_inside = 0.0
+        self._fill: Fill | None = None if any(some.all for some in bands.suspects) else NO_FILL
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
         self._lone_zeros_stay = self.unit != "dn"  # noise removal leaves power of 0; stored DN of 0 is the border
-        if self._sides and (rows := int(np.count_nonzero(self._sides[0] + self._sides[1]))):
-            _log.info(
-                "%s: 0 or less than -100 at the ends of %d rows, not declared as nodata: masked", self.path, rows
-            )
+        self._tell_fill()
 
     @property
     def samples(self) -> tuple[NDArray[np.float32], ...]:
@@ -134,73 +135,127 @@ class Scene:
         SceneUnreadable
             Where the file ends early or a block does not decode.
         """
-        if self._zero_is_nodata and self._lone_zeros_stay and cols != (0, self.shape[1]):
-            # Runs of zeros are told by their length, so those that the rectangle cuts are read on.
+        if cols != (0, self.shape[1]) and (self._fill_known().has_runs or self._zero_runs_are_nodata):
+            # Runs are told by their length, so those that the rectangle cuts are read on.
             wider = max(0, cols[0] - LEAST_RUN), min(self.shape[1], cols[1] + LEAST_RUN)
             values, valid = self._read(rows, wider)
             inner = slice(cols[0] - wider[0], cols[1] - wider[0])
             return values[..., inner], valid[:, inner]
         return self._read(rows, cols)
 
+    @property
+    def _zero_runs_are_nodata(self) -> bool:
+        return self._zero_is_nodata and self._lone_zeros_stay
+
     def _read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         values, valid = self._bands.read(rows, cols)
-        if self._bands.ends_may_be_fill:
-            inside = self._without_sides(values, valid, rows, cols)
-            if inside is not valid:  # most scenes have no such fill, and are spared a pass over their values
-                valid = inside
-                values *= valid
+        inside = self._fill_known().inside(values, valid, rows[0], cols[0])
         if self._zero_is_nodata:
             blank = (values == 0).any(axis=0)
-            valid &= ~(long_runs(blank) if self._lone_zeros_stay else blank)
-            values *= valid
-        return values, valid
+            inside = inside & ~(long_runs(blank) if self._lone_zeros_stay else blank)
+        if inside is not valid:  # most scenes have no such fill, and are spared a pass over their values
+            values *= inside
+        return values, inside
 
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read whole rows, see `read`."""
         return self.read((start, stop), (0, self.shape[1]))
 
-    def _without_sides(
-        self, values: NDArray[np.float32], valid: NDArray[np.bool_], rows: tuple[int, int], cols: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        """Mask fill values that the file does not declare, from both ends of each row."""
-        width = self.shape[1]
-        if self._sides is None and cols != (0, width):
+    def _fill_known(self) -> Fill:
+        """Give the fill values that the file does not declare; the scene is read for them once."""
+        if self._fill is None:
             self._raw_samples()
-        if self._sides is None:
-            left, right = side_fill(values, valid)
-        else:
-            left, right = (side[rows[0] : rows[1]] for side in self._sides)
-        return without_sides(valid, left, right, cols[0], width)
+        assert self._fill is not None
+        return self._fill
+
+    def _tell_fill(self) -> None:
+        if self._bands.sentinels_seen:
+            _log.info("%s: %g or less, not declared as nodata: masked", self.path, SENTINEL)
+        if self._fill and self._fill.rows:
+            _log.info(
+                "%s: fill values at the ends of %d rows, not declared as nodata: masked", self.path, self._fill.rows
+            )
+        if self._fill and self._fill.values:
+            _log.info(
+                "%s: %s inside, not declared as nodata: masked",
+                self.path, ", ".join(f"{value:g}" for value in self._fill.values),
+            )  # fmt: skip
+
+        if self._zeros_inside > _MANY_ZEROS and not self._zero_is_nodata:
+            _log.warning(
+                "%s: %.0f %% of the valid pixels are 0 in areas inside the scene, and it declares another nodata: "
+                "taken as measurements; give --nodata 0 if they are fill", self.path, 100 * self._zeros_inside
+            )  # fmt: skip
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
         """Give valid values of each band on a regular grid over the whole scene; on a finer one where few are."""
         height, width = self.shape
         step = _grid_step(height * width)
-        samples, valid = self._on_grid(step)
+        finder = None if self._fill is not None else FillFinder(self.shape, self._bands.suspects)
+        samples, valid, runs = self._on_grid(step, finder)
+        if finder:
+            self._fill = self._found(finder, samples, runs)
+            samples = _without(
+                samples, [finder.known(k).tolist() + list(self._fill.values) for k in range(len(samples))]
+            )
+            masked = max(finder.undeclared, *(runs if self._fill.has_runs else (0,)))
+            self._zeros_inside = max(0, max(runs) - masked) / max(valid, 1)
+            valid -= masked
         if samples[0].size < min(valid, SAMPLE_LEAST):
-            samples, _ = self._on_grid(_grid_step(valid))
+            samples, _, _ = self._on_grid(_grid_step(valid))
         self._valid = valid
         return samples
 
-    def _on_grid(self, step: int) -> tuple[tuple[NDArray[np.float32], ...], int]:
-        """Give valid values of every `step`-th row and column, and how many valid pixels there are in all."""
+    def _found(self, finder: FillFinder, samples: tuple[NDArray[np.float32], ...], runs: list[int]) -> Fill:
+        """Judge what was found by the whole scene's values.
+
+        In dB no run of pixels has exactly one level, so runs of a suspect value are fill wherever they lie. Power of
+        0 is also what noise removal leaves: inside an image it stays, see `_zero_is_nodata`.
+        """
+        left, right = finder.ends()
+        inside, everywhere = [], []
+        for k, (suspects, sample) in enumerate(zip(self._bands.suspects, samples, strict=True)):
+            known = finder.known(k)
+            others = sample[~np.isin(sample, suspects.all)]
+            in_db = others.size > 0 and float(np.median(others)) < 0
+            zero = () if suspects.zero is None or not in_db or not runs[k] else (suspects.zero,)
+            inside.append((*zero, *(v for v in suspects.extremes if v in known)))
+            everywhere.append(tuple(known[known <= LOWEST]))
+        return Fill(self.shape[1], left, right, tuple(inside), tuple(everywhere))
+
+    def _on_grid(
+        self, step: int, finder: FillFinder | None = None
+    ) -> tuple[tuple[NDArray[np.float32], ...], int, list[int]]:
+        """Read the whole scene.
+
+        Returns
+        -------
+        samples
+            By band: valid values of every `step`-th row and column.
+        valid
+            Pixels in all that are valid.
+        runs
+            By band: pixels in runs of the value of a stored 0, where a finder looks.
+        """
         height = self.shape[0]
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
-        sides = np.zeros((2, height), np.intp)
+        runs = [0] * len(samples)
         total = 0
         for start in range(0, height, _CHUNK_ROWS):
             values, valid = self._bands.read((start, min(start + _CHUNK_ROWS, height)), (0, self.shape[1]))
-            if self._bands.ends_may_be_fill:
-                left, right = side_fill(values, valid)
-                sides[:, start : start + len(valid)] = left, right
-                valid = without_sides(valid, left, right, 0, self.shape[1])
+            if finder:
+                finder.look(values, valid, start)
+                for k, suspects in enumerate(self._bands.suspects):
+                    if suspects.zero is not None:
+                        runs[k] += int(np.count_nonzero(long_runs(valid & (values[k] == suspects.zero))))
+            elif self._fill:
+                valid = self._fill.inside(values, valid, start, 0)
             total += int(np.count_nonzero(valid))
             rows = slice(-start % step, None, step)  # the grid goes on across chunks
             chosen = valid[rows, ::step]
             for sample, band in zip(samples, values, strict=True):
                 sample.append(band[rows, ::step][chosen])
-        self._sides = sides[0], sides[1]
-        return tuple(np.concatenate(sample) for sample in samples), total
+        return tuple(np.concatenate(sample) for sample in samples), total, runs
 
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:
@@ -293,6 +348,14 @@ def _open_bands(
     if is_product(path):
         return open_product(path, model_bands, options, product)
     return open_raster(path, model_bands, options)
+
+
+def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]) -> tuple[NDArray[np.float32], ...]:
+    """Leave out the pixels of which any band has one of its values."""
+    if not any(values):
+        return samples
+    kept = ~np.logical_or.reduce([np.isin(sample, some) for sample, some in zip(samples, values, strict=True)])
+    return tuple(sample[kept] for sample in samples)
 
 
 def _grid_step(pixels: int) -> int:

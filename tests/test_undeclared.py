@@ -13,7 +13,7 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 
 from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, UnitsUnknown
-from sar2optical.nodata import LEAST_RUN, side_fill
+from sar2optical.nodata import LEAST_RUN, FillFinder, Suspects
 from sar2optical.radiometry import choose_stretch
 from sar2optical.scene import SceneOptions, open_scene, tell_holdings
 from sar2optical.signature import Bound, ModelSignature, Stretch
@@ -36,6 +36,13 @@ def read(path, band=("VH",), **options):
     with open_scene(path, band, SceneOptions(**options)) as scene:
         values, valid = scene.read_rows(0, scene.shape[0])
         return values[0], valid, scene.samples[0]
+
+
+def ends(values):
+    """Counts of fill at both ends of each row, where a stored 0 is suspect."""
+    finder = FillFinder(values.shape[1:], [Suspects(np.float32(0))])
+    finder.look(values, np.ones(values.shape[1:], bool), 0)
+    return finder.ends()
 
 
 # Fill values at the sides
@@ -113,6 +120,117 @@ def test_short_runs_of_a_sentinel_at_the_sides_are_fill(make_raster, fill):
     assert samples.min() > -60
 
 
+def rotated(fill_columns=20):
+    """Outside a swath that lies askew: rows begin with 0 to so many pixels of it."""
+    rows, cols = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return cols < fill_columns - rows // 3
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "fill", "nodata"),
+    [
+        (db, "VH dB", 0.0, None),
+        (db, "VH dB", -100.0, None),
+        (db, "VH dB", -999.0, None),
+        (power, "VH_gamma0_terrain", 0.0, float("nan")),
+        (power, "VH_gamma0_terrain", -100.0, float("nan")),
+    ],
+)
+def test_a_fill_value_that_one_row_tells_is_masked_in_rows_of_one_pixel(make_raster, image, name, fill, nodata):
+    outside = rotated()
+    filled = np.where(outside, np.float32(fill), image())
+    assert (outside.sum(axis=1) == 1).any()
+    _, valid, samples = read(make_raster(filled, descriptions=[name], nodata=nodata))
+    np.testing.assert_array_equal(valid, ~outside)
+    np.testing.assert_array_equal(np.sort(samples), np.sort(image()[~outside]))
+
+
+def gap():
+    """Between two swaths that lie askew, away from the ends of all rows."""
+    rows, cols = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return (cols >= 90 + rows // 4) & (cols < 120 + rows // 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "fill", "nodata"),
+    [
+        (db, "VH dB", 0.0, None),
+        (db, "VH dB", 0.0, float("nan")),
+        (db, "VH dB", -9999.0, None),
+        (power, "Sigma0_VH", -9999.0, None),
+        (power, "Sigma0_VH", -32768.0, 0.0),
+        (power, "Sigma0_VH", 0.0, None),
+    ],
+)
+def test_fill_between_two_swaths_is_masked_and_not_sampled(make_raster, image, name, fill, nodata):
+    filled = np.where(gap(), np.float32(fill), image())
+    path = make_raster(filled, descriptions=[name], nodata=nodata)
+    _, valid, samples = read(path)
+    np.testing.assert_array_equal(valid, ~gap())
+    np.testing.assert_array_equal(np.sort(samples), np.sort(image()[~gap()]))
+    with open_scene(path, ("VH",)) as scene:
+        for cols in ((0, 100), (95, 98), (103, 200)):
+            np.testing.assert_array_equal(scene.read((0, SHAPE[0]), cols)[1], ~gap()[:, slice(*cols)])
+
+
+def test_areas_of_zero_power_beside_another_nodata_are_told(make_raster, caplog):
+    """They may be fill between two swaths, or water whose noise was subtracted."""
+    filled = np.where(gap(), np.float32(0), power())
+    path = make_raster(filled, descriptions=["Sigma0_VH"], nodata=-1)
+    assert read(path)[1].all()
+    assert "15 % of the valid pixels are 0 in areas inside the scene" in caplog.text
+    caplog.clear()
+    np.testing.assert_array_equal(read(path, nodata=0)[1], ~gap())  # what the message advises
+    assert "of the valid pixels" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "offset", "fill"),
+    [
+        ("int16", 0.01, 0.0, -9999),  # -99.99 dB
+        ("int16", 0.01, 0.0, -32768),
+        ("int16", 0.01, 0.0, 0),
+        ("uint16", 0.001, -50.0, 0),  # -50 dB
+        ("uint16", 0.001, -50.0, 65535),  # 15.5 dB
+        ("uint8", 0.2, -40.0, 255),  # 11 dB
+    ],
+)
+@pytest.mark.parametrize("where", ["side", "gap"])
+def test_fill_of_packed_decibels_is_told_by_the_stored_values(make_raster, dtype, scale, offset, fill, where):
+    outside = rotated() if where == "side" else rotated() | gap()
+    stored = np.where(outside, fill, np.rint((db() - offset) / scale)).astype(dtype)
+    path = make_raster(stored, descriptions=["VH"])
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (scale,), (offset,)
+    _, valid, samples = read(path)
+    np.testing.assert_array_equal(valid, ~outside)
+    assert samples.size == (~outside).sum()
+
+
+def test_thousandths_of_decibels_are_no_sentinels(make_raster):
+    """-9999 of them are -9.999 dB."""
+    path = make_raster(np.rint(1000 * db()).astype(np.int32), descriptions=["VH"])
+    assert read(path, unit="db", scale=0.001)[1].all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"), [("int16", -9999), ("int16", -32768), ("int32", -9999), ("uint16", 65535)]
+)
+def test_fill_of_plain_integers_is_masked(make_raster, dtype, fill):
+    outside = rotated()
+    dn = np.where(outside, fill, 1000 * np.sqrt(power()) + 1).astype(dtype)
+    np.testing.assert_array_equal(read(make_raster(dn, "dn.tif", descriptions=["VH"]), unit="dn")[1], ~outside)
+    if np.dtype(dtype).kind == "i":
+        whole = np.where(outside, fill, np.rint(db())).astype(dtype)
+        np.testing.assert_array_equal(read(make_raster(whole, "db.tif", descriptions=["VH"]), unit="db")[1], ~outside)
+
+
+def test_saturated_pixels_inside_stay(make_raster):
+    dn = (1000 * np.sqrt(power()) + 1).astype(np.uint16)
+    dn[20, 50:60] = 65535
+    assert read(make_raster(dn, descriptions=["VH"]), unit="dn")[1].all()
+
+
 @pytest.mark.parametrize(
     ("name", "polarisation"),
     [
@@ -146,9 +264,7 @@ def test_short_runs_and_plain_integers_are_no_fill(make_raster):
 def test_hundredths_of_decibels_are_no_fill(make_raster):
     values = (100 * db()).astype(np.float32)
     assert read(make_raster(values, descriptions=["VH"]), unit="db", scale=0.01)[1].all()
-    left, right = side_fill(values[None], np.ones(SHAPE, bool))
-    assert not left.any()
-    assert not right.any()
+    assert not ends(values[None])[0].any()
 
 
 def test_a_rectangle_is_masked_as_whole_rows_are(make_raster):
@@ -164,7 +280,7 @@ def test_a_rectangle_is_masked_as_whole_rows_are(make_raster):
 def test_fill_is_counted_across_blocks_of_columns():
     values = np.ones((1, 3, 700), np.float32)
     values[0, 0, :600] = values[0, 1, 690:] = values[0, 2] = 0
-    left, right = side_fill(values, np.ones((3, 700), bool))
+    left, right = ends(values)
     assert left.tolist() == [600, 0, 700]
     assert right.tolist() == [0, 10, 700]
 
@@ -174,7 +290,12 @@ def test_fill_is_said(make_raster, caplog):
     values[:7, :40] = 0
     with caplog.at_level("INFO", "sar2optical"):
         read(make_raster(values, descriptions=["VH dB"]))
-    assert "at the ends of 7 rows, not declared as nodata: masked" in caplog.text
+    assert "fill values at the ends of 7 rows, not declared as nodata: masked" in caplog.text
+    caplog.clear()
+    values[20, 50] = -9999
+    with caplog.at_level("INFO", "sar2optical"):
+        assert not read(make_raster(values, descriptions=["VH dB"]))[1][20, 50]
+    assert "-9999 or less, not declared as nodata: masked" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "sar2optical"):
         read(make_raster(db(), descriptions=["VH dB"]))
