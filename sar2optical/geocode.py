@@ -131,8 +131,8 @@ def residuals(georeference: Georeference, *, every: int = 5) -> Residuals | None
     return Residuals(count=len(held), rms=float(np.sqrt(np.mean(distance**2))), max=float(distance.max()))
 
 
-def pixel_size(scene: SceneSource) -> float | None:
-    """Give the side, in metres on the ground, of a square as large as a pixel in the scene's middle.
+def pixel_size(scene: SceneSource) -> tuple[float, float] | None:
+    """Give height and width, in metres on the ground, of a pixel in the scene's middle.
 
     On a sphere, within 0.5 % of the ellipsoid, whatever the scene's CRS. None where the scene does not tell where it
     lies, or its control points contradict one another.
@@ -150,8 +150,9 @@ def pixel_size(scene: SceneSource) -> float | None:
     east = np.radians(_near(lon, float(lon[0]), _WGS84)) * np.cos(np.radians(lat.mean())) * _EARTH_RADIUS
     north = np.radians(lat) * _EARTH_RADIUS
     (east_down, east_right), (north_down, north_right) = ((a[1] - a[0], a[3] - a[2]) for a in (east, north))
-    area = abs(east_down * north_right - east_right * north_down) * 4 / (height * width)
-    return math.sqrt(area) or None
+    down = 2 * math.hypot(east_down, north_down) / height
+    right = 2 * math.hypot(east_right, north_right) / width
+    return (down, right) if down and right else None
 
 
 class Geocoded:

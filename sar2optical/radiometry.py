@@ -241,7 +241,7 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
     """
     lowest, median, highest = (float(v) for v in np.percentile(sample, (0, 50, 100)))
     seen = f"{dtype} values from {lowest:.4g} to {highest:.4g}, median {median:.4g}"
-    named = _named_unit(names)
+    named = _named_unit(names, seen)
     if named:
         unit, reason = named
         if dtype == "uint8":
@@ -257,9 +257,9 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
         return unit, reason
     if dtype == "uint8":
         return "byte", "uint8: taken as stretched by its maker"
-    if dtype in ("uint16", "int16", "int32", "uint32") and lowest >= 0 and highest > 255:
+    if dtype == "uint16" and lowest >= 0 and highest > 255:  # ESA's measurements; other integers are somebody's own
         return "dn", f"{seen}"
-    if dtype.startswith("float") and median < 0 and _looks_like_db(lowest, median, highest):
+    if dtype.startswith("float") and median <= _SURELY_DB and _looks_like_db(lowest, median, highest):
         return "db", f"{seen}"
     raise UnitsUnknown(
         f"{seen} could be several units: give --units dn, amplitude, power, db or byte "
@@ -280,6 +280,9 @@ def could_be(unit: Unit, median: float) -> bool:
 # Lowest and highest backscatter in dB that a Sentinel-1 product holds, with room: noise equivalent sigma0
 # is about -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
 _DB_LOWEST, _DB_HIGHEST = -100.0, 60.0
+
+_SURELY_DB = -6.0
+"""Highest median of dB that nothing names: natural logarithms of VH and phases in radians lie above."""
 
 # No scene's median is brighter than +10 dB, in linear units. Incidence angles in degrees are.
 _BRIGHTEST: dict[Unit, float] = {"power": 10.0, "amplitude": 3.2, "dn": float("inf")}
@@ -319,17 +322,47 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
 )
 
 
-def _named_unit(names: tuple[str, ...]) -> tuple[Unit, str] | None:
+_NO_UNIT = (
+    (r"(^|[^a-z0-9])(ln|natural_?log|log_?e)($|[^a-z0-9])", "a natural logarithm"),
+    (r"(^|[^a-z0-9])(phase|radians?)($|[^a-z0-9])", "a phase"),
+)
+"""Names of what looks like dB, and is none."""
+
+
+def _named_unit(names: tuple[str, ...], seen: str) -> tuple[Unit, str] | None:
+    """Tell the unit from the first name that speaks of one.
+
+    Raises
+    ------
+    UnitsUnknown
+        Where that name speaks of two, or of what is no unit of backscatter.
+    """
     for name in names:
-        for pattern, unit, reason in _NAMES:
+        for pattern, what in _NO_UNIT:
             if re.search(pattern, name.lower()):
-                return unit, f"{reason} ({name})"
+                raise UnitsUnknown(
+                    f"its name or tag says {what} ({name}), of {seen}: give the backscatter, or give --units"
+                )
+        found = [(unit, reason) for pattern, unit, reason in _NAMES if re.search(pattern, name.lower())]
+        if found:
+            unit, reason = _agreed(found, f"({name}), of {seen}")
+            return unit, f"{reason} ({name})"
     return None
 
 
+def _agreed(found: list[tuple[Unit, str]], where: str) -> tuple[Unit, str]:
+    """Take the one unit that a name speaks of. dB of a quantity is dB; DN are amplitude."""
+    units = {"amplitude" if unit == "dn" else unit for unit, _ in found}
+    if "db" in units:
+        return next(one for one in found if one[0] == "db")
+    if len(units) > 1:
+        raise UnitsUnknown(f"its name or tag says {' and '.join(sorted(units))} {where}: give --units")
+    return found[0]
+
+
 def _looks_like_db(lowest: float, median: float, highest: float) -> bool:
-    # Linear values lie in that range too, but none of them below 0.
-    return _DB_LOWEST <= lowest < 0 and highest <= _DB_HIGHEST and -45 <= median <= 20
+    # Power whose noise was subtracted lies in that range too, and some of it below 0; its median is above.
+    return _DB_LOWEST <= lowest < 0 and highest <= _DB_HIGHEST and -45 <= median < 0
 
 
 def _value(bound: Bound, sample: NDArray[np.float32]) -> float:

@@ -45,6 +45,7 @@ _DAMAGE = (RasterioError, CPLE_BaseError, CRSError, OSError, UnicodeError)
 """What rasterio raises on damaged files."""
 
 _BEYOND = np.float32(1e18)
+_ROWS_ASKED = 17  # whether they are grey; some of a photograph's may be black
 """No backscatter in any unit: what is larger is a fill value (1e20, -3.4e38) that is not declared, or damage. Squares
 and differences of what is left stay within float32."""
 
@@ -66,6 +67,7 @@ _NO_BACKSCATTER = (
     (r"dem|elevation|altitude", "heights"),
     (r"ls_map|(layover_?)?(shadow_?)?mask(_layover_shadow)?", "a mask"),
     (r"rgb", "a colour picture"),
+    (r"phase|coh(erence)?|unw_?phase|interferogram|simulated_?image|ratio", "no backscatter of one polarisation"),
     (r"number_of_looks|(simulated_?)?(scattering_?)?area|rtc_anf\w*|shadow_?mask|nesz|noise", "no backscatter"),
 )
 """Names of other layers in products of HyP3, OPERA, SNAP and Earth Engine, as words of their own."""
@@ -379,7 +381,8 @@ def open_raster(
             _refuse_other_layers(dataset, named, indices)
             _refuse_complex(dataset, indices)
             _refuse_wider_than_memory(dataset, indices)
-            bands = RasterBands(dataset, indices, tuple(named[index] for index in indices), options)
+            single = tuple(named[index] if named[index] in POLARISATIONS else None for index in indices)
+            bands = RasterBands(dataset, indices, single, options)
         yield bands
 
 
@@ -446,6 +449,10 @@ def _why_no_raster(path: Path, error: Exception) -> str:
         return f"{path}: is empty (0 bytes): fetch it again"
     if held := rasters_of(path):
         return f"{path}: is no raster itself: give one of those that it holds, {', '.join(held[:4])}"
+    if path.suffix.lower() == ".dim":
+        return f"{path}: is SNAP's header alone: put the folder {path.with_suffix('.data').name} beside it"
+    if zipfile.is_zipfile(path):
+        return f"{path}: holds no GeoTIFF, .img or .vrt: unpack it, and give the raster"
     return f"{path}: not a raster, or damaged ({_cause(error)}): give a GeoTIFF, or fetch it again"
 
 
@@ -504,16 +511,16 @@ def _refuse_non_sar(dataset: Any, options: SceneOptions) -> None:
         )
     if options.bands or kinds[:3] != _RGB:
         return
-    rows = RasterWindow(0, dataset.height // 2, dataset.width, 1)
-    try:
-        red, green, blue = dataset.read([1, 2, 3], window=rows)
-    except _DAMAGE as error:
-        raise SceneUnreadable(f"{dataset.name}: cannot be read ({_cause(error)}): fetch it again") from error
-    if (red != green).any() or (red != blue).any():
-        raise BandNotFound(
-            f"{dataset.name}: a colour picture (red, green, blue differ), not SAR: give a SAR raster, or --band 1 to "
-            "take a band all the same"
-        )
+    for row in np.unique(np.linspace(0, dataset.height - 1, _ROWS_ASKED).astype(int)):
+        try:
+            red, green, blue = dataset.read([1, 2, 3], window=RasterWindow(0, int(row), dataset.width, 1))
+        except _DAMAGE as error:
+            raise SceneUnreadable(f"{dataset.name}: cannot be read ({_cause(error)}): fetch it again") from error
+        if (red != green).any() or (red != blue).any():
+            raise BandNotFound(
+                f"{dataset.name}: a colour picture (red, green, blue differ), not SAR: give a SAR raster, or "
+                "--band 1 to take a band all the same"
+            )
 
 
 def _refuse_pages(dataset: Any, options: SceneOptions) -> None:
@@ -596,17 +603,22 @@ def _is_lone(dataset: Any, named: dict[int, str | None]) -> bool:
 
 
 def _tag_texts(tags: Mapping[str, str]) -> list[str]:
-    keys = ("polarisation", "polarization", "pol", "band_1", "band_name", "long_name", "description")
+    keys = (
+        "polarisation", "polarization", "polarisations", "polarizations", "pol", "band_1", "band_name", "long_name",
+        "description",
+    )  # fmt: skip
     return [value for key, value in tags.items() if key.lower() in keys]
 
 
 def _single_polarisation(texts: list[str]) -> str | None:
-    pattern = rf"(?<![A-Z])(?:{'|'.join(POLARISATIONS)})(?![A-Z])"
-    found = {name for text in texts for name in re.findall(pattern, text.upper())}
+    """Tell the polarisation that texts name; where they name several, all of them, which no band has by itself."""
+    one = "|".join(POLARISATIONS)
+    words = [word for text in texts for word in re.findall(rf"(?<![A-Z])(?:{one})+(?![A-Z])", text.upper())]
+    found = {name for word in words for name in re.findall(one, word)}
     if not found:  # ESA's code of a product of one polarisation (_1SSV_), and that of backscatter archives (GRDH1VVA)
         found = {2 * code for text in texts for code in re.findall(r"_1SS([VH])_", text.upper())}
         found |= {name for text in texts for name in re.findall(r"GRD[FHM]1(VV|VH|HH|HV)[A-Z]_", text.upper())}
-    return found.pop() if len(found) == 1 else None
+    return " and ".join(sorted(found)) or None
 
 
 def _choose_bands(
@@ -654,7 +666,7 @@ def _asked_band(dataset: Any, named: dict[int, str | None], band: str) -> int:
 def _unambiguous(named: dict[int, str | None]) -> str:
     """Give what to ask for band 1 by."""
     name = named[1]
-    return name if name and list(named.values()).count(name) == 1 else "1"
+    return name if name in POLARISATIONS and list(named.values()).count(name) == 1 else "1"
 
 
 def _listed(named: dict[int, str | None]) -> str:

@@ -337,7 +337,7 @@ def refuse_calibration(path: str | Path, product: ProductOptions | None) -> None
     """
     if product is not None and not is_product(path):
         raise OptionWithoutEffect(
-            f"{shown(path)}: is no Sentinel-1 product (.SAFE, .zip) and has no calibration table: leave out "
+            f"{shown(path)}: is no Sentinel-1 product in ESA's packaging and has no calibration table: leave out "
             "--calibration and --denoise, or give the product"
         )
 

@@ -729,16 +729,21 @@ def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encodin
             _log.warning("%s: %s goes into a model trained on %s; expect other colours", name, found, listed(wanted))
     if not scene.samples[0].size:
         _log.warning("%s: holds no valid pixel; its mosaic will be empty, and masked throughout", name)
-    trained = signature.pixel_size
-    size = pixel_size(scene) if trained else None
-    if trained and size and not 1 / _OTHER_SIZE <= size / trained <= _OTHER_SIZE:
-        remedy = (
-            f": --geocode auto-utm --resolution {trained:g} resamples it" if _OTHER_SIZE < size / trained < 3 else ""
-        )
-        _log.warning(
-            "%s: its pixels are %.3g m, the model was trained on %.3g m; expect other textures%s",
-            *(name, size, trained, remedy),
-        )
+    if signature.pixel_size:
+        _tell_size(name, pixel_size(scene), signature.pixel_size)
+
+
+def _tell_size(name: str, size: tuple[float, float] | None, trained: float) -> None:
+    """Warn where a side of the scene's pixels is not about as long as the model was trained on."""
+    if size is None or all(1 / _OTHER_SIZE <= side / trained <= _OTHER_SIZE for side in size):
+        return
+    area = math.sqrt(size[0] * size[1])
+    remedy = f": --geocode auto-utm --resolution {trained:g} resamples it" if trained / 3 < area < 3 * trained else ""
+    alike = max(size) / min(size) < _OTHER_SIZE
+    _log.warning(
+        "%s: its pixels are %s m, the model was trained on %.3g m; expect other textures%s",
+        *(name, f"{area:.3g}" if alike else f"{size[0]:.3g} x {size[1]:.3g}", trained, remedy),
+    )
 
 
 def _tags(

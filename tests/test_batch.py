@@ -288,3 +288,12 @@ def test_the_same_command_at_the_same_time_gives_the_same_file(batch, tmp_path, 
     for name in ("one", "two"):
         assert batch(scene, tmp_path / name, SOURCE_DATE_EPOCH="1767225600").returncode == 0
     assert (tmp_path / "one" / "a.tif").read_bytes() == (tmp_path / "two" / "a.tif").read_bytes()
+
+
+@pytest.mark.parametrize("option", [("--calibration", "gamma0"), ("--denoise",)])
+def test_a_calibration_of_rasters_is_refused_before_the_first_scene(batch, make_raster, tmp_path, option):
+    scenes = [make_raster(speckle((60, 60)), f"{name}.tif", descriptions=["VH"]) for name in "ab"]
+    done = batch(*scenes, tmp_path / "mosaics", *option)
+    assert done.returncode == 2
+    assert (done.stdout + done.stderr).count("2 of 2 scenes are no Sentinel-1 products") == 1
+    assert not (tmp_path / "mosaics").exists()

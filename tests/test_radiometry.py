@@ -276,7 +276,9 @@ TOLD = {
         DN,
         "dn",
     ),
-    "DN as signed integers": ("int16", (), DN, "dn"),
+    "dB of power": ("float32", ("VH_power_dB",), DB, "db"),
+    "intensity in dB": ("float32", ("Intensity_VH_db",), DB, "db"),
+    "a unit tag before another name": ("float32", ("amplitude", "Sigma0_VH"), np.sqrt(POWER), "amplitude"),
     "DN that SNAP names": ("float32", ("Amplitude_VV",), DN, "dn"),
     "Planetary Computer RTC": ("float32", ("iw-vv.rtc.tiff",), POWER, "power"),
     "HyP3 power": ("float32", (HYP3.format("gpuned"),), POWER, "power"),
@@ -336,6 +338,15 @@ def test_the_unit_is_told(dtype, names, sample, unit):
 
 
 REFUSED = {
+    "integers with a sign": ("int16", (), DN),
+    "integers of 32 bits": ("int32", (), DN),
+    "power and amplitude in one name": ("float32", ("power_plant_VH_amplitude.tif",), POWER),
+    "SNAP's name of power, and amplitude": ("float32", ("Sigma0_VH_amplitude",), POWER),
+    "a natural logarithm": ("float32", ("Sigma0_VV_ln",), floats(-9, -4, -1)),
+    "a natural logarithm without a name": ("float32", ("scene.tif",), floats(-9, -4, -1)),
+    "a phase that is named": ("float32", ("phase_VV.tif",), floats(-3.1, -0.1, 3.1)),
+    "a phase of negative median": ("float32", ("scene.tif",), floats(-3.1, -0.1, 3.1)),
+    "power below 0 that a name calls dB": ("float32", ("db_export.tif",), floats(-0.001, 0.05, 0.6)),
     "fractions without a name": ("float32", ("scene.tif",), floats(0, 0.02, 0.1, 0.9)),
     "large positive floats without a name": ("float32", ("scene.tif",), DN),
     "hundredths of dB": ("int16", ("scene.tif",), DB * 100),

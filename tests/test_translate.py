@@ -296,11 +296,12 @@ SIZES = {
     "14 m": ({"crs": "EPSG:32631", "transform": Affine(14, 0, 5e5, 0, -14, 4.8e6)}, None),
     "20 m": ({"crs": "EPSG:32631", "transform": Affine(20, 0, 5e5, 0, -20, 4.8e6)}, "20 m"),
     "rotated 20 m": ({"crs": "EPSG:32631", "transform": TURNED}, "20 m"),
-    "degrees at 60 N": ({"crs": "EPSG:4326", "transform": Affine(2e-4, 0, 10, 0, -2e-4, 60)}, "15.7 m"),
+    "degrees at 60 N": ({"crs": "EPSG:4326", "transform": Affine(2e-4, 0, 10, 0, -2e-4, 60)}, "22.2 x 11.1 m"),
     "degrees at the equator, 10 m": ({"crs": "EPSG:4326", "transform": Affine(9e-5, 0, 10, 0, -9e-5, 0)}, None),
     "web mercator at 60 N, 20 m": ({"crs": "EPSG:3857", "transform": Affine(20, 0, 1e6, 0, -20, 8399738)}, None),
     "feet": ({"crs": "EPSG:2229", "transform": Affine(100, 0, 6.4e6, 0, -100, 1.8e6)}, "30.5 m"),
     "nowhere": ({}, None),
+    "5 m across, 40 m down": ({"crs": "EPSG:32633", "transform": Affine(5, 0, 5e5, 0, -40, 5e6)}, "40 x 4.99 m"),
 }
 
 

@@ -246,6 +246,50 @@ def test_a_polarisation_within_a_products_code_is_read(make_raster, name, polari
     assert read(path, (polarisation,))[1].all()
 
 
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("S1_VH_VV_ratio.tif", {}),
+        ("S1A_VVVH.tif", {}),
+        ("S1A_IW_VVVH_dB.tif", {}),
+        ("x.tif", {"descriptions": ["VV/VH"]}),
+        ("x.tif", {"tags": {"POLARISATIONS": "VV VH"}}),
+    ],
+)
+def test_a_name_of_two_polarisations_names_none(make_raster, name, described):
+    """A ratio, or a difference, of two bands is no band of either."""
+    path = make_raster(db(), name, **described)
+    with pytest.raises(BandNotFound, match=r"trained on VV or VH, the file has 1 \(VH and VV\): give --band 1 to"):
+        read(path, ("VV|VH",), unit="db")
+    values, valid, _ = read(path, ("VV|VH",), unit="db", bands=("1",))  # what the message advises
+    np.testing.assert_array_equal(values, db())
+    assert valid.all()
+
+
+def test_a_bands_own_name_comes_before_a_files_of_two_polarisations(make_raster):
+    path = make_raster(db(), "S1_VV_VH.tif", descriptions=["VV"])
+    np.testing.assert_array_equal(read(path, ("VV",), unit="db")[0], db())
+    tagged = make_raster(db(), "y.tif", tags={"POLARISATIONS": "VV"})
+    with pytest.raises(BandNotFound, match=r"the file has 1 \(VV\)"):
+        read(tagged, ("VH",), unit="db")
+
+
+@pytest.mark.parametrize("name", ["simulatedImage", "VV_coherence", "phase", "VH_VV_ratio"])
+def test_what_is_computed_of_a_scene_is_no_backscatter(make_raster, name):
+    with pytest.raises(BandNotFound, match=r"not backscatter|VH and VV"):
+        read(make_raster(db(), "x.tif", descriptions=[name]), ("VV|VH",), unit="db")
+
+
+@pytest.mark.parametrize("black", [slice(28, 32), slice(0, 40), slice(15, 60)])
+def test_a_photograph_with_black_rows_is_refused(make_raster, black):
+    photo = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+    photo[:, black] = 0
+    with pytest.raises(BandNotFound, match="a colour picture"):
+        read(make_raster(photo, "photo.tif", photometric="RGB"))
+    grey = make_raster(np.repeat(photo[:1], 3, axis=0), "grey.tif", photometric="RGB")
+    np.testing.assert_array_equal(read(grey)[0], photo[0])
+
+
 def test_a_unit_tag_comes_before_a_bands_name(make_raster):
     path = make_raster(np.sqrt(power()), "x.tif", descriptions=["Sigma0_VH"], tags={"units": "amplitude"})
     with open_scene(path, ("VH",)) as scene:
@@ -456,6 +500,20 @@ def test_an_archive_of_several_scenes_lists_its_rasters(make_raster, tmp_path):
     advised = str(caught.value).rsplit(", ", 1)[-1]
     assert advised == f"/vsizip/{path}/hyp3/S1A_gpuned_B_VH.tif"
     np.testing.assert_array_equal(read(advised)[0], power() + 1)
+
+
+def test_an_archive_without_a_raster_says_so(tmp_path):
+    path = tmp_path / "scene.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("scene/measurement.jp2", "x")
+    with pytest.raises(SceneUnreadable, match=r"scene\.zip: holds no GeoTIFF, \.img or \.vrt: unpack it"):
+        read(path)
+
+
+def test_a_dimap_header_without_its_folder_says_so(tmp_path):
+    (tmp_path / "scene.dim").write_text("<Dimap_Document/>")
+    with pytest.raises(SceneUnreadable, match=r"is SNAP's header alone: put the folder scene\.data beside it"):
+        read(tmp_path / "scene.dim")
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".zip", ".SAFE", ".dim"])

@@ -22,7 +22,7 @@ import click
 from sar2optical.addresses import shown
 from sar2optical.cli.common import Lines, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
-from sar2optical.errors import OptionError, OutputUnwritable, Sar2OpticalError
+from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
 if TYPE_CHECKING:
     from sar2optical.cluster import Outcome, State, Work
@@ -99,6 +99,8 @@ def main(
 
     found = None if model is None else resolve(model)
     listed = _listed(scenes, choices["bands"])
+    if choices["calibration"] or choices["denoise"]:
+        _refuse_rasters([scene.source for scene in listed if not scene.error])
     began, started = time.perf_counter(), datetime.now(UTC)
     folder = _folder(out_dir)
     works = _works(listed, folder, template, previews=previews)
@@ -111,6 +113,19 @@ def main(
     click.echo(table(outcomes, seconds))
     if any(outcome.state == "failed" for outcome in outcomes):
         sys.exit(1)
+
+
+def _refuse_rasters(sources: list[str]) -> None:
+    """Refuse to calibrate what has no table for it, before the first scene."""
+    from sar2optical.safe import is_product
+
+    others = [source for source in sources if not is_product(source)]
+    if others:
+        raise OptionWithoutEffect(
+            f"{shown(others[0])}: {len(others)} of {len(sources)} scenes are no Sentinel-1 products in ESA's "
+            "packaging and have no calibration table: leave out --calibration and --denoise, or give the products in "
+            "a batch of their own"
+        )
 
 
 def _folder(given: str) -> Path:
