@@ -93,9 +93,11 @@ class Suspects:
     """Values of one band that may be fill, beside those of `LOWEST` and less."""
 
     zero: np.float32 | None = None
-    """What a stored 0 stands for; None where it is told otherwise."""
+    """What a stored 0 stands for; None for grey levels."""
     extremes: tuple[np.float32, ...] = ()
     """What the ends of an integer type stand for."""
+    may_be_db: bool = True
+    """Whether values below 0 can be stored; where not, a row's end of 0 is the border, however short."""
 
     @property
     def all(self) -> tuple[np.float32, ...]:
@@ -116,6 +118,7 @@ class FillFinder:
 
     def __init__(self, shape: tuple[int, int], suspects: Sequence[Suspects]) -> None:
         self._suspects = [np.array(some.all, np.float32) for some in suspects]
+        self._borders = [some.zero for some in suspects if not some.may_be_db]
         bands = len(suspects)
         self._counts = np.zeros((2, bands, shape[0]), np.intp)
         self._undeclared = np.zeros((2, bands, shape[0]), np.intp)
@@ -139,8 +142,10 @@ class FillFinder:
         return int(max(sums))
 
     def known(self, band: int) -> NDArray[np.float32]:
-        """Values that a row at least begins or ends with often enough."""
-        return np.unique(self._values[:, band][self._undeclared[:, band] >= LEAST_RUN])
+        """Values that a row at least begins or ends with often enough; of a 0 that is no grey level, once."""
+        values = self._values[:, band]
+        least = np.where(np.isin(values, self._borders), 1, LEAST_RUN)
+        return np.unique(values[self._undeclared[:, band] >= least])
 
     def ends(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Give the pixels of fill from the left and from the right of each row, of whichever band has more."""

@@ -304,8 +304,7 @@ class RasterBands:
         )
         values = np.empty(1 + len(extremes), np.float32)
         self._scaled(np.array([0, *extremes], dtype), k, values)
-        # Of unsigned DN, 0 is the border, which `zero_is_nodata` masks.
-        return Suspects(None if plain and dtype.kind == "u" else values[0], tuple(values[1:]))
+        return Suspects(values[0], tuple(values[1:]), may_be_db=not (plain and dtype.kind == "u"))
 
     def _floor(self, k: int) -> np.float32:
         """Give the value at and under which the k-th band holds no measurement, whatever its unit and scale."""

@@ -100,7 +100,6 @@ class Scene:
         self._fill: Fill | None = None if any(some.all for some in bands.suspects) else NO_FILL
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
-        self._lone_zeros_stay = self.unit != "dn"  # noise removal leaves power of 0; stored DN of 0 is the border
         self._tell_fill()
 
     @property
@@ -135,7 +134,7 @@ class Scene:
         SceneUnreadable
             Where the file ends early or a block does not decode.
         """
-        if cols != (0, self.shape[1]) and (self._fill_known().has_runs or self._zero_runs_are_nodata):
+        if cols != (0, self.shape[1]) and (self._fill_known().has_runs or self._zero_is_nodata):
             # Runs are told by their length, so those that the rectangle cuts are read on.
             wider = max(0, cols[0] - LEAST_RUN), min(self.shape[1], cols[1] + LEAST_RUN)
             values, valid = self._read(rows, wider)
@@ -143,16 +142,12 @@ class Scene:
             return values[..., inner], valid[:, inner]
         return self._read(rows, cols)
 
-    @property
-    def _zero_runs_are_nodata(self) -> bool:
-        return self._zero_is_nodata and self._lone_zeros_stay
-
     def _read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         values, valid = self._bands.read(rows, cols)
         inside = self._fill_known().inside(values, valid, rows[0], cols[0])
         if self._zero_is_nodata:
-            blank = (values == 0).any(axis=0)
-            inside = inside & ~(long_runs(blank) if self._lone_zeros_stay else blank)
+            # Lone zeros stay: noise removal leaves power of 0, and shadows DN of 0.
+            inside = inside & ~long_runs((values == 0).any(axis=0))
         if inside is not valid:  # most scenes have no such fill, and are spared a pass over their values
             values *= inside
         return values, inside
@@ -246,7 +241,7 @@ class Scene:
             if finder:
                 finder.look(values, valid, start)
                 for k, suspects in enumerate(self._bands.suspects):
-                    if suspects.zero is not None:
+                    if suspects.zero is not None and suspects.may_be_db:
                         runs[k] += int(np.count_nonzero(long_runs(valid & (values[k] == suspects.zero))))
             elif self._fill:
                 valid = self._fill.inside(values, valid, start, 0)

@@ -225,6 +225,23 @@ def test_fill_of_plain_integers_is_masked(make_raster, dtype, fill):
         np.testing.assert_array_equal(read(make_raster(whole, "db.tif", descriptions=["VH"]), unit="db")[1], ~outside)
 
 
+@pytest.mark.parametrize("declared", [None, 65535])
+def test_dn_of_0_inside_stay_and_the_border_does_not(make_raster, declared):
+    dn = (1000 * np.sqrt(power()) + 1).astype(np.uint16)
+    outside = rotated(21)
+    dn[outside] = 0
+    dn[40, 100] = dn[41, 100:107] = 0  # shadows
+    dn[50, 100:130] = 0
+    expected = ~outside
+    expected[50, 100:130] = False
+    path = make_raster(dn, descriptions=["VH"], nodata=declared)
+    _, valid, samples = read(path)
+    np.testing.assert_array_equal(valid, expected)
+    assert samples.min() > 0
+    with open_scene(path, ("VH",)) as scene:
+        np.testing.assert_array_equal(scene.read((0, SHAPE[0]), (104, 200))[1], expected[:, 104:])
+
+
 def test_saturated_pixels_inside_stay(make_raster):
     dn = (1000 * np.sqrt(power()) + 1).astype(np.uint16)
     dn[20, 50:60] = 65535
