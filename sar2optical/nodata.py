@@ -118,7 +118,7 @@ class FillFinder:
 
     def __init__(self, shape: tuple[int, int], suspects: Sequence[Suspects]) -> None:
         self._suspects = [np.array(some.all, np.float32) for some in suspects]
-        self._borders = [some.zero for some in suspects if not some.may_be_db]
+        self._borders = [some.zero for some in suspects if some.zero is not None and not some.may_be_db]
         bands = len(suspects)
         self._counts = np.zeros((2, bands, shape[0]), np.intp)
         self._undeclared = np.zeros((2, bands, shape[0]), np.intp)

@@ -150,7 +150,7 @@ def octave_loss(optical: Tensor, fake: Tensor) -> Tensor:
     Parameters
     ----------
     optical, fake
-        (N, 3, H, W) in [-1, 1], sides of 64 or more.
+        (N, 3, H, W) in [-1, 1], sides of 72 or more.
 
     Returns
     -------
