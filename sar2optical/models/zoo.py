@@ -46,7 +46,7 @@ class ZooEntry:
 
 ZOO: dict[str, ZooEntry] = {
     "bundled": ZooEntry(file=BUNDLED),
-    "pix2pix-la-vh-2": ZooEntry(file=BUNDLED),  # the same, by the name in its signature
+    "detail-vv-vh-1": ZooEntry(file=BUNDLED),  # the same, by the name in its signature
     "pix2pix_gen_180": ZooEntry(repo=_SEED_REPO, file="pix2pix_gen_180.pth", published_fid=185.04),
     "pix2pix_gen_265": ZooEntry(repo=_SEED_REPO, file="pix2pix_gen_265.pth", published_fid=189.81),
     "pix2pix_gen_295": ZooEntry(repo=_SEED_REPO, file="pix2pix_gen_295.pth", published_fid=187.73),
