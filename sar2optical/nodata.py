@@ -1,7 +1,8 @@
 """Fill values that a scene's file does not declare: pure numpy.
 
-A fill value is told by three signs together: no measurement is likely to have it (`impossible`), it stands in runs of
-equal values, and runs reach the end of a row. What one row tells holds for all: there, a single pixel is fill.
+A fill value is told by two signs together: no measurement is likely to have it (`Suspects`, `LOWEST`), and it stands
+in runs of equal values, at the ends of rows or inside. What some rows tell holds for all: in others, a single pixel
+at an end is fill.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ LOWEST = np.float32(-100)
 SENTINEL = -9999.0
 """A stored value of it, or a lower one, is fill, also a lone one: not even hundredths of dB are as low."""
 
+_FEW = 16  # values of LOWEST and less that may be fill
+_MANY_ROWS = 0.1  # share of the rows that end with one value
 _BLOCK = 256  # columns that are looked at together: most rows of most scenes begin with a measurement
 _MEASURED = np.float32(np.inf)  # equals no value that is read
 _RUNS = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
@@ -94,15 +97,15 @@ class Suspects:
 
     zero: np.float32 | None = None
     """What a stored 0 stands for; None for grey levels."""
-    extremes: tuple[np.float32, ...] = ()
-    """What the ends of an integer type stand for."""
+    sentinels: tuple[np.float32, ...] = ()
+    """What the ends of integer types, and -9999, stand for."""
     may_be_db: bool = True
     """Whether values below 0 can be stored; where not, a row's end of 0 is the border, however short."""
 
     @property
     def all(self) -> tuple[np.float32, ...]:
         """Both."""
-        return (*(() if self.zero is None else (self.zero,)), *self.extremes)
+        return (*(() if self.zero is None else (self.zero,)), *self.sentinels)
 
 
 class FillFinder:
@@ -118,6 +121,8 @@ class FillFinder:
 
     def __init__(self, shape: tuple[int, int], suspects: Sequence[Suspects]) -> None:
         self._suspects = [np.array(some.all, np.float32) for some in suspects]
+        self._sentinels = [some.sentinels for some in suspects]
+        self._inside: list[set[np.float32]] = [set() for _ in suspects]
         self._borders = [some.zero for some in suspects if some.zero is not None and not some.may_be_db]
         bands = len(suspects)
         self._counts = np.zeros((2, bands, shape[0]), np.intp)
@@ -131,6 +136,10 @@ class FillFinder:
             for side, step in enumerate((1, -1)):
                 found = _end(band[:, ::step], valid[:, ::step], suspects)
                 self._counts[side, k, rows], self._undeclared[side, k, rows], self._values[side, k, rows] = found
+            low = np.unique(band[valid & (band <= LOWEST)])  # of values in another scale there are more
+            for value in (*self._sentinels[k], *(low if len(low) <= _FEW else ())):
+                if value not in self._inside[k] and long_runs(valid & (band == value)).any():
+                    self._inside[k].add(value)
 
     @property
     def undeclared(self) -> int:
@@ -142,10 +151,20 @@ class FillFinder:
         return int(max(sums))
 
     def known(self, band: int) -> NDArray[np.float32]:
-        """Values that a row at least begins or ends with often enough; of a 0 that is no grey level, once."""
-        values = self._values[:, band]
+        """Values that rows begin or end with often enough: one row with a run, or many rows.
+
+        Pixels that the file declares as nodata lengthen a run: beside them, a fringe is fill.
+        """
+        values, undeclared = self._values[:, band], self._undeclared[:, band]
         least = np.where(np.isin(values, self._borders), 1, LEAST_RUN)
-        return np.unique(values[self._undeclared[:, band] >= least])
+        found = values[(self._counts[:, band] >= least) & (undeclared > 0)]
+        ends, rows = np.unique(values[undeclared > 0], return_counts=True)
+        many = ends[rows >= max(LEAST_RUN, _MANY_ROWS * values.shape[1])]
+        return np.unique(np.concatenate((found, many)))
+
+    def inside(self, band: int) -> tuple[np.float32, ...]:
+        """Sentinels, and values of `LOWEST` and less, that stand in runs somewhere."""
+        return tuple(sorted(self._inside[band]))
 
     def ends(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Give the pixels of fill from the left and from the right of each row, of whichever band has more."""
@@ -181,7 +200,8 @@ def _as_it_is(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _end(band: NDArray[np.float32], valid: NDArray[np.bool_], suspects: NDArray[np.float32]) -> _RUNS:
     """Count the blank pixels from the left; block after block, and only in rows that are blank so far.
 
-    A pixel is blank where it is invalid, or has the row's first valid value, where that is suspect.
+    A pixel is blank where it is invalid, or has the row's first valid value where that is suspect, or a suspect one
+    after that.
 
     Returns
     -------
@@ -199,7 +219,9 @@ def _end(band: NDArray[np.float32], valid: NDArray[np.bool_], suspects: NDArray[
         begins = np.isnan(fill[rows]) & usable.any(axis=1)
         suspect = np.isin(first, suspects) | (first <= LOWEST)
         fill[rows[begins]] = np.where(suspect, first, _MEASURED)[begins]
-        blank = ~usable | (some == fill[rows, None])
+        same = some == fill[rows, None]
+        begun = np.isfinite(fill[rows, None])
+        blank = ~usable | same | (begun & np.isin(some, suspects))
         found = np.where(blank.all(axis=1), blank.shape[1], blank.argmin(axis=1))
         counts[rows] += found
         undeclared[rows] += (usable & (np.arange(blank.shape[1]) < found[:, None])).sum(axis=1)

@@ -318,13 +318,15 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
     # TIFFTAG_IMAGEDESCRIPTION of a measurement file: "Sentinel-1A IW GRD HR L1", and "SM" or "S3" for IW.
     (r"^sentinel-1[a-d]? \w+ grd", "dn", "its tag says GRD, as ESA's processor writes it"),
     (r"(^|[^a-z0-9])(linear|power)($|[^a-z0-9])", "power", "its name or tag says linear power"),
-    (r"(^|[^a-z0-9])amplitude($|[^a-z0-9])", "amplitude", "its name or tag says amplitude"),
+    (r"(^|[^a-z0-9])(amplitude|magnitude|sqrt)($|[^a-z0-9])", "amplitude", "its name or tag says amplitude"),
 )
 
 
 _NO_UNIT = (
-    (r"(^|[^a-z0-9])(ln|natural_?log|log_?e)($|[^a-z0-9])", "a natural logarithm"),
-    (r"(^|[^a-z0-9])(phase|radians?)($|[^a-z0-9])", "a phase"),
+    (r"(^|[^a-z0-9])(ln|natural[ _-]?log(arithm)?|log[ _]?e|np|nepers?)($|[^a-z0-9])", "a natural logarithm"),
+    (r"(?<!-[gs]-)(?<![a-z0-9])log($|[^a-z0-9])", "a logarithm"),
+    (r"(^|[^a-z0-9])(phase|radians?|rad)($|[^a-z0-9])", "a phase"),
+    (r"^(m|mm|cm|met(re|er)s?|deg(rees?)?|degc|k|celsius|kelvin)$", "another quantity"),
 )
 """Names of what looks like dB, and is none."""
 
@@ -362,7 +364,7 @@ def _agreed(found: list[tuple[Unit, str]], where: str) -> tuple[Unit, str]:
 
 def _looks_like_db(lowest: float, median: float, highest: float) -> bool:
     # Power whose noise was subtracted lies in that range too, and some of it below 0; its median is above.
-    return _DB_LOWEST <= lowest < 0 and highest <= _DB_HIGHEST and -45 <= median < 0
+    return _DB_LOWEST <= lowest < 0 and highest <= _DB_HIGHEST and -45 <= median < -0.5
 
 
 def _value(bound: Bound, sample: NDArray[np.float32]) -> float:

@@ -45,6 +45,8 @@ _DAMAGE = (RasterioError, CPLE_BaseError, CRSError, OSError, UnicodeError)
 """What rasterio raises on damaged files."""
 
 _BEYOND = np.float32(1e18)
+_STORED_FILL = (-9999, -32768, -32767, 32767, 65535)
+"""Stored integers that are fill where they stand in runs, beside the ends of their own type."""
 _ROWS_ASKED = 17  # whether they are grey; some of a photograph's may be black
 """No backscatter in any unit: what is larger is a fill value (1e20, -3.4e38) that is not declared, or damage. Squares
 and differences of what is left stay within float32."""
@@ -67,8 +69,11 @@ _NO_BACKSCATTER = (
     (r"dem|elevation|altitude", "heights"),
     (r"ls_map|(layover_?)?(shadow_?)?mask(_layover_shadow)?", "a mask"),
     (r"rgb", "a colour picture"),
-    (r"phase|coh(erence)?|unw_?phase|interferogram|simulated_?image|ratio", "no backscatter of one polarisation"),
-    (r"number_of_looks|(simulated_?)?(scattering_?)?area|rtc_anf\w*|shadow_?mask|nesz|noise", "no backscatter"),
+    (
+        r"(unw_?)?phase|coh(erence)?|unw(rapped)?|interferogram|simulated_?image|ratio|difference|(los_)?disp(lacement)?",
+        "computed of several images",
+    ),
+    (r"number_of_looks|(simulated_?)?(scattering_?)?area|rtc_anf\w*|shadow_?mask|nesz|noise", "a measure of it"),
 )
 """Names of other layers in products of HyP3, OPERA, SNAP and Earth Engine, as words of their own."""
 
@@ -299,18 +304,17 @@ class RasterBands:
         plain = not self._is_measured(k)
         if dtype.kind not in "iuf" or (plain and dtype == np.uint8):  # grey levels
             return Suspects()
-        extremes = (
-            [] if dtype.kind == "f" else [np.iinfo(dtype).max, np.iinfo(dtype).min][: 2 if dtype.kind == "i" else 1]
-        )
-        values = np.empty(1 + len(extremes), np.float32)
-        self._scaled(np.array([0, *extremes], dtype), k, values)
-        return Suspects(values[0], tuple(values[1:]), may_be_db=not (plain and dtype.kind == "u"))
+        stored = [-9999.0] if dtype.kind == "f" else _stored_fill(np.iinfo(dtype))
+        values = np.empty(1 + len(stored), np.float32)
+        self._scaled(np.array([0, *stored], dtype), k, values)
+        sentinels = tuple(dict.fromkeys(v for v in values[1:] if v != values[0]))
+        return Suspects(values[0], sentinels, may_be_db=not (plain and dtype.kind == "u"))
 
     def _floor(self, k: int) -> np.float32:
         """Give the value at and under which the k-th band holds no measurement, whatever its unit and scale."""
         scale, offset = self._scales[k]
         lowest = min(scale * SENTINEL + offset, float(LOWEST) + 1)  # -9999 hundredths are -99.99
-        return np.float32(lowest) if scale > 0 else -_BEYOND
+        return np.float32(lowest + abs(lowest) * 1e-6) if scale > 0 else -_BEYOND  # float32 rounds the values
 
     def _scale(self, index: int) -> tuple[float, float]:
         """Factor and offset from stored values to their unit."""
@@ -376,6 +380,8 @@ def open_raster(
             _refuse_non_sar(dataset, options)
             _refuse_pages(dataset, options)
             named = _polarisations(dataset)
+            if _is_lone(dataset, named):  # before a polarisation is asked about
+                _refuse_other_layers(dataset, named, (next(iter(named)),))
             indices = _choose_bands(dataset, named, model_bands, options.bands)
             _refuse_other_layers(dataset, named, indices)
             _refuse_complex(dataset, indices)
@@ -474,7 +480,7 @@ def _held(path: str | Path, model_bands: tuple[str, ...], options: SceneOptions)
 def _other_layer(name: str) -> str | None:
     """Say what a band or file holds beside backscatter, told by its name without suffix."""
     for pattern, what in _NO_BACKSCATTER:
-        if re.search(rf"(^|[^a-z0-9])({pattern})$", name.lower()):
+        if re.search(rf"(^|[^a-z0-9])({pattern})(_?([vh]{{2}}|db))*$|^({pattern})_", name.lower()):
             return what
     return None
 
@@ -535,7 +541,7 @@ def _refuse_other_layers(dataset: Any, named: Mapping[int, str | None], indices:
     """Refuse what a product holds beside backscatter, by the name of the band, or of the file of a lone band."""
     for index in indices:
         texts = [dataset.descriptions[index - 1] or ""]
-        if named[index] is None and len(named) == 1:
+        if len(named) == 1:
             texts.append(Path(shown(dataset.name)).stem)
         for text in texts:
             if what := _other_layer(text):
@@ -581,9 +587,12 @@ def _polarisations(dataset: Any) -> dict[int, str | None]:
         if kind != ColorInterp.alpha:
             texts = [dataset.descriptions[index - 1] or "", *_tag_texts(dataset.tags(index))]
             named[index] = _single_polarisation(texts)
-    if named[1] is None and _is_lone(dataset, named):
+    if not named:
+        raise SceneUnreadable(f"{dataset.name}: has no band but alpha: give the SAR raster")
+    first = next(iter(named))
+    if named[first] is None and _is_lone(dataset, named):
         file = _tag_texts(dataset.tags())
-        named[1] = _single_polarisation(file) or _polarisation_of_name(shown(dataset.name))
+        named[first] = _single_polarisation(file) or _polarisation_of_name(shown(dataset.name))
     return named
 
 
@@ -602,18 +611,19 @@ def _is_lone(dataset: Any, named: dict[int, str | None]) -> bool:
 
 
 def _tag_texts(tags: Mapping[str, str]) -> list[str]:
-    keys = (
-        "polarisation", "polarization", "polarisations", "polarizations", "pol", "band_1", "band_name", "long_name",
-        "description",
-    )  # fmt: skip
-    return [value for key, value in tags.items() if key.lower() in keys]
+    keys = ("pol", "band_1", "band_name", "long_name", "description")
+    pattern = r"polari[sz]ations?$"
+    return [value for key, value in tags.items() if key.lower() in keys or re.search(pattern, key.lower())]
 
 
 def _single_polarisation(texts: list[str]) -> str | None:
     """Tell the polarisation that texts name; where they name several, all of them, which no band has by itself."""
     one = "|".join(POLARISATIONS)
-    words = [word for text in texts for word in re.findall(rf"(?<![A-Z])(?:{one})+(?![A-Z])", text.upper())]
+    pattern = rf"(?<![A-Z])(?:{one})+(?![A-Z])"
+    words = [word for text in texts for form in (text, text.upper()) for word in re.findall(pattern, form)]
     found = {name for word in words for name in re.findall(one, word)}
+    if not found and any("_1SDH_" in text.upper() for text in texts):  # of VV and VH, the model takes either
+        found = {"HH", "HV"}
     if not found:  # ESA's code of a product of one polarisation (_1SSV_), and that of backscatter archives (GRDH1VVA)
         found = {2 * code for text in texts for code in re.findall(r"_1SS([VH])_", text.upper())}
         found |= {name for text in texts for name in re.findall(r"GRD[FHM]1(VV|VH|HH|HV)[A-Z]_", text.upper())}
@@ -630,8 +640,9 @@ def _choose_bands(
                 f"({listed(*model_bands)}): give --band once for each"
             )
         return tuple(_asked_band(dataset, named, band) for band in asked)
-    if len(model_bands) == 1 and _is_lone(dataset, named) and named[1] in (None, *alternatives(model_bands[0])):
-        return (1,)
+    first = next(iter(named))
+    if len(model_bands) == 1 and _is_lone(dataset, named) and named[first] in (None, *alternatives(model_bands[0])):
+        return (first,)
     indices = []
     for band in model_bands:
         held = [[index for index, name in named.items() if name == one] for one in alternatives(band)]
@@ -663,13 +674,19 @@ def _asked_band(dataset: Any, named: dict[int, str | None], band: str) -> int:
 
 
 def _unambiguous(named: dict[int, str | None]) -> str:
-    """Give what to ask for band 1 by."""
-    name = named[1]
-    return name if name in POLARISATIONS and list(named.values()).count(name) == 1 else "1"
+    """Give what to ask for the first band by."""
+    first = next(iter(named))
+    name = named[first]
+    return name if name in POLARISATIONS and list(named.values()).count(name) == 1 else str(first)
 
 
 def _listed(named: dict[int, str | None]) -> str:
     return ", ".join(f"{index} ({name or 'not named'})" for index, name in named.items())
+
+
+def _stored_fill(limits: np.iinfo[Any]) -> list[int]:
+    known = [value for value in _STORED_FILL if limits.min <= value <= limits.max]
+    return [*known, *([limits.min] if limits.min else []), limits.max]
 
 
 def _georeference(dataset: Any) -> Georeference:

@@ -147,7 +147,7 @@ class Scene:
         inside = self._fill_known().inside(values, valid, rows[0], cols[0])
         if self._zero_is_nodata:
             # Lone zeros stay: noise removal leaves power of 0, and shadows DN of 0.
-            inside = inside & ~long_runs((values == 0).any(axis=0))
+            inside = inside & ~np.logical_or.reduce([long_runs(band == 0) for band in values])
         if inside is not valid:  # most scenes have no such fill, and are spared a pass over their values
             values *= inside
         return values, inside
@@ -193,7 +193,7 @@ class Scene:
             samples = _without(
                 samples, [finder.known(k).tolist() + list(self._fill.values) for k in range(len(samples))]
             )
-            masked = max(finder.undeclared, *(runs if self._fill.has_runs else (0,)))
+            masked = min(valid, max(finder.undeclared, *(runs if self._fill.has_runs else (0,))))
             self._zeros_inside = max(0, max(runs) - masked) / max(valid, 1)
             valid -= masked
         if samples[0].size < min(valid, SAMPLE_LEAST):
@@ -214,8 +214,9 @@ class Scene:
             others = sample[~np.isin(sample, suspects.all)]
             in_db = others.size > 0 and float(np.median(others)) < 0
             zero = () if suspects.zero is None or not in_db or not runs[k] else (suspects.zero,)
-            inside.append((*zero, *(v for v in suspects.extremes if v in known)))
-            everywhere.append(tuple(known[known <= LOWEST]))
+            runs_of = finder.inside(k)
+            inside.append((*zero, *(v for v in suspects.sentinels if v in known or v in runs_of)))
+            everywhere.append(tuple(v for v in {*known, *runs_of} if v <= LOWEST))
         return Fill(self.shape[1], left, right, tuple(inside), tuple(everywhere))
 
     def _on_grid(
