@@ -136,9 +136,12 @@ class FillFinder:
             for side, step in enumerate((1, -1)):
                 found = _end(band[:, ::step], valid[:, ::step], suspects)
                 self._counts[side, k, rows], self._undeclared[side, k, rows], self._values[side, k, rows] = found
-            low = np.unique(band[valid & (band <= LOWEST)])  # of values in another scale there are more
-            for value in (*self._sentinels[k], *(low if len(low) <= _FEW else ())):
-                if value not in self._inside[k] and long_runs(valid & (band == value)).any():
+            lowest, highest = band.min(), band.max()  # most rows hold none of it: that is told in two passes
+            low = np.unique(band[valid & (band <= LOWEST)]) if lowest <= LOWEST else np.zeros(0, np.float32)
+            few = low if len(low) <= _FEW else ()  # of values in another scale there are more
+            for value in (*self._sentinels[k], *few):
+                there = lowest <= value <= highest and value not in self._inside[k]
+                if there and long_runs(valid & (band == value)).any():
                     self._inside[k].add(value)
 
     @property

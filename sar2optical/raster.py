@@ -264,8 +264,7 @@ class RasterBands:
                 self._scaled(stored, k, values[k])
                 valid &= values[k] < _BEYOND  # NaN is not
                 low = values[k] <= self._floor(k)
-                low &= valid
-                if low.any():
+                if low.any() and (low & valid).any():
                     self.sentinels_seen = True
                     valid &= ~low
         except _DAMAGE as error:

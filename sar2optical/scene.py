@@ -243,7 +243,8 @@ class Scene:
                 finder.look(values, valid, start)
                 for k, suspects in enumerate(self._bands.suspects):
                     if suspects.zero is not None and suspects.may_be_db:
-                        runs[k] += int(np.count_nonzero(long_runs(valid & (values[k] == suspects.zero))))
+                        zeros = values[k] == suspects.zero
+                        runs[k] += int(np.count_nonzero(long_runs(valid & zeros))) if zeros.any() else 0
             elif self._fill:
                 valid = self._fill.inside(values, valid, start, 0)
             total += int(np.count_nonzero(valid))
