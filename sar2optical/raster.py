@@ -73,7 +73,10 @@ _NO_BACKSCATTER = (
         r"(unw_?)?phase|coh(erence)?|unw(rapped)?|interferogram|simulated_?image|ratio|difference|(los_)?disp(lacement)?",
         "computed of several images",
     ),
-    (r"number_of_looks|(simulated_?)?(scattering_?)?area|rtc_anf\w*|shadow_?mask|nesz|noise", "a measure of it"),
+    (
+        r"number_of_looks|(simulated_?)?(scattering_?)?area|rtc_anf\w*|shadow_?mask|nesz|noise",
+        "a noise level, an area or a count",
+    ),
 )
 """Names of other layers in products of HyP3, OPERA, SNAP and Earth Engine, as words of their own."""
 

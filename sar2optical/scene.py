@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sar2optical.addresses import shown
 from sar2optical.errors import OptionWithoutEffect
-from sar2optical.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, long_runs
+from sar2optical.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
 from sar2optical.raster import (
     GDAL_CACHE_BYTES,
     Bands,
@@ -175,7 +175,6 @@ class Scene:
                 "%s: %s inside, not declared as nodata: masked",
                 self.path, ", ".join(f"{value:g}" for value in self._fill.values),
             )  # fmt: skip
-
         if self._zeros_inside > _MANY_ZEROS and not self._zero_is_nodata:
             _log.warning(
                 "%s: %.0f %% of the valid pixels are 0 in areas inside the scene, and it declares another nodata: "
@@ -211,9 +210,7 @@ class Scene:
         inside, everywhere = [], []
         for k, (suspects, sample) in enumerate(zip(self._bands.suspects, samples, strict=True)):
             known = finder.known(k)
-            others = sample[~np.isin(sample, suspects.all)]
-            in_db = others.size > 0 and float(np.median(others)) < 0
-            zero = () if suspects.zero is None or not in_db or not runs[k] else (suspects.zero,)
+            zero = (suspects.zero,) if suspects.zero is not None and runs[k] and _in_db(sample, suspects) else ()
             runs_of = finder.inside(k)
             inside.append((*zero, *(v for v in suspects.sentinels if v in known or v in runs_of)))
             everywhere.append(tuple(v for v in {*known, *runs_of} if v <= LOWEST))
@@ -345,6 +342,12 @@ def _open_bands(
     if is_product(path):
         return open_product(path, model_bands, options, product)
     return open_raster(path, model_bands, options)
+
+
+def _in_db(sample: NDArray[np.float32], suspects: Suspects) -> bool:
+    """Say whether most measurements are below 0, as only dB are."""
+    others = sample[~np.isin(sample, suspects.all)]
+    return others.size > 0 and float(np.median(others)) < 0
 
 
 def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]) -> tuple[NDArray[np.float32], ...]:

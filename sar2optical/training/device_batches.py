@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,14 +67,6 @@ class DeviceBatches:
     def windows_per_epoch(self) -> int:
         """Windows in one epoch."""
         return len(self._visits)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Hold nothing that must be released."""
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
         """Give this rank's share of the batch with that number, counted from 0.

@@ -141,8 +141,7 @@ def train(
     with ExitStack() as stack:
         if fabric.is_global_zero:
             stack.enter_context(alone_in(out))
-        batches = _batches(chips, config, options, fabric)
-        stack.enter_context(batches)
+        batches = _batches(chips, config, options, fabric, stack)
         per_epoch = -(-batches.windows_per_epoch // (config.batch * config.accumulate))
         steps = config.steps or config.epochs * per_epoch
         trainer = Trainer(config, signature, steps=steps, fabric=fabric)
@@ -289,10 +288,15 @@ class _Run:
         return bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)  # type: ignore[operator]
 
 
-def _batches(chips: Sequence[Chips], config: TrainConfig, options: RunOptions, fabric: Fabric) -> _Source:
+def _batches(
+    chips: Sequence[Chips], config: TrainConfig, options: RunOptions, fabric: Fabric, stack: ExitStack
+) -> _Source:
+    """Choose where windows are made; threads end with the stack."""
     if config.windows_on == "device":
         return DeviceBatches(chips, config, fabric.device, rank=fabric.global_rank, ranks=fabric.world_size)
-    return Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers)
+    return stack.enter_context(
+        Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers)
+    )
 
 
 def _launched(options: RunOptions) -> Fabric:
