@@ -262,9 +262,12 @@ class RasterBands:
         valid = np.ones(values.shape[1:], np.bool_)
         try:
             for k, index in enumerate(self._indices):
-                stored = self._dataset.read(index, window=window)
+                # What is stored as it is wanted goes to its place at once: a copy takes as long as all checks.
+                as_it_is = self._dataset.dtypes[index - 1] == "float32" and self._scales[k] == (1.0, 0.0)
+                stored = self._dataset.read(index, window=window, out=values[k] if as_it_is else None)
                 valid &= self._usable(index, stored, window)
-                self._scaled(stored, k, values[k])
+                if not as_it_is:
+                    self._scaled(stored, k, values[k])
                 valid &= values[k] < _BEYOND  # NaN is not
                 low = values[k] <= self._floor(k)
                 if low.any() and (low & valid).any():
