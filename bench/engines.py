@@ -39,10 +39,10 @@ from bench.harness import (
     threads_option,
 )
 from bench.simulate import SimulatedScene, write_scene
+from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import EngineOptions, Precision, open_engine
 from sar2optical.engines.base import default_threads
 from sar2optical.errors import OptionError, Sar2OpticalError
-from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import psnr, ssim
 from sar2optical.models.zoo import bundled, variants
 

@@ -14,7 +14,7 @@ from bench.compare import read
 from bench.harness import MOST_SPREAD, Record, Row, median, say
 from bench.plots import Plot, plots_of, svg, vouched
 from bench.tables import cell, layout, listed, markdown, number, rate_and_ratio, safe
-from sar2optical.files import write_output
+from sar2optical._utils.files import write_output
 
 BENCH = Path(__file__).parent
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"

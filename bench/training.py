@@ -28,8 +28,8 @@ from bench.harness import (
     table,
     threads_option,
 )
+from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines.base import default_threads
-from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 if TYPE_CHECKING:

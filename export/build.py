@@ -15,9 +15,9 @@ from export.plans import export_plan
 from export.precision import PRECISIONS, Precision
 from export.rewrite import ROUNDS, chips_for, open_generator, rate_of, refuse_uncalibrated, verified
 from export.source import CHECKPOINTS
+from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import ExportUnsupported, OptionError, OutputUnwritable, Sar2OpticalError
-from sar2optical.files import refuse_existing, write_output
 
 __all__ = ["ExportOptions", "Exported", "Row", "export", "export_all"]
 

@@ -13,10 +13,10 @@ from export.graph import metadata_of, opset_of
 from export.options import Exported, ExportOptions
 from export.rewrite import Chips, chips_for, chips_of, open_generator, verified
 from export.verify import Parity, chips_from, compare, simulated_chips
+from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.base import Description
 from sar2optical.errors import BackendNotInstalled, ExportUnsupported
-from sar2optical.files import write_output
 from sar2optical.signature import PRECISION_KEY
 
 

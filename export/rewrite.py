@@ -24,6 +24,7 @@ from export.source import Source, open_source
 from export.subpixel import can_be_rewritten, subpixel
 from export.verify import Parity, Run, as_written, chips_from, compare, expect, refuse_unsigned, simulated_chips
 from sar2optical import __version__
+from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.auto import windows_per_second
 from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
@@ -35,7 +36,6 @@ from sar2optical.errors import (
     OptionError,
     ParityFailed,
 )
-from sar2optical.files import write_output
 from sar2optical.metrics import psnr
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 

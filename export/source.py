@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from export.graph import Graph, attribute, metadata_of, opset_of, plain
 from export.precision import DEFAULT_OPSET
 from export.verify import Run, as_written, expect
+from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.known_answer import question
 from sar2optical.errors import (
@@ -24,7 +25,6 @@ from sar2optical.errors import (
     ParityFailed,
     SignatureError,
 )
-from sar2optical.files import write_output
 from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
 
 CHECKPOINTS = (".pth", ".pt")

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sar2optical.cores import usable_cores
+from sar2optical._utils.cores import usable_cores
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model
 from sar2optical.errors import (

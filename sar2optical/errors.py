@@ -37,7 +37,7 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
 
 from __future__ import annotations
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
 
 __all__ = [
     "BackendNotInstalled",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
 
 MANIFEST = "manifest.json"
 """Name of the file, in the strips' folder."""

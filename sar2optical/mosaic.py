@@ -35,8 +35,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from sar2optical._utils.files import write_whole
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
-from sar2optical.files import write_whole
 from sar2optical.manifest import Manifest
 from sar2optical.parts import PartsFolder, parts_of, shared_parts
 from sar2optical.provenance import from_comment, to_comment

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sar2optical._utils.files import try_lock, write_whole
 from sar2optical.errors import OtherRun, OutputUnwritable
-from sar2optical.files import try_lock, write_whole
 from sar2optical.manifest import MANIFEST, Manifest
 
 _LOCK = "lock"

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical._utils.memory import resident_bytes
 from sar2optical.engines import Engine
 from sar2optical.errors import OutputUnwritable
 from sar2optical.fill import mirror_invalid
-from sar2optical.memory import resident_bytes
 from sar2optical.pyramid import mask_out
 from sar2optical.radiometry import Encoding, decode
 from sar2optical.scene import SceneSource

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sar2optical import __version__
-from sar2optical.addresses import tells_file_in_query
+from sar2optical._utils.addresses import tells_file_in_query
 from sar2optical.manifest import Manifest, identity_of, is_local
 from sar2optical.remote import is_remote
 from sar2optical.strips import RUN_TAG

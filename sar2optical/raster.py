@@ -27,9 +27,9 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from sar2optical.cores import usable_cores
+from sar2optical._utils.cores import usable_cores
+from sar2optical._utils.files import cause
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
-from sar2optical.files import cause
 from sar2optical.nodata import LOWEST, SENTINEL, Suspects
 from sar2optical.radiometry import could_be, guess_unit
 from sar2optical.remote import failure, is_remote, shown

@@ -16,9 +16,9 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copyfiles
 from rasterio.shutil import exists as _opens
 
-from sar2optical.addresses import is_web_address, shown
+from sar2optical._utils.addresses import is_web_address, shown
+from sar2optical._utils.files import cause
 from sar2optical.errors import OptionError, OutputUnwritable
-from sar2optical.files import cause
 
 __all__ = ["exists", "failure", "gdal_environment", "is_remote", "is_web_address", "shown", "upload", "vsi_path"]
 

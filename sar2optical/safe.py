@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 
+from sar2optical._utils.files import cause
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable
-from sar2optical.files import cause
 from sar2optical.nodata import Suspects
 from sar2optical.raster import RasterBands, SceneOptions, open_raster
 from sar2optical.signature import Unit, alternatives, listed

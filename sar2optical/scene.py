@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
 from sar2optical.errors import OptionWithoutEffect
 from sar2optical.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
 from sar2optical.raster import (

@@ -18,8 +18,8 @@ from rasterio._err import CPLE_BaseError  # rasterio.warp raises it bare, and ex
 from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
+from sar2optical._utils.files import write_output
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
-from sar2optical.files import write_output
 from sar2optical.footprint import Point, outline
 from sar2optical.provenance import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
 from sar2optical.raster import POLARISATIONS

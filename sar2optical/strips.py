@@ -15,7 +15,7 @@ from affine import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
-from sar2optical.files import write_whole
+from sar2optical._utils.files import write_whole
 
 RUN_TAG = "SAR2OPTICAL_RUN"
 """Fingerprint of the run that a strip belongs to."""

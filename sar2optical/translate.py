@@ -26,6 +26,8 @@ import rasterio
 from numpy.typing import NDArray
 
 from sar2optical import __version__, preflight
+from sar2optical._utils.files import cache_folder
+from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model
 from sar2optical.engines.base import LIBRARIES, default_threads
@@ -39,10 +41,8 @@ from sar2optical.errors import (
     OutputUnwritable,
     Sar2OpticalError,
 )
-from sar2optical.files import cache_folder
 from sar2optical.geocode import Geocoded, Target, geocoded, pixel_size
 from sar2optical.manifest import Manifest, identity_of, is_local
-from sar2optical.memory import peak_bytes, resident_bytes
 from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic import MosaicWriter, StripFiles, check_output, strips_at_once

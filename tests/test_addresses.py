@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 
-from sar2optical.addresses import shown, tells_file_in_query
+from sar2optical._utils.addresses import shown, tells_file_in_query
+from sar2optical._utils.files import cause
 from sar2optical.cli.common import one_line, set_up_logging
 from sar2optical.errors import OptionError, SceneUnreadable
-from sar2optical.files import cause
 
 
 @pytest.mark.parametrize(

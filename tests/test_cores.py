@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sar2optical.cores import usable_cores
+from sar2optical._utils.cores import usable_cores
 
 
 @pytest.fixture(autouse=True)

@@ -695,7 +695,7 @@ def test_timings_of_another_gpu_are_left_out_with_a_word(make, tmp_path, world, 
 
 
 def test_a_cache_that_another_build_holds_costs_no_plan(make, ours, tmp_path, world, monkeypatch, caplog):
-    from sar2optical.files import try_lock
+    from sar2optical._utils.files import try_lock
 
     monkeypatch.setattr(ours.build, "_PATIENCE", 0.0)
     cache = tmp_path / "timings"

@@ -11,9 +11,9 @@ import numpy as np
 
 from bench.peer.protocol import Job, Outcome
 from bench.peer.resident import forget_peak
+from sar2optical._utils.memory import peak_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.auto import open_model, windows_per_second
-from sar2optical.memory import peak_bytes
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared
 from sar2optical.windows import WindowPlan

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.peer.protocol import Job, Outcome
 from bench.peer.resident import forget_peak
-from sar2optical.memory import peak_bytes
+from sar2optical._utils.memory import peak_bytes
 
 OURS = "sar2optical"
 """The way that is not one of another tool's."""

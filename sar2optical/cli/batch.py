@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
 from sar2optical.cli.common import Lines, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
@@ -94,7 +94,7 @@ def main(
     """
     set_up_logging(-1 if quiet or not verbose else 1)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    from sar2optical.files import alone_in, write_output
+    from sar2optical._utils.files import alone_in, write_output
     from sar2optical.models.zoo import resolve
 
     found = None if model is None else resolve(model)

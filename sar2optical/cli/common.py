@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
+from sar2optical._utils.retries import RetryLog
 from sar2optical.errors import Interrupted, OptionError, OptionWithoutEffect, Sar2OpticalError
-from sar2optical.retries import RetryLog
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:

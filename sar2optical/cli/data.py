@@ -66,8 +66,8 @@ def check(
     Found are chips without a partner, damaged, empty, white, of differing or small size, and duplicates; and 16-bit
     optical chips that --optical-max does not fit.
     """
+    from sar2optical._utils.files import refuse_existing, write_output
     from sar2optical.data import check as checking
-    from sar2optical.files import refuse_existing, write_output
 
     for out in (plot, record):
         if out:
@@ -145,9 +145,9 @@ def split(
     overwrite: bool,
 ) -> None:
     """Say which pairs of DIR train, validate and test, in OUT.json."""
+    from sar2optical._utils.files import refuse_existing
     from sar2optical.data.pairs import find_pairs
     from sar2optical.data.splits import random_split, scene_split, write_split
-    from sar2optical.files import refuse_existing
 
     refuse_existing(out, overwrite=overwrite)
     pairs = find_pairs(folder, aligned=aligned)

@@ -78,7 +78,7 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
     and s2/, or one folder of those per terrain class.
     """
     set_up_logging(-1 if quiet else 0)
-    from sar2optical.files import write_output
+    from sar2optical._utils.files import write_output
     from sar2optical.training import report
 
     if options["part"] and not options["split"]:
@@ -235,8 +235,8 @@ def _require(*libraries: str) -> None:
 
 
 def _check_outputs(outs: Mapping[str, Path], *, overwrite: bool) -> None:
+    from sar2optical._utils.files import refuse_existing
     from sar2optical.errors import OptionError
-    from sar2optical.files import refuse_existing
 
     if len(set(outs.values())) < len(outs):
         raise OptionError(f"{max(outs.values(), key=list(outs.values()).count)}: two outputs of one name: rename one")

@@ -53,7 +53,7 @@ def main(
     same command goes on from there.
     """
     set_up_logging(-1 if quiet else int(verbose))
-    from sar2optical.files import refuse_existing, write_output
+    from sar2optical._utils.files import refuse_existing, write_output
     from sar2optical.models.zoo import resolve
     from sar2optical.translate import translate
 

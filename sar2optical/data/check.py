@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical._utils.files import write_output
 from sar2optical.data.exposure import counts_of, misfit, too_white
 from sar2optical.data.optical import read_stored, to_bytes
 from sar2optical.data.pairs import Pair, Reading, SarArray, look_for_pairs, nothing_found, read_halves, read_sar
 from sar2optical.data.store import in_order
 from sar2optical.errors import DataError
-from sar2optical.files import write_output
 
 Kind = Literal["no partner", "unreadable", "sizes differ", "small", "wrong scale", "empty", "saturated", "duplicate"]
 """What can be wrong with a chip; "wrong scale" is of all 16-bit optical chips together, and names the folder.

@@ -17,8 +17,8 @@ from typing import Literal, TypeAlias
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from sar2optical._utils.files import refuse_existing
 from sar2optical.errors import DataError, OutputUnwritable
-from sar2optical.files import refuse_existing
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that are there, and their number in all (0 where the server does not tell)."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from sar2optical._utils.files import write_output
 from sar2optical.data.exposure import refuse_misfit
 from sar2optical.data.optical import Indices
 from sar2optical.data.pairs import Pair, Reading, encoded, read_pair
 from sar2optical.data.sar_bands import parse_band, polarisation_of
-from sar2optical.files import write_output
 from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
 
 STRETCH = Stretch(Bound(1, True), Bound(99, True))

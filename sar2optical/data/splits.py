@@ -11,9 +11,9 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias, get_args
 
+from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.data.pairs import Pair, find_pairs
 from sar2optical.errors import DataError, OptionError
-from sar2optical.files import refuse_existing, write_output
 
 SplitName = Literal["train", "val", "test"]
 

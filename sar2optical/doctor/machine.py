@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sar2optical.cores import usable_cores
+from sar2optical._utils.cores import usable_cores
 from sar2optical.doctor.finding import Finding, squeezed
 
 _GB = 1e9

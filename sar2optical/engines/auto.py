@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical._utils.files import cache_folder, write_whole
 from sar2optical.engines.base import (
     BACKENDS,
     LIBRARIES,
@@ -35,7 +36,6 @@ from sar2optical.engines.base import (
 )
 from sar2optical.engines.known_answer import question
 from sar2optical.errors import EngineError, InferenceFailed, ModelError, ModelUnreadable, OutputUnwritable
-from sar2optical.files import cache_folder, write_whole
 
 _SECONDS = 0.25
 """That a candidate runs for, at least, beside its first batch."""

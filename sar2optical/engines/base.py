@@ -20,7 +20,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.cores import usable_cores
+from sar2optical._utils.cores import usable_cores
 from sar2optical.engines.known_answer import KnownAnswer, question
 from sar2optical.errors import (
     BackendNotInstalled,

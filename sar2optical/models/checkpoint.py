@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sar2optical._utils.files import write_output
 from sar2optical.errors import CheckpointMismatch, ModelUnreadable, SignatureError
-from sar2optical.files import write_output
 from sar2optical.models.foreign import find_weights, kind_of_file, other_network, without_wrappers
 from sar2optical.models.generator import Generator, build_generator
 from sar2optical.models.unet import GeneratorArguments, Upsampling

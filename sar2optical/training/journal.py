@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from sar2optical._utils.files import write_output
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputUnwritable
-from sar2optical.files import write_output
 from sar2optical.training.config import RunOptions
 
 _log = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from sar2optical.cores import usable_cores
+from sar2optical._utils.cores import usable_cores
+from sar2optical._utils.files import alone_in, write_output
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
 from sar2optical.evaluation import Score
-from sar2optical.files import alone_in, write_output
 from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sar2optical.files import write_output
+from sar2optical._utils.files import write_output
 from sar2optical.training.journal import Row
 
 LOSSES = {

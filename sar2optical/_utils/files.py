@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
 from sar2optical.errors import OutputExists, OutputUnwritable
 
 try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from sar2optical.addresses import shown
+from sar2optical._utils.addresses import shown
 
 _log = logging.getLogger(__name__)
 
