@@ -39,7 +39,7 @@ from bench.peer.verdicts import AS_IT_LOADS, DEFAULT, OURS, PLAIN, report, verdi
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions
 from sar2optical.engines.base import default_threads
-from sar2optical.windows import DEFAULT_OVERLAP
+from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 WINDOW = 256
 

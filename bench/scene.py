@@ -48,8 +48,8 @@ from sar2optical.errors import Sar2OpticalError
 from sar2optical.models.zoo import bundled, variants
 from sar2optical.scene import GDAL_CACHE_BYTES
 from sar2optical.stream import STAGES
+from sar2optical.tiling.windows import DEFAULT_OVERLAP, plan_windows
 from sar2optical.translate import TranslateOptions, translate
-from sar2optical.windows import DEFAULT_OVERLAP, plan_windows
 
 Size = tuple[int, int]
 """Height and width."""

@@ -14,8 +14,8 @@ from bench.harness import Record, Row, save, table
 from sar2optical.engines import EngineOptions
 from sar2optical.metrics import low_passed_rms, seam_score
 from sar2optical.scene import SceneOptions
+from sar2optical.tiling.windows import plan_windows
 from sar2optical.translate import Report, TranslateOptions, translate
-from sar2optical.windows import plan_windows
 
 _PATTERN = 16  # pixels: the coarsest pattern of transposed convolutions that was seen to step at edges
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from sar2optical._utils.memory import resident_bytes
 from sar2optical.engines import Engine
 from sar2optical.errors import OutputUnwritable
-from sar2optical.fill import mirror_invalid
 from sar2optical.pyramid import mask_out
 from sar2optical.radiometry import Encoding, decode
 from sar2optical.scene import SceneSource
 from sar2optical.stream import bytes_in_flight
 from sar2optical.strips import encoded_strip
-from sar2optical.windows import WindowPlan
+from sar2optical.tiling.fill import mirror_invalid
+from sar2optical.tiling.windows import WindowPlan
 
 _ROWS = 4
 """Rows of windows that the measured run takes some from, evenly over the scene."""

@@ -79,7 +79,7 @@ class Encoding:
         return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
 
     def encode(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Stretch to [-1, 1] and clip; invalid pixels become 0, see `sar2optical.fill`.
+        """Stretch to [-1, 1] and clip; invalid pixels become 0, see `sar2optical.tiling.fill`.
 
         Parameters
         ----------

@@ -63,7 +63,7 @@ from sar2optical.scene import (
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.strips import RUN_TAG
-from sar2optical.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
+from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]
 """Told of a stage ("check", "translate", "mosaic"), how much of it is done, and how much there is (pixels)."""

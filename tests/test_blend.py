@@ -7,8 +7,8 @@ from math import pi, sin
 import numpy as np
 import pytest
 
-from sar2optical.blend import Blender, axis_weights
-from sar2optical.windows import plan_windows
+from sar2optical.tiling.blend import Blender, axis_weights
+from sar2optical.tiling.windows import plan_windows
 
 LAYOUTS = [
     ((1, 1), 8, 2),

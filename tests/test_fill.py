@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sar2optical.fill import mirror_invalid
+from sar2optical.tiling.fill import mirror_invalid
 
 
 def filled(line, valid):

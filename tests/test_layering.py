@@ -19,13 +19,11 @@ ROOMS = (
     "_utils",
     "remote",
     "manifest",
-    "windows",
+    "tiling",
     "footprint",
     "signature",
     "radiometry",
-    "fill",
     "nodata",
-    "blend",
     "metrics",
     "evaluation",
     "raster",
@@ -134,7 +132,7 @@ def test_imports_are_read_in_every_form():
         "    from . import scene\n"
     )
     assert imports(source, "sar2optical.mosaic") == {
-        "os", "sar2optical", "sar2optical.windows", "sar2optical.errors", "torch.nn", "sar2optical.scene",
+        "os", "sar2optical", "sar2optical.tiling.windows", "sar2optical.errors", "torch.nn", "sar2optical.scene",
     }  # fmt: skip
     assert imports("from .base import Engine", "sar2optical.engines", is_package=True) == {"sar2optical.engines.base"}
     assert imports("from ..errors import X", "sar2optical.engines.base") == {"sar2optical.errors"}
@@ -145,7 +143,9 @@ def test_every_module_has_its_place_in_the_list():
 
 
 def test_the_corridor_knows_its_rooms():
-    assert {"sar2optical.windows", "sar2optical.stream", "sar2optical.scene"} <= imports_of("sar2optical.translate")
+    assert {"sar2optical.tiling.windows", "sar2optical.stream", "sar2optical.scene"} <= imports_of(
+        "sar2optical.translate"
+    )
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])

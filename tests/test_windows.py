@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sar2optical.errors import OptionError
-from sar2optical.windows import plan_windows
+from sar2optical.tiling.windows import plan_windows
 
 LAYOUTS = [
     ((1, 1), 8, 2),

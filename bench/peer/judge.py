@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.peer.protocol import OPENSR_SCALE, Outcome
 from bench.peer.scenes import same_points
 from sar2optical.metrics import SeamTally, low_passed_rms
-from sar2optical.windows import plan_windows
+from sar2optical.tiling.windows import plan_windows
 
 PATTERN = 16
 """Pixels: the coarsest pattern of transposed convolutions that was seen to step at edges."""
@@ -47,7 +47,7 @@ def exact_blend(
     sar
         float32 (H, W) in [-1, 1], no smaller than a window.
     window, overlap
-        As in `sar2optical.windows`, whose places are taken; weights are computed anew.
+        As in `sar2optical.tiling.windows`, whose places are taken; weights are computed anew.
     generator
         What to blend.
     batch

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bench.peer.protocol import Job
 from sar2optical.radiometry import decode
-from sar2optical.windows import plan_windows
+from sar2optical.tiling.windows import plan_windows
 
 EMPTY = -1.0
 """What the generator sees where a scene has nothing, in tools that do not know of it: of all constants the one that

@@ -9,7 +9,7 @@ import click
 from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch
 from sar2optical.errors import OptionWithoutEffect
 from sar2optical.signature import UNITS
-from sar2optical.windows import DEFAULT_OVERLAP
+from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
     from sar2optical.translate import TranslateOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.windows import WindowPlan
+from sar2optical.tiling.windows import WindowPlan
 
 
 def axis_weights(starts: tuple[int, ...], window: int) -> NDArray[np.float32]:
