@@ -41,7 +41,7 @@ from sar2optical.manifest import Manifest
 from sar2optical.parts import PartsFolder, parts_of, shared_parts
 from sar2optical.provenance import from_comment, to_comment
 from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
-from sar2optical.scene import GDAL_CACHE_BYTES, Georeference
+from sar2optical.scene.scene import GDAL_CACHE_BYTES, Georeference
 from sar2optical.strips import RUN_TAG, encode, is_of, read_strip, write_strip
 from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 

@@ -22,8 +22,8 @@ from sar2optical._utils.files import write_output
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
 from sar2optical.footprint import Point, outline
 from sar2optical.provenance import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
-from sar2optical.raster import POLARISATIONS
-from sar2optical.remote import is_web_address
+from sar2optical.scene.raster import POLARISATIONS
+from sar2optical.scene.remote import is_web_address
 
 _WGS84 = "EPSG:4326"
 """Of an Item's geometry (STAC 1.1: longitude, latitude)."""

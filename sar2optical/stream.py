@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
-from sar2optical.radiometry import Encoding, decode
-from sar2optical.scene import SceneSource
+from sar2optical.scene.radiometry import Encoding, decode
+from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.blend import Blender
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowPlan

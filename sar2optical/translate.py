@@ -41,7 +41,6 @@ from sar2optical.errors import (
     OutputUnwritable,
     Sar2OpticalError,
 )
-from sar2optical.geocode import Geocoded, Target, geocoded, pixel_size
 from sar2optical.manifest import Manifest, identity_of, is_local
 from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
@@ -49,10 +48,11 @@ from sar2optical.mosaic import MosaicWriter, StripFiles, check_output, strips_at
 from sar2optical.parts import parts_of, refuse_other_run
 from sar2optical.preflight import Forecast
 from sar2optical.provenance import asked_for, generated_tags, to_tag
-from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
-from sar2optical.remote import exists, gdal_environment, is_remote, shown, upload
-from sar2optical.safe import ProductOptions, is_product
-from sar2optical.scene import (
+from sar2optical.scene.geocode.geocoded import Geocoded, Target, geocoded, pixel_size
+from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
+from sar2optical.scene.remote import exists, gdal_environment, is_remote, shown, upload
+from sar2optical.scene.safe.product import ProductOptions, is_product
+from sar2optical.scene.scene import (
     GDAL_CACHE_BYTES,
     SceneOptions,
     SceneSource,

@@ -15,9 +15,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from sar2optical.errors import OptionError
-from sar2optical.geocode import Target, geocoded, residuals
-from sar2optical.raster import Georeference
-from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.geocode.geocoded import Target, geocoded, residuals
+from sar2optical.scene.raster import Georeference
+from sar2optical.scene.scene import SceneOptions, open_scene
 from tests.conftest import UTM, speckle
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "scenes" / "gcp_only" / "iw-vh.tiff"

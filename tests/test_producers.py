@@ -15,7 +15,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 
 from sar2optical.errors import UnitsUnknown
-from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.scene import SceneOptions, open_scene
 from tests.conftest import UTM
 from tests.test_safe import made_dn, make_product
 

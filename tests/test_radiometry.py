@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sar2optical.errors import UnitsMismatch, UnitsUnknown
-from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, guess_unit, resolve
+from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, guess_unit, resolve
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 LINEAR = ("amplitude", "power", "db")

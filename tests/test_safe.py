@@ -16,9 +16,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable
-from sar2optical.raster import SceneOptions
-from sar2optical.safe import ProductOptions, is_product, open_product
-from sar2optical.scene import Scene
+from sar2optical.scene.raster import SceneOptions
+from sar2optical.scene.safe.product import ProductOptions, is_product, open_product
+from sar2optical.scene.scene import Scene
 
 SHARED = Path(__file__).parents[2] / "shared"
 REAL = sorted((SHARED / "data" / "scenes" / "safe_metadata_only").glob("S1*_GRD?_*.zip"))

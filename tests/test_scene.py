@@ -12,7 +12,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
-from sar2optical.scene import SAMPLE_LEAST, SceneOptions, open_scene
+from sar2optical.scene.scene import SAMPLE_LEAST, SceneOptions, open_scene
 from tests.conftest import UTM, speckle
 
 VH = ("VH",)

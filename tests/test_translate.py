@@ -22,10 +22,10 @@ from sar2optical.errors import (
     SceneUnreadable,
     UnitsMismatch,
 )
-from sar2optical.geocode import Target
 from sar2optical.manifest import Manifest
 from sar2optical.models.zoo import bundled, variants
-from sar2optical.scene import SceneOptions
+from sar2optical.scene.geocode.geocoded import Target
+from sar2optical.scene.scene import SceneOptions
 from sar2optical.signature import Bound, Stretch
 from sar2optical.translate import TranslateOptions, prepared, translate
 from tests.conftest import UTM, make_identity, make_local, save_onnx, signature_of, speckle

@@ -117,7 +117,7 @@ def main(
 
 def _refuse_rasters(sources: list[str]) -> None:
     """Refuse to calibrate what has no table for it, before the first scene."""
-    from sar2optical.safe import is_product
+    from sar2optical.scene.safe.product import is_product
 
     others = [source for source in sources if not is_product(source)]
     if others:
@@ -130,7 +130,7 @@ def _refuse_rasters(sources: list[str]) -> None:
 
 def _folder(given: str) -> Path:
     """Make the folder for mosaics; a server's address is refused, of which a path would make a folder here."""
-    from sar2optical.remote import is_remote
+    from sar2optical.scene.remote import is_remote
 
     if is_remote(given):
         raise OptionError(f"{given}: is on a server: give a folder that all workers see, and upload what it holds")
@@ -214,7 +214,7 @@ def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
 
 
 def _of_items(text: str, bands: tuple[str, ...]) -> list[_Scene]:
-    from sar2optical.remote import is_web_address
+    from sar2optical.scene.remote import is_web_address
     from sar2optical.stac import read_items
 
     if is_web_address(text):
@@ -264,7 +264,7 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
 
 def _why_not(work: Work) -> str:
     """Say why a scene cannot have this output; empty where it can."""
-    from sar2optical.remote import is_remote
+    from sar2optical.scene.remote import is_remote
 
     out = work.out
     size = len(os.fsencode(out.name))

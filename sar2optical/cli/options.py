@@ -106,9 +106,9 @@ def translate_options(
 ) -> TranslateOptions:
     """Make options of what `scene_options` parsed; whatever else is given goes to `TranslateOptions`."""
     from sar2optical.engines import EngineOptions
-    from sar2optical.geocode import Target
-    from sar2optical.safe import ProductOptions
-    from sar2optical.scene import SceneOptions
+    from sar2optical.scene.geocode.geocoded import Target
+    from sar2optical.scene.safe.product import ProductOptions
+    from sar2optical.scene.scene import SceneOptions
     from sar2optical.translate import TranslateOptions
 
     if resolution is not None and not geocode:

@@ -17,8 +17,8 @@ from sar2optical.data.chipfile import RGB, SUFFIXES, expect_no_place, opened, re
 from sar2optical.data.optical import Indices, read_stored, to_bytes
 from sar2optical.data.sar_bands import parse_band, refuse_other_names, without_names
 from sar2optical.errors import BandNotFound, DataError, OptionError, SceneError, UnitsMismatch
-from sar2optical.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
-from sar2optical.scene import Scene, SceneOptions, open_scene
+from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
+from sar2optical.scene.scene import Scene, SceneOptions, open_scene
 from sar2optical.signature import ModelSignature, Unit
 
 SarArray: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"

@@ -30,9 +30,9 @@ from rasterio.windows import Window as RasterWindow
 from sar2optical._utils.cores import usable_cores
 from sar2optical._utils.files import cause
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
-from sar2optical.nodata import LOWEST, SENTINEL, Suspects
-from sar2optical.radiometry import could_be, guess_unit
-from sar2optical.remote import failure, is_remote, shown
+from sar2optical.scene.nodata import LOWEST, SENTINEL, Suspects
+from sar2optical.scene.radiometry import could_be, guess_unit
+from sar2optical.scene.remote import failure, is_remote, shown
 from sar2optical.signature import Unit, alternatives, listed
 
 GDAL_CACHE_BYTES = 128_000_000
@@ -130,7 +130,7 @@ class Described(Protocol):
 
 
 class Bands(Described, Protocol):
-    """Bands as values: what a `sar2optical.scene.Scene` is made of."""
+    """Bands as values: what a `sar2optical.scene.scene.Scene` is made of."""
 
     @property
     def stated(self) -> tuple[Unit, str] | None:
@@ -157,9 +157,9 @@ class Bands(Described, Protocol):
         ...
 
     suspects: tuple[Suspects, ...]
-    """By band: values that may be fill although the file does not declare them, see `sar2optical.nodata`."""
+    """By band: values that may be fill although the file does not declare them, see `sar2optical.scene.nodata`."""
     sentinels_seen: bool
-    """Whether values under `sar2optical.nodata.SENTINEL` that the file does not declare were read, and masked."""
+    """Whether values under `sar2optical.scene.nodata.SENTINEL` that the file does not declare were read, and masked."""
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say whether a value of exactly 0 is no measurement, in this unit."""

@@ -31,8 +31,8 @@ from rasterio.transform import GCPTransformer
 from rasterio.warp import transform as _warp_transform
 
 from sar2optical.errors import OptionError
-from sar2optical.raster import Georeference
-from sar2optical.scene import Scene, SceneSource
+from sar2optical.scene.raster import Georeference
+from sar2optical.scene.scene import Scene, SceneSource
 
 __all__ = ["AUTO_UTM", "Geocoded", "Residuals", "Target", "geocoded", "pixel_size", "residuals"]
 

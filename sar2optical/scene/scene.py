@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sar2optical._utils.addresses import shown
 from sar2optical.errors import OptionWithoutEffect
-from sar2optical.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
-from sar2optical.raster import (
+from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
+from sar2optical.scene.raster import (
     GDAL_CACHE_BYTES,
     Bands,
     Described,
@@ -24,7 +24,7 @@ from sar2optical.raster import (
     open_raster,
     rasters_of,
 )
-from sar2optical.safe import ProductOptions, is_product, open_product, unnested
+from sar2optical.scene.safe.product import ProductOptions, is_product, open_product, unnested
 from sar2optical.signature import Unit
 
 __all__ = [

@@ -32,8 +32,8 @@ from rasterio._err import CPLE_BaseError
 
 from sar2optical._utils.files import cause
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable
-from sar2optical.nodata import Suspects
-from sar2optical.raster import RasterBands, SceneOptions, open_raster
+from sar2optical.scene.nodata import Suspects
+from sar2optical.scene.raster import RasterBands, SceneOptions, open_raster
 from sar2optical.signature import Unit, alternatives, listed
 
 __all__ = ["Calibration", "ProductOptions", "SafeBands", "is_product", "open_product", "unnested"]
@@ -312,7 +312,7 @@ class SafeBands:
         return "power", f"{self._options.calibration} by the product's calibration LUT{denoised}"
 
     def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
-        """Tell the unit, and why; see `sar2optical.raster.Bands.unit`."""
+        """Tell the unit, and why; see `sar2optical.scene.raster.Bands.unit`."""
         return self.stated
 
     def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
@@ -326,7 +326,7 @@ class SafeBands:
         return unit == "dn"
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read a rectangle; see `sar2optical.raster.Bands.read`. DN of 0 are invalid, power of 0 is not.
+        """Read a rectangle; see `sar2optical.scene.raster.Bands.read`. DN of 0 are invalid, power of 0 is not.
 
         Raises
         ------

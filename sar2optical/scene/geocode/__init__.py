@@ -1,0 +1,1 @@
+"""A scene on a map's grid, computed where it is read."""

@@ -1,0 +1,1 @@
+"""Sentinel-1 products in ESA's SAFE packaging, calibrated from their own tables."""
