@@ -32,13 +32,13 @@ from sar2optical.errors import (
     Sar2OpticalError,
     SceneUnreadable,
 )
-from sar2optical.manifest import Manifest
 from sar2optical.models.zoo import bundled, variants
-from sar2optical.mosaic import StripFiles, run_of, tags_of, tidy
+from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.strips import RUN_TAG
+from sar2optical.mosaic.writer import StripFiles, run_of, tags_of, tidy
 from sar2optical.provenance import asked_for, differences, is_as_asked
 from sar2optical.scene.remote import shown
 from sar2optical.stream import stream
-from sar2optical.strips import RUN_TAG
 from sar2optical.translate import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
 
 if TYPE_CHECKING:

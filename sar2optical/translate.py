@@ -41,13 +41,15 @@ from sar2optical.errors import (
     OutputUnwritable,
     Sar2OpticalError,
 )
-from sar2optical.manifest import Manifest, identity_of, is_local
 from sar2optical.metrics import SeamTally
 from sar2optical.models.zoo import bundled, variants
-from sar2optical.mosaic import MosaicWriter, StripFiles, check_output, strips_at_once
-from sar2optical.parts import parts_of, refuse_other_run
+from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
+from sar2optical.mosaic.run_folder import parts_of, refuse_other_run
+from sar2optical.mosaic.strips import RUN_TAG
+from sar2optical.mosaic.tags import generated_tags
+from sar2optical.mosaic.writer import MosaicWriter, StripFiles, check_output, strips_at_once
 from sar2optical.preflight import Forecast
-from sar2optical.provenance import asked_for, generated_tags, to_tag
+from sar2optical.provenance import asked_for, to_tag
 from sar2optical.scene.geocode.geocoded import Geocoded, Target, geocoded, pixel_size
 from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.scene.remote import exists, gdal_environment, is_remote, shown, upload
@@ -62,7 +64,6 @@ from sar2optical.scene.scene import (
 )
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
-from sar2optical.strips import RUN_TAG
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]

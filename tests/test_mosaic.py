@@ -19,8 +19,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rio_cogeo.cogeo import cog_validate
 
 from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
-from sar2optical.manifest import Manifest
-from sar2optical.mosaic import COMPRESSIONS, MosaicWriter, check_output
+from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.writer import COMPRESSIONS, MosaicWriter, check_output
 from sar2optical.scene.scene import Georeference
 
 UTM = CRS.from_epsg(32632)
@@ -397,7 +397,7 @@ import resource, sys, time
 import numpy as np
 from pathlib import Path
 from sar2optical.errors import OutputUnwritable
-from sar2optical.mosaic import MosaicWriter
+from sar2optical.mosaic.writer import MosaicWriter
 from sar2optical.scene.scene import Georeference
 
 out, step, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

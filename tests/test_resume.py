@@ -19,12 +19,12 @@ import rasterio
 
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwritable, SceneUnreadable
-from sar2optical.manifest import Manifest
-from sar2optical.mosaic import MosaicWriter, StripFiles
-from sar2optical.parts import PartsFolder
+from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.run_folder import PartsFolder
+from sar2optical.mosaic.strips import read_strip, write_strip
+from sar2optical.mosaic.writer import MosaicWriter, StripFiles
 from sar2optical.scene.raster import Georeference
 from sar2optical.scene.scene import SceneOptions
-from sar2optical.strips import read_strip, write_strip
 from sar2optical.translate import TranslateOptions, forecast, translate
 from tests.conftest import UTM, make_local, speckle
 

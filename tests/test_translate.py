@@ -22,8 +22,8 @@ from sar2optical.errors import (
     SceneUnreadable,
     UnitsMismatch,
 )
-from sar2optical.manifest import Manifest
 from sar2optical.models.zoo import bundled, variants
+from sar2optical.mosaic.manifest import Manifest
 from sar2optical.scene.geocode.geocoded import Target
 from sar2optical.scene.scene import SceneOptions
 from sar2optical.signature import Bound, Stretch

@@ -280,7 +280,7 @@ def _why_not(work: Work) -> str:
 
 
 def _describe(outcome: Outcome, scene: _Scene) -> None:
-    from sar2optical.mosaic import run_of
+    from sar2optical.mosaic.writer import run_of
     from sar2optical.stac import write_item
 
     out, picture = outcome.work.out, outcome.work.preview

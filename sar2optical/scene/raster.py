@@ -159,7 +159,7 @@ class Bands(Described, Protocol):
     suspects: tuple[Suspects, ...]
     """By band: values that may be fill although the file does not declare them, see `sar2optical.scene.nodata`."""
     sentinels_seen: bool
-    """Whether values under `sar2optical.scene.nodata.SENTINEL` that the file does not declare were read, and masked."""
+    """Whether values under `nodata.SENTINEL` that the file does not declare were read, and masked."""
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Say whether a value of exactly 0 is no measurement, in this unit."""

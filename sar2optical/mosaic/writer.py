@@ -37,13 +37,13 @@ from rasterio.windows import Window
 
 from sar2optical._utils.files import write_whole
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
-from sar2optical.manifest import Manifest
-from sar2optical.parts import PartsFolder, parts_of, shared_parts
-from sar2optical.provenance import from_comment, to_comment
-from sar2optical.pyramid import BLOCK, Level, halve, levels_of, mask_out, strip_name
+from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.overviews import BLOCK, Level, halve, levels_of, mask_out, strip_name
+from sar2optical.mosaic.run_folder import PartsFolder, parts_of, shared_parts
+from sar2optical.mosaic.strips import RUN_TAG, encode, is_of, read_strip, write_strip
+from sar2optical.mosaic.tags import from_comment, to_comment
+from sar2optical.mosaic.vrt import describe, metadata_of, place_of, to_bytes
 from sar2optical.scene.scene import GDAL_CACHE_BYTES, Georeference
-from sar2optical.strips import RUN_TAG, encode, is_of, read_strip, write_strip
-from sar2optical.vrt import describe, metadata_of, place_of, to_bytes
 
 __all__ = [
     "COMPRESSIONS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from sar2optical.pyramid import Level
+from sar2optical.mosaic.overviews import Level
 from sar2optical.scene.scene import Georeference
 
 

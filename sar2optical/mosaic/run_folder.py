@@ -19,7 +19,7 @@ from typing import Self
 
 from sar2optical._utils.files import try_lock, write_whole
 from sar2optical.errors import OtherRun, OutputUnwritable
-from sar2optical.manifest import MANIFEST, Manifest
+from sar2optical.mosaic.manifest import MANIFEST, Manifest
 
 _LOCK = "lock"
 """Held while a run lasts; the system lets go of it when the run is killed. Also tells our folder from another."""

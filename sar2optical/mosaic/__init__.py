@@ -1,0 +1,1 @@
+"""Everything that is written: strips, run folders, mosaics, pictures."""
