@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import EngineOptions
-from sar2optical.engines.auto import open_model
-from sar2optical.models.zoo import bundled, variants
+from sar2optical.engines.autotune import open_model
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.signature import METADATA_KEY, ModelSignature
 
 if TYPE_CHECKING:

@@ -42,10 +42,10 @@ from bench.harness import (
 from bench.simulate import SimulatedScene, write_scene
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import EngineOptions, Precision
-from sar2optical.engines.auto import open_model, windows_per_second
+from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.base import default_threads
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import Sar2OpticalError
-from sar2optical.models.zoo import bundled, variants
 from sar2optical.scene.scene import GDAL_CACHE_BYTES
 from sar2optical.stream import STAGES
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, plan_windows

@@ -111,7 +111,7 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
     TensorRT plans (.plan) are API-checked, not yet run on hardware.
     """
     set_up_logging(-1 if quiet or as_json else 0)
-    from sar2optical.models.zoo import resolve
+    from sar2optical.engines.registry import resolve
 
     path = resolve(source)
     _require("onnx", "onnxruntime", *(() if path.suffix.lower() == ".onnx" else ("torch", "onnxscript")))

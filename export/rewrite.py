@@ -26,8 +26,8 @@ from export.verify import Parity, Run, as_written, chips_from, compare, expect, 
 from sar2optical import __version__
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
-from sar2optical.engines.auto import windows_per_second
-from sar2optical.engines.known_answer import PARITY_KEY, KnownAnswer, question
+from sar2optical.engines.autotune import windows_per_second
+from sar2optical.engines.self_test import PARITY_KEY, KnownAnswer, question
 from sar2optical.errors import (
     DeviceUnavailable,
     EngineError,
@@ -36,7 +36,7 @@ from sar2optical.errors import (
     OptionError,
     ParityFailed,
 )
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 
 CALIBRATION_WINDOWS = 32

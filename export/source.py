@@ -16,7 +16,7 @@ from export.precision import DEFAULT_OPSET
 from export.verify import Run, as_written, expect
 from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.known_answer import question
+from sar2optical.engines.self_test import question
 from sar2optical.errors import (
     ExportUnsupported,
     InferenceFailed,

@@ -23,7 +23,8 @@ import torch
 
 from sar2optical._utils.files import refuse_existing, try_lock, write_output, write_whole
 from sar2optical.engines.base import Description
-from sar2optical.engines.plan import (
+from sar2optical.engines.tensorrt import LOGGER, Gpu, create, current_gpu, deserialize
+from sar2optical.engines.tensorrt_plan import (
     LEVELS,
     HardwareCompatibility,
     PlanRecord,
@@ -34,7 +35,6 @@ from sar2optical.engines.plan import (
     layers_by_precision,
     record_path,
 )
-from sar2optical.engines.tensorrt import LOGGER, Gpu, create, current_gpu, deserialize
 from sar2optical.errors import ExportUnsupported, ModelUnreadable, OptionError, OutputUnwritable, ParityFailed
 from sar2optical.signature import INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
 

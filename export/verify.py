@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sar2optical.data.pairs import is_sar_folder
 from sar2optical.errors import BandNotFound, ExportUnsupported, ParityFailed
-from sar2optical.metrics import psnr, ssim
+from sar2optical.evaluation.metrics import psnr, ssim
 from sar2optical.scene.radiometry import Encoding, choose_stretch, convert, resolve
 from sar2optical.scene.scene import SceneOptions, open_scene
 from sar2optical.signature import ModelSignature

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sar2optical._utils.cores import usable_cores
 from sar2optical.engines import Engine, EngineOptions
-from sar2optical.engines.auto import open_model
+from sar2optical.engines.autotune import open_model
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import (
     BackendNotInstalled,
     InferenceFailed,
@@ -32,7 +33,6 @@ from sar2optical.errors import (
     Sar2OpticalError,
     SceneUnreadable,
 )
-from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.writer import StripFiles, run_of, tags_of, tidy

@@ -29,8 +29,9 @@ from sar2optical import __version__, preflight
 from sar2optical._utils.files import cache_folder
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import Engine, EngineOptions
-from sar2optical.engines.auto import open_model
+from sar2optical.engines.autotune import open_model
 from sar2optical.engines.base import LIBRARIES, default_threads
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import (
     DeviceUnavailable,
     EngineError,
@@ -41,8 +42,6 @@ from sar2optical.errors import (
     OutputUnwritable,
     Sar2OpticalError,
 )
-from sar2optical.metrics import SeamTally
-from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.run_folder import parts_of, refuse_other_run
 from sar2optical.mosaic.strips import RUN_TAG
@@ -64,6 +63,7 @@ from sar2optical.scene.scene import (
 )
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.stream import Clock, bytes_in_flight, stream
+from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 
 Progress = Callable[[str, int, int], None]

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from export.build import ExportOptions, export
 from export.graph import metadata_of
 from sar2optical.cli.doctor import main as doctor
-from sar2optical.engines import EngineOptions, auto, open_engine
-from sar2optical.engines.auto import open_model, tune, tuning_file, windows_per_second
-from sar2optical.engines.known_answer import question
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines import autotune as auto
+from sar2optical.engines.autotune import open_model, tune, tuning_file, windows_per_second
+from sar2optical.engines.registry import bundled, variants
+from sar2optical.engines.self_test import question
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OutputUnwritable
-from sar2optical.metrics import psnr
-from sar2optical.models.zoo import bundled, variants
+from sar2optical.evaluation.metrics import psnr
 from sar2optical.translate import TranslateOptions, translate
 from tests.conftest import BYTES, speckle
 from tests.graphs import save_small_net

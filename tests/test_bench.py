@@ -21,7 +21,7 @@ from bench.generators import bundled_checkpoint, work_of
 from bench.harness import Record, Row, in_words, interleaved, load
 from bench.machine import Machine, versions
 from sar2optical.engines import open_engine
-from sar2optical.models.zoo import bundled
+from sar2optical.engines.registry import bundled
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ from export.verify import as_written, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import CheckpointMismatch
 from sar2optical.evaluation import corner_share
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 from sar2optical.models.checkpoint import load_generator, save_generator
 from sar2optical.models.detail import DetailGenerator
 from sar2optical.models.generator import build_generator

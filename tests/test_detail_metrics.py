@@ -22,11 +22,11 @@ from sar2optical.evaluation import (
     measure,
     octave_energies,
     radar_picture,
+    report,
     shift_consistency,
 )
-from sar2optical.training import report
-from sar2optical.training.evaluate import RADAR, Sample, SeesTruth, evaluate, mean_colour, radar
-from sar2optical.training.shifts import spread_pairs, with_shifts
+from sar2optical.evaluation.evaluate import RADAR, Sample, SeesTruth, evaluate, mean_colour, radar
+from sar2optical.evaluation.shift_runs import spread_pairs, with_shifts
 from tests.conftest import speckle
 
 SIDE = 64

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import (
     DeviceUnavailable,
     InferenceFailed,
@@ -16,7 +17,6 @@ from sar2optical.errors import (
     OptionError,
     SignatureError,
 )
-from sar2optical.models.zoo import bundled, variants
 from tests.conftest import BYTES, make_identity
 
 BACKENDS = ["openvino", "onnxruntime", "pytorch"]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sar2optical.engines import EngineOptions, open_engine, pytorch
 from sar2optical.engines import onnxruntime as ort
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY
 from tests.conftest import BYTES

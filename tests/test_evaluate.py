@@ -12,8 +12,8 @@ import pytest
 from sar2optical.data.pairs import Chips
 from sar2optical.engines import open_engine
 from sar2optical.errors import DataError
-from sar2optical.training import report
-from sar2optical.training.evaluate import (
+from sar2optical.evaluation import report
+from sar2optical.evaluation.evaluate import (
     Sample,
     WindowScore,
     baselines,

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import ModelUnreadable
-from sar2optical.training import report
-from sar2optical.training.evaluate import Sample, evaluate
-from sar2optical.training.fid import distances, open_features
+from sar2optical.evaluation import report
+from sar2optical.evaluation.evaluate import Sample, evaluate
+from sar2optical.evaluation.fid import distances, open_features
 
 
 class Moments(torch.nn.Module):

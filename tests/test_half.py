@@ -13,7 +13,7 @@ from export.half import emulated, halve, store_halved
 from export.verify import simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import DeviceUnavailable, ParityFailed
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 from tests.conftest import BYTES
 from tests.graphs import conv, initializers, kinds, model_of, run, save_small_net
 

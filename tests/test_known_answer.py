@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export.graph import metadata_of, with_metadata
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.known_answer import KEY, PARITY_KEY, KnownAnswer, _uniform, question
+from sar2optical.engines.self_test import KEY, PARITY_KEY, KnownAnswer, _uniform, question
 from sar2optical.errors import DeviceUnavailable
 from tests.conftest import BYTES, signature_of
 

@@ -20,8 +20,6 @@ ROOMS = (
     "tiling",
     "footprint",
     "signature",
-    "metrics",
-    "evaluation",
     "scene",
     "mosaic",
     "provenance",
@@ -30,6 +28,7 @@ ROOMS = (
     "stream",
     "preflight",
     "data",
+    "evaluation",
     "translate",
     "training",
     "stac",
@@ -39,17 +38,24 @@ ROOMS = (
 )
 """From the ground up. A new module goes in where it belongs, here and in the design."""
 
-TORCH = ("sar2optical.models", "sar2optical.data", "sar2optical.training", "export", "bench")
+TORCH = (
+    "sar2optical.models",
+    "sar2optical.data",
+    "sar2optical.evaluation",
+    "sar2optical.training",
+    "export",
+    "bench",
+)
 WHERE = {
     "torch": (*TORCH, "sar2optical.engines.pytorch", "sar2optical.engines.tensorrt"),
     "lightning": ("sar2optical.training",),
     "lightning_fabric": ("sar2optical.training", "bench"),
-    "torchmetrics": ("sar2optical.training", "bench"),
-    "matplotlib": ("sar2optical.data", "sar2optical.training", "bench"),
+    "torchmetrics": ("sar2optical.evaluation", "bench"),
+    "matplotlib": ("sar2optical.data", "sar2optical.evaluation", "sar2optical.training", "bench"),
     "tensorboard": ("sar2optical.training",),
     "comet_ml": ("sar2optical.training",),
     "yaml": ("sar2optical.training",),
-    "huggingface_hub": ("sar2optical.models.zoo",),
+    "huggingface_hub": ("sar2optical.engines.registry",),
     "kagglehub": ("sar2optical.data.download",),
     "onnx": ("export", "bench"),
     "onnxscript": ("export",),
@@ -64,7 +70,7 @@ WHERE = {
 }
 """The rooms that may import a heavy library."""
 
-NO_TORCH = ("sar2optical.models.zoo",)
+NO_TORCH = ("sar2optical.engines.registry",)
 
 
 def modules(*packages):

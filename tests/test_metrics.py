@@ -7,7 +7,8 @@ from math import acos, degrees, exp, inf, isnan, log10, sqrt
 import numpy as np
 import pytest
 
-from sar2optical.metrics import bootstrap_ratios, gradient_energy, l1, low_passed_rms, psnr, sam, seam_score, ssim
+from sar2optical.evaluation.metrics import bootstrap_ratios, gradient_energy, l1, low_passed_rms, psnr, sam, ssim
+from sar2optical.tiling.seams import seam_score
 
 
 def noisy(shape=(3, 20, 17), *, noise=0.1, seed=0):

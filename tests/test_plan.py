@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from sar2optical.engines.plan import (
+from sar2optical.engines.tensorrt_plan import (
     PlanRecord,
     cache_name,
     check_fit,

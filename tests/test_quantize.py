@@ -20,7 +20,7 @@ from export.subpixel import subpixel
 from export.verify import chips_from, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import ExportUnsupported, ParityFailed
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 from tests.conftest import BYTES, save_onnx, write_chips
 from tests.graphs import SMALL, conv, initializers, kinds, model_of, run, save_small_net, skipping_net
 

@@ -13,7 +13,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import UnitsUnknown
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 from sar2optical.scene.scene import SceneOptions
 from sar2optical.translate import TranslateOptions, translate
 

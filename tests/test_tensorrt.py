@@ -30,7 +30,7 @@ from click.testing import CliRunner
 
 import sar2optical.engines
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.plan import PlanRecord, cache_name, load_record, read_header, record_path
+from sar2optical.engines.tensorrt_plan import PlanRecord, cache_name, load_record, read_header, record_path
 from sar2optical.errors import (
     DeviceOutOfMemory,
     DeviceUnavailable,

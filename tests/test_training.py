@@ -23,12 +23,12 @@ from sar2optical.errors import (
     OptionError,
     TrainingDiverged,
 )
-from sar2optical.metrics import gradient_energy, ssim
+from sar2optical.evaluation.evaluate import mean_colour, score
+from sar2optical.evaluation.metrics import gradient_energy, ssim
 from sar2optical.models import detail, unet
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.training.batches import Batches, to_tensor
 from sar2optical.training.config import MULTIPLES, RunOptions, TrainConfig
-from sar2optical.training.evaluate import mean_colour, score
 from sar2optical.training.journal import read_metrics
 from sar2optical.training.loop import train
 from sar2optical.training.losses import (

@@ -13,6 +13,7 @@ from rasterio.control import GroundControlPoint
 from rio_cogeo.cogeo import cog_validate
 
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import (
     BandNotFound,
     DeviceUnavailable,
@@ -22,7 +23,6 @@ from sar2optical.errors import (
     SceneUnreadable,
     UnitsMismatch,
 )
-from sar2optical.models.zoo import bundled, variants
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.scene.geocode.geocoded import Target
 from sar2optical.scene.scene import SceneOptions

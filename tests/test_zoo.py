@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sar2optical.engines.registry import ZOO, bundled, resolve
 from sar2optical.errors import ModelUnreadable
-from sar2optical.models.zoo import ZOO, bundled, resolve
 from tests.conftest import speckle
 from tests.test_cli import assert_refused, command
 
@@ -38,7 +38,7 @@ def resolve_elsewhere(name, cache, *, before="", **environment):
         "logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
         "from dataclasses import replace\n"
         "from sar2optical.errors import Sar2OpticalError\n"
-        "from sar2optical.models.zoo import ZOO, resolve\n"
+        "from sar2optical.engines.registry import ZOO, resolve\n"
         f"{before}\n"
         "try:\n"
         f"    print('path', resolve({name!r}))\n"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from bench.peer.protocol import OPENSR_SCALE, Outcome
 from bench.peer.scenes import same_points
-from sar2optical.metrics import SeamTally, low_passed_rms
+from sar2optical.evaluation.metrics import low_passed_rms
+from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import plan_windows
 
 PATTERN = 16

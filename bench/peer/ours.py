@@ -13,8 +13,8 @@ from bench.peer.protocol import Job, Outcome
 from bench.peer.resident import forget_peak
 from sar2optical._utils.memory import peak_bytes
 from sar2optical.engines import Engine, EngineOptions
-from sar2optical.engines.auto import open_model, windows_per_second
-from sar2optical.models.zoo import bundled, variants
+from sar2optical.engines.autotune import open_model, windows_per_second
+from sar2optical.engines.registry import bundled, variants
 from sar2optical.tiling.windows import WindowPlan
 from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared
 

@@ -95,7 +95,7 @@ def main(
     set_up_logging(-1 if quiet or not verbose else 1)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     from sar2optical._utils.files import alone_in, write_output
-    from sar2optical.models.zoo import resolve
+    from sar2optical.engines.registry import resolve
 
     found = None if model is None else resolve(model)
     listed = _listed(scenes, choices["bands"])

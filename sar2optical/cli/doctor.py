@@ -69,8 +69,8 @@ def main(areas: tuple[str, ...], as_json: bool, timeout: float, tuned: bool, mod
 
 def tune(model: Path | None, *, as_json: bool) -> None:
     """Measure engines, keep the fastest, and print what every run will take."""
-    from sar2optical.engines import auto
-    from sar2optical.models.zoo import bundled, variants
+    from sar2optical.engines import autotune as auto
+    from sar2optical.engines.registry import bundled, variants
 
     set_up_logging(-1 if as_json else 0)
     choice = auto.tune(variants(model or bundled()))

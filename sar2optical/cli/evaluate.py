@@ -23,7 +23,7 @@ from sar2optical.errors import OptionWithoutEffect
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
     from sar2optical.engines import Engine
-    from sar2optical.training.evaluate import Evaluation, Predict
+    from sar2optical.evaluation.evaluate import Evaluation, Predict
 
 _PATH = click.Path(path_type=Path)
 
@@ -79,7 +79,7 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
     """
     set_up_logging(-1 if quiet else 0)
     from sar2optical._utils.files import write_output
-    from sar2optical.training import report
+    from sar2optical.evaluation import report
 
     if options["part"] and not options["split"]:
         raise OptionWithoutEffect(f"--part {options['part']} has no effect without --split: give the split file")
@@ -104,8 +104,8 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
 def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack) -> dict[str, Engine]:
     """Open every model; names say what runs."""
     from sar2optical.engines import EngineOptions, open_engine
+    from sar2optical.engines.registry import resolve, variants
     from sar2optical.errors import OptionError
-    from sar2optical.models.zoo import resolve, variants
 
     if len(set(models)) < len(models):
         raise OptionError(f"{max(models, key=models.count)}: given twice: give each model once")
@@ -135,9 +135,9 @@ def _evaluation(
     """Score; also give what draws the picture, while the engines are open."""
     from sar2optical.data.exposure import refuse_misfit
     from sar2optical.data.splits import load_pairs
-    from sar2optical.training.evaluate import RADAR, baselines, engine_prediction, evaluate, read_samples
-    from sar2optical.training.fid import open_features
-    from sar2optical.training.shifts import spread_pairs, with_shifts
+    from sar2optical.evaluation.evaluate import RADAR, baselines, engine_prediction, evaluate, read_samples
+    from sar2optical.evaluation.fid import open_features
+    from sar2optical.evaluation.shift_runs import spread_pairs, with_shifts
 
     signatures = [engine.signature for engine in engines.values()]
     window = _window(signatures[0].window, options["window"])
@@ -202,7 +202,7 @@ def _alike(samples: Iterator[Any], signatures: list[Any]) -> Iterator[Any]:
 def _picture(evaluation: Evaluation, pairs: list[Pair], how: Reading, name: str, predict: Predict) -> bytes:
     from sar2optical.data.augment import grid_windows
     from sar2optical.data.pairs import read_pair
-    from sar2optical.training import report
+    from sar2optical.evaluation import report
 
     shown = []
     for which, at in report.chosen(evaluation.windows):

@@ -54,7 +54,7 @@ def main(
     """
     set_up_logging(-1 if quiet else int(verbose))
     from sar2optical._utils.files import refuse_existing, write_output
-    from sar2optical.models.zoo import resolve
+    from sar2optical.engines.registry import resolve
     from sar2optical.translate import translate
 
     found = None if model is None else resolve(model)

@@ -173,7 +173,7 @@ def main(
     if missing:
         raise BackendNotInstalled(f"training needs {', '.join(missing)}: pip install 'sar2optical[train]'")
     from sar2optical.data.sar_bands import name_bands
-    from sar2optical.models.zoo import resolve
+    from sar2optical.engines.registry import resolve
     from sar2optical.training.config import RunOptions, TrainConfig
     from sar2optical.training.seed_config import FileSettings, read_settings
 

@@ -16,8 +16,8 @@ from sar2optical.doctor.finding import Finding, State, squeezed
 from sar2optical.doctor.gpu import driver
 from sar2optical.doctor.installed import tensorrt_major
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.registry import bundled, two_layers, variants
 from sar2optical.errors import BackendNotInstalled, Sar2OpticalError
-from sar2optical.models.zoo import bundled, two_layers, variants
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SIGNATURE = ModelSignature(

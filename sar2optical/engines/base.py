@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical._utils.cores import usable_cores
-from sar2optical.engines.known_answer import KnownAnswer, question
+from sar2optical.engines.self_test import KnownAnswer, question
 from sar2optical.errors import (
     BackendNotInstalled,
     DeviceOutOfMemory,

@@ -24,8 +24,8 @@ from sar2optical.engines.base import (
     default_threads,
     refuse_unless,
 )
+from sar2optical.engines.registry import two_layers
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable
-from sar2optical.models.zoo import two_layers
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from sar2optical.engines.base import EngineBase, EngineOptions, refuse_unless
-from sar2optical.engines.known_answer import KnownAnswer
-from sar2optical.engines.plan import PlanRecord, check_fit, load_record, read_header
+from sar2optical.engines.self_test import KnownAnswer
+from sar2optical.engines.tensorrt_plan import PlanRecord, check_fit, load_record, read_header
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable, OptionError
 from sar2optical.signature import INPUT, OUTPUT, ModelSignature
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.metrics import gradient_energy
+from sar2optical.evaluation.metrics import gradient_energy
 
 OCTAVES = (1, 2, 4, 8)
 """Sides of the blocks, in pixels, that gradient energies are taken of."""

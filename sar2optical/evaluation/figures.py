@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sar2optical.evaluation.dark import DarkArea, dark_in_both
 from sar2optical.evaluation.detail import corner_share, fitted, low_passed, octave_energies
-from sar2optical.metrics import bootstrap_ratios, l1, psnr, sam, ssim
+from sar2optical.evaluation.metrics import bootstrap_ratios, l1, psnr, sam, ssim
 
 METRICS = (
     "psnr", "ssim", "sam", "l1", "gradient_ratio", "gradient_ratio_2", "gradient_ratio_4", "gradient_ratio_8", "r2",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.metrics import psnr
+from sar2optical.evaluation.metrics import psnr
 
 SHIFTS = ((0, 1), (1, 1), (3, 2), (8, 8), (16, 17))
 """Rows and columns that windows are shifted by: odd and even ones, and the strides of a U-Net's first levels."""

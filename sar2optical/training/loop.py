@@ -22,15 +22,15 @@ from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
 from sar2optical.evaluation import Score
+from sar2optical.evaluation.evaluate import generator_prediction, score
+from sar2optical.evaluation.report import Shown, picture
 from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
 from sar2optical.training.batches import Batches
 from sar2optical.training.config import RunOptions, TrainConfig
 from sar2optical.training.device_batches import DeviceBatches
-from sar2optical.training.evaluate import generator_prediction, score
 from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal
-from sar2optical.training.report import Shown, picture
 from sar2optical.training.trainer import Losses, Trainer
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.metrics import psnr
+from sar2optical._utils.psnr import psnr
 from sar2optical.signature import ModelSignature
 
 KEY = "sar2optical.known_answer"

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
+
+from sar2optical._utils.psnr import psnr, same_shape
+
+__all__ = ["bootstrap_ratios", "gradient_energy", "l1", "low_passed_rms", "psnr", "sam", "ssim"]
 
 # Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", section III-B.
 _SSIM_RADIUS = 5
 _SSIM_SIGMA = 1.5
 _SSIM_K1, _SSIM_K2 = 0.01, 0.03
-
-
-def psnr(
-    reference: NDArray[np.generic],
-    other: NDArray[np.generic],
-    *,
-    data_range: float,
-    valid: NDArray[np.bool_] | None = None,
-) -> float:
-    """Peak signal-to-noise ratio: 10 * log10(data_range ** 2 / mean squared error).
-
-    Parameters
-    ----------
-    reference, other
-        (..., H, W), any real dtype, in the same unit.
-    data_range
-        Largest minus smallest possible value: 255 for bytes, 2 for [-1, 1].
-    valid
-        bool (H, W); pixels that count. All where not given.
-
-    Returns
-    -------
-    float
-        In dB; inf for equal images, nan where no pixel is valid.
-
-    Raises
-    ------
-    ValueError
-        Where shapes differ.
-    """
-    _same_shape(reference, other)
-    difference = np.subtract(reference, other, dtype=np.float64)
-    if valid is not None:
-        difference = difference[..., valid]
-    if difference.size == 0:
-        return float("nan")
-    error = float(np.mean(np.square(difference)))
-    return float("inf") if error == 0 else 10 * float(np.log10(data_range**2 / error))
 
 
 def ssim(
@@ -82,7 +46,7 @@ def ssim(
     ValueError
         Where shapes differ or a side is under 11 pixels.
     """
-    _same_shape(reference, other)
+    same_shape(reference, other)
     size = 2 * _SSIM_RADIUS + 1
     if min(reference.shape[-2:]) < size:
         raise ValueError(f"images of {reference.shape[-2:]} are smaller than the {size} x {size} window")
@@ -127,7 +91,7 @@ def sam(
     ValueError
         Where shapes differ.
     """
-    _same_shape(reference, other)
+    same_shape(reference, other)
     x, y = reference.astype(np.float64), other.astype(np.float64)
     if valid is not None:
         x, y = x[:, valid], y[:, valid]
@@ -162,7 +126,7 @@ def l1(
     ValueError
         Where shapes differ.
     """
-    _same_shape(reference, other)
+    same_shape(reference, other)
     difference = np.abs(np.subtract(reference, other, dtype=np.float64))
     if valid is not None:
         difference = difference[..., valid]
@@ -215,90 +179,6 @@ def _smooth(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _same_shape(reference: NDArray[np.generic], other: NDArray[np.generic]) -> None:
-    if reference.shape != other.shape:
-        raise ValueError(f"images of {reference.shape} and {other.shape} cannot be compared")
-
-
-def seam_score(
-    image: NDArray[np.generic],
-    valid: NDArray[np.bool_],
-    rows: Sequence[int],
-    cols: Sequence[int],
-    window: int,
-    *,
-    period: int = 1,
-) -> float:
-    """Mean absolute step across window edges over the mean step elsewhere; 1 where edges cannot be told.
-
-    Parameters
-    ----------
-    image
-        (C, H, W), any real dtype.
-    valid
-        bool (H, W); a step counts where both of its pixels are valid.
-    rows, cols
-        First row and column of each row and column of windows. A window's first pixel and the one past its last
-        are where its edges lie, but for those on the image's border.
-    window
-        Side of a window.
-    period
-        An edge is compared with the places that lie at the same offset modulo this. Transposed convolutions leave a
-        pattern of their own, of 2, 4, 8, 16 pixels, and edges tend to lie where it steps; a period of 16 takes that
-        out.
-
-    Returns
-    -------
-    float
-        nan where there is no edge, or nothing elsewhere.
-    """
-    tally = SeamTally()
-    tally.add(image, valid)
-    return tally.score(rows, cols, window, period=period)
-
-
-class SeamTally:
-    """What `seam_score` needs of an image, gathered from finished rows as they come, from top to bottom."""
-
-    def __init__(self) -> None:
-        self._last: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
-        self._down: list[tuple[float, int]] = []
-        self._across = np.zeros(0)
-        self._across_count = np.zeros(0, np.int64)
-
-    def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
-        """Take the next rows: (C, rows, W) of any real dtype, and bool (rows, W)."""
-        if not self._across.size:
-            self._across = np.zeros(max(valid.shape[1] - 1, 0))
-            self._across_count = np.zeros(self._across.size, np.int64)
-        for k in range(len(valid)):  # one at a time: a whole scene's steps would fill the memory
-            line, usable = np.asarray(image[:, k], np.float32), valid[k]
-            both = usable[1:] & usable[:-1]
-            self._across += (np.abs(line[:, 1:] - line[:, :-1]) * both).sum(axis=0)
-            self._across_count += both * len(line)
-            if self._last is not None:
-                above, was = self._last
-                both = usable & was
-                self._down.append((float((np.abs(line - above) * both).sum()), int(both.sum()) * len(line)))
-            self._last = line, usable
-
-    def score(self, rows: Sequence[int], cols: Sequence[int], window: int, *, period: int = 1) -> float:
-        """Give `seam_score` of the rows so far."""
-        down, down_count = np.array(self._down).reshape(-1, 2).T
-        at_edges = expected = 0.0
-        for steps, counts, starts in ((down, down_count, rows), (self._across, self._across_count, cols)):
-            length = len(steps) + 1
-            is_edge = np.zeros(len(steps), np.bool_)
-            is_edge[[p - 1 for start in starts for p in (start, start + window) if 0 < p < length]] = True
-            for phase in range(period):
-                same = (np.arange(1, length) % period) == phase
-                edges, others = same & is_edge, same & ~is_edge
-                if counts[edges].sum() and counts[others].sum():
-                    at_edges += steps[edges].sum()
-                    expected += counts[edges].sum() * steps[others].sum() / counts[others].sum()
-        return float(at_edges / expected) if expected else float("nan")
-
-
 def low_passed_rms(
     reference: NDArray[np.generic], other: NDArray[np.generic], valid: NDArray[np.bool_], *, side: int = 32
 ) -> float:
@@ -325,7 +205,7 @@ def low_passed_rms(
     ValueError
         Where shapes differ.
     """
-    _same_shape(reference, other)
+    same_shape(reference, other)
     height, width = (n // side * side for n in valid.shape)
     squares, count = 0.0, 0
     for row in range(0, height, side):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sar2optical.data.pairs import Pair
 from sar2optical.evaluation import SHIFTS, Shifted, shift_consistency, shift_score
-from sar2optical.training.evaluate import Evaluation, Predict, Sample
+from sar2optical.evaluation.evaluate import Evaluation, Predict, Sample
 
 MOST_SHIFTED = 16
 """Chips of each terrain class, at most: each costs as many engine runs as there are shifts, and one more."""

@@ -27,10 +27,10 @@ from sar2optical.evaluation import (
     radar_picture,
     scores_of,
 )
+from sar2optical.evaluation.fid import Distances, Features, distances
 from sar2optical.evaluation.figures import LEVEL, RESAMPLES, SEED
-from sar2optical.metrics import bootstrap_ratios
+from sar2optical.evaluation.metrics import bootstrap_ratios
 from sar2optical.signature import listed
-from sar2optical.training.fid import Distances, Features, distances
 
 if TYPE_CHECKING:
     from sar2optical.engines import Engine
@@ -140,7 +140,7 @@ def evaluate(
     window
         Side in pixels.
     features
-        Extractor for FID and KID, see `sar2optical.training.fid`; without it there are none.
+        Extractor for FID and KID, see `sar2optical.evaluation.fid`; without it there are none.
     on_chip
         Told after each sample.
 

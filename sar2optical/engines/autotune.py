@@ -34,7 +34,7 @@ from sar2optical.engines.base import (
     default_threads,
     open_engine,
 )
-from sar2optical.engines.known_answer import question
+from sar2optical.engines.self_test import question
 from sar2optical.errors import EngineError, InferenceFailed, ModelError, ModelUnreadable, OutputUnwritable
 
 _SECONDS = 0.25

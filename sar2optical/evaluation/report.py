@@ -16,10 +16,10 @@ from sar2optical.data.pairs import SarArray, encoded
 from sar2optical.data.splits import scene_key
 from sar2optical.errors import BackendNotInstalled
 from sar2optical.evaluation import SHIFTS, Figure, Scores, ShiftScore
+from sar2optical.evaluation.evaluate import Evaluation, Result, WindowScore
+from sar2optical.evaluation.fid import NO_FEATURES
 from sar2optical.evaluation.figures import LEVEL
-from sar2optical.training.evaluate import Evaluation, Result, WindowScore
-from sar2optical.training.fid import NO_FEATURES
-from sar2optical.training.shifts import MOST_SHIFTED
+from sar2optical.evaluation.shift_runs import MOST_SHIFTED
 
 HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "FID", "KID")
 DETAIL = (
