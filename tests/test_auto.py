@@ -22,7 +22,7 @@ from sar2optical.engines.registry import bundled, variants
 from sar2optical.engines.self_test import question
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OutputUnwritable
 from sar2optical.evaluation.metrics import psnr
-from sar2optical.translate import TranslateOptions, translate
+from sar2optical.pipeline.run import TranslateOptions, translate
 from tests.conftest import BYTES, speckle
 from tests.graphs import save_small_net
 from tests.test_known_answer import other_weights

@@ -18,12 +18,12 @@ import pystac
 import pytest
 import rasterio
 
-from sar2optical import cluster as cluster_steps
-from sar2optical.cluster import UNIT, Work, connected, runs_of, translate_all
+from sar2optical.batch import cluster as cluster_steps
+from sar2optical.batch.cluster import UNIT, Work, connected, runs_of, translate_all
+from sar2optical.batch.stac import time_in
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
-from sar2optical.stac import time_in
-from sar2optical.translate import Report, TranslateOptions, translate
+from sar2optical.pipeline.run import Report, TranslateOptions, translate
 from tests.conftest import UTM, make_local, speckle
 
 BIN = Path(sys.executable).parent

@@ -10,8 +10,8 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from sar2optical.footprint import outline
-from sar2optical.stac import footprint
+from sar2optical.batch.footprint import outline
+from sar2optical.batch.stac import footprint
 from tests.conftest import speckle
 
 

@@ -18,21 +18,16 @@ ROOMS = (
     "errors",
     "_utils",
     "tiling",
-    "footprint",
     "signature",
     "scene",
     "mosaic",
-    "provenance",
     "models",
     "engines",
-    "stream",
-    "preflight",
     "data",
     "evaluation",
-    "translate",
     "training",
-    "stac",
-    "cluster",
+    "pipeline",
+    "batch",
     "doctor",
     "cli",
 )
@@ -62,9 +57,9 @@ WHERE = {
     "onnxruntime": ("sar2optical.engines.onnxruntime", "export", "bench"),
     "openvino": ("sar2optical.engines.openvino", "export"),
     "tensorrt": ("sar2optical.engines.tensorrt", "export"),
-    "dask": ("sar2optical.cluster",),
-    "distributed": ("sar2optical.cluster",),
-    "pystac": ("sar2optical.stac",),
+    "dask": ("sar2optical.batch.cluster",),
+    "distributed": ("sar2optical.batch.cluster",),
+    "pystac": ("sar2optical.batch.stac",),
     "xarray": (),
     "xarray_sentinel": (),
 }
@@ -138,8 +133,8 @@ def test_every_module_has_its_place_in_the_list():
 
 
 def test_translate_ties_input_engine_and_output():
-    found = imports_of("sar2optical.translate")
-    assert {"sar2optical.tiling.windows", "sar2optical.stream", "sar2optical.scene.scene"} <= found
+    found = imports_of("sar2optical.pipeline.run")
+    assert {"sar2optical.tiling.windows", "sar2optical.pipeline.stream", "sar2optical.scene.scene"} <= found
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])
@@ -162,7 +157,7 @@ def test_no_module_imports_itself_over_others():
     for module in OURS:
         graph[module] |= {name for name in imports_of(module) if name in OURS and name != module}
     order = list(TopologicalSorter(graph).static_order())  # raises where there is a circle
-    assert order.index("sar2optical.errors") < order.index("sar2optical.translate")
+    assert order.index("sar2optical.errors") < order.index("sar2optical.pipeline.run")
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])
@@ -217,7 +212,7 @@ def test_help_loads_no_heavy_library():
 
 
 def test_the_corridor_loads_rasterio_and_no_library_that_runs_models():
-    assert loaded_by("import sar2optical.translate")[1] == ["rasterio"]
+    assert loaded_by("import sar2optical.pipeline.run")[1] == ["rasterio"]
 
 
 def test_a_scene_is_translated_where_there_is_no_torch(make_raster, identity_model, tmp_path):
@@ -229,7 +224,7 @@ def test_a_scene_is_translated_where_there_is_no_torch(make_raster, identity_mod
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from sar2optical.translate import TranslateOptions, translate\n"
+        "from sar2optical.pipeline.run import TranslateOptions, translate\n"
         "options = TranslateOptions(backend='onnxruntime')\n"
         f"translate({str(src)!r}, Path({str(out)!r}), model=Path({str(identity_model)!r}), options=options)\n"
         "del sys.modules['torch']"

@@ -24,10 +24,10 @@ from sar2optical.errors import (
     UnitsMismatch,
 )
 from sar2optical.mosaic.manifest import Manifest
+from sar2optical.pipeline.run import TranslateOptions, prepared, translate
 from sar2optical.scene.geocode.geocoded import Target
 from sar2optical.scene.scene import SceneOptions
 from sar2optical.signature import Bound, Stretch
-from sar2optical.translate import TranslateOptions, prepared, translate
 from tests.conftest import UTM, make_identity, make_local, save_onnx, signature_of, speckle
 
 FP32 = EngineOptions(device="cpu", precision="fp32", threads=1)

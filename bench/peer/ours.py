@@ -15,8 +15,8 @@ from sar2optical._utils.memory import peak_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.registry import bundled, variants
+from sar2optical.pipeline.run import Report, TranslateOptions, carry_out, check_outputs, prepared
 from sar2optical.tiling.windows import WindowPlan
-from sar2optical.translate import Report, TranslateOptions, carry_out, check_outputs, prepared
 
 _SECONDS_ALONE = 0.5
 

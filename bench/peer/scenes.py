@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from bench.peer.protocol import OPENSR_SCALE
 from bench.simulate import SimulatedScene, write_scene
-from sar2optical.translate import TranslateOptions, prepared
+from sar2optical.pipeline.run import TranslateOptions, prepared
 
 _GRID = 11
 """Control points along a side; a product has 10 by 21."""

@@ -25,7 +25,7 @@ from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
 if TYPE_CHECKING:
-    from sar2optical.cluster import Outcome, State, Work
+    from sar2optical.batch.cluster import Outcome, State, Work
 
 _SUMMARY = "summary.json"
 _MARKS: dict[State, str] = {"done": "done", "there": "is there", "failed": "failed"}
@@ -153,7 +153,7 @@ def _translated(
     quiet: bool,
 ) -> list[Outcome]:
     """Translate those that can be; give what became of each, in order."""
-    from sar2optical.cluster import Outcome, connected, default_threads, translate_all
+    from sar2optical.batch.cluster import Outcome, connected, default_threads, translate_all
 
     described = {work.out: scene for scene, work in works if not scene.error}
     good = [work for scene, work in works if not scene.error]
@@ -214,8 +214,8 @@ def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
 
 
 def _of_items(text: str, bands: tuple[str, ...]) -> list[_Scene]:
+    from sar2optical.batch.stac import read_items
     from sar2optical.scene.remote import is_web_address
-    from sar2optical.stac import read_items
 
     if is_web_address(text):
         raise OptionError(f"{text}: lists are read from this machine only: fetch it, and give its path")
@@ -242,7 +242,7 @@ def _named(source: str) -> _Scene:
 
 def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool) -> list[tuple[_Scene, Work]]:
     """Name the outputs, all of them different."""
-    from sar2optical.cluster import Work
+    from sar2optical.batch.cluster import Work
 
     works = []
     for number, scene in enumerate(scenes, 1):
@@ -280,8 +280,8 @@ def _why_not(work: Work) -> str:
 
 
 def _describe(outcome: Outcome, scene: _Scene) -> None:
+    from sar2optical.batch.stac import write_item
     from sar2optical.mosaic.writer import run_of
-    from sar2optical.stac import write_item
 
     out, picture = outcome.work.out, outcome.work.preview
     if out.suffix.lower() not in (".tif", ".tiff"):

@@ -15,8 +15,8 @@ from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
 
 if TYPE_CHECKING:
-    from sar2optical.preflight import Forecast
-    from sar2optical.translate import Progress, Report
+    from sar2optical.pipeline.estimate import Forecast
+    from sar2optical.pipeline.run import Progress, Report
 
 _MPX = 1_000_000
 _DOING = {"check": "checking strips", "translate": "translating", "mosaic": "assembling"}
@@ -55,7 +55,7 @@ def main(
     set_up_logging(-1 if quiet else int(verbose))
     from sar2optical._utils.files import refuse_existing, write_output
     from sar2optical.engines.registry import resolve
-    from sar2optical.translate import translate
+    from sar2optical.pipeline.run import translate
 
     found = None if model is None else resolve(model)
     if report:
@@ -64,7 +64,7 @@ def main(
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
-        from sar2optical.translate import forecast
+        from sar2optical.pipeline.run import forecast
 
         click.echo(outlook(forecast(scene, out, model=found, options=options)))
         return

@@ -52,7 +52,7 @@ _ROWS_ASKED = 17  # whether they are grey; some of a photograph's may be black
 and differences of what is left stay within float32."""
 
 _BYTES_PER_COLUMN = 36_000
-"""What `sar2optical.stream` holds of a scene of one band, by its width."""
+"""What `sar2optical.pipeline.stream` holds of a scene of one band, by its width."""
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 

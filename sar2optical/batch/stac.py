@@ -19,8 +19,8 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
 from sar2optical._utils.files import write_output
+from sar2optical.batch.footprint import Point, outline
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
-from sar2optical.footprint import Point, outline
 from sar2optical.mosaic.tags import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
 from sar2optical.scene.raster import POLARISATIONS
 from sar2optical.scene.remote import is_web_address

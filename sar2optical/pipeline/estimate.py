@@ -18,9 +18,9 @@ from sar2optical.engines import Engine
 from sar2optical.errors import OutputUnwritable
 from sar2optical.mosaic.overviews import mask_out
 from sar2optical.mosaic.strips import encoded_strip
+from sar2optical.pipeline.stream import bytes_in_flight
 from sar2optical.scene.radiometry import Encoding, decode
 from sar2optical.scene.scene import SceneSource
-from sar2optical.stream import bytes_in_flight
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowPlan
 

@@ -36,10 +36,10 @@ from sar2optical.errors import (
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.writer import StripFiles, run_of, tags_of, tidy
-from sar2optical.provenance import asked_for, differences, is_as_asked
+from sar2optical.pipeline.provenance import asked_for, differences, is_as_asked
+from sar2optical.pipeline.run import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
+from sar2optical.pipeline.stream import stream
 from sar2optical.scene.remote import shown
-from sar2optical.stream import stream
-from sar2optical.translate import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -25,7 +25,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from sar2optical import __version__, preflight
+from sar2optical import __version__
 from sar2optical._utils.files import cache_folder
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import Engine, EngineOptions
@@ -47,8 +47,10 @@ from sar2optical.mosaic.run_folder import parts_of, refuse_other_run
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import generated_tags
 from sar2optical.mosaic.writer import MosaicWriter, StripFiles, check_output, strips_at_once
-from sar2optical.preflight import Forecast
-from sar2optical.provenance import asked_for, to_tag
+from sar2optical.pipeline import estimate as preflight
+from sar2optical.pipeline.estimate import Forecast
+from sar2optical.pipeline.provenance import asked_for, to_tag
+from sar2optical.pipeline.stream import Clock, bytes_in_flight, stream
 from sar2optical.scene.geocode.geocoded import Geocoded, Target, geocoded, pixel_size
 from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.scene.remote import exists, gdal_environment, is_remote, shown, upload
@@ -62,7 +64,6 @@ from sar2optical.scene.scene import (
     tell_holdings,
 )
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
-from sar2optical.stream import Clock, bytes_in_flight, stream
 from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
 

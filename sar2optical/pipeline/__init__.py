@@ -1,0 +1,1 @@
+"""Translate a scene into a mosaic: options, preparation, streaming, estimate, provenance."""
