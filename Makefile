@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 
 demo: $(VENV)/.demo
 	@mkdir -p $(DEMO)
-	$(BIN)/python -m bench simulate $(DEMO)/scene.tif --overwrite
+	$(BIN)/sar2opt-data simulate $(DEMO)/scene.tif --overwrite
 	$(BIN)/sar2opt-scene $(DEMO)/scene.tif $(DEMO)/mosaic.tif --preview $(DEMO)/mosaic.png --overwrite
 	@echo "the mosaic is $(DEMO)/mosaic.tif, its picture $(DEMO)/mosaic.png"
 

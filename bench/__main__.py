@@ -10,7 +10,7 @@ import click
 from sar2optical.errors import Sar2OpticalError
 
 COMMANDS = (
-    "compare", "engines", "guard", "peers", "picture", "report", "scene", "seams", "simulate", "training",
+    "compare", "engines", "guard", "peers", "picture", "report", "scene", "seams", "training",
 )  # fmt: skip
 """Modules of this package, each with a command `main`."""
 

@@ -38,13 +38,13 @@ from bench.harness import (
     table,
     threads_option,
 )
-from bench.simulate import SimulatedScene, write_scene
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import EngineOptions, Precision, open_engine
 from sar2optical.engines.base import default_threads
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import OptionError, Sar2OpticalError
 from sar2optical.evaluation.metrics import psnr, ssim
+from sar2optical.testing import SimulatedScene, write_scene
 
 SEED = "the seed's way: PyTorch eager, one window after another"
 _BATCHES = {"cpu": (1, 4, 16, 64, 128), "cuda": (1, 4, 16, 64, 128, 256)}

@@ -36,9 +36,9 @@ from bench.peer.judge import Truth, exact_blend, interior_of, survives
 from bench.peer.protocol import Job, Outcome
 from bench.peer.scenes import Scene, make_scene
 from bench.peer.verdicts import AS_IT_LOADS, DEFAULT, OURS, PLAIN, report, verdicts
-from bench.simulate import SimulatedScene, write_scene
 from sar2optical.engines import EngineOptions
 from sar2optical.engines.base import default_threads
+from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 WINDOW = 256

@@ -39,7 +39,6 @@ from bench.harness import (
     table,
     threads_option,
 )
-from bench.simulate import SimulatedScene, write_scene
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.autotune import open_model, windows_per_second
@@ -49,6 +48,7 @@ from sar2optical.errors import Sar2OpticalError
 from sar2optical.pipeline.run import TranslateOptions, translate
 from sar2optical.pipeline.stream import STAGES
 from sar2optical.scene.scene import GDAL_CACHE_BYTES
+from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, plan_windows
 
 Size = tuple[int, int]

@@ -365,7 +365,7 @@ def _why_not_whole(out: Path, source: Path | None = None) -> str:
 
 def real_sources(scenes: Path, folder: Path) -> list[Path]:
     """Gather rasters under a folder, and make a small product, as real ones come without measurements."""
-    from tests.test_safe import make_product, zipped
+    from tests.scene.test_safe import make_product, zipped
 
     rasters = sorted(path for path in scenes.rglob("*.tif*") if "S2RGB" not in path.parts)
     chips = sorted((scenes.parent / "pairs_volkov").glob("*/s1/*.png"))

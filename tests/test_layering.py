@@ -29,6 +29,7 @@ ROOMS = (
     "pipeline",
     "batch",
     "doctor",
+    "testing",
     "cli",
 )
 """From the ground up. A new module goes in where it belongs, here and in the design."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.simulate import SimulatedScene, write_scene
+from sar2optical.testing import SimulatedScene, write_scene
 from tests.conftest import speckle
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from bench.peer.protocol import OPENSR_SCALE
-from bench.simulate import SimulatedScene, write_scene
 from sar2optical.pipeline.run import TranslateOptions, prepared
+from sar2optical.testing import SimulatedScene, write_scene
 
 _GRID = 11
 """Control points along a side; a product has 10 by 21."""

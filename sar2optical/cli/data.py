@@ -310,3 +310,35 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 if __name__ == "__main__":
     main()
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--size",
+    nargs=2,
+    type=click.IntRange(1),
+    default=(2000, 2000),
+    show_default=True,
+    metavar="HEIGHT WIDTH",
+    help="Pixels.",
+)
+@click.option("--seed", type=click.IntRange(0), default=11, show_default=True, help="Of landscape and speckle.")
+@click.option("--no-border", is_flag=True, help="Fill the whole raster; by default the swath ends inside it.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@reports_errors
+def simulate(out: Path, size: tuple[int, int], seed: int, no_border: bool, overwrite: bool) -> None:
+    """Write a simulated Sentinel-1 scene to OUT, a GeoTIFF of VH amplitude DN.
+
+    The same size and seed give the same pixels on every machine. Nothing in it is measured.
+    """
+    from sar2optical._utils.files import cause, refuse_existing
+    from sar2optical.errors import OutputUnwritable
+    from sar2optical.testing import SimulatedScene, write_scene
+
+    refuse_existing(out, overwrite=overwrite)
+    try:
+        write_scene(out, SimulatedScene(height=size[0], width=size[1], seed=seed, border=not no_border))
+    except OSError as error:  # rasterio's too
+        raise OutputUnwritable(f"cannot write {out}: {cause(error)}; choose a folder that takes the file") from error
+    click.echo(f"{out}: {size[0]} x {size[1]} pixels, seed {seed}")

@@ -1,0 +1,214 @@
+"""Rasters made the way that producers make them: unit, polarisation and validity are told, or asked for.
+
+Each test is a row of docs/producers.md, which names versions and sources.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.control import GroundControlPoint
+
+from sar2optical.errors import UnitsUnknown
+from sar2optical.scene.scene import SceneOptions, open_scene
+from tests.conftest import UTM
+from tests.scene.test_safe import made_dn, make_product
+
+SIDE = 40
+OUTSIDE = (slice(None), slice(0, 10))
+"""Columns that hold no measurement."""
+
+ROWS = Path(__file__).parents[2] / "docs" / "producers.md"
+
+
+def power(seed=0):
+    """Linear backscatter of land: -11 dB, one look of speckle."""
+    return (0.08 * np.random.default_rng(seed).exponential(size=(SIDE, SIDE)) + 1e-4).astype(np.float32)
+
+
+def decibels():
+    return (10 * np.log10(power())).astype(np.float32)
+
+
+def dn():
+    return np.rint(np.sqrt(power()) * 480 + 1).astype(np.uint16)
+
+
+def gcps():
+    corners = ((0, 0, 12.0, 47.0), (0, SIDE, 12.1, 47.0), (SIDE, 0, 12.0, 46.9), (SIDE, SIDE, 12.1, 46.9))
+    return [GroundControlPoint(row, col, x, y) for row, col, x, y in corners]
+
+
+def with_border(values, fill):
+    values = values.copy()
+    values[OUTSIDE] = fill
+    return values
+
+
+def write(path, *bands, nodata=None, names=(), tags=None, place=UTM, band_tags=None, driver="GTiff"):
+    kind = {"driver": driver, "count": len(bands), "height": SIDE, "width": SIDE, "dtype": bands[0].dtype}
+    with rasterio.open(path, "w", **kind, nodata=nodata, **place) as raster:
+        for k, band in enumerate(bands, 1):
+            raster.write(band, k)
+        for k, name in enumerate(names, 1):
+            raster.set_band_description(k, name)
+        raster.update_tags(**(tags or {}))
+        for k, texts in (band_tags or {}).items():
+            raster.update_tags(k, **texts)
+    return path
+
+
+def raw_grd(folder):
+    path = folder / "s1a-iw-grd-vh-20230108t170615-20230108t170640-046698-0598f1-002.tiff"
+    return write(path, with_border(dn(), 0), place={"gcps": gcps(), "crs": "EPSG:4326"})
+
+
+def raw_grd_renamed(folder):
+    tags = {"TIFFTAG_IMAGEDESCRIPTION": "Sentinel-1A IW GRD HR L1", "TIFFTAG_SOFTWARE": "Sentinel-1 IPF 003.61"}
+    dark = np.minimum(with_border(dn(), 0), 200)  # no value over 255 tells it from stretched ones
+    return write(folder / "sea_VH.tiff", dark, tags=tags, place={"gcps": gcps(), "crs": "EPSG:4326"})
+
+
+def grd_cog(folder):
+    path = folder / "s1a-iw-grd-vh-20250108t170615-20250108t170640-056698-0698f1-002-cog.tiff"
+    return write(path, with_border(dn(), 0), place={"gcps": gcps(), "crs": "EPSG:4326"})
+
+
+def safe(folder):
+    return make_product(folder)
+
+
+def snap(folder):
+    return write(folder / "Sigma0_VH.img", with_border(power(), 0), names=["Sigma0_VH"], driver="ENVI")
+
+
+def snap_db(folder):
+    name = "S1A_IW_GRDH_1SDV_20200501T054104_20200501T054129_032370_03BF20_DB12_Orb_NR_Cal_TC_dB_VH.tif"
+    return write(folder / name, with_border(decibels(), 0), nodata=0)
+
+
+def hyp3(letter, values):
+    def made(folder):
+        name = f"S1A_IW_20180605T233148_DVP_RTC30_G_g{letter}uned_FD6A_VH.tif"
+        return write(folder / name, with_border(values(), 0), nodata=0)
+
+    return made
+
+
+def opera(folder):
+    name = "OPERA_L2_RTC-S1_T137-292321-IW2_20250102T015906Z_20250102T190143Z_S1A_30_v1.0_VH.tif"
+    return write(folder / name, with_border(power(), np.nan), nodata=np.nan)
+
+
+def planetary_rtc(folder):
+    return write(folder / "iw-vh.rtc.tiff", with_border(power(), -32768), nodata=-32768)
+
+
+def planetary_grd(folder):
+    return write(folder / "iw-vh.tiff", with_border(dn(), 0), place={"gcps": gcps(), "crs": "EPSG:4326"})
+
+
+def earth_engine(folder):
+    bands = (decibels(), decibels() - 6, np.full((SIDE, SIDE), 38.0, np.float32))
+    return write(
+        folder / "export.tif",
+        *(with_border(band, np.nan) for band in bands),
+        nodata=np.nan,
+        names=["VV", "VH", "angle"],
+    )
+
+
+def earth_engine_float(folder):
+    name = "COPERNICUS_S1_GRD_FLOAT.tif"
+    return write(folder / name, *[with_border(power(), np.nan)] * 2, nodata=np.nan, names=["VV", "VH"])
+
+
+def sentinel_hub(folder):
+    mask = with_border(np.full((SIDE, SIDE), 1, np.float32), 0)
+    path = folder / "gamma0_terrain_VH.tif"
+    profile = {"driver": "GTiff", "count": 2, "height": SIDE, "width": SIDE, "dtype": "float32", "ALPHA": "YES"}
+    with rasterio.open(path, "w", **profile, **UTM) as raster:
+        raster.write(np.stack([with_border(power(), 0), mask]))
+        raster.set_band_description(1, "VH")
+    return path
+
+
+def browser(folder):
+    name = "2024-01-05-00_00_Sentinel-1_IW_VV+VH_VH_-_decibel_gamma0_-_radiometric_terrain_corrected.tiff"
+    return write(folder / name, with_border(decibels(), np.nan), nodata=np.nan, names=["VH"])
+
+
+def eopf(folder):
+    """A Zarr (version 2) of the layout: a group for each polarisation, the measurement as an array in it."""
+    root = folder / "S01SIWGRD_20250108T170615_0025_A303_S_98F1.zarr"
+    group = "S01SIWGRD_20250108T170615_0025_A303_98F1_0698F1_VH"
+    array = root / group / "measurements" / "grd"
+    array.mkdir(parents=True)
+    for place in (root, root / group, array.parent):
+        (place / ".zgroup").write_text('{"zarr_format": 2}')
+    values = with_border(dn(), 0)
+    about = {"zarr_format": 2, "shape": [SIDE, SIDE], "chunks": [SIDE, SIDE], "dtype": "<u2", "order": "C"}
+    (array / ".zarray").write_text(json.dumps({**about, "compressor": None, "fill_value": None, "filters": None}))
+    (array / "0.0").write_bytes(values.tobytes())
+    return f'ZARR:"{root}":/{group}/measurements/grd'
+
+
+TOLD = {
+    "Raw GRD": (raw_grd, "dn", "VH"),
+    "Raw GRD under another name": (raw_grd_renamed, "dn", "VH"),
+    "GRD-COG": (grd_cog, "dn", "VH"),
+    "SAFE": (safe, "power", "VH"),
+    "SNAP, BEAM-DIMAP": (snap, "power", "VH"),
+    "SNAP, GeoTIFF in dB": (snap_db, "db", "VH"),
+    "HyP3, power": (hyp3("p", power), "power", "VH"),
+    "HyP3, decibel": (hyp3("d", decibels), "db", "VH"),
+    "HyP3, amplitude": (hyp3("a", lambda: np.sqrt(power())), "amplitude", "VH"),
+    "OPERA RTC-S1": (opera, "power", "VH"),
+    "Planetary Computer, RTC": (planetary_rtc, "power", "VH"),
+    "Planetary Computer, GRD": (planetary_grd, "dn", "VH"),
+    "Earth Engine, S1_GRD": (earth_engine, "db", "VH"),
+    "Earth Engine, S1_GRD_FLOAT": (earth_engine_float, "power", "VH"),
+    "Sentinel Hub": (sentinel_hub, "power", "VH"),
+    "Copernicus Browser": (browser, "db", "VH"),
+    "EOPF": (eopf, "dn", "VH"),
+}
+
+
+@pytest.mark.parametrize(("make", "unit", "polarisation"), TOLD.values(), ids=TOLD)
+def test_a_producers_raster_tells_unit_polarisation_and_validity(tmp_path, make, unit, polarisation):
+    with open_scene(make(tmp_path), ("VH",), SceneOptions()) as scene:
+        assert scene.samples[0].size > 0
+        assert scene.unit == unit
+        assert scene.polarisations == (polarisation,)
+        _, valid = scene.read_rows(0, scene.shape[0])
+    expected = np.ones(valid.shape, np.bool_)
+    if make is safe:
+        expected = made_dn() != 0
+    else:
+        expected[OUTSIDE] = False
+    np.testing.assert_array_equal(valid, expected)
+
+
+def test_every_row_of_the_table_has_a_test_and_every_test_a_row():
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|", ROWS.read_text(), re.MULTILINE)
+    assert rows == list(TOLD)
+
+
+ASKED = {
+    "Sentinel Hub under a name that says nothing": lambda folder: write(folder / "response_VH.tiff", power()),
+    "SNAP GeoTIFF without band names": lambda folder: write(folder / "subset_VH.tif", power()),
+}
+
+
+@pytest.mark.parametrize("make", ASKED.values(), ids=ASKED)
+def test_what_a_producer_leaves_open_is_asked_for(tmp_path, make):
+    path = make(tmp_path)
+    with pytest.raises(UnitsUnknown, match="give --units"), open_scene(path, ("VH",)):
+        pass
+    with open_scene(path, ("VH",), SceneOptions(unit="power")) as scene:
+        assert scene.unit == "power"
