@@ -49,7 +49,7 @@ from sar2optical.pipeline.run import TranslateOptions, translate
 from sar2optical.pipeline.stream import STAGES
 from sar2optical.scene.scene import GDAL_CACHE_BYTES
 from sar2optical.testing import SimulatedScene, write_scene
-from sar2optical.tiling.windows import DEFAULT_OVERLAP, plan_windows
+from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
 
 Size = tuple[int, int]
 """Height and width."""
@@ -415,7 +415,7 @@ def _row(
         return Row(name=_name(way, size), unit="Mpx/s", labels=labels, trouble=trouble or "not run")
     seconds = [one.seconds for one in taken]
     if way == ENGINE:  # for all of the scene's windows: it has no pixel without data
-        count = len(plan_windows(size, _WINDOW, DEFAULT_OVERLAP))
+        count = len(window_grid(size, _WINDOW, DEFAULT_OVERLAP))
         seconds = [one.seconds / one.windows * count for one in taken]
     megapixels = math.prod(size) / 1e6
     last = taken[-1]

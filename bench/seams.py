@@ -16,7 +16,7 @@ from sar2optical.evaluation.metrics import low_passed_rms
 from sar2optical.pipeline.run import Report, TranslateOptions, translate
 from sar2optical.scene.scene import SceneOptions
 from sar2optical.tiling.seams import seam_score
-from sar2optical.tiling.windows import plan_windows
+from sar2optical.tiling.windows import window_grid
 
 _PATTERN = 16  # pixels: the coarsest pattern of transposed convolutions that was seen to step at edges
 
@@ -54,7 +54,7 @@ def main(
         figures = []
         for overlap in overlaps:
             report, image, _ = mosaic(overlap)
-            plan = plan_windows(report.shape, window, overlap)
+            plan = window_grid(report.shape, window, overlap)
             figures.append(
                 {
                     "overlap": overlap,

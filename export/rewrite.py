@@ -27,7 +27,7 @@ from sar2optical import __version__
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.autotune import windows_per_second
-from sar2optical.engines.self_test import PARITY_KEY, KnownAnswer, question
+from sar2optical.engines.self_test import PARITY_KEY, SelfTest, question
 from sar2optical.errors import (
     DeviceUnavailable,
     EngineError,
@@ -83,7 +83,7 @@ class Chips:
     images: NDArray[np.float32]
     """(n, 3, window, window): the source's."""
     origin: str
-    answer: KnownAnswer
+    answer: SelfTest
 
 
 def chips_for(generator: Source, options: ExportOptions) -> Chips:
@@ -99,7 +99,7 @@ def chips_for(generator: Source, options: ExportOptions) -> Chips:
 def chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32], path: Path | None) -> Chips:
     """Run the reference on chips, and see that it is worth exporting; see `expect`."""
     images = expect(reference, sar)  # first: it refuses what has no answer
-    answer = KnownAnswer.of(reference(question(signature)))
+    answer = SelfTest.of(reference(question(signature)))
     return Chips(sar, images, path.name if path else "simulated", answer)
 
 
@@ -256,7 +256,7 @@ def _refuse_narrow(sar: NDArray[np.float32], path: Path) -> None:
         )
 
 
-def _faster(found: Mapping[bool, Searched], signature: ModelSignature, answer: KnownAnswer, folder: Path) -> bool:
+def _faster(found: Mapping[bool, Searched], signature: ModelSignature, answer: SelfTest, folder: Path) -> bool:
     """Say whether the sub-pixel form is the faster one here, in the backend that runs int8 fastest."""
     if not find_spec("openvino"):
         _log.info("openvino is not here to measure with: transposed convolutions are kept")

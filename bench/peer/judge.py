@@ -16,7 +16,7 @@ from bench.peer.protocol import OPENSR_SCALE, Outcome
 from bench.peer.scenes import same_points
 from sar2optical.evaluation.metrics import low_passed_rms
 from sar2optical.tiling.seams import SeamTally
-from sar2optical.tiling.windows import plan_windows
+from sar2optical.tiling.windows import window_grid
 
 PATTERN = 16
 """Pixels: the coarsest pattern of transposed convolutions that was seen to step at edges."""
@@ -59,7 +59,7 @@ def exact_blend(
     ndarray
         float32 (3, H, W): grey levels, clipped to 0 to 255, not rounded.
     """
-    plan = plan_windows((sar.shape[0], sar.shape[1]), window, overlap)
+    plan = window_grid((sar.shape[0], sar.shape[1]), window, overlap)
     tapers = [dict(zip(starts, _tapers(starts, window), strict=True)) for starts in (plan.rows, plan.cols)]
     places = [(row, col) for row in plan.rows for col in plan.cols]
     total, weight = np.zeros((3, *sar.shape)), np.zeros(sar.shape)

@@ -15,8 +15,8 @@ from sar2optical._utils.memory import peak_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.registry import bundled, variants
-from sar2optical.pipeline.run import Report, TranslateOptions, carry_out, check_outputs, prepared
-from sar2optical.tiling.windows import WindowPlan
+from sar2optical.pipeline.run import Report, TranslateOptions, check_outputs, execute, prepared
+from sar2optical.tiling.windows import WindowGrid
 
 _SECONDS_ALONE = 0.5
 
@@ -44,10 +44,10 @@ def run(job: Job) -> Outcome:
         def opened(*_: object) -> Iterator[tuple[Engine, Path]]:
             yield engine, file
 
-        def mosaic(scene: str) -> tuple[Report, WindowPlan]:
+        def mosaic(scene: str) -> tuple[Report, WindowGrid]:
             check_outputs(scene, Path(job.out), options)
             with prepared(scene, Path(job.out), model=model, options=options, opener=opened) as found:
-                return carry_out(found, Path(job.out), options), found.plan
+                return execute(found, Path(job.out), options), found.grid
 
         forget_peak()
         mosaic(job.warm_up)

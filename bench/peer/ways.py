@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bench.peer.protocol import Job
 from sar2optical.scene.radiometry import decode
-from sar2optical.tiling.windows import plan_windows
+from sar2optical.tiling.windows import window_grid
 
 EMPTY = -1.0
 """What the generator sees where a scene has nothing, in tools that do not know of it: of all constants the one that
@@ -58,7 +58,7 @@ class Timed(nn.Module):
 def plain(job: Job, model: Timed) -> Layout:
     """Read a window, run the generator, write the window: no overlap, no blending."""
     with rasterio.open(job.scene) as scene:
-        plan = plan_windows(scene.shape, job.window, 0)
+        plan = window_grid(scene.shape, job.window, 0)
         places = [Window(col, row, job.window, job.window) for row in plan.rows for col in plan.cols]
         with rasterio.open(job.out, "w", **_profile(scene)) as out, torch.inference_mode():
             _georeference(scene, out)
@@ -107,7 +107,7 @@ def geoai(job: Job, model: Timed) -> Layout:
         verbose=False,
     )
     with rasterio.open(job.scene) as scene:
-        plan = plan_windows(scene.shape, job.window, job.overlap)  # its own comes to the same
+        plan = window_grid(scene.shape, job.window, job.overlap)  # its own comes to the same
     return plan.rows, plan.cols
 
 
@@ -142,7 +142,7 @@ def monai(job: Job, model: Timed) -> Layout:
         image = _filled(scene.read())
         made = inferer(torch.from_numpy(image)[None], model)
         _write(job.out, scene, made[0].numpy())
-        plan = plan_windows(scene.shape, job.window, job.overlap)  # its own comes to the same
+        plan = window_grid(scene.shape, job.window, job.overlap)  # its own comes to the same
     return plan.rows, plan.cols
 
 

@@ -35,9 +35,9 @@ from sar2optical.errors import (
 )
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.strips import RUN_TAG
-from sar2optical.mosaic.writer import StripFiles, run_of, tags_of, tidy
+from sar2optical.mosaic.writer import StripFiles, cleanup, run_of, tags_of
 from sar2optical.pipeline.provenance import asked_for, differences, is_as_asked
-from sar2optical.pipeline.run import Decided, Report, TranslateOptions, carry_out, check_outputs, prepared
+from sar2optical.pipeline.run import Report, ResolvedOptions, TranslateOptions, check_outputs, execute, prepared
 from sar2optical.pipeline.stream import stream
 from sar2optical.scene.remote import shown
 
@@ -223,7 +223,7 @@ def translate_all(
 class _Shared:
     """A scene that several workers are at."""
 
-    decided: Decided
+    resolved: ResolvedOptions
     waiting: int
 
 
@@ -278,7 +278,7 @@ class _Run:
     def _begin(self, k: int, running: Any) -> None:
         work = self.works[k]
         if os.path.lexists(work.out) and not self.options.overwrite:
-            tidy(work.out)
+            cleanup(work.out)
             if self._is_there(work):
                 self._close(k, Outcome(work=work, state="there"))
                 return
@@ -310,18 +310,18 @@ class _Run:
         elif isinstance(result, Report):
             self._close(k, Outcome(work=work, state="done", report=result))
         elif isinstance(result, _Begun):
-            self._shared[k] = _Shared(result.decided, len(result.runs))
+            self._shared[k] = _Shared(result.resolved, len(result.runs))
             self._strips[1] += sum(len(run) for run in result.runs)
             for run in result.runs:
-                self._submit(running, k, "run", _run, self._later(k), result.decided, run)
+                self._submit(running, k, "run", _run, self._later(k), result.resolved, run)
             if not result.runs:
-                self._submit(running, k, "end", _end, self._later(k), result.decided)
+                self._submit(running, k, "end", _end, self._later(k), result.resolved)
         elif step == "run":
             shared = self._shared[k]
             shared.waiting -= 1
             self._strips[0] += result or 0
             if shared.waiting == 0:
-                self._submit(running, k, "end", _end, self._later(k), shared.decided)
+                self._submit(running, k, "end", _end, self._later(k), shared.resolved)
 
     def _later(self, k: int) -> TranslateOptions:
         """Options of the steps after the first, which has thrown away what was to be thrown away."""
@@ -371,7 +371,7 @@ class _There:
 
 @dataclass(frozen=True)
 class _Begun:
-    decided: Decided
+    resolved: ResolvedOptions
     runs: tuple[range, ...]
 
 
@@ -409,32 +409,32 @@ def _begin(work: Work, model: Path | None, options: TranslateOptions, share: boo
             return _There()
         _refuse_other_mosaic(work.out, job.tags, options)
         check_outputs(work.source, work.out, options)
-        if not share or len(job.plan.rows) < 2 * UNIT:
-            return carry_out(job, work.out, options, began=began)
-        strips = StripFiles(work.out, job.plan.shape[1], job.manifest)
+        if not share or len(job.grid.rows) < 2 * UNIT:
+            return execute(job, work.out, options, began=began)
+        strips = StripFiles(work.out, job.grid.shape[1], job.manifest)
         strips.begin(restart=options.restart)
-        wanted = [k for k in range(len(job.plan.rows)) if not strips.has(job.plan.strip(k))]
-        return _Begun(job.decided, tuple(runs_of(wanted)))
+        wanted = [k for k in range(len(job.grid.rows)) if not strips.has(job.grid.strip(k))]
+        return _Begun(job.resolved, tuple(runs_of(wanted)))
 
 
-def _run(work: Work, model: Path | None, options: TranslateOptions, decided: Decided, rows: range) -> int:
+def _run(work: Work, model: Path | None, options: TranslateOptions, resolved: ResolvedOptions, rows: range) -> int:
     """Make the strips of some rows of windows."""
     with (
-        prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job,
-        StripFiles(work.out, job.plan.shape[1], job.manifest, row=job.plan.rows[rows.start]) as strips,
+        prepared(work.source, work.out, model=model, options=options, resolved=resolved, opener=_kept_open) as job,
+        StripFiles(work.out, job.grid.shape[1], job.manifest, row=job.grid.rows[rows.start]) as strips,
     ):
-        stream(job.scene, job.plan, job.encodings, job.engine, strips, rows=rows, ahead=job.ahead)
+        stream(job.scene, job.grid, job.encodings, job.engine, strips, rows=rows, ahead=job.ahead)
     return len(rows)
 
 
-def _end(work: Work, model: Path | None, options: TranslateOptions, decided: Decided) -> Report | _There:
+def _end(work: Work, model: Path | None, options: TranslateOptions, resolved: ResolvedOptions) -> Report | _There:
     """Make the mosaic of strips on disk, and those that are damaged or gone once more."""
     began = time.perf_counter()
-    if _is_there(work.out, decided.manifest, options):
+    if _is_there(work.out, resolved.manifest, options):
         return _There()
     check_outputs(work.source, work.out, options)
-    with prepared(work.source, work.out, model=model, options=options, decided=decided, opener=_kept_open) as job:
-        return carry_out(job, work.out, options, began=began)
+    with prepared(work.source, work.out, model=model, options=options, resolved=resolved, opener=_kept_open) as job:
+        return execute(job, work.out, options, began=began)
 
 
 def _is_there(out: Path, manifest: Manifest, options: TranslateOptions) -> bool:

@@ -208,7 +208,7 @@ def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path 
     extra: dict[str, Any] = {f"{_PREFIX}{key}": value for key, value in ours.items()}
     extra |= {"description": f"RGB image {NOTE}.", _property(NOTE_TAG): NOTE}
     if asked := options_of(tags):
-        extra[_property(OPTIONS_TAG)] = dict(asked.facts)
+        extra[_property(OPTIONS_TAG)] = dict(asked.entries)
     if found is None:
         found = datetime.fromtimestamp(mosaic.stat().st_mtime, UTC)
         extra[f"{_PREFIX}datetime_of"] = "processing"

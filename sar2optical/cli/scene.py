@@ -15,7 +15,7 @@ from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
 
 if TYPE_CHECKING:
-    from sar2optical.pipeline.estimate import Forecast
+    from sar2optical.pipeline.estimate import Estimate
     from sar2optical.pipeline.run import Progress, Report
 
 _MPX = 1_000_000
@@ -76,7 +76,7 @@ def main(
         click.echo(summary(did))
 
 
-def outlook(expected: Forecast) -> str:
+def outlook(expected: Estimate) -> str:
     """Lay out what a run would do and take."""
     rows = [
         ("windows", f"{expected.windows}"),

@@ -85,9 +85,9 @@ def onnxruntime() -> Iterator[Finding]:
         remedy = "with an NVIDIA GPU: pip uninstall -y onnxruntime, then pip install 'sar2optical[gpu]'"
         yield Finding("backends", "onnxruntime cuda", "absent", "this wheel has no CUDA", remedy)
         return
-    from sar2optical.engines.onnxruntime import cuda_trouble
+    from sar2optical.engines.onnxruntime import cuda_problem
 
-    trouble = cuda_trouble()
+    trouble = cuda_problem()
     upgrade = "pip install --upgrade 'sar2optical[gpu]': it brings CUDA and cuDNN"
     if trouble is not None:
         detail = f"lists CUDA and cannot open it: {trouble}"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical._utils.cores import usable_cores
-from sar2optical.engines.self_test import KnownAnswer, question
+from sar2optical.engines.self_test import SelfTest, question
 from sar2optical.errors import (
     BackendNotInstalled,
     DeviceOutOfMemory,
@@ -87,7 +87,7 @@ class Engine(Protocol):
     """What it really runs on, as the library names it."""
     precision: str
     """Precision of the arithmetic, as the library reports it."""
-    rest: str
+    fallback: str
     """Precision of what a quantized file leaves as it is; `precision` of other files, and of plans."""
     batch: int
     """Windows per run; a shorter one is padded inside."""
@@ -132,7 +132,7 @@ class Description:
     signature: ModelSignature
     precision: str
     """Of the graph."""
-    known_answer: KnownAnswer | None
+    self_test: SelfTest | None
     """None in files of other exporters, and of releases before it was there."""
 
     @classmethod
@@ -151,7 +151,7 @@ class Description:
         return cls(
             signature=ModelSignature.from_json(metadata[METADATA_KEY], source=str(path)),
             precision=metadata.get(PRECISION_KEY, "fp32"),
-            known_answer=KnownAnswer.read(metadata),
+            self_test=SelfTest.read(metadata),
         )
 
 
@@ -170,17 +170,17 @@ class EngineBase(ABC):
         precision: str,
         batch: int,
         streams: int,
-        known_answer: KnownAnswer | None = None,
-        rest: str | None = None,
+        self_test: SelfTest | None = None,
+        fallback: str | None = None,
     ) -> None:
         self.signature = signature
         self.backend = backend
         self.device = device
         self.precision = precision
-        self.rest = rest or precision
+        self.fallback = fallback or precision
         self.batch = batch
         self.streams = streams
-        self.known_answer = known_answer
+        self.self_test = self_test
         self._at_once = batch
 
     def __str__(self) -> str:
@@ -290,7 +290,7 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
 def _try_out(engine: EngineBase, path: Path) -> None:
     """Run one batch: a model that is not what its signature says is refused here, and not after hours.
 
-    The same goes for a library that makes something else of the file than what was exported, see `KnownAnswer`.
+    The same goes for a library that makes something else of the file than what was exported, see `SelfTest`.
     It also has the libraries finish their setting up on one thread. Two first runs at once were seen to wait for each
     other for ever in OpenVINO's Python layer.
     """
@@ -313,7 +313,7 @@ def _try_out(engine: EngineBase, path: Path) -> None:
             f"{path}: gives {image.dtype} {image.shape} for {asked.shape}, not float32 {(batch, 3, side, side)}: "
             "give an RGB generator"
         )
-    expected = engine.known_answer
+    expected = engine.self_test
     if expected and not (found := expected.agreement(image[:1])) >= expected.floor:
         engine.close()
         raise DeviceUnavailable(
@@ -347,7 +347,7 @@ def cuda_opens() -> bool:
         engine = import_module("sar2optical.engines.onnxruntime")
     except (PackageNotFoundError, ImportError):
         return False
-    return engine.cuda_trouble() is None
+    return engine.cuda_problem() is None
 
 
 def _first_installed(candidates: tuple[str, ...], options: EngineOptions, path: Path) -> str:

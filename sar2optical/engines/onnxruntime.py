@@ -60,8 +60,8 @@ class OnnxRuntimeEngine(EngineBase):
             precision=description.precision,
             batch=batch,
             streams=streams,
-            known_answer=description.known_answer,
-            rest="fp32" if description.precision in QUANTIZED else None,
+            self_test=description.self_test,
+            fallback="fp32" if description.precision in QUANTIZED else None,
         )
         self._session = session
         self._input = session.get_inputs()[0].name
@@ -155,7 +155,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
 
 
 @cache
-def cuda_trouble() -> str | None:
+def cuda_problem() -> str | None:
     """Say why nothing runs on CUDA here; None where it does.
 
     ONNX Runtime lists CUDA wherever its wheel was built for it. Whether driver and libraries are there shows only
@@ -186,7 +186,7 @@ def _device(asked: str) -> str:
     if asked == "cpu" or (asked == "auto" and "cuda" not in listed):
         return "cpu"
     refuse_unless("device", asked if asked != "auto" else "cuda", "onnxruntime", listed)
-    trouble = cuda_trouble()
+    trouble = cuda_problem()
     if trouble is None:
         return "cuda"
     if asked == "auto":

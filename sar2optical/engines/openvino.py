@@ -45,8 +45,8 @@ class OpenVINOEngine(EngineBase):
             precision=description.precision if quantized else _NAMES.get(arithmetic, arithmetic),
             batch=batch,
             streams=streams,
-            known_answer=description.known_answer,
-            rest=_NAMES.get(arithmetic, arithmetic) if quantized else None,
+            self_test=description.self_test,
+            fallback=_NAMES.get(arithmetic, arithmetic) if quantized else None,
         )
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):

@@ -36,7 +36,7 @@ _CELL = 32
 
 
 @dataclass(frozen=True)
-class KnownAnswer:
+class SelfTest:
     """What a generator gives for `question`, at every `STEP`-th pixel."""
 
     pixels: bytes
@@ -45,12 +45,12 @@ class KnownAnswer:
     """Least PSNR in dB, on [-1, 1], of an engine's answer against it."""
 
     @classmethod
-    def of(cls, image: NDArray[np.float32], floor: float = _FLOOR) -> KnownAnswer:
+    def of(cls, image: NDArray[np.float32], floor: float = _FLOOR) -> SelfTest:
         """Keep a generator's answer, float32 (1, 3, H, W) in [-1, 1]."""
         return cls(np.rint(_kept(image) * _LEVELS).clip(-_LEVELS, _LEVELS).astype(np.int8).tobytes(), floor)
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str]) -> KnownAnswer | None:
+    def read(cls, metadata: Mapping[str, str]) -> SelfTest | None:
         """Read a file's metadata; None where they hold none.
 
         The floor is 30 dB, or 10 dB under the file's own parity where that is less, and never under 25.

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from sar2optical.engines.base import EngineBase, EngineOptions, refuse_unless
-from sar2optical.engines.self_test import KnownAnswer
+from sar2optical.engines.self_test import SelfTest
 from sar2optical.engines.tensorrt_plan import PlanRecord, check_fit, load_record, read_header
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable, OptionError
 from sar2optical.signature import INPUT, OUTPUT, ModelSignature
@@ -156,7 +156,7 @@ class TensorRTEngine(EngineBase):
             precision=record.precision,
             batch=batch,
             streams=STREAMS,
-            known_answer=KnownAnswer.read(record.metadata),
+            self_test=SelfTest.read(record.metadata),
         )
         self._engine, self._runtime = engine, runtime
         self._gpu = gpu.index

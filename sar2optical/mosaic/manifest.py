@@ -22,25 +22,25 @@ _FORM = 1
 class Manifest:
     """Facts by name. Two runs whose facts are equal give the same pixels."""
 
-    facts: Mapping[str, str]
+    entries: Mapping[str, str]
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the facts: what each strip carries."""
-        return hashlib.sha256(json.dumps(dict(self.facts), sort_keys=True).encode(errors="replace")).hexdigest()
+        return hashlib.sha256(json.dumps(dict(self.entries), sort_keys=True).encode(errors="replace")).hexdigest()
 
     def differences(self, other: Manifest) -> list[str]:
         """Name each fact in which another run differs: `overlap 64, now 32`."""
-        names = sorted({*self.facts, *other.facts})
+        names = sorted({*self.entries, *other.entries})
         return [
-            f"{name} {self.facts.get(name, 'not given')}, now {other.facts.get(name, 'not given')}"
+            f"{name} {self.entries.get(name, 'not given')}, now {other.entries.get(name, 'not given')}"
             for name in names
-            if self.facts.get(name) != other.facts.get(name)
+            if self.entries.get(name) != other.entries.get(name)
         ]
 
     def to_bytes(self) -> bytes:
         """Write as JSON, which `read` reads."""
-        return (json.dumps({"form": _FORM, "facts": dict(self.facts)}, indent=1) + "\n").encode(errors="replace")
+        return (json.dumps({"form": _FORM, "facts": dict(self.entries)}, indent=1) + "\n").encode(errors="replace")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:

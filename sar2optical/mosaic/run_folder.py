@@ -34,7 +34,7 @@ _STRIPS = "strip-*.tif"
 _log = logging.getLogger(__name__)
 
 
-class PartsFolder:
+class RunFolder:
     """`OUT.parts`, a context manager.
 
     Parameters
@@ -48,7 +48,7 @@ class PartsFolder:
     """
 
     def __init__(self, out: Path, manifest: Manifest | None = None, *, restart: bool = False) -> None:
-        self.path = parts_of(out)
+        self.path = run_folder_of(out)
         self.done = False
         """Set when the strips are no longer needed."""
         self._out = out
@@ -129,8 +129,8 @@ class PartsFolder:
 
 
 @contextmanager
-def shared_parts(out: Path, manifest: Manifest) -> Iterator[Path]:
-    """Hold the folder that `PartsFolder.prepare` has left, together with others that write the same run's strips.
+def shared_run_folder(out: Path, manifest: Manifest) -> Iterator[Path]:
+    """Hold the folder that `RunFolder.prepare` has left, together with others that write the same run's strips.
 
     Raises
     ------
@@ -144,9 +144,9 @@ def shared_parts(out: Path, manifest: Manifest) -> Iterator[Path]:
     except FileNotFoundError as error:
         raise OutputUnwritable(f"cannot write {out}: the folder of its strips is gone; run it again") from error
     with lock:
-        if Manifest.read(parts_of(out)) != manifest:
+        if Manifest.read(run_folder_of(out)) != manifest:
             raise OtherRun(f"{out}: another run has taken over the folder of its strips: wait for it, then run again")
-        yield parts_of(out)
+        yield run_folder_of(out)
 
 
 def refuse_other_run(out: Path, manifest: Manifest) -> None:
@@ -157,7 +157,7 @@ def refuse_other_run(out: Path, manifest: Manifest) -> None:
     OtherRun
         Naming the differences.
     """
-    folder = parts_of(out)
+    folder = run_folder_of(out)
     earlier = Manifest.read(folder)
     if earlier and earlier != manifest and any(folder.glob(_STRIPS)):
         raise OtherRun(
@@ -168,7 +168,7 @@ def refuse_other_run(out: Path, manifest: Manifest) -> None:
 
 def _locked(out: Path, *, shared: bool) -> BufferedWriter:
     """Open the lock of an output's strips, and take it."""
-    path = parts_of(out) / _LOCK
+    path = run_folder_of(out) / _LOCK
     lock = path.open("ab")
     with suppress(FileNotFoundError):
         # Otherwise its owner has just removed it, and the folder with it.
@@ -178,7 +178,7 @@ def _locked(out: Path, *, shared: bool) -> BufferedWriter:
     raise OutputUnwritable(f"cannot write {out}: another run is writing it; wait for it, or choose another name")
 
 
-def parts_of(out: Path) -> Path:
+def run_folder_of(out: Path) -> Path:
     """Give the folder of an output's strips."""
     target = out.resolve()
     return target.with_name(target.name + ".parts")

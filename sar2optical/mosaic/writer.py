@@ -39,7 +39,7 @@ from sar2optical._utils.files import write_whole
 from sar2optical.errors import OptionError, OutputError, OutputExists, OutputUnwritable
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.overviews import BLOCK, Level, halve, levels_of, mask_out, strip_name
-from sar2optical.mosaic.run_folder import PartsFolder, parts_of, shared_parts
+from sar2optical.mosaic.run_folder import RunFolder, run_folder_of, shared_run_folder
 from sar2optical.mosaic.strips import RUN_TAG, encode, is_of, read_strip, write_strip
 from sar2optical.mosaic.tags import from_comment, to_comment
 from sar2optical.mosaic.vrt import describe, metadata_of, place_of, to_bytes
@@ -50,10 +50,10 @@ __all__ = [
     "MosaicWriter",
     "StripFiles",
     "check_output",
+    "cleanup",
     "run_of",
     "strips_at_once",
     "tags_of",
-    "tidy",
 ]
 
 _DRIVERS = {".tif": "COG", ".tiff": "COG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -126,7 +126,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
         # os.access says yes to root whatever the file system thinks, so a nameless file is made for real.
         with tempfile.TemporaryFile(dir=folder):
             pass
-        PartsFolder(out).check()
+        RunFolder(out).check()
 
 
 class MosaicWriter:
@@ -191,7 +191,7 @@ class MosaicWriter:
             )
         self._out = out
         self._target = out.resolve()  # a link stays a link
-        self._folder = PartsFolder(out, manifest, restart=restart)
+        self._folder = RunFolder(out, manifest, restart=restart)
         self._run = manifest.fingerprint if manifest else ""
         self._parts = self._folder.path
         self._description = [*place_of(georeference), metadata_of(tags)]
@@ -237,7 +237,7 @@ class MosaicWriter:
         """What lies on disk so far."""
         return sum(file.stat().st_size for file in self._parts.glob("*.tif"))
 
-    def adopt(self, told: Callable[[int], None] | None = None) -> int:
+    def resume(self, told: Callable[[int], None] | None = None) -> int:
         """Take over strips that are on disk, each checked, from the top down to the first that is missing or damaged.
 
         Parameters
@@ -495,12 +495,12 @@ def tags_of(out: Path) -> dict[str, str]:
     return tags | from_comment(tags.get("COMMENT") or tags.get("Comment") or "")
 
 
-def tidy(out: Path) -> None:
+def cleanup(out: Path) -> None:
     """Remove the strips of a mosaic that is there, which a kill after the last step has left."""
-    manifest = Manifest.read(parts_of(out))
+    manifest = Manifest.read(run_folder_of(out))
     if manifest is None or run_of(out) != manifest.fingerprint:
         return
-    with suppress(OSError), PartsFolder(out, manifest) as folder:
+    with suppress(OSError), RunFolder(out, manifest) as folder:
         folder.done = True
 
 
@@ -537,7 +537,7 @@ class StripFiles:
             As `MosaicWriter` does.
         """
         with _unwritable(self._out):
-            PartsFolder(self._out, self._manifest, restart=restart).prepare()
+            RunFolder(self._out, self._manifest, restart=restart).prepare()
 
     def rows(self, height: int) -> int:
         """Count the rows, from the top, that are on disk and can be trusted."""
@@ -550,7 +550,7 @@ class StripFiles:
         return row
 
     def __enter__(self) -> StripFiles:
-        self._sharing.enter_context(shared_parts(self._out, self._manifest))
+        self._sharing.enter_context(shared_run_folder(self._out, self._manifest))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -568,7 +568,7 @@ class StripFiles:
         self._row += len(valid)
 
     def _path(self, row: int) -> Path:
-        return parts_of(self._out) / strip_name(row)
+        return run_folder_of(self._out) / strip_name(row)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from sar2optical.pipeline.stream import bytes_in_flight
 from sar2optical.scene.radiometry import Encoding, decode
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.fill import mirror_invalid
-from sar2optical.tiling.windows import WindowPlan
+from sar2optical.tiling.windows import WindowGrid
 
 _ROWS = 4
 """Rows of windows that the measured run takes some from, evenly over the scene."""
@@ -61,7 +61,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class Estimate:
     """What a run will take."""
 
     windows: int
@@ -91,7 +91,7 @@ class Forecast:
 
 def forecast(
     scene: SceneSource,
-    plan: WindowPlan,
+    grid: WindowGrid,
     encodings: list[Encoding],
     engine: Engine,
     out: Path,
@@ -101,12 +101,12 @@ def forecast(
     writing: int,
     threads: int,
     rows_kept: int,
-) -> Forecast:
+) -> Estimate:
     """Count windows, measure some, and reckon; reads the whole scene once.
 
     Parameters
     ----------
-    scene, plan, encodings, engine
+    scene, grid, encodings, engine
         Opened.
     out
         Where the mosaic goes.
@@ -116,31 +116,31 @@ def forecast(
     rows_kept
         Pixel rows that are finished.
     """
-    rows, pixels = _count(scene, plan)
-    first = plan.rows.index(rows_kept) if rows_kept in plan.rows else len(plan.rows)
+    rows, pixels = _count(scene, grid)
+    first = grid.rows.index(rows_kept) if rows_kept in grid.rows else len(grid.rows)
     run = int(rows[first:].sum())
-    found = sample(scene, plan, encodings, engine)
+    found = sample(scene, grid, encodings, engine)
     strips = round(found.bytes_per_pixel * pixels * _OVERVIEWS)
-    return Forecast(
-        windows=len(plan),
+    return Estimate(
+        windows=len(grid),
         windows_run=run,
         rows_kept=rows_kept,
-        memory=resident_bytes() + cache + bytes_in_flight(plan, bands=len(encodings), ahead=ahead, writing=writing),
+        memory=resident_bytes() + cache + bytes_in_flight(grid, bands=len(encodings), ahead=ahead, writing=writing),
         strips=strips,
         mosaic=round(strips * _MOSAIC),
         free=free_beside(out),
         seconds=_OTHER_STAGES * run / found.windows_per_second if run else 0.0,
-        seconds_mosaic=math.prod(plan.shape) / (_MOSAIC_RATE * threads),
+        seconds_mosaic=math.prod(grid.shape) / (_MOSAIC_RATE * threads),
         engine=str(engine),
     )
 
 
-def sample(scene: SceneSource, plan: WindowPlan, encodings: list[Encoding], engine: Engine) -> Sample:
+def sample(scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], engine: Engine) -> Sample:
     """Take a few windows of a scene through the engine and into a strip."""
     count, elapsed, size, valid = 0, 0.0, 0, 0
     infer = _runner(engine)
-    for row in sorted({len(plan.rows) * (2 * k + 1) // (2 * _ROWS) for k in range(_ROWS)}):
-        sars, masks = _windows_of(scene, plan, encodings, engine.signature.channels, row)
+    for row in sorted({len(grid.rows) * (2 * k + 1) // (2 * _ROWS) for k in range(_ROWS)}):
+        sars, masks = _windows_of(scene, grid, encodings, engine.signature.channels, row)
         if not sars:
             continue
         began = time.perf_counter()
@@ -157,12 +157,12 @@ def sample(scene: SceneSource, plan: WindowPlan, encodings: list[Encoding], engi
     return Sample(windows_per_second=count / elapsed, bytes_per_pixel=size / valid)
 
 
-def refuse_full_disk(scene: SceneSource, plan: WindowPlan, found: Sample, out: Path, *, on_disk: int) -> None:
+def refuse_full_disk(scene: SceneSource, grid: WindowGrid, found: Sample, out: Path, *, on_disk: int) -> None:
     """Refuse a run whose strips and mosaic the disk cannot hold, before it is begun.
 
     Parameters
     ----------
-    scene, plan
+    scene, grid
         The scene's sampled values tell about how many pixels are valid.
     found
         Of `sample`.
@@ -176,7 +176,7 @@ def refuse_full_disk(scene: SceneSource, plan: WindowPlan, found: Sample, out: P
     OutputUnwritable
         Where clearly less is free.
     """
-    strips = found.bytes_per_pixel * math.prod(plan.shape) * scene.valid_share * _OVERVIEWS
+    strips = found.bytes_per_pixel * math.prod(grid.shape) * scene.valid_share * _OVERVIEWS
     refuse_too_little(out, strips=strips, mosaic=strips * _MOSAIC, on_disk=on_disk)
 
 
@@ -195,29 +195,29 @@ def free_beside(out: Path) -> int:
     return shutil.disk_usage(out.resolve().parent).free
 
 
-def _count(scene: SceneSource, plan: WindowPlan) -> tuple[NDArray[np.int64], int]:
+def _count(scene: SceneSource, grid: WindowGrid) -> tuple[NDArray[np.int64], int]:
     """Count windows with a valid pixel in each row of windows, and all valid pixels."""
-    height, width = plan.shape
-    met = np.zeros((height, len(plan.cols)), np.bool_)
+    height, width = grid.shape
+    met = np.zeros((height, len(grid.cols)), np.bool_)
     pixels = 0
     for start in range(0, height, _CHUNK_ROWS):
         stop = min(start + _CHUNK_ROWS, height)
         _, valid = scene.read_rows(start, stop)
         pixels += int(np.count_nonzero(valid))
-        for k, col in enumerate(plan.cols):
-            met[start:stop, k] = valid[:, col : min(col + plan.window, width)].any(axis=1)
-    return np.array([met[row : row + plan.window].any(axis=0).sum() for row in plan.rows]), pixels
+        for k, col in enumerate(grid.cols):
+            met[start:stop, k] = valid[:, col : min(col + grid.window, width)].any(axis=1)
+    return np.array([met[row : row + grid.window].any(axis=0).sum() for row in grid.rows]), pixels
 
 
 def _windows_of(
-    scene: SceneSource, plan: WindowPlan, encodings: list[Encoding], channels: int, row: int
+    scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], channels: int, row: int
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
     """Give some windows with valid pixels of one row, as the engine takes them, and their validity."""
-    start, window = plan.rows[row], plan.window
-    stop = min(start + window, plan.shape[0])
+    start, window = grid.rows[row], grid.window
+    stop = min(start + window, grid.shape[0])
     values, valid = scene.read_rows(start, stop)
     sars, masks = [], []
-    for col in plan.cols[:: max(1, len(plan.cols) // _PER_ROW)]:
+    for col in grid.cols[:: max(1, len(grid.cols) // _PER_ROW)]:
         across = slice(col, col + window)
         mask = valid[:, across]
         if not mask.any():

@@ -74,7 +74,7 @@ def _hash_of(file: str, _: int) -> str:
 
 def to_tag(asked: Manifest | None) -> dict[str, str]:
     """Give `asked_for` as a mosaic's tag."""
-    return {} if asked is None else {OPTIONS_TAG: json.dumps(dict(asked.facts))}
+    return {} if asked is None else {OPTIONS_TAG: json.dumps(dict(asked.entries))}
 
 
 def is_as_asked(tags: Mapping[str, str], src: str | Path, asked: Manifest | None) -> bool:
@@ -90,7 +90,7 @@ def is_as_asked(tags: Mapping[str, str], src: str | Path, asked: Manifest | None
     if was is None:
         return False
     if not is_remote(src) and not is_local(Path(src)):
-        asked = Manifest({**asked.facts, "scene": was.facts.get("scene", "")})
+        asked = Manifest({**asked.entries, "scene": was.entries.get("scene", "")})
     return was == asked
 
 
@@ -105,7 +105,7 @@ def differences(tags: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         That the run would give it.
     """
     was, asked = options_of(tags), options_of(now)
-    encoded = {"compress": was.facts.get("compress"), "now": asked.facts.get("compress")} if was and asked else {}
+    encoded = {"compress": was.entries.get("compress"), "now": asked.entries.get("compress")} if was and asked else {}
     if tags.get(RUN_TAG) == now.get(RUN_TAG) and encoded.get("compress") == encoded.get("now"):
         return []
     if was and asked and was != asked:

@@ -2,7 +2,7 @@
 
 ::
 
-    prepare:    engine, scene, plan of windows, encodings, manifest
+    prepare:    engine, scene, grid of windows, encodings, manifest
     translate:  strips of an earlier run -> stream the others to disk -> finish the mosaic
 """
 
@@ -43,12 +43,12 @@ from sar2optical.errors import (
     Sar2OpticalError,
 )
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
-from sar2optical.mosaic.run_folder import parts_of, refuse_other_run
+from sar2optical.mosaic.run_folder import refuse_other_run, run_folder_of
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import generated_tags
 from sar2optical.mosaic.writer import MosaicWriter, StripFiles, check_output, strips_at_once
 from sar2optical.pipeline import estimate as preflight
-from sar2optical.pipeline.estimate import Forecast
+from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.provenance import asked_for, to_tag
 from sar2optical.pipeline.stream import Clock, bytes_in_flight, stream
 from sar2optical.scene.geocode.geocoded import Geocoded, Target, geocoded, pixel_size
@@ -65,7 +65,7 @@ from sar2optical.scene.scene import (
 )
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.tiling.seams import SeamTally
-from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowPlan, plan_windows
+from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowGrid, window_grid
 
 Progress = Callable[[str, int, int], None]
 """Told of a stage ("check", "translate", "mosaic"), how much of it is done, and how much there is (pixels)."""
@@ -146,7 +146,7 @@ class Report:
     model: str
     unit: str
     stretch: str
-    facts: Mapping[str, str]
+    manifest: Mapping[str, str]
     """Everything that decides the pixels: the run's manifest."""
     versions: Mapping[str, str]
     """Of the libraries that took part."""
@@ -169,7 +169,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decided:
+class ResolvedOptions:
     """What opening model and scene has decided; travels between processes."""
 
     encodings: list[Encoding]
@@ -194,7 +194,7 @@ class Job:
     engine: Engine
     file: Path
     """Of the model."""
-    plan: WindowPlan
+    grid: WindowGrid
     encodings: list[Encoding]
     manifest: Manifest
     tags: Mapping[str, str]
@@ -205,10 +205,10 @@ class Job:
     """Bytes for GDAL's blocks."""
 
     @property
-    def decided(self) -> Decided:
+    def resolved(self) -> ResolvedOptions:
         """Give what another process needs to go about the same scene in the same way."""
         unit = self.scene.unit
-        return Decided(
+        return ResolvedOptions(
             encodings=self.encodings,
             unit=unit,
             backend=self.engine.backend,
@@ -277,11 +277,11 @@ def translate(
     with _on_its_way(out, options) as (local, taken):
         check_outputs(src, local, taken)
         with prepared(src, local, model=model, options=taken) as job:
-            report = carry_out(job, local, taken, progress=progress, stop=stop, began=began)
+            report = execute(job, local, taken, progress=progress, stop=stop, began=began)
     return replace(report, out=shown(out), seconds=time.perf_counter() - began)
 
 
-def carry_out(
+def execute(
     job: Job,
     out: Path,
     options: TranslateOptions,
@@ -293,40 +293,42 @@ def carry_out(
     """Do what was prepared; `translate` without the opening. `began`: of `time.perf_counter`, now where None."""
     began = time.perf_counter() if began is None else began
     with job.writer(out, options) as writer, _noted(writer, out):
-        told = _telling(progress, job.plan)
-        plan, clock = job.plan, Clock()
-        kept = writer.adopt(partial(told, "check"))
+        told = _telling(progress, job.grid)
+        grid, clock = job.grid, Clock()
+        kept = writer.resume(partial(told, "check"))
         if kept:
-            _log.info("%s: going on from row %d of %d, from %s", out.name, kept, plan.shape[0], parts_of(out).name)
-        first = plan.rows.index(kept) if kept < plan.shape[0] else len(plan.rows)
-        if len(plan) >= _WORTHWHILE and first < len(plan.rows):
-            found = preflight.sample(job.scene, plan, job.encodings, job.engine)
-            preflight.refuse_full_disk(job.scene, plan, found, out, on_disk=writer.bytes_of_strips)
+            _log.info(
+                "%s: going on from row %d of %d, from %s", out.name, kept, grid.shape[0], run_folder_of(out).name
+            )
+        first = grid.rows.index(kept) if kept < grid.shape[0] else len(grid.rows)
+        if len(grid) >= _WORTHWHILE and first < len(grid.rows):
+            found = preflight.sample(job.scene, grid, job.encodings, job.engine)
+            preflight.refuse_full_disk(job.scene, grid, found, out, on_disk=writer.bytes_of_strips)
         seams = SeamTally() if options.seams else None
         started = time.perf_counter()
         streamed = stream(
             job.scene,
-            plan,
+            grid,
             job.encodings,
             job.engine,
             _Watched(writer, seams) if seams else writer,
-            rows=range(first, len(plan.rows)),
+            rows=range(first, len(grid.rows)),
             ahead=job.ahead,
             stop=stop,
             told=partial(told, "translate"),
             clock=clock,
         )
-        if first + streamed.rows < len(plan.rows):
+        if first + streamed.rows < len(grid.rows):
             raise Interrupted(f"{out}: stopped when asked to")
         finished = time.perf_counter()
         told("mosaic", 0)
         _finish(writer, options)
-        told("mosaic", plan.shape[0])
+        told("mosaic", grid.shape[0])
         ended = time.perf_counter()
         return Report(
             out=str(out),
-            shape=plan.shape,
-            windows=len(plan),
+            shape=grid.shape,
+            windows=len(grid),
             windows_run=streamed.windows_run,
             rows_kept=kept,
             seconds_windows=finished - started,
@@ -335,19 +337,19 @@ def carry_out(
             busy=clock.seconds,
             idle=clock.idle(finished - started, streams=job.engine.streams),
             peak_memory=peak_bytes(),
-            seam_score=_seam_score(seams, plan),
+            seam_score=_seam_score(seams, grid),
             engine=str(job.engine),
             model=job.engine.signature.name,
             unit=job.tags["SAR2OPTICAL_UNITS"],
             stretch=job.tags["SAR2OPTICAL_STRETCH"],
-            facts=job.manifest.facts,
+            manifest=job.manifest.entries,
             versions=_versions(job.engine),
         )
 
 
 def forecast(
     src: str | Path, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
-) -> Forecast:
+) -> Estimate:
     """Say what `translate` would do and take, from a short measured run; no mosaic and no strip is written.
 
     Raises
@@ -362,12 +364,12 @@ def forecast(
         job.writer(out, options)  # refuses what it cannot write
         if not options.restart:
             refuse_other_run(out, job.manifest)
-        strips = StripFiles(out, job.plan.shape[1], job.manifest)
-        same = not options.restart and Manifest.read(parts_of(out)) == job.manifest
-        kept = strips.rows(job.plan.shape[0]) if same else 0
+        strips = StripFiles(out, job.grid.shape[1], job.manifest)
+        same = not options.restart and Manifest.read(run_folder_of(out)) == job.manifest
+        kept = strips.rows(job.grid.shape[0]) if same else 0
         found = preflight.forecast(
             job.scene,
-            job.plan,
+            job.grid,
             job.encodings,
             job.engine,
             out,
@@ -402,7 +404,7 @@ def prepared(
     *,
     model: Path | None = None,
     options: TranslateOptions | None = None,
-    decided: Decided | None = None,
+    resolved: ResolvedOptions | None = None,
     opener: Opener = open_once,
 ) -> Iterator[Job]:
     """Open engine and scene, and decide all that decides the pixels; an interrupted run's engine is taken again.
@@ -426,11 +428,11 @@ def prepared(
         As `translate` does.
     """
     given = options = options or TranslateOptions()
-    if decided:
-        options = decided.applied_to(options)
+    if resolved:
+        options = resolved.applied_to(options)
     if Path(src).suffix.lower() not in _MAY_BE_PRODUCTS:
         refuse_calibration(src, options.product)  # before a model is opened
-    earlier = None if options.restart else Manifest.read(parts_of(out))
+    earlier = None if options.restart else Manifest.read(run_folder_of(out))
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)),
         _opened(model or bundled(), options, earlier, opener) as (engine, file),
@@ -439,22 +441,22 @@ def prepared(
         scene: SceneSource = geocoded(found, options.geocode) if options.geocode else found
         _refuse_inputs(scene.files, out, options)
         signature = engine.signature
-        plan = plan_windows(scene.shape, signature.window, options.overlap)
-        encodings = decided.encodings if decided else _encodings(scene, signature, options.stretch)
+        grid = window_grid(scene.shape, signature.window, options.overlap)
+        encodings = resolved.encodings if resolved else _encodings(scene, signature, options.stretch)
         _tell(scene, signature, encodings, engine)
-        if decided and decided.manifest.facts.get("rest", engine.precision) != engine.rest:
+        if resolved and resolved.manifest.entries.get("fallback", engine.precision) != engine.fallback:
             raise DeviceUnavailable(
-                f"{engine}: computes what the file leaves in fp32 in {engine.rest}, other workers do not: give "
+                f"{engine}: computes what the file leaves in fp32 in {engine.fallback}, other workers do not: give "
                 "--backend onnxruntime, or workers of one kind of CPU"
             )
-        manifest = decided.manifest if decided else _manifest(scene, file, engine, plan, encodings, options)
-        ahead, cache = _budget(options.max_memory, plan, scene, strips_at_once(_threads(options)))
+        manifest = resolved.manifest if resolved else _manifest(scene, file, engine, grid, encodings, options)
+        ahead, cache = _budget(options.max_memory, grid, scene, strips_at_once(_threads(options)))
         with rasterio.Env(GDAL_CACHEMAX=cache):
             yield Job(
                 scene=scene,
                 engine=engine,
                 file=file,
-                plan=plan,
+                grid=grid,
                 encodings=encodings,
                 manifest=manifest,
                 tags={
@@ -509,8 +511,8 @@ class _Watched:
         self._writer.write(rgb, valid)
 
 
-def _seam_score(seams: SeamTally | None, plan: WindowPlan) -> float | None:
-    score = seams.score(plan.rows, plan.cols, plan.window) if seams else math.nan
+def _seam_score(seams: SeamTally | None, grid: WindowGrid) -> float | None:
+    score = seams.score(grid.rows, grid.cols, grid.window) if seams else math.nan
     return None if math.isnan(score) else score
 
 
@@ -534,13 +536,13 @@ def _noted(writer: MosaicWriter, out: Path) -> Iterator[None]:
     except Sar2OpticalError as error:
         if rows := writer.rows_on_disk():
             error.add_note(
-                f"{rows} finished rows are kept in {parts_of(out).name}: the same command goes on from there"
+                f"{rows} finished rows are kept in {run_folder_of(out).name}: the same command goes on from there"
             )
         raise
 
 
-def _telling(progress: Progress | None, plan: WindowPlan) -> Callable[[str, int], None]:
-    height, width = plan.shape
+def _telling(progress: Progress | None, grid: WindowGrid) -> Callable[[str, int], None]:
+    height, width = grid.shape
 
     def told(stage: str, rows: int) -> None:
         if progress:
@@ -572,9 +574,9 @@ def _as_before(
     """Open what an interrupted run had chosen by itself, so that its strips fit; None where that is not to be had."""
     if earlier is None or "auto" not in (options.backend, options.engine.precision):
         return None
-    backend, precision = (str(earlier.facts.get(name)) for name in ("backend", "precision"))
+    backend, precision = (str(earlier.entries.get(name)) for name in ("backend", "precision"))
     asked = (options.backend, options.engine.precision)
-    file = next((file for file in files.values() if earlier.facts.get("model") == _hash_of(file)), None)
+    file = next((file for file in files.values() if earlier.entries.get("model") == _hash_of(file)), None)
     if file is None or any(a not in ("auto", was) for a, was in zip(asked, (backend, precision), strict=True)):
         return None
     chosen = replace(options.engine, precision=precision)  # type: ignore[arg-type]
@@ -589,7 +591,7 @@ def _threads(options: TranslateOptions) -> int:
     return options.engine.threads or default_threads()
 
 
-def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource, writing: int) -> tuple[int, int]:
+def _budget(limit: int | None, grid: WindowGrid, scene: SceneSource, writing: int) -> tuple[int, int]:
     """Share memory out: strips to read ahead, and bytes for GDAL's blocks.
 
     Raises
@@ -603,7 +605,7 @@ def _budget(limit: int | None, plan: WindowPlan, scene: SceneSource, writing: in
         return 1, wanted
     held = resident_bytes()
     for ahead in range(_MOST_AHEAD, 0, -1):
-        rest = limit - held - bytes_in_flight(plan, bands=len(scene.polarisations), ahead=ahead, writing=writing)
+        rest = limit - held - bytes_in_flight(grid, bands=len(scene.polarisations), ahead=ahead, writing=writing)
         if rest >= wanted or (ahead == 1 and rest >= _LEAST_CACHE):
             return ahead, min(rest, wanted)
     needed = limit - rest + _LEAST_CACHE
@@ -677,7 +679,7 @@ def _manifest(
     scene: SceneSource,
     model: Path,
     engine: Engine,
-    plan: WindowPlan,
+    grid: WindowGrid,
     encodings: list[Encoding],
     options: TranslateOptions,
 ) -> Manifest:
@@ -700,13 +702,13 @@ def _manifest(
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
             "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
             "geocode": str(options.geocode) if options.geocode else "no",
-            "overlap": str(plan.overlap),
-            "window": str(plan.window),
+            "overlap": str(grid.overlap),
+            "window": str(grid.window),
             "model": _hash_of(model),
             "backend": engine.backend,
             "precision": engine.precision,
             "device": engine.device,
-            **({} if engine.rest == engine.precision else {"rest": engine.rest}),
+            **({} if engine.fallback == engine.precision else {"fallback": engine.fallback}),
             "library": _versions(engine).get(LIBRARIES.get(engine.backend, ""), "unknown"),
             "version": __version__,
             **{name: str(value) for name, value in said.items() if value is not None},
@@ -715,7 +717,7 @@ def _manifest(
 
 
 def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encoding], engine: Engine) -> None:
-    """Say what was decided, and warn where the model sees what it was not trained on."""
+    """Say what was resolved, and warn where the model sees what it was not trained on."""
     height, width = scene.shape
     name = Path(scene.path).name
     shown = ", ".join(str(encoding) for encoding in encodings)
@@ -756,7 +758,7 @@ def _tags(
         **generated_tags(engine.signature.name),
         "SAR2OPTICAL_VERSION": __version__,
         "SAR2OPTICAL_MODEL": engine.signature.name,
-        "SAR2OPTICAL_MODEL_SHA256": manifest.facts["model"],
+        "SAR2OPTICAL_MODEL_SHA256": manifest.entries["model"],
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
         RUN_TAG: manifest.fingerprint,

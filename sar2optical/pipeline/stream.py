@@ -4,7 +4,7 @@
 
     reader                 main thread                       streams           writer
     read -> encode   ->    windows -> batches -> submit  ->  engine.run
-                           blend (in order)              <-  weigh
+                           blend (in order)              <-  weight
                            strip                                          ->   decode -> write strip
 
 What is in flight is bounded, so memory is a fixed number of strips, whatever the scene's height.
@@ -30,7 +30,7 @@ from sar2optical.scene.radiometry import Encoding, decode
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.blend import Blender
 from sar2optical.tiling.fill import mirror_invalid
-from sar2optical.tiling.windows import WindowPlan
+from sar2optical.tiling.windows import WindowGrid
 
 _T = TypeVar("_T")
 
@@ -43,7 +43,7 @@ class Writer(Protocol):
         ...
 
 
-STAGES = ("read", "encode", "infer", "weigh", "blend", "write")
+STAGES = ("read", "encode", "infer", "weight", "blend", "write")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Clock:
         """Give the share of the time that each stage's threads waited: the engine and weighing share `streams`."""
         if elapsed <= 0:
             return dict.fromkeys(STAGES, 0.0)
-        threads = {"infer": streams, "weigh": streams}
+        threads = {"infer": streams, "weight": streams}
         return {stage: max(0.0, 1 - busy / (elapsed * threads.get(stage, 1))) for stage, busy in self.seconds.items()}
 
 
@@ -108,7 +108,7 @@ class _Placed:
 
 def stream(
     scene: SceneSource,
-    plan: WindowPlan,
+    grid: WindowGrid,
     encodings: list[Encoding],
     engine: Engine,
     writer: Writer,
@@ -126,7 +126,7 @@ def stream(
 
     Parameters
     ----------
-    scene, plan, encodings, engine
+    scene, grid, encodings, engine
         Opened; an encoding for each band.
     writer
         Given each strip when it is finished.
@@ -146,39 +146,39 @@ def stream(
     Sar2OpticalError
         The first that any stage meets; the others stop.
     """
-    rows = range(len(plan.rows)) if rows is None else rows
+    rows = range(len(grid.rows)) if rows is None else rows
     clock = clock or Clock()
-    finisher = _Finisher(plan, writer, rows, told, clock)
-    strips = _strips(scene, plan, encodings, engine.signature.channels, range(_warm_up(plan, rows), rows.stop), clock)
+    finisher = _Finisher(grid, writer, rows, told, clock)
+    strips = _strips(scene, grid, encodings, engine.signature.channels, range(_warm_up(grid, rows), rows.stop), clock)
     with ThreadPoolExecutor(1, "reader") as reader, finisher:
-        windows = _windows(_ahead(strips, reader, ahead), plan, finisher, stop)
+        windows = _windows(_ahead(strips, reader, ahead), grid, finisher, stop)
         count = _infer(windows, engine, finisher, clock)
     return Streamed(windows_run=count, rows=finisher.rows)
 
 
-def bytes_in_flight(plan: WindowPlan, *, bands: int, ahead: int, writing: int) -> int:
+def bytes_in_flight(grid: WindowGrid, *, bands: int, ahead: int, writing: int) -> int:
     """Estimate what `stream` holds at its peak: linear in the scene's width, whatever its height.
 
     Counted by hand from the arrays below: encoded strips (float32 and validity: the reader's last and next, those
     ahead, the one in use), what is scaled while reading, the sum of the blend, and finished rows (float32 once, being
     decoded, and as bytes with the pyramid's), two strips of them; and as many as `writing` that are being encoded.
     """
-    wide = plan.padded_width
-    stride = plan.window - plan.overlap
-    encoded = (4 * bands + 1) * plan.window * wide
-    read = 4 * 3 * bands * plan.window * wide
-    blended = 12 * plan.window * wide
+    wide = grid.padded_width
+    stride = grid.window - grid.overlap
+    encoded = (4 * bands + 1) * grid.window * wide
+    read = 4 * 3 * bands * grid.window * wide
+    blended = 12 * grid.window * wide
     finished = 2 * 12 * stride * wide + 12 * stride * wide + 3 * 4 * (stride + 128) * wide
     finished += writing * 3 * 4 * stride * wide  # with what they are encoded to, twice
     return (3 + ahead) * encoded + read + blended + finished
 
 
-def _warm_up(plan: WindowPlan, rows: range) -> int:
+def _warm_up(grid: WindowGrid, rows: range) -> int:
     """Give the first row of windows that reaches into the first strip wanted."""
     if not rows:
         return rows.stop
-    top = plan.rows[rows.start]
-    return next((k for k in range(rows.start) if plan.rows[k] + plan.window > top), rows.start)
+    top = grid.rows[rows.start]
+    return next((k for k in range(rows.start) if grid.rows[k] + grid.window > top), rows.start)
 
 
 def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, clock: Clock) -> int:
@@ -187,7 +187,7 @@ def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, cloc
     def run(batch: list[_Placed]) -> list[NDArray[np.float32]]:
         with clock.at("infer"):
             images = engine.run(np.stack([mirror_invalid(placed.sar, placed.valid) for placed in batch]))
-        return [finisher.weigh(placed.row, placed.col, image) for placed, image in zip(batch, images, strict=True)]
+        return [finisher.weight(placed.row, placed.col, image) for placed, image in zip(batch, images, strict=True)]
 
     count = 0
     pending: deque[tuple[list[_Placed], Future[list[NDArray[np.float32]]]]] = deque()
@@ -214,17 +214,17 @@ def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, cloc
 
 
 def _strips(
-    scene: SceneSource, plan: WindowPlan, encodings: list[Encoding], channels: int, rows: range, clock: Clock
+    scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], channels: int, rows: range, clock: Clock
 ) -> Iterator[_Strip]:
     """Read and encode rows of windows; every row of pixels once."""
     height, width = scene.shape
-    window, padded = plan.window, plan.padded_width
+    window, padded = grid.window, grid.padded_width
     deep = min(window, height)
     sar = np.empty((len(encodings), deep, width), np.float32)
     valid: NDArray[np.bool_] = np.zeros((deep, width), dtype=np.bool_)
     read = 0
     for row in rows:
-        start = plan.rows[row]
+        start = grid.rows[row]
         kept = max(read - start, 0)  # rows that the last strip has read already
         with clock.at("read"):
             values, usable = scene.read_rows(start + kept, start + deep)
@@ -242,7 +242,7 @@ def _strips(
 
 
 def _windows(
-    strips: Iterator[_Strip], plan: WindowPlan, finisher: _Finisher, stop: Callable[[], bool]
+    strips: Iterator[_Strip], grid: WindowGrid, finisher: _Finisher, stop: Callable[[], bool]
 ) -> Iterator[_Placed]:
     """Cut strips into windows, leaving out those without a valid pixel."""
     for strip in strips:
@@ -250,9 +250,9 @@ def _windows(
             return
         finisher.expect(strip.row, strip.valid)
         columns = np.logical_or.reduce(strip.valid, axis=0)
-        for col, start in enumerate(plan.cols):
-            if columns[start : start + plan.window].any():
-                window = slice(start, start + plan.window)
+        for col, start in enumerate(grid.cols):
+            if columns[start : start + grid.window].any():
+                window = slice(start, start + grid.window)
                 yield _Placed(strip.row, col, strip.sar[:, :, window], strip.valid[:, window])
 
 
@@ -272,12 +272,12 @@ class _Finisher:
     """Blends windows as they come, and writes each strip once no window is left to change it."""
 
     def __init__(
-        self, plan: WindowPlan, writer: Writer, rows: range, told: Callable[[int], None] | None, clock: Clock
+        self, grid: WindowGrid, writer: Writer, rows: range, told: Callable[[int], None] | None, clock: Clock
     ) -> None:
         self.rows = 0
         """Rows of windows whose strips are written."""
-        self._plan = plan
-        self._blender = Blender(plan)
+        self._grid = grid
+        self._blender = Blender(grid)
         self._writer = writer
         self._first = rows.start
         self._told = told
@@ -288,22 +288,22 @@ class _Finisher:
 
     def __enter__(self) -> None:
         if self._told:
-            self._told(self._plan.rows[self._first] if self._first < len(self._plan.rows) else self._plan.shape[0])
+            self._told(self._grid.rows[self._first] if self._first < len(self._grid.rows) else self._grid.shape[0])
 
     def __exit__(self, *_: object) -> None:
         self._worker.shutdown()
 
     def expect(self, row: int, valid: NDArray[np.bool_]) -> None:
         """Take note of which pixels of a coming strip are valid."""
-        start, stop = self._plan.strip(row)
-        strip = valid[: stop - start, : self._plan.shape[1]]
+        start, stop = self._grid.strip(row)
+        strip = valid[: stop - start, : self._grid.shape[1]]
         # Empty strips may come by the hundred between two windows: held as a single False each.
         self._expected.append((row, strip if strip.any() else np.broadcast_to(np.False_, strip.shape)))
 
-    def weigh(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def weight(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply a window with its weights: all that blending can do on the streams' threads."""
-        with self._clock.at("weigh"):
-            return self._blender.weigh(row, col, image)
+        with self._clock.at("weight"):
+            return self._blender.weight(row, col, image)
 
     def add(self, row: int, col: int, weighted: NDArray[np.float32]) -> None:
         """Blend a window in; strips above it are done."""
@@ -338,4 +338,4 @@ class _Finisher:
             self._writer.write(decode(image), valid)
         self.rows += 1
         if self._told:
-            self._told(self._plan.strip(row)[1])
+            self._told(self._grid.strip(row)[1])

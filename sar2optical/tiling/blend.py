@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.tiling.windows import WindowPlan
+from sar2optical.tiling.windows import WindowGrid
 
 
 def axis_weights(starts: tuple[int, ...], window: int) -> NDArray[np.float32]:
@@ -49,25 +49,25 @@ class Blender:
 
     Parameters
     ----------
-    plan
+    grid
         The windows.
     channels
         Of the images that are blended.
     """
 
-    def __init__(self, plan: WindowPlan, channels: int = 3) -> None:
-        self._plan = plan
-        self._row_weights = axis_weights(plan.rows, plan.window)
-        self._col_weights = axis_weights(plan.cols, plan.window)
-        self._sum = np.zeros((channels, plan.window, plan.padded_width), np.float32)
+    def __init__(self, grid: WindowGrid, channels: int = 3) -> None:
+        self._grid = grid
+        self._row_weights = axis_weights(grid.rows, grid.window)
+        self._col_weights = axis_weights(grid.cols, grid.window)
+        self._sum = np.zeros((channels, grid.window, grid.padded_width), np.float32)
 
-    def weigh(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def weight(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply a window with its weights, for `add`; from any thread, in any order.
 
         Parameters
         ----------
         row, col
-            Index of the window in the plan.
+            Index of the window in the grid.
         image
             float32 (channels, window, window).
 
@@ -88,10 +88,10 @@ class Blender:
         col
             Index of the window in its row.
         weighted
-            float32 (channels, window, window), from `weigh`.
+            float32 (channels, window, window), from `weight`.
         """
-        start = self._plan.cols[col]
-        target = self._sum[:, :, start : start + self._plan.window]
+        start = self._grid.cols[col]
+        target = self._sum[:, :, start : start + self._grid.window]
         np.add(target, weighted, out=target)
 
     def finish(self, row: int) -> NDArray[np.float32]:
@@ -105,12 +105,12 @@ class Blender:
         Returns
         -------
         ndarray
-            float32 (channels, rows, width): the strip's rows, see `WindowPlan.strip`.
+            float32 (channels, rows, width): the strip's rows, see `WindowGrid.strip`.
         """
-        start, stop = self._plan.strip(row)
-        done = self._sum[:, : stop - start, : self._plan.shape[1]].copy()
-        if row + 1 < len(self._plan.rows):
-            open_rows = self._plan.window - (stop - start)
+        start, stop = self._grid.strip(row)
+        done = self._sum[:, : stop - start, : self._grid.shape[1]].copy()
+        if row + 1 < len(self._grid.rows):
+            open_rows = self._grid.window - (stop - start)
             self._sum[:, :open_rows] = self._sum[:, stop - start :]  # numpy sees that the two overlap
             self._sum[:, open_rows:] = 0
         return done

@@ -11,7 +11,7 @@ DEFAULT_OVERLAP = 64
 
 
 @dataclass(frozen=True)
-class WindowPlan:
+class WindowGrid:
     """Windows that cover a scene, and the strips of finished rows between them."""
 
     shape: tuple[int, int]
@@ -42,7 +42,7 @@ class WindowPlan:
         return self.rows[index], self.shape[0] if last else self.rows[index + 1]
 
 
-def plan_windows(shape: tuple[int, int], window: int, overlap: int) -> WindowPlan:
+def window_grid(shape: tuple[int, int], window: int, overlap: int) -> WindowGrid:
     """Lay windows over a scene from its upper left corner; the last ones are snapped to the far edges.
 
     Parameters
@@ -56,7 +56,7 @@ def plan_windows(shape: tuple[int, int], window: int, overlap: int) -> WindowPla
 
     Returns
     -------
-    WindowPlan
+    WindowGrid
 
     Raises
     ------
@@ -68,7 +68,7 @@ def plan_windows(shape: tuple[int, int], window: int, overlap: int) -> WindowPla
     if min(shape) < 1:
         raise OptionError(f"scene of {shape[0]} x {shape[1]}: needs at least one pixel")
     height, width = shape
-    return WindowPlan(shape, window, overlap, _starts(height, window, overlap), _starts(width, window, overlap))
+    return WindowGrid(shape, window, overlap, _starts(height, window, overlap), _starts(width, window, overlap))
 
 
 def _starts(length: int, window: int, overlap: int) -> tuple[int, ...]:

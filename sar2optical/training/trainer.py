@@ -299,7 +299,7 @@ class Trainer:
         if self._sure >= _PATIENCE:
             raise TrainingDiverged(
                 f"step {self.step}: the discriminator's loss has been under {_SURE:g} for {_PATIENCE} steps, "
-                "so the generator learns nothing from it: narrow it (--discriminator-channels), or weigh L1 higher; "
+                "so the generator learns nothing from it: narrow it (--discriminator-channels), or weight L1 higher; "
                 "the last saved state is untouched"
             )
 

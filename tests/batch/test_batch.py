@@ -156,7 +156,7 @@ def test_no_secret_of_an_address_is_printed_or_kept(batch, tmp_path, make_raster
     }  # fmt: skip
     assert not [path for path, data in kept.items() if b"TOPSECRET" in data]
     report = summary(out)["scenes"][0]["report"]
-    assert (report["unit"], report["facts"]["bands"]) == ("power", "VH")
+    assert (report["unit"], report["manifest"]["bands"]) == ("power", "VH")
     single = batch(address, tmp_path / "o.tif", "--report", tmp_path / "o.json", "-v", tool="scene")
     assert single.returncode == 0, single.stderr
     assert "TOPSECRET" not in single.stdout + single.stderr + (tmp_path / "o.json").read_text()

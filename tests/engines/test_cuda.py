@@ -147,9 +147,9 @@ def test_onnxruntime_refuses_a_bf16_file_on_a_cpu_and_says_what_runs_it(tmp_path
 def lists_cuda(monkeypatch):
     """ONNX Runtime as its GPU wheel is where there is no GPU: it lists CUDA, and cannot open it."""
     monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: list(ort._PROVIDERS.values()))
-    ort.cuda_trouble.cache_clear()
+    ort.cuda_problem.cache_clear()
     yield
-    ort.cuda_trouble.cache_clear()
+    ort.cuda_problem.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it opens")
@@ -340,7 +340,7 @@ def test_pytorch_on_a_gpu_gives_the_generators_output(checkpoint, precision):
 @on_gpu
 @pytest.mark.parametrize("backend", ["pytorch", "onnxruntime"])
 def test_batches_in_flight_on_a_gpu_do_not_mix(exported, checkpoint, backend):
-    if backend == "onnxruntime" and (trouble := ort.cuda_trouble()):
+    if backend == "onnxruntime" and (trouble := ort.cuda_problem()):
         pytest.skip(f"ONNX Runtime has no CUDA here: {trouble}")
     sar = chips(24)
     model = checkpoint if backend == "pytorch" else exported
@@ -369,7 +369,7 @@ def test_a_full_gpu_halves_the_batch(checkpoint, caplog):
 
 @on_gpu
 def test_onnxruntime_on_a_gpu_gives_the_generators_output(exported, checkpoint):
-    if trouble := ort.cuda_trouble():
+    if trouble := ort.cuda_problem():
         pytest.skip(f"ONNX Runtime has no CUDA here: {trouble}")
     sar = chips(7)
     with open_with("onnxruntime", exported, device="cuda", batch=4) as engine:

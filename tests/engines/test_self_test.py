@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export.graph import metadata_of, with_metadata
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.self_test import KEY, PARITY_KEY, KnownAnswer, _uniform, question
+from sar2optical.engines.self_test import KEY, PARITY_KEY, SelfTest, _uniform, question
 from sar2optical.errors import DeviceUnavailable
 from tests.conftest import BYTES, signature_of
 
@@ -52,10 +52,10 @@ def test_bands_differ_and_copies_of_one_do_not():
 
 
 def test_an_answer_is_kept_to_a_byte_and_read_back():
-    answer = KnownAnswer.of(IMAGE)
+    answer = SelfTest.of(IMAGE)
     assert len(answer.pixels) == 3 * 16 * 16
     assert answer.pixels[0] == int(np.int8(np.rint(IMAGE[0, 0, 8, 8] * 127))) % 256
-    assert KnownAnswer.read(answer.write() | {PARITY_KEY: "144.00"}) == answer
+    assert SelfTest.read(answer.write() | {PARITY_KEY: "144.00"}) == answer
     assert answer.agreement(IMAGE) > 50
     assert answer.agreement(IMAGE + np.float32(0.2)) == pytest.approx(20, abs=0.5)
     assert answer.agreement(np.roll(IMAGE, 1, axis=1)) < 15
@@ -63,11 +63,11 @@ def test_an_answer_is_kept_to_a_byte_and_read_back():
 
 @pytest.mark.parametrize(("parity", "floor"), [("144.00", 30), ("41.50", 30), ("35.00", 25), ("22.00", 25)])
 def test_as_much_is_asked_as_the_file_itself_keeps(parity, floor):
-    assert KnownAnswer.read(KnownAnswer.of(IMAGE).write() | {PARITY_KEY: parity}).floor == floor
+    assert SelfTest.read(SelfTest.of(IMAGE).write() | {PARITY_KEY: parity}).floor == floor
 
 
 def test_answers_that_are_no_numbers_do_not_agree():
-    answer = KnownAnswer.of(IMAGE)
+    answer = SelfTest.of(IMAGE)
     spoilt = IMAGE.copy()
     spoilt[0, 0, 3, 3] = np.nan  # between the pixels that are kept
     assert np.isnan(answer.agreement(spoilt))
@@ -76,7 +76,7 @@ def test_answers_that_are_no_numbers_do_not_agree():
 
 @pytest.mark.parametrize("entries", [{}, {KEY: "AAAA"}, {KEY: "?", PARITY_KEY: "50"}, {KEY: "AAAA", PARITY_KEY: "x"}])
 def test_files_without_an_answer_are_not_asked(entries):
-    assert KnownAnswer.read(entries) is None
+    assert SelfTest.read(entries) is None
 
 
 def other_weights(path, out):
@@ -94,7 +94,7 @@ def test_an_engine_that_gives_another_image_is_refused_when_it_is_opened(tmp_pat
     path = request.getfixturevalue(name)
     options = EngineOptions(device="cpu", batch=2)
     with open_engine(path, backend=backend, options=options) as engine:
-        assert engine.known_answer is not None
+        assert engine.self_test is not None
     tampered = other_weights(path, tmp_path / "tampered.onnx")
     with pytest.raises(DeviceUnavailable, match=r"another image than what was exported \(\d+\.\d dB, at least 30"):
         open_engine(tampered, backend=backend, options=options)
@@ -108,11 +108,11 @@ def test_the_answer_in_a_file_is_its_sources(exported, quantized):
     first, second = (metadata_of(onnx.load(path)) for path in (exported, quantized))
     assert first[KEY] == second[KEY]  # of the fp32 source, not of the int8 graph
     with open_engine(exported, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
-        assert KnownAnswer.read(first) == KnownAnswer.of(engine.run(question(BYTES)))
+        assert SelfTest.read(first) == SelfTest.of(engine.run(question(BYTES)))
 
 
 def test_an_answer_of_another_size_is_refused(tmp_path, exported):
-    short = {KEY: KnownAnswer(b"\0" * 12).write()[KEY]}
+    short = {KEY: SelfTest(b"\0" * 12).write()[KEY]}
     path = tmp_path / "short.onnx"
     onnx.save(with_metadata(onnx.load(exported), short), path)
     with pytest.raises(DeviceUnavailable, match="nan dB"):

@@ -20,7 +20,7 @@ import rasterio
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwritable, SceneUnreadable
 from sar2optical.mosaic.manifest import Manifest
-from sar2optical.mosaic.run_folder import PartsFolder
+from sar2optical.mosaic.run_folder import RunFolder
 from sar2optical.mosaic.strips import read_strip, write_strip
 from sar2optical.mosaic.writer import MosaicWriter, StripFiles
 from sar2optical.pipeline.run import TranslateOptions, forecast, translate
@@ -70,7 +70,7 @@ def assert_same(path, other):
     assert ours[0].std() > 10
 
 
-def parts_of(out):
+def run_folder_of(out):
     return out.with_name(out.name + ".parts")
 
 
@@ -83,20 +83,20 @@ def test_a_run_that_goes_on_gives_the_pixels_of_one_that_was_not_stopped(tmp_pat
         run(src, out, model, overlap=overlap, strips=strips)
     assert any("finished rows are kept in out.tif.parts" in note for note in stopped.value.__notes__)
     assert not out.exists()
-    kept = len(list(parts_of(out).glob("strip-*")))
+    kept = len(list(run_folder_of(out).glob("strip-*")))
     report = run(src, out, model, overlap=overlap)
     assert kept == strips
     assert report.rows_kept >= min(kept * (256 - overlap), 1244)  # the last window is snapped to the edge, 1500 - 256
     # Rows of windows that reach into the first strip are run again: two or three of them.
     assert report.windows_run < report.windows or strips * (256 - overlap) < 256
     assert_same(out, tmp_path / "whole.tif")
-    assert not parts_of(out).exists()
+    assert not run_folder_of(out).exists()
 
 
 def test_what_is_stopped_before_the_first_strip_leaves_nothing(tmp_path, src, model):
     with pytest.raises(Interrupted):
         run(src, tmp_path / "out.tif", model, strips=0)
-    assert not parts_of(tmp_path / "out.tif").exists()
+    assert not run_folder_of(tmp_path / "out.tif").exists()
 
 
 def test_a_run_stopped_again_and_again_comes_to_its_end(tmp_path, src, model):
@@ -134,7 +134,7 @@ def test_strips_are_checked_before_they_are_trusted(tmp_path, src, model, spoil)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=5)
-    spoil(sorted(parts_of(out).glob("strip-*"))[2])
+    spoil(sorted(run_folder_of(out).glob("strip-*"))[2])
     assert run(src, out, model).rows_kept == 2 * 192
     assert_same(out, tmp_path / "whole.tif")
 
@@ -145,7 +145,7 @@ def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=4)
-    one, two = sorted(parts_of(out).glob("strip-*"))[:2]
+    one, two = sorted(run_folder_of(out).glob("strip-*"))[:2]
     first, second = one.read_bytes(), two.read_bytes()
     assert first != second
     one.write_bytes(second)
@@ -179,11 +179,11 @@ def test_strips_of_other_options_are_refused_with_the_difference_until_told_to_r
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
-    before = sorted(file.name for file in parts_of(out).iterdir())
+    before = sorted(file.name for file in run_folder_of(out).iterdir())
     with pytest.raises(OtherRun, match=said) as refused:
         run(src, out, model, **changes)
     assert "--restart" in str(refused.value)
-    assert sorted(file.name for file in parts_of(out).iterdir()) == before
+    assert sorted(file.name for file in run_folder_of(out).iterdir()) == before
     assert run(src, out, model, restart=True, **changes).rows_kept == 0
     run(src, tmp_path / "whole.tif", model, **changes)
     assert_same(out, tmp_path / "whole.tif")
@@ -247,7 +247,7 @@ def test_a_source_that_turns_unreadable_half_way_keeps_what_was_done(tmp_path, m
     with pytest.raises(SceneUnreadable, match=r"rows \d+ to \d+ cannot be read"):
         run(src, out, model, **options)
     assert not out.exists()
-    assert len(list(parts_of(out).glob("strip-*"))) >= 2
+    assert len(list(run_folder_of(out).glob("strip-*"))) >= 2
     src.write_bytes(whole)
     os.utime(src, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert run(src, out, model, **options).rows_kept >= 2 * 192
@@ -289,7 +289,7 @@ def wait_for(folder, pattern, process):
 def test_a_run_asked_to_stop_finishes_its_strip_and_says_how_to_go_on(tmp_path, make_raster, exported, number, code):
     src, out = make_raster(speckle((2500, 1500))), tmp_path / "out.tif"
     process = start(src, out, exported)
-    wait_for(parts_of(out), "strip-*", process)
+    wait_for(run_folder_of(out), "strip-*", process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
@@ -323,7 +323,7 @@ def test_killed_at_twenty_random_moments_it_comes_to_the_same_mosaic(tmp_path, m
         while True:
             process = start(src, out, exported)
             if k % 4 == 3:
-                wait_for(parts_of(out), "mosaic.*", process)  # the COG is being made
+                wait_for(run_folder_of(out), "mosaic.*", process)  # the COG is being made
                 time.sleep(chance.uniform(0, 0.2))
             else:
                 time.sleep(chance.uniform(0.3, 1.1) * usual)
@@ -347,13 +347,13 @@ def test_what_a_kill_leaves_after_the_rename_does_not_stay(tmp_path, src, model)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=2)
-    kept = parts_of(out).rename(tmp_path / "aside")
+    kept = run_folder_of(out).rename(tmp_path / "aside")
     run(src, out, model)
-    kept.rename(parts_of(out))
+    kept.rename(run_folder_of(out))
     with pytest.raises(OutputExists):
         run(src, out, model)
     assert run(src, out, model, overwrite=True).rows_kept == 2 * 192
-    assert not parts_of(out).exists()
+    assert not run_folder_of(out).exists()
 
 
 def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
@@ -365,12 +365,12 @@ def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
     assert result.returncode == 0
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["windows"] == record["windows_run"] + record["windows_skipped"] == 8 * 4
-    assert set(record["idle"]) == set(record["busy"]) == {"read", "encode", "infer", "weigh", "blend", "write"}
+    assert set(record["idle"]) == set(record["busy"]) == {"read", "encode", "infer", "weight", "blend", "write"}
     assert all(0 <= share <= 1 for share in record["idle"].values())
     assert all(seconds > 0 for seconds in record["busy"].values())
     assert record["peak_memory"] > 50e6
-    assert record["facts"]["overlap"] == "64"
-    assert record["facts"]["model"] == Manifest(record["facts"]).facts["model"]
+    assert record["manifest"]["overlap"] == "64"
+    assert record["manifest"]["model"] == Manifest(record["manifest"]).entries["model"]
     assert record["versions"]["sar2optical"]
     # The model adds a slope of 51 grey levels across each window, blended over 64 pixels: speckle hides its steps.
     assert record["seam_score"] == pytest.approx(1, abs=0.1)
@@ -396,7 +396,7 @@ def test_a_dry_run_tells_what_a_run_would_do_and_does_nothing(tmp_path, src, mod
         run(src, out, model, strips=3)
     again = forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
     assert (again.windows_run, again.rows_kept, again.windows_skipped) == (20, 3 * 192, 12)
-    strips = sum(strip.stat().st_size for strip in parts_of(out).glob("strip-*"))
+    strips = sum(strip.stat().st_size for strip in run_folder_of(out).glob("strip-*"))
     report = run(src, out, model)
     # Speckle does not compress: three strips of 192 rows tell what 1500 will take, with a third more of overviews.
     assert expected.strips == pytest.approx(strips * 1500 / (3 * 192) * 4 / 3, rel=0.15)
@@ -457,7 +457,7 @@ def test_strips_that_another_run_has_put_in_the_place_of_ours_are_not_published(
     with MosaicWriter(tmp_path / "out.tif", **options) as writer:
         for _ in range(2):
             writer.write(np.full((3, 64, 600), 9, np.uint8), valid)
-        while len(strips := sorted(parts_of(tmp_path / "out.tif").glob("strip-*"))) < 2:
+        while len(strips := sorted(run_folder_of(tmp_path / "out.tif").glob("strip-*"))) < 2:
             time.sleep(0.01)  # they are on their way to the disk
         write_strip(strips[0], np.full((4, 64, 600), 255, np.uint8), "another run")
         with pytest.raises(OutputUnwritable, match="another run has written its strips"):
@@ -503,10 +503,10 @@ def test_a_run_and_workers_of_another_do_not_share_a_folder(tmp_path):
     with StripFiles(out, 6, ours) as one, StripFiles(out, 6, ours, row=4) as two:
         one.write(*strip)
         two.write(*strip)
-        with pytest.raises(OutputUnwritable, match="another run is writing"), PartsFolder(out, theirs, restart=True):
+        with pytest.raises(OutputUnwritable, match="another run is writing"), RunFolder(out, theirs, restart=True):
             pass
     with (
-        PartsFolder(out, ours),
+        RunFolder(out, ours),
         pytest.raises(OutputUnwritable, match="another run is writing"),
         StripFiles(out, 6, ours),
     ):

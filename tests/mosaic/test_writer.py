@@ -317,7 +317,7 @@ def test_rows_on_disk_end_where_a_strip_is_missing(tmp_path):
     assert kept == [6]  # whatever came after it is not counted
     obstacle.rmdir()
     with MosaicWriter(out, **settings) as writer:
-        assert writer.adopt() == writer.rows_on_disk() == 6
+        assert writer.resume() == writer.rows_on_disk() == 6
         for _ in range(28):
             writer.write(*colours(3, 4))
         assert writer.rows_on_disk() == 90

@@ -71,7 +71,7 @@ def test_calibrations_differ_and_are_told_apart_when_a_run_goes_on(tmp_path, pow
     src = make_product(tmp_path)
     for name, product in [("sigma", None), ("gamma", ProductOptions(calibration="gamma0"))]:
         report = run(src, tmp_path / f"{name}.tif", power_model, product=product)
-        assert report.facts["calibration"] == f"{name}0"
+        assert report.manifest["calibration"] == f"{name}0"
     assert (pixels(tmp_path / "gamma.tif")[0] != pixels(tmp_path / "sigma.tif")[0]).any()
 
 

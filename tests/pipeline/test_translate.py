@@ -210,19 +210,19 @@ def test_batch_size_and_threads_change_no_pixel(make_raster, tmp_path, exported,
 def test_what_computes_the_rest_of_an_int8_file_otherwise_takes_no_part_in_a_run(make_raster, tmp_path):
     src, out, model = make_raster(speckle((300, 300)), **UTM), tmp_path / "out.tif", variants(bundled())["int8"]
     with prepared(src, out, model=model) as job:
-        decided, rest = job.decided, job.engine.rest
+        resolved, rest = job.resolved, job.engine.fallback
     with open_engine(variants(bundled())["fp32"], backend="openvino") as engine:
         assert rest == engine.precision  # bf16 where the CPU has it
-    facts = decided.manifest.facts
-    assert (facts["precision"], facts["rest"]) == ("int8", rest)
-    other = replace(decided, manifest=Manifest({**facts, "rest": {"fp32": "bf16", "bf16": "fp32"}[rest]}))
+    facts = resolved.manifest.entries
+    assert (facts["precision"], facts["fallback"]) == ("int8", rest)
+    other = replace(resolved, manifest=Manifest({**facts, "fallback": {"fp32": "bf16", "bf16": "fp32"}[rest]}))
     with (
         pytest.raises(DeviceUnavailable, match="other workers do not"),
-        prepared(src, out, model=model, decided=other),
+        prepared(src, out, model=model, resolved=other),
     ):
         pass
-    with prepared(src, out, model=model, decided=decided) as job:
-        assert job.manifest == decided.manifest
+    with prepared(src, out, model=model, resolved=resolved) as job:
+        assert job.manifest == resolved.manifest
 
 
 def test_backends_agree_with_pytorch(make_raster, tmp_path, exported, checkpoint):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sar2optical.tiling.blend import Blender, axis_weights
-from sar2optical.tiling.windows import plan_windows
+from sar2optical.tiling.windows import window_grid
 
 LAYOUTS = [
     ((1, 1), 8, 2),
@@ -45,38 +45,38 @@ def slow_weights(starts, window, length):
     return weights
 
 
-def slow_blend(plan, images):
+def slow_blend(grid, images):
     """Sum of weight times window over sum of weights, in double precision, over the whole scene."""
-    height = max(plan.shape[0], plan.window)
-    width = max(plan.shape[1], plan.window)
-    rows = slow_weights(plan.rows, plan.window, height)
-    cols = slow_weights(plan.cols, plan.window, width)
+    height = max(grid.shape[0], grid.window)
+    width = max(grid.shape[1], grid.window)
+    rows = slow_weights(grid.rows, grid.window, height)
+    cols = slow_weights(grid.cols, grid.window, width)
     total, weight = np.zeros((3, height, width)), np.zeros((height, width))
-    for i, top in enumerate(plan.rows):
-        for j, left in enumerate(plan.cols):
+    for i, top in enumerate(grid.rows):
+        for j, left in enumerate(grid.cols):
             placed = np.zeros((3, height, width))
-            placed[:, top : top + plan.window, left : left + plan.window] = images[i, j]
+            placed[:, top : top + grid.window, left : left + grid.window] = images[i, j]
             here = np.outer(rows[i], cols[j])
             total += here * placed
             weight += here
-    return (total / weight)[:, : plan.shape[0], : plan.shape[1]]
+    return (total / weight)[:, : grid.shape[0], : grid.shape[1]]
 
 
-def blend(plan, images, skip=()):
-    blender = Blender(plan)
+def blend(grid, images, skip=()):
+    blender = Blender(grid)
     strips = []
-    for i in range(len(plan.rows)):
-        for j in range(len(plan.cols)):
+    for i in range(len(grid.rows)):
+        for j in range(len(grid.cols)):
             if (i, j) not in skip:
-                blender.add(j, blender.weigh(i, j, images[i, j]))
+                blender.add(j, blender.weight(i, j, images[i, j]))
         strips.append(blender.finish(i))
-        start, stop = plan.strip(i)
-        assert strips[-1].shape == (3, stop - start, plan.shape[1])
+        start, stop = grid.strip(i)
+        assert strips[-1].shape == (3, stop - start, grid.shape[1])
     return np.concatenate(strips, axis=1)
 
 
-def random_images(plan, seed=0):
-    shape = (len(plan.rows), len(plan.cols), 3, plan.window, plan.window)
+def random_images(grid, seed=0):
+    shape = (len(grid.rows), len(grid.cols), 3, grid.window, grid.window)
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -93,16 +93,16 @@ def summed(starts, window):
 @pytest.mark.parametrize("length", [1, 5, 8, 9, 15, 16, 17, 23, 64])
 def test_weights_sum_to_one_at_every_overlap(length, window):
     for overlap in range(window):
-        starts = plan_windows((length, 1), window, overlap).rows
+        starts = window_grid((length, 1), window, overlap).rows
         total, _ = summed(starts, window)
         np.testing.assert_allclose(total, 1, atol=1e-6)
         assert (axis_weights(starts, window) > 0).all()
 
 
 def test_weights_sum_to_one_where_a_snapped_window_overlaps_threefold():
-    starts = plan_windows((10, 1), 8, 6).rows
+    starts = window_grid((10, 1), 8, 6).rows
     assert starts == (0, 2)
-    starts = plan_windows((11, 1), 8, 6).rows
+    starts = window_grid((11, 1), 8, 6).rows
     assert starts == (0, 2, 3)
     total, count = summed(starts, 8)
     assert count.max() == 3
@@ -110,7 +110,7 @@ def test_weights_sum_to_one_where_a_snapped_window_overlaps_threefold():
 
 
 def test_weights_at_a_production_window_are_positive_and_sum_to_one():
-    starts = plan_windows((25_000, 1), 256, 64).rows
+    starts = window_grid((25_000, 1), 256, 64).rows
     total, _ = summed(starts, 256)
     np.testing.assert_allclose(total, 1, atol=1e-6)
     assert axis_weights(starts, 256).min() > 1e-5
@@ -124,7 +124,7 @@ def test_two_windows_that_share_two_pixels_weigh_them_by_a_raised_cosine():
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), [*LAYOUTS, THREEFOLD, FOURFOLD])
 def test_a_pixel_that_one_window_covers_is_that_windows_alone(shape, window, overlap):
-    starts = plan_windows(shape, window, overlap).rows
+    starts = window_grid(shape, window, overlap).rows
     _, count = summed(starts, window)
     for start, weights in zip(starts, axis_weights(starts, window), strict=True):
         alone = count[start : start + window] == 1
@@ -133,92 +133,92 @@ def test_a_pixel_that_one_window_covers_is_that_windows_alone(shape, window, ove
 
 
 def test_the_border_of_the_scene_is_the_windows_own_to_the_bit():
-    plan = plan_windows((20, 20), 8, 4)
-    images = random_images(plan)
-    scene = blend(plan, images)
+    grid = window_grid((20, 20), 8, 4)
+    images = random_images(grid)
+    scene = blend(grid, images)
     np.testing.assert_array_equal(scene[:, :4, :4], images[0, 0, :, :4, :4])
     np.testing.assert_array_equal(scene[:, -4:, -4:], images[-1, -1, :, -4:, -4:])
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), [*LAYOUTS, THREEFOLD, FOURFOLD])
 def test_strips_equal_a_slow_blend_of_the_whole_scene(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
-    images = random_images(plan)
-    np.testing.assert_allclose(blend(plan, images), slow_blend(plan, images), atol=1e-6)
+    grid = window_grid(shape, window, overlap)
+    images = random_images(grid)
+    np.testing.assert_allclose(blend(grid, images), slow_blend(grid, images), atol=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), [*LAYOUTS, THREEFOLD, FOURFOLD])
 def test_constant_windows_stay_constant(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
+    grid = window_grid(shape, window, overlap)
     colour = np.array([-0.75, 0.1, 1], np.float32)[:, None, None]
-    images = np.broadcast_to(colour, (len(plan.rows), len(plan.cols), 3, window, window))
-    scene = blend(plan, images)
+    images = np.broadcast_to(colour, (len(grid.rows), len(grid.cols), 3, window, window))
+    scene = blend(grid, images)
     assert scene.dtype == np.float32
     np.testing.assert_allclose(scene, np.broadcast_to(colour, scene.shape), atol=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
 def test_windows_cut_from_one_image_give_that_image(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
+    grid = window_grid(shape, window, overlap)
     padded = tuple(max(side, window) for side in shape)
     image = np.random.default_rng(1).uniform(-1, 1, (3, *padded)).astype(np.float32)
-    images = np.array([[image[:, r : r + window, c : c + window] for c in plan.cols] for r in plan.rows])
-    np.testing.assert_allclose(blend(plan, images), image[:, : shape[0], : shape[1]], atol=1e-6)
+    images = np.array([[image[:, r : r + window, c : c + window] for c in grid.cols] for r in grid.rows])
+    np.testing.assert_allclose(blend(grid, images), image[:, : shape[0], : shape[1]], atol=1e-6)
 
 
 def test_without_overlap_windows_are_laid_side_by_side_untouched():
-    plan = plan_windows((16, 24), 8, 0)
-    images = random_images(plan)
+    grid = window_grid((16, 24), 8, 0)
+    images = random_images(grid)
     expected = np.concatenate([np.concatenate(list(row), axis=2) for row in images], axis=1)
-    np.testing.assert_array_equal(blend(plan, images), expected)
+    np.testing.assert_array_equal(blend(grid, images), expected)
 
 
 @pytest.mark.parametrize("skipped", [(0, 0), (1, 1), (2, 3), (3, 3)])
 def test_a_skipped_window_changes_no_pixel_outside_itself(skipped):
-    plan = plan_windows((20, 20), 8, 4)
-    images = random_images(plan)
-    whole, without = blend(plan, images), blend(plan, images, skip={skipped})
-    outside = np.ones(plan.shape, bool)
-    top, left = plan.rows[skipped[0]], plan.cols[skipped[1]]
+    grid = window_grid((20, 20), 8, 4)
+    images = random_images(grid)
+    whole, without = blend(grid, images), blend(grid, images, skip={skipped})
+    outside = np.ones(grid.shape, bool)
+    top, left = grid.rows[skipped[0]], grid.cols[skipped[1]]
     outside[top : top + 8, left : left + 8] = False
     np.testing.assert_array_equal(without[:, outside], whole[:, outside])
     assert (without[:, ~outside] != whole[:, ~outside]).any()
 
 
 def test_a_skipped_row_of_windows_leaves_its_own_rows_zero_and_the_rest_as_it_is():
-    plan = plan_windows((24, 8), 8, 0)
-    images = random_images(plan)
-    scene = blend(plan, images, skip={(1, 0)})
+    grid = window_grid((24, 8), 8, 0)
+    images = random_images(grid)
+    scene = blend(grid, images, skip={(1, 0)})
     np.testing.assert_array_equal(scene[:, :8], images[0, 0])
     assert (scene[:, 8:16] == 0).all()
     np.testing.assert_array_equal(scene[:, 16:], images[2, 0])
 
 
 def test_a_finished_strip_is_the_callers_to_keep():
-    plan = plan_windows((20, 8), 8, 4)
-    images = random_images(plan)
-    blender = Blender(plan)
-    blender.add(0, blender.weigh(0, 0, images[0, 0]))
+    grid = window_grid((20, 8), 8, 4)
+    images = random_images(grid)
+    blender = Blender(grid)
+    blender.add(0, blender.weight(0, 0, images[0, 0]))
     first = blender.finish(0)
     kept = first.copy()
-    blender.add(0, blender.weigh(1, 0, images[1, 0]))
+    blender.add(0, blender.weight(1, 0, images[1, 0]))
     blender.finish(1)
     np.testing.assert_array_equal(first, kept)
 
 
 def test_blending_leaves_the_windows_as_they_were():
-    plan = plan_windows((12, 12), 8, 4)
-    images = random_images(plan)
+    grid = window_grid((12, 12), 8, 4)
+    images = random_images(grid)
     before = images.copy()
-    blend(plan, images)
+    blend(grid, images)
     np.testing.assert_array_equal(images, before)
 
 
 def test_any_number_of_channels_is_blended():
-    plan = plan_windows((6, 6), 4, 2)
-    blender = Blender(plan, channels=1)
+    grid = window_grid((6, 6), 4, 2)
+    blender = Blender(grid, channels=1)
     for col in range(2):
-        blender.add(col, blender.weigh(0, col, np.full((1, 4, 4), 2, np.float32)))
+        blender.add(col, blender.weight(0, col, np.full((1, 4, 4), 2, np.float32)))
     strip = blender.finish(0)
     assert strip.shape == (1, 2, 6)
     np.testing.assert_allclose(strip, 2, rtol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sar2optical.errors import OptionError
-from sar2optical.tiling.windows import plan_windows
+from sar2optical.tiling.windows import window_grid
 
 LAYOUTS = [
     ((1, 1), 8, 2),
@@ -22,51 +22,51 @@ LAYOUTS = [
 ]
 
 
-def covered(plan):
+def covered(grid):
     """Count, pixel by pixel, the windows that hold it."""
-    count = np.zeros(plan.shape, int)
-    for row in plan.rows:
-        for col in plan.cols:
-            count[row : row + plan.window, col : col + plan.window] += 1
+    count = np.zeros(grid.shape, int)
+    for row in grid.rows:
+        for col in grid.cols:
+            count[row : row + grid.window, col : col + grid.window] += 1
     return count
 
 
 def test_windows_of_a_known_scene_lie_where_they_must():
-    plan = plan_windows((20, 33), 10, 4)
-    assert plan.rows == (0, 6, 10)
-    assert plan.cols == (0, 6, 12, 18, 23)
-    assert len(plan) == 15
-    assert plan.padded_width == 33
+    grid = window_grid((20, 33), 10, 4)
+    assert grid.rows == (0, 6, 10)
+    assert grid.cols == (0, 6, 12, 18, 23)
+    assert len(grid) == 15
+    assert grid.padded_width == 33
 
 
 def test_windows_that_fit_exactly_are_not_laid_twice():
-    plan = plan_windows((22, 30), 10, 4)
-    assert plan.rows == (0, 6, 12)
-    assert plan_windows((20, 30), 10, 0).cols == (0, 10, 20)
+    grid = window_grid((22, 30), 10, 4)
+    assert grid.rows == (0, 6, 12)
+    assert window_grid((20, 30), 10, 0).cols == (0, 10, 20)
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
 def test_every_pixel_lies_in_a_window(shape, window, overlap):
-    assert covered(plan_windows(shape, window, overlap)).min() >= 1
+    assert covered(window_grid(shape, window, overlap)).min() >= 1
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), [((24, 32), 8, 0), ((7, 7), 7, 0), ((6, 4), 1, 0)])
 def test_without_overlap_a_multiple_of_the_window_is_covered_once(shape, window, overlap):
-    assert (covered(plan_windows(shape, window, overlap)) == 1).all()
+    assert (covered(window_grid(shape, window, overlap)) == 1).all()
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
 def test_windows_reach_over_the_far_edge_only_where_the_scene_is_smaller(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
-    for starts, length in ((plan.rows, shape[0]), (plan.cols, shape[1])):
+    grid = window_grid(shape, window, overlap)
+    for starts, length in ((grid.rows, shape[0]), (grid.cols, shape[1])):
         assert starts[0] == 0
         assert starts[-1] + window == max(length, window)
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
 def test_neighbours_share_the_overlap_and_only_the_snapped_one_more(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
-    for starts in (plan.rows, plan.cols):
+    grid = window_grid(shape, window, overlap)
+    for starts in (grid.rows, grid.cols):
         strides = np.diff(starts)
         assert (strides[:-1] == window - overlap).all()
         assert all(0 < stride <= window - overlap for stride in strides[-1:])
@@ -74,44 +74,44 @@ def test_neighbours_share_the_overlap_and_only_the_snapped_one_more(shape, windo
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
 def test_strips_are_the_scenes_rows_once_and_in_order(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
-    rows = [row for index in range(len(plan.rows)) for row in range(*plan.strip(index))]
+    grid = window_grid(shape, window, overlap)
+    rows = [row for index in range(len(grid.rows)) for row in range(*grid.strip(index))]
     assert rows == list(range(shape[0]))
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
 def test_no_later_window_touches_a_finished_strip(shape, window, overlap):
-    plan = plan_windows(shape, window, overlap)
-    for index in range(len(plan.rows)):
-        start, stop = plan.strip(index)
-        assert start < stop <= plan.rows[index] + window
-        assert all(later >= stop for later in plan.rows[index + 1 :])
+    grid = window_grid(shape, window, overlap)
+    for index in range(len(grid.rows)):
+        start, stop = grid.strip(index)
+        assert start < stop <= grid.rows[index] + window
+        assert all(later >= stop for later in grid.rows[index + 1 :])
 
 
 def test_strips_of_a_known_scene():
-    plan = plan_windows((20, 33), 10, 4)
-    assert [plan.strip(k) for k in range(3)] == [(0, 6), (6, 10), (10, 20)]
+    grid = window_grid((20, 33), 10, 4)
+    assert [grid.strip(k) for k in range(3)] == [(0, 6), (6, 10), (10, 20)]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 9), (9, 3), (10, 10)])
 def test_a_scene_smaller_than_a_window_gets_one_window(shape):
-    plan = plan_windows(shape, 10, 4)
-    assert (plan.rows, plan.cols) == ((0,), (0,))
-    assert plan.strip(0) == (0, shape[0])
-    assert plan.padded_width == 10
+    grid = window_grid(shape, 10, 4)
+    assert (grid.rows, grid.cols) == ((0,), (0,))
+    assert grid.strip(0) == (0, shape[0])
+    assert grid.padded_width == 10
 
 
 def test_a_scene_one_pixel_larger_than_a_window_gets_a_second_one():
-    assert plan_windows((11, 10), 10, 4).rows == (0, 1)
+    assert window_grid((11, 10), 10, 4).rows == (0, 1)
 
 
 @pytest.mark.parametrize("overlap", [-1, 8, 9])
 def test_an_overlap_that_leaves_no_stride_is_refused(overlap):
     with pytest.raises(OptionError, match=rf"overlap is {overlap}: give 0 to 7"):
-        plan_windows((20, 20), 8, overlap)
+        window_grid((20, 20), 8, overlap)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (-1, 5)])
 def test_a_scene_without_a_pixel_is_refused(shape):
     with pytest.raises(OptionError, match=f"{shape[0]} x {shape[1]}.*at least one pixel"):
-        plan_windows(shape, 8, 2)
+        window_grid(shape, 8, 2)

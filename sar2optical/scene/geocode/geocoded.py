@@ -224,7 +224,7 @@ class Geocoded:
         values
             float32 (bands, rows, columns) in `unit`; 0 where invalid.
         valid
-            bool (rows, columns): the scene's pixel that it lies in is valid. That pixel's invalid neighbours weigh
+            bool (rows, columns): the scene's pixel that it lies in is valid. That pixel's invalid neighbours weight
             nothing.
 
         Raises
