@@ -45,7 +45,8 @@ from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.base import default_threads
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import Sar2OpticalError
-from sar2optical.pipeline.run import TranslateOptions, translate
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.run import translate
 from sar2optical.pipeline.stream import STAGES
 from sar2optical.scene.scene import GDAL_CACHE_BYTES
 from sar2optical.testing import SimulatedScene, write_scene

@@ -135,7 +135,7 @@ def test_every_module_has_its_place_in_the_list():
 
 def test_translate_ties_input_engine_and_output():
     found = imports_of("sar2optical.pipeline.run")
-    assert {"sar2optical.tiling.windows", "sar2optical.pipeline.stream", "sar2optical.scene.scene"} <= found
+    assert {"sar2optical.tiling.windows", "sar2optical.pipeline.stream", "sar2optical.pipeline.prepare"} <= found
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])
@@ -225,7 +225,7 @@ def test_a_scene_is_translated_where_there_is_no_torch(make_raster, identity_mod
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from sar2optical.pipeline.run import TranslateOptions, translate\n"
+        "from sar2optical.pipeline.options import TranslateOptions\nfrom sar2optical.pipeline.run import translate\n"
         "options = TranslateOptions(backend='onnxruntime')\n"
         f"translate({str(src)!r}, Path({str(out)!r}), model=Path({str(identity_model)!r}), options=options)\n"
         "del sys.modules['torch']"

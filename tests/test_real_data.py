@@ -14,7 +14,8 @@ from rio_cogeo.cogeo import cog_validate
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import UnitsUnknown
 from sar2optical.evaluation.metrics import psnr
-from sar2optical.pipeline.run import TranslateOptions, translate
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.run import translate
 from sar2optical.scene.scene import SceneOptions
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -15,7 +15,9 @@ from sar2optical._utils.memory import peak_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.registry import bundled, variants
-from sar2optical.pipeline.run import Report, TranslateOptions, check_outputs, execute, prepared
+from sar2optical.pipeline.options import Report, TranslateOptions
+from sar2optical.pipeline.prepare import check_outputs, prepared
+from sar2optical.pipeline.run import execute
 from sar2optical.tiling.windows import WindowGrid
 
 _SECONDS_ALONE = 0.5

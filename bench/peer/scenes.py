@@ -15,7 +15,8 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from bench.peer.protocol import OPENSR_SCALE
-from sar2optical.pipeline.run import TranslateOptions, prepared
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.prepare import prepared
 from sar2optical.testing import SimulatedScene, write_scene
 
 _GRID = 11

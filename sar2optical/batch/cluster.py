@@ -36,8 +36,11 @@ from sar2optical.errors import (
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.writer import StripFiles, cleanup, run_of, tags_of
+from sar2optical.pipeline.job import ResolvedOptions
+from sar2optical.pipeline.options import Report, TranslateOptions
+from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.provenance import asked_for, differences, is_as_asked
-from sar2optical.pipeline.run import Report, ResolvedOptions, TranslateOptions, check_outputs, execute, prepared
+from sar2optical.pipeline.run import execute
 from sar2optical.pipeline.stream import stream
 from sar2optical.scene.remote import shown
 
@@ -410,7 +413,7 @@ def _begin(work: Work, model: Path | None, options: TranslateOptions, share: boo
         _refuse_other_mosaic(work.out, job.tags, options)
         check_outputs(work.source, work.out, options)
         if not share or len(job.grid.rows) < 2 * UNIT:
-            return execute(job, work.out, options, began=began)
+            return replace(execute(job, work.out, options), seconds=time.perf_counter() - began)
         strips = StripFiles(work.out, job.grid.shape[1], job.manifest)
         strips.begin(restart=options.restart)
         wanted = [k for k in range(len(job.grid.rows)) if not strips.has(job.grid.strip(k))]
@@ -423,7 +426,7 @@ def _run(work: Work, model: Path | None, options: TranslateOptions, resolved: Re
         prepared(work.source, work.out, model=model, options=options, resolved=resolved, opener=_kept_open) as job,
         StripFiles(work.out, job.grid.shape[1], job.manifest, row=job.grid.rows[rows.start]) as strips,
     ):
-        stream(job.scene, job.grid, job.encodings, job.engine, strips, rows=rows, ahead=job.ahead)
+        stream(job, strips, rows=rows)
     return len(rows)
 
 
@@ -434,7 +437,7 @@ def _end(work: Work, model: Path | None, options: TranslateOptions, resolved: Re
         return _There()
     check_outputs(work.source, work.out, options)
     with prepared(work.source, work.out, model=model, options=options, resolved=resolved, opener=_kept_open) as job:
-        return execute(job, work.out, options, began=began)
+        return replace(execute(job, work.out, options), seconds=time.perf_counter() - began)
 
 
 def _is_there(out: Path, manifest: Manifest, options: TranslateOptions) -> bool:

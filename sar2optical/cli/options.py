@@ -12,7 +12,7 @@ from sar2optical.signature import UNITS
 from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
-    from sar2optical.pipeline.run import TranslateOptions
+    from sar2optical.pipeline.options import TranslateOptions
 
 CALIBRATIONS = ("sigma0", "gamma0", "beta0", "dn")
 
@@ -106,7 +106,7 @@ def translate_options(
 ) -> TranslateOptions:
     """Make options of what `scene_options` parsed; whatever else is given goes to `TranslateOptions`."""
     from sar2optical.engines import EngineOptions
-    from sar2optical.pipeline.run import TranslateOptions
+    from sar2optical.pipeline.options import TranslateOptions
     from sar2optical.scene.geocode.geocoded import Target
     from sar2optical.scene.safe.product import ProductOptions
     from sar2optical.scene.scene import SceneOptions

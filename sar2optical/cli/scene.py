@@ -16,7 +16,7 @@ from sar2optical.errors import OptionError
 
 if TYPE_CHECKING:
     from sar2optical.pipeline.estimate import Estimate
-    from sar2optical.pipeline.run import Progress, Report
+    from sar2optical.pipeline.options import OnProgress, Report
 
 _MPX = 1_000_000
 _DOING = {"check": "checking strips", "translate": "translating", "mosaic": "assembling"}
@@ -64,12 +64,12 @@ def main(
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
-        from sar2optical.pipeline.run import forecast
+        from sar2optical.pipeline.estimate import estimate
 
-        click.echo(outlook(forecast(scene, out, model=found, options=options)))
+        click.echo(outlook(estimate(scene, out, model=found, options=options)))
         return
-    with GentleStop() as stop, _progress(stop, hidden=quiet) as progress:
-        did = translate(scene, out, model=found, options=options, progress=progress, stop=stop)
+    with GentleStop() as stop, _progress(stop, hidden=quiet) as on_progress:
+        did = translate(scene, out, model=found, options=options, on_progress=on_progress, stop=stop)
     if report:
         write_output(report, did.to_json().encode())
     if not quiet:
@@ -103,7 +103,7 @@ def summary(report: Report) -> str:
 
 
 @contextmanager
-def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[Progress]:
+def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[OnProgress]:
     """Show a bar of finished megapixels, rate and time left, while windows run; lines where there is no terminal."""
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Before a run: how many windows, how much memory and disk, how long; from a short measured run on the scene."""
+"""Estimate a run before it starts: windows, memory, disk and time, from a short measured run on the scene."""
 
 from __future__ import annotations
 
@@ -16,72 +16,84 @@ from numpy.typing import NDArray
 from sar2optical._utils.memory import resident_bytes
 from sar2optical.engines import Engine
 from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.overviews import mask_out
+from sar2optical.mosaic.run_folder import refuse_other_run, run_folder_of
 from sar2optical.mosaic.strips import encoded_strip
+from sar2optical.mosaic.writer import StripFiles, strips_at_once
+from sar2optical.pipeline.job import Job, engine_threads
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.prepare import check_outputs, prepared
+from sar2optical.pipeline.remote_output import local_path
 from sar2optical.pipeline.stream import bytes_in_flight
-from sar2optical.scene.radiometry import Encoding, decode
+from sar2optical.scene.radiometry import decode
+from sar2optical.scene.remote import is_remote
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
 
+__all__ = ["Estimate", "Sample", "estimate", "measure", "refuse_full_disk"]
+
 _ROWS = 4
-"""Rows of windows that the measured run takes some from, evenly over the scene."""
+"""Rows of windows that the measured run takes windows from, evenly over the scene."""
 
 _PER_ROW = 8
-"""Windows of each of them."""
+"""Windows of each of these rows."""
 
 _SECONDS = 5.0
-"""The measured run ends with the row of windows in which as much time has passed."""
+"""Seconds after which the measured run takes no further row of windows."""
 
 _OTHER_STAGES = 1.1
 """Time of all stages over that of the engine alone: 1.05 to 1.2 were measured."""
 
 _OVERVIEWS = 4 / 3
-"""Pixels of an image and all its halvings, over those of the image."""
+"""Pixels of an image with all its overviews, over those of the image."""
 
 _MOSAIC = 1.0
 """Size of a mosaic (DEFLATE) over that of its strips (ZSTD 1): 0.9 to 1.0 were measured."""
 
 _MOSAIC_RATE = 12e6
-"""Pixels a second and thread that go from strips into the mosaic, measured on a 2.5 GHz core."""
+"""Pixels per second and thread of assembling a mosaic, measured on a 2.5 GHz core."""
 
 _CHUNK_ROWS = 512
-_SURE = 0.8
-"""A run is refused where less than this share of the estimate is free: an estimate may be too high."""
+_LEAST_SHARE = 0.8
+"""Share of the estimated disk space that must be free: an estimate may be too high."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a few windows of a scene told."""
+    """Result of a short measured run."""
 
     windows_per_second: float
-    """Of the engine, all streams at work; nan where no window has a valid pixel."""
+    """Rate of the engine with all its streams; nan if no window has a valid pixel."""
     bytes_per_pixel: float
-    """Of a strip, for each valid pixel."""
+    """Size of a strip in bytes for each valid pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run will take."""
+    """What a run would do and need."""
 
     windows: int
+    """Windows of the scene."""
     windows_run: int
-    """Those that will go through the engine."""
+    """Windows that would go through the engine."""
     rows_kept: int
     """Pixel rows that an interrupted run has finished."""
     memory: int
-    """Bytes at the peak, engine included."""
+    """Peak memory in bytes, engine included."""
     strips: int
-    """Bytes on disk while it runs, overviews included."""
+    """Size of the strips and their overviews on disk during the run, in bytes."""
     mosaic: int
-    """Bytes of the output."""
+    """Size of the output in bytes."""
     free: int
-    """Bytes, where the output goes."""
+    """Free space in bytes in the output's folder."""
     seconds: float
-    """From the first window to the last strip."""
+    """Seconds from the first window to the last strip."""
     seconds_mosaic: float
-    """Assembling the output."""
+    """Seconds for assembling the output."""
     engine: str
+    """Backend, precision and device."""
 
     @property
     def windows_skipped(self) -> int:
@@ -89,58 +101,66 @@ class Estimate:
         return self.windows - self.windows_run
 
 
-def forecast(
-    scene: SceneSource,
-    grid: WindowGrid,
-    encodings: list[Encoding],
-    engine: Engine,
-    out: Path,
-    *,
-    ahead: int,
-    cache: int,
-    writing: int,
-    threads: int,
-    rows_kept: int,
+def estimate(
+    src: str | Path, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
 ) -> Estimate:
-    """Count windows, measure some, and reckon; reads the whole scene once.
+    """Estimate what `translate` would do and need; write no mosaic and no strip.
 
-    Parameters
-    ----------
-    scene, grid, encodings, engine
-        Opened.
-    out
-        Where the mosaic goes.
-    ahead, cache, writing, threads
-        Strips to read before they are needed, bytes of GDAL's cache, strips on their way to the disk, and threads
-        that assemble the mosaic.
-    rows_kept
-        Pixel rows that are finished.
+    Reads the whole scene once, and runs a few of its windows.
+
+    Raises
+    ------
+    Sar2OpticalError
+        See `sar2optical.pipeline.run.translate`; OutputUnwritable if the disk cannot hold the mosaic.
     """
-    rows, pixels = _count(scene, grid)
+    options = options or TranslateOptions()
+    out = local_path(str(out), options) if is_remote(out) else Path(out)
+    check_outputs(src, out, options)
+    with prepared(src, out, model=model, options=options) as job:
+        job.writer(out, options)  # refuses an output that it cannot write
+        found = _estimate(job, out, options, rows_kept=_rows_kept(job, out, options))
+    _refuse_too_little(out, strips=found.strips, mosaic=found.mosaic)
+    return found
+
+
+def _rows_kept(job: Job, out: Path, options: TranslateOptions) -> int:
+    """Count the rows that a run would resume from."""
+    if options.restart:
+        return 0
+    refuse_other_run(out, job.manifest)
+    if Manifest.read(run_folder_of(out)) != job.manifest:
+        return 0
+    return StripFiles(out, job.grid.shape[1], job.manifest).rows(job.grid.shape[0])
+
+
+def _estimate(job: Job, out: Path, options: TranslateOptions, *, rows_kept: int) -> Estimate:
+    grid, threads = job.grid, engine_threads(options)
+    rows, pixels = _count(job.scene, grid)
     first = grid.rows.index(rows_kept) if rows_kept in grid.rows else len(grid.rows)
     run = int(rows[first:].sum())
-    found = sample(scene, grid, encodings, engine)
+    found = measure(job)
     strips = round(found.bytes_per_pixel * pixels * _OVERVIEWS)
+    in_flight = bytes_in_flight(grid, bands=len(job.encodings), ahead=job.ahead, writing=strips_at_once(threads))
     return Estimate(
         windows=len(grid),
         windows_run=run,
         rows_kept=rows_kept,
-        memory=resident_bytes() + cache + bytes_in_flight(grid, bands=len(encodings), ahead=ahead, writing=writing),
+        memory=resident_bytes() + job.cache + in_flight,
         strips=strips,
         mosaic=round(strips * _MOSAIC),
-        free=free_beside(out),
+        free=_free_beside(out),
         seconds=_OTHER_STAGES * run / found.windows_per_second if run else 0.0,
         seconds_mosaic=math.prod(grid.shape) / (_MOSAIC_RATE * threads),
-        engine=str(engine),
+        engine=str(job.engine),
     )
 
 
-def sample(scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], engine: Engine) -> Sample:
-    """Take a few windows of a scene through the engine and into a strip."""
+def measure(job: Job) -> Sample:
+    """Run a few windows of a scene through the engine and into a strip."""
     count, elapsed, size, valid = 0, 0.0, 0, 0
-    infer = _runner(engine)
-    for row in sorted({len(grid.rows) * (2 * k + 1) // (2 * _ROWS) for k in range(_ROWS)}):
-        sars, masks = _windows_of(scene, grid, encodings, engine.signature.channels, row)
+    infer = _runner(job.engine)
+    for row in sorted({len(job.grid.rows) * (2 * k + 1) // (2 * _ROWS) for k in range(_ROWS)}):
+        sars, masks = _windows_of(job, row)
         if not sars:
             continue
         began = time.perf_counter()
@@ -157,46 +177,44 @@ def sample(scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], engi
     return Sample(windows_per_second=count / elapsed, bytes_per_pixel=size / valid)
 
 
-def refuse_full_disk(scene: SceneSource, grid: WindowGrid, found: Sample, out: Path, *, on_disk: int) -> None:
-    """Refuse a run whose strips and mosaic the disk cannot hold, before it is begun.
+def refuse_full_disk(job: Job, found: Sample, out: Path, *, on_disk: int) -> None:
+    """Refuse a run whose strips and mosaic the disk cannot hold, before it starts.
 
     Parameters
     ----------
-    scene, grid
-        The scene's sampled values tell about how many pixels are valid.
+    job
+        Its scene's sampled values give the share of valid pixels.
     found
-        Of `sample`.
+        Result of `measure`.
     out
-        Where the mosaic goes.
+        Path of the mosaic.
     on_disk
-        Bytes of strips that are there already.
+        Size of the strips that exist already, in bytes.
 
     Raises
     ------
     OutputUnwritable
-        Where clearly less is free.
+        If clearly less is free.
     """
-    strips = found.bytes_per_pixel * math.prod(grid.shape) * scene.valid_share * _OVERVIEWS
-    refuse_too_little(out, strips=strips, mosaic=strips * _MOSAIC, on_disk=on_disk)
+    strips = found.bytes_per_pixel * math.prod(job.grid.shape) * job.scene.valid_share * _OVERVIEWS
+    _refuse_too_little(out, strips=strips, mosaic=strips * _MOSAIC, on_disk=on_disk)
 
 
-def refuse_too_little(out: Path, *, strips: float, mosaic: float, on_disk: int = 0) -> None:
-    """Refuse where so much clearly does not fit; see `refuse_full_disk`."""
-    free = free_beside(out)
-    if free < _SURE * (strips + mosaic - on_disk):
+def _refuse_too_little(out: Path, *, strips: float, mosaic: float, on_disk: int = 0) -> None:
+    free = _free_beside(out)
+    if free < _LEAST_SHARE * (strips + mosaic - on_disk):
         raise OutputUnwritable(
-            f"cannot write {out}: strips take about {strips / 1e6:.0f} MB and the mosaic {mosaic / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free there; free some space, or choose another folder"
+            f"cannot write {out}: strips need about {strips / 1e6:.0f} MB and the mosaic {mosaic / 1e6:.0f} MB, but "
+            f"only {free / 1e6:.0f} MB are free: free some space, or choose another folder"
         )
 
 
-def free_beside(out: Path) -> int:
-    """Bytes that are free where an output goes."""
+def _free_beside(out: Path) -> int:
     return shutil.disk_usage(out.resolve().parent).free
 
 
 def _count(scene: SceneSource, grid: WindowGrid) -> tuple[NDArray[np.int64], int]:
-    """Count windows with a valid pixel in each row of windows, and all valid pixels."""
+    """Count the windows with a valid pixel in each row of windows, and all valid pixels."""
     height, width = grid.shape
     met = np.zeros((height, len(grid.cols)), np.bool_)
     pixels = 0
@@ -209,20 +227,19 @@ def _count(scene: SceneSource, grid: WindowGrid) -> tuple[NDArray[np.int64], int
     return np.array([met[row : row + grid.window].any(axis=0).sum() for row in grid.rows]), pixels
 
 
-def _windows_of(
-    scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], channels: int, row: int
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
-    """Give some windows with valid pixels of one row, as the engine takes them, and their validity."""
+def _windows_of(job: Job, row: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+    """Return some windows of one row with valid pixels, as the engine takes them, and which pixels are valid."""
+    grid, channels = job.grid, job.engine.signature.channels
     start, window = grid.rows[row], grid.window
     stop = min(start + window, grid.shape[0])
-    values, valid = scene.read_rows(start, stop)
+    values, valid = job.scene.read_rows(start, stop)
     sars, masks = [], []
     for col in grid.cols[:: max(1, len(grid.cols) // _PER_ROW)]:
         across = slice(col, col + window)
         mask = valid[:, across]
         if not mask.any():
             continue
-        sar = np.stack([e.encode(band[:, across], mask) for e, band in zip(encodings, values, strict=True)])
+        sar = np.stack([e.encode(band[:, across], mask) for e, band in zip(job.encodings, values, strict=True)])
         short = (0, window - mask.shape[0]), (0, window - mask.shape[1])
         sar, mask = np.pad(sar, ((0, 0), *short)), np.pad(mask, short)
         sars.append(mirror_invalid(np.ascontiguousarray(np.broadcast_to(sar, (channels, window, window))), mask))
@@ -231,7 +248,7 @@ def _windows_of(
 
 
 def _runner(engine: Engine) -> Callable[[list[NDArray[np.float32]]], list[NDArray[np.float32]]]:
-    """Give what runs windows on all of an engine's streams."""
+    """Return a function that runs windows on all streams of an engine."""
 
     def run(sars: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         batches = [np.stack(sars[k : k + engine.batch]) for k in range(0, len(sars), engine.batch)]

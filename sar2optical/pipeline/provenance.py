@@ -1,21 +1,45 @@
-"""What a mosaic says of itself: that it is generated, by which run, and what that run was asked for."""
+"""What decides a mosaic's pixels: the manifest of a run, the tags of a mosaic, and their comparison."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rasterio
+
 from sar2optical import __version__
-from sar2optical._utils.addresses import tells_file_in_query
+from sar2optical._utils.addresses import shown, tells_file_in_query
+from sar2optical.engines import Engine
+from sar2optical.engines.base import LIBRARIES
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.strips import RUN_TAG
-from sar2optical.mosaic.tags import OPTIONS_TAG, options_of
+from sar2optical.mosaic.tags import OPTIONS_TAG, generated_tags, options_of
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.scene.geocode.geocoded import Geocoded
+from sar2optical.scene.radiometry import Encoding
 from sar2optical.scene.remote import is_remote
+from sar2optical.scene.safe.product import ProductOptions, is_product
+from sar2optical.scene.scene import SceneSource
+from sar2optical.tiling.windows import WindowGrid
+
+__all__ = [
+    "asked_for",
+    "differences",
+    "hash_of",
+    "is_as_asked",
+    "library_versions",
+    "manifest_of",
+    "tags_of_run",
+    "to_tag",
+]
 
 _NOT_PIXELS = {"threads", "batch", "overwrite", "preview", "restart", "max_memory", "seams"}
 """Options that change no pixel of a mosaic."""
@@ -23,11 +47,97 @@ _NOT_PIXELS = {"threads", "batch", "overwrite", "preview", "restart", "max_memor
 _LOSSY = "jpeg"
 
 _NAMED_BY_TAGS = ("SOURCE", "MODEL", "MODEL_SHA256", "ENGINE", "VERSION", "BANDS", "UNITS", "STRETCH", "OVERLAP")
-"""Tags without their prefix in which runs may differ."""
+"""Tags, without their prefix, that name a difference between two runs."""
+
+
+def manifest_of(
+    scene: SceneSource,
+    engine: Engine,
+    file: Path,
+    grid: WindowGrid,
+    encodings: list[Encoding],
+    options: TranslateOptions,
+) -> Manifest:
+    """Collect everything that decides the pixels; batch size, threads and memory do not."""
+    height, width = scene.shape
+    path = Path(scene.path)
+    optional = {
+        "nodata": options.scene.nodata,
+        "scale": options.scene.scale,
+        # Where names identify the bands, it does not matter whether a name or an index was given.
+        "band": ", ".join(options.scene.bands) if options.scene.bands and None in scene.polarisations else None,
+        "calibration": _calibration_of(options.product or ProductOptions()) if is_product(path) else None,
+        # A server does not report when its file changed; values sampled all over the scene show it.
+        "values": None if is_local(path) else _hash_of_values(scene),
+    }
+    return Manifest(
+        {
+            "scene": identity_of((path, *(file for file in scene.files if str(file) != scene.path))),
+            "size": f"{width} x {height}",
+            "bands": ",".join(name or "unknown" for name in scene.polarisations),
+            "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
+            "geocode": str(options.geocode) if options.geocode else "no",
+            "overlap": str(grid.overlap),
+            "window": str(grid.window),
+            "model": hash_of(file),
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "device": engine.device,
+            **({} if engine.fallback == engine.precision else {"fallback": engine.fallback}),
+            "library": library_versions(engine).get(LIBRARIES.get(engine.backend, ""), "unknown"),
+            "version": __version__,
+            **{name: str(value) for name, value in optional.items() if value is not None},
+        }
+    )
+
+
+def tags_of_run(
+    scene: SceneSource, engine: Engine, manifest: Manifest, encodings: list[Encoding], options: TranslateOptions
+) -> dict[str, str]:
+    """Return the tags of a mosaic that say how it was made."""
+    return {
+        "TIFFTAG_SOFTWARE": f"sar2optical {__version__}",
+        **generated_tags(engine.signature.name),
+        "SAR2OPTICAL_VERSION": __version__,
+        "SAR2OPTICAL_MODEL": engine.signature.name,
+        "SAR2OPTICAL_MODEL_SHA256": manifest.entries["model"],
+        "SAR2OPTICAL_ENGINE": str(engine),
+        "SAR2OPTICAL_BATCH": str(engine.batch),
+        RUN_TAG: manifest.fingerprint,
+        "SAR2OPTICAL_SOURCE": Path(shown(scene.path)).name,
+        "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
+        "SAR2OPTICAL_UNITS": scene.unit or "unknown",
+        "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
+        "SAR2OPTICAL_OVERLAP": str(options.overlap),
+        **({"SAR2OPTICAL_GEOCODING": scene.note} if isinstance(scene, Geocoded) else {}),
+    }
+
+
+def library_versions(engine: Engine) -> dict[str, str]:
+    """Return the versions of the libraries that decide pixels, by name."""
+    found = {"sar2optical": __version__, "numpy": np.__version__}
+    found |= {"rasterio": rasterio.__version__, "gdal": rasterio.__gdal_version__}
+    library = LIBRARIES.get(engine.backend, engine.backend)
+    for name in (library, f"{library}-gpu"):
+        with suppress(PackageNotFoundError):
+            found[library] = version(name)
+    return found
+
+
+def _hash_of_values(scene: SceneSource) -> str:
+    digest = hashlib.sha256()
+    for sample in scene.samples:
+        digest.update(np.ascontiguousarray(sample).data)
+    return digest.hexdigest()[:16]
+
+
+def _calibration_of(product: ProductOptions) -> str:
+    noise, border = ", noise removed" * product.denoise, ", border kept" * (not product.border)
+    return f"{product.calibration}{noise}{border}"
 
 
 def asked_for(src: str | Path, model: Mapping[str, Path], options: Any) -> Manifest | None:
-    """Gather what decides a mosaic's pixels as far as it is known before the scene or a model is opened.
+    """Collect what decides a mosaic's pixels, as far as it is known before the scene or a model is opened.
 
     Parameters
     ----------
@@ -36,22 +146,22 @@ def asked_for(src: str | Path, model: Mapping[str, Path], options: Any) -> Manif
     model
         Files of the model by precision.
     options
-        `TranslateOptions`; those that are left as they are by default (None, empty, false) are not named.
+        `TranslateOptions`; those with their default value (None, empty, false) are left out.
 
     Returns
     -------
     Manifest or None
-        None where the scene's address does not tell which scene it is, or a model's file cannot be read.
+        None if the address does not identify the scene, or a file cannot be read.
     """
     if tells_file_in_query(src):
         return None
     try:
-        hashes = [_hash_of(str(file), file.stat().st_mtime_ns)[:16] for file in model.values()]
+        hashes = [hash_of(file)[:16] for file in model.values()]
         scene = identity_of((Path(src),))
     except OSError:
         return None
-    facts = {"scene": scene, "model": ", ".join(hashes), "version": __version__}
-    return Manifest(facts | dict(_flat(options)))
+    entries = {"scene": scene, "model": ", ".join(hashes), "version": __version__}
+    return Manifest(entries | dict(_flat(options)))
 
 
 def _flat(options: Any) -> list[tuple[str, str]]:
@@ -67,20 +177,25 @@ def _flat(options: Any) -> list[tuple[str, str]]:
     return found
 
 
+def hash_of(file: Path) -> str:
+    """Return the SHA-256 of a model's file; computed once as long as the file does not change."""
+    return _hash_at(file, file.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=64)
-def _hash_of(file: str, _: int) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def _hash_at(file: Path, _modified: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def to_tag(asked: Manifest | None) -> dict[str, str]:
-    """Give `asked_for` as a mosaic's tag."""
+    """Return the result of `asked_for` as a tag of a mosaic."""
     return {} if asked is None else {OPTIONS_TAG: json.dumps(dict(asked.entries))}
 
 
 def is_as_asked(tags: Mapping[str, str], src: str | Path, asked: Manifest | None) -> bool:
-    """Say whether a mosaic's tags are of a run that was asked for the same.
+    """Return True if a mosaic's tags are those of a run with the same scene, model and options.
 
-    A scene that is gone since (a file that was removed) is not compared.
+    A scene that no longer exists is not compared.
     """
     if asked is None:
         return False
@@ -95,14 +210,14 @@ def is_as_asked(tags: Mapping[str, str], src: str | Path, asked: Manifest | None
 
 
 def differences(tags: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Name in what a mosaic differs from the one that a run would make; nothing where their pixels are the same.
+    """List the differences between a mosaic and the one that a run would make; empty if the pixels are the same.
 
     Parameters
     ----------
     tags
-        Of the mosaic that is there.
+        Tags of the existing mosaic.
     now
-        That the run would give it.
+        Tags that the run would write.
     """
     was, asked = options_of(tags), options_of(now)
     encoded = {"compress": was.entries.get("compress"), "now": asked.entries.get("compress")} if was and asked else {}
@@ -112,5 +227,5 @@ def differences(tags: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         return was.differences(asked)
     named = [(name, tags.get(f"SAR2OPTICAL_{name}"), now.get(f"SAR2OPTICAL_{name}")) for name in _NAMED_BY_TAGS]
     return [f"{name.lower()} {had}, now {has}" for name, had, has in named if had and had != has] or [
-        "other values, or another library: it does not tell in what"
+        "values or a library differ, which its tags do not show"
     ]

@@ -1,4 +1,4 @@
-"""Rows of windows through an engine to a writer, all stages at once.
+"""Stream a scene through an engine to a writer: reading, inference and writing overlap.
 
 ::
 
@@ -7,7 +7,7 @@
                            blend (in order)              <-  weight
                            strip                                          ->   decode -> write strip
 
-What is in flight is bounded, so memory is a fixed number of strips, whatever the scene's height.
+Queues are bounded: memory is a fixed number of strips, whatever the scene's height.
 """
 
 from __future__ import annotations
@@ -26,36 +26,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
-from sar2optical.scene.radiometry import Encoding, decode
-from sar2optical.scene.scene import SceneSource
+from sar2optical.pipeline.job import Job
+from sar2optical.scene.radiometry import decode
 from sar2optical.tiling.blend import Blender
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
+
+__all__ = ["STAGES", "Clock", "Streamed", "Writer", "bytes_in_flight", "stream"]
 
 _T = TypeVar("_T")
 
 
 class Writer(Protocol):
-    """Where finished rows go, from top to bottom."""
+    """Destination of finished rows, from top to bottom."""
 
     def write(self, rgb: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
-        """Take uint8 (3, rows, width) and bool (rows, width)."""
+        """Write the next rows: uint8 (3, rows, width) and bool (rows, width)."""
         ...
 
 
 STAGES = ("read", "encode", "infer", "weight", "blend", "write")
+"""Names of the stages, in the order of the data."""
 
 
 @dataclass
 class Clock:
-    """How long each stage was at work, summed over its threads; safe to use from all of them."""
+    """Time that each stage was at work, summed over its threads; thread-safe."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def at(self, stage: str) -> Iterator[None]:
-        """Count the time inside for a stage."""
+        """Add the time inside the block to a stage."""
         began = time.perf_counter()
         try:
             yield
@@ -65,7 +68,7 @@ class Clock:
                 self.seconds[stage] += took
 
     def idle(self, elapsed: float, *, streams: int) -> dict[str, float]:
-        """Give the share of the time that each stage's threads waited: the engine and weighing share `streams`."""
+        """Return the share of the time that each stage's threads waited; the engine and weights share `streams`."""
         if elapsed <= 0:
             return dict.fromkeys(STAGES, 0.0)
         threads = {"infer": streams, "weight": streams}
@@ -74,12 +77,12 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Streamed:
-    """What came of it."""
+    """Result of `stream`."""
 
     windows_run: int
-    """Those with a valid pixel."""
+    """Windows with a valid pixel."""
     rows: int
-    """Rows of windows whose strips are written; fewer than asked for where it was stopped."""
+    """Rows of windows whose strips are written; fewer than wanted if the run was stopped."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class _Strip:
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """A window of a strip."""
+class _Window:
+    """One window of a strip."""
 
     row: int
     col: int
@@ -107,61 +110,56 @@ class _Placed:
 
 
 def stream(
-    scene: SceneSource,
-    grid: WindowGrid,
-    encodings: list[Encoding],
-    engine: Engine,
+    job: Job,
     writer: Writer,
     *,
     rows: range | None = None,
-    ahead: int = 1,
     stop: Callable[[], bool] = lambda: False,
-    told: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     clock: Clock | None = None,
 ) -> Streamed:
-    """Take rows of windows through the engine, and their strips to the writer.
+    """Run rows of windows through the engine, and write their strips.
 
-    The strips are the same, bit by bit, whichever rows are asked for together: rows of windows above that reach into
-    the first strip are run again, and what they give above it is thrown away.
+    The strips do not depend on which rows are run together, to the bit: rows of windows above that reach into the
+    first strip are run again, and their other pixels are dropped.
 
     Parameters
     ----------
-    scene, grid, encodings, engine
-        Opened; an encoding for each band.
+    job
+        Scene, grid, encodings and engine.
     writer
-        Given each strip when it is finished.
+        Gets each strip when it is finished.
     rows
-        Of windows, whose strips are wanted; all where None.
-    ahead
-        Strips that are read before they are needed.
+        Rows of windows whose strips are wanted; all by default.
     stop
-        Asked before each row of windows: True ends the work with the strip in hand.
-    told
-        Called with the number of finished pixel rows, from the scene's top.
+        Called before each row of windows. If it returns True, the current strip is the last one.
+    on_progress
+        Called with the number of finished pixel rows, counted from the scene's top.
     clock
-        Told how long each stage is at work.
+        Collects how long each stage is at work.
 
     Raises
     ------
     Sar2OpticalError
-        The first that any stage meets; the others stop.
+        The first error of any stage; the other stages stop.
     """
+    grid = job.grid
     rows = range(len(grid.rows)) if rows is None else rows
     clock = clock or Clock()
-    finisher = _Finisher(grid, writer, rows, told, clock)
-    strips = _strips(scene, grid, encodings, engine.signature.channels, range(_warm_up(grid, rows), rows.stop), clock)
+    finisher = _Finisher(grid, writer, rows, on_progress, clock)
+    strips = _strips(job, range(_warm_up(grid, rows), rows.stop), clock)
     with ThreadPoolExecutor(1, "reader") as reader, finisher:
-        windows = _windows(_ahead(strips, reader, ahead), grid, finisher, stop)
-        count = _infer(windows, engine, finisher, clock)
+        windows = _windows(_ahead(strips, reader, job.ahead), grid, finisher, stop)
+        count = _infer(windows, job.engine, finisher, clock)
     return Streamed(windows_run=count, rows=finisher.rows)
 
 
 def bytes_in_flight(grid: WindowGrid, *, bands: int, ahead: int, writing: int) -> int:
-    """Estimate what `stream` holds at its peak: linear in the scene's width, whatever its height.
+    """Estimate the peak memory of `stream` in bytes: linear in the scene's width, whatever its height.
 
-    Counted by hand from the arrays below: encoded strips (float32 and validity: the reader's last and next, those
-    ahead, the one in use), what is scaled while reading, the sum of the blend, and finished rows (float32 once, being
-    decoded, and as bytes with the pyramid's), two strips of them; and as many as `writing` that are being encoded.
+    Sum of the arrays below: encoded strips (float32 and valid: the reader's last and next, those ahead, the one in
+    use), scratch space of reading, the sum of the blend, and finished rows (float32, then bytes with the overviews),
+    two strips of them; and `writing` strips that are being encoded.
     """
     wide = grid.padded_width
     stride = grid.window - grid.overlap
@@ -174,28 +172,28 @@ def bytes_in_flight(grid: WindowGrid, *, bands: int, ahead: int, writing: int) -
 
 
 def _warm_up(grid: WindowGrid, rows: range) -> int:
-    """Give the first row of windows that reaches into the first strip wanted."""
+    """Return the first row of windows that reaches into the first wanted strip."""
     if not rows:
         return rows.stop
     top = grid.rows[rows.start]
     return next((k for k in range(rows.start) if grid.rows[k] + grid.window > top), rows.start)
 
 
-def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, clock: Clock) -> int:
-    """Run batches on the engine's streams; hand results on in the windows' order."""
+def _infer(windows: Iterator[_Window], engine: Engine, finisher: _Finisher, clock: Clock) -> int:
+    """Run batches on the engine's streams; pass the results on in the order of the windows."""
 
-    def run(batch: list[_Placed]) -> list[NDArray[np.float32]]:
+    def run(batch: list[_Window]) -> list[NDArray[np.float32]]:
         with clock.at("infer"):
-            images = engine.run(np.stack([mirror_invalid(placed.sar, placed.valid) for placed in batch]))
-        return [finisher.weight(placed.row, placed.col, image) for placed, image in zip(batch, images, strict=True)]
+            images = engine.run(np.stack([mirror_invalid(window.sar, window.valid) for window in batch]))
+        return [finisher.weight(window.row, window.col, image) for window, image in zip(batch, images, strict=True)]
 
     count = 0
-    pending: deque[tuple[list[_Placed], Future[list[NDArray[np.float32]]]]] = deque()
+    pending: deque[tuple[list[_Window], Future[list[NDArray[np.float32]]]]] = deque()
 
     def collect() -> None:
         batch, future = pending.popleft()
-        for placed, weighted in zip(batch, future.result(), strict=True):
-            finisher.add(placed.row, placed.col, weighted)
+        for window, weighted in zip(batch, future.result(), strict=True):
+            finisher.add(window.row, window.col, weighted)
 
     with ThreadPoolExecutor(engine.streams, "stream") as streams:
         try:
@@ -207,16 +205,15 @@ def _infer(windows: Iterator[_Placed], engine: Engine, finisher: _Finisher, cloc
             while pending:
                 collect()
         except BaseException:
-            streams.shutdown(cancel_futures=True)  # do not compute what nobody will look at
+            streams.shutdown(cancel_futures=True)  # their results would be dropped
             raise
     finisher.finish()
     return count
 
 
-def _strips(
-    scene: SceneSource, grid: WindowGrid, encodings: list[Encoding], channels: int, rows: range, clock: Clock
-) -> Iterator[_Strip]:
+def _strips(job: Job, rows: range, clock: Clock) -> Iterator[_Strip]:
     """Read and encode rows of windows; every row of pixels once."""
+    scene, grid, encodings, channels = job.scene, job.grid, job.encodings, job.engine.signature.channels
     height, width = scene.shape
     window, padded = grid.window, grid.padded_width
     deep = min(window, height)
@@ -243,8 +240,8 @@ def _strips(
 
 def _windows(
     strips: Iterator[_Strip], grid: WindowGrid, finisher: _Finisher, stop: Callable[[], bool]
-) -> Iterator[_Placed]:
-    """Cut strips into windows, leaving out those without a valid pixel."""
+) -> Iterator[_Window]:
+    """Cut strips into windows; skip those without a valid pixel."""
     for strip in strips:
         if stop():
             return
@@ -252,12 +249,12 @@ def _windows(
         columns = np.logical_or.reduce(strip.valid, axis=0)
         for col, start in enumerate(grid.cols):
             if columns[start : start + grid.window].any():
-                window = slice(start, start + grid.window)
-                yield _Placed(strip.row, col, strip.sar[:, :, window], strip.valid[:, window])
+                across = slice(start, start + grid.window)
+                yield _Window(strip.row, col, strip.sar[:, :, across], strip.valid[:, across])
 
 
 def _ahead(items: Iterator[_T], worker: ThreadPoolExecutor, depth: int) -> Iterator[_T]:
-    """Have a worker make the next items while the last one is in use."""
+    """Compute the next items in a worker while the current one is in use."""
     futures = deque(worker.submit(next, items, None) for _ in range(depth))
     try:
         while (item := futures.popleft().result()) is not None:
@@ -269,10 +266,10 @@ def _ahead(items: Iterator[_T], worker: ThreadPoolExecutor, depth: int) -> Itera
 
 
 class _Finisher:
-    """Blends windows as they come, and writes each strip once no window is left to change it."""
+    """Blends windows as they come, and writes each strip when no later window can change it."""
 
     def __init__(
-        self, grid: WindowGrid, writer: Writer, rows: range, told: Callable[[int], None] | None, clock: Clock
+        self, grid: WindowGrid, writer: Writer, rows: range, on_progress: Callable[[int], None] | None, clock: Clock
     ) -> None:
         self.rows = 0
         """Rows of windows whose strips are written."""
@@ -280,42 +277,44 @@ class _Finisher:
         self._blender = Blender(grid)
         self._writer = writer
         self._first = rows.start
-        self._told = told
+        self._on_progress = on_progress
         self._clock = clock
         self._expected: deque[tuple[int, NDArray[np.bool_]]] = deque()
         self._worker = ThreadPoolExecutor(1, "writer")
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> None:
-        if self._told:
-            self._told(self._grid.rows[self._first] if self._first < len(self._grid.rows) else self._grid.shape[0])
+        if self._on_progress:
+            self._on_progress(
+                self._grid.rows[self._first] if self._first < len(self._grid.rows) else self._grid.shape[0]
+            )
 
     def __exit__(self, *_: object) -> None:
         self._worker.shutdown()
 
     def expect(self, row: int, valid: NDArray[np.bool_]) -> None:
-        """Take note of which pixels of a coming strip are valid."""
+        """Store which pixels of the next strip are valid."""
         start, stop = self._grid.strip(row)
         strip = valid[: stop - start, : self._grid.shape[1]]
-        # Empty strips may come by the hundred between two windows: held as a single False each.
+        # Hundreds of empty strips may lie between two windows: one False stands for each.
         self._expected.append((row, strip if strip.any() else np.broadcast_to(np.False_, strip.shape)))
 
     def weight(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Multiply a window with its weights: all that blending can do on the streams' threads."""
+        """Multiply a window by its weights: the part of blending that can run on the streams' threads."""
         with self._clock.at("weight"):
             return self._blender.weight(row, col, image)
 
     def add(self, row: int, col: int, weighted: NDArray[np.float32]) -> None:
-        """Blend a window in; strips above it are done."""
+        """Add a window to the blend; strips above it are finished."""
         while self._expected[0][0] < row:
             self._finish_strip()
         if self._writing and self._writing.done():
-            self._written()  # what went wrong there is not to be found out a strip later
+            self._written()  # raise its error now, not one strip later
         with self._clock.at("blend"):
             self._blender.add(col, weighted)
 
     def finish(self) -> None:
-        """Write what is left, and wait until it is written."""
+        """Write the remaining strips, and wait for them."""
         while self._expected:
             self._finish_strip()
         self._written()
@@ -337,5 +336,5 @@ class _Finisher:
         with self._clock.at("write"):
             self._writer.write(decode(image), valid)
         self.rows += 1
-        if self._told:
-            self._told(self._grid.strip(row)[1])
+        if self._on_progress:
+            self._on_progress(self._grid.strip(row)[1])

@@ -23,7 +23,8 @@ from sar2optical.batch.cluster import UNIT, Work, connected, runs_of, translate_
 from sar2optical.batch.stac import time_in
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
-from sar2optical.pipeline.run import Report, TranslateOptions, translate
+from sar2optical.pipeline.options import Report, TranslateOptions
+from sar2optical.pipeline.run import translate
 from tests.conftest import UTM, make_local, speckle
 
 BIN = Path(sys.executable).parent

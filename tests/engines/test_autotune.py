@@ -22,7 +22,8 @@ from sar2optical.engines.registry import bundled, variants
 from sar2optical.engines.self_test import question
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OutputUnwritable
 from sar2optical.evaluation.metrics import psnr
-from sar2optical.pipeline.run import TranslateOptions, translate
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.run import translate
 from tests.conftest import BYTES, speckle
 from tests.engines.test_self_test import other_weights
 from tests.graphs import save_small_net

@@ -23,7 +23,9 @@ from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.run_folder import RunFolder
 from sar2optical.mosaic.strips import read_strip, write_strip
 from sar2optical.mosaic.writer import MosaicWriter, StripFiles
-from sar2optical.pipeline.run import TranslateOptions, forecast, translate
+from sar2optical.pipeline.estimate import estimate
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.run import translate
 from sar2optical.scene.raster import Georeference
 from sar2optical.scene.scene import SceneOptions
 from tests.conftest import UTM, make_local, speckle
@@ -265,7 +267,7 @@ def test_a_disk_that_fills_up_is_one_clear_line_and_the_run_goes_on_when_there_i
     with pytest.raises(OutputUnwritable) as full:
         run(src, out, model, compress="none")
     assert "free" in str(full.value)
-    assert any("the same command goes on" in note for note in full.value.__notes__)
+    assert any("run the same command again" in note for note in full.value.__notes__)
     assert sorted(file.name for file in folder.iterdir()) == ["out.tif.parts"]
     small_disk(40_000)
     assert run(src, out, model, compress="none").rows_kept > 0
@@ -296,12 +298,12 @@ def test_a_run_asked_to_stop_finishes_its_strip_and_says_how_to_go_on(tmp_path, 
     assert "Traceback" not in said
     last = said.splitlines()[-1]
     assert last.startswith("interrupted: ")
-    assert last.endswith("are kept in out.tif.parts: the same command goes on from there")
+    assert last.endswith("are kept in out.tif.parts: run the same command again to resume")
     assert not out.exists()
     process = start(src, out, exported)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert "going on from row" in said
+    assert "resuming at row" in said
     assert_same(out, _whole(tmp_path, src, exported))
 
 
@@ -379,7 +381,7 @@ def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
 def test_a_memory_limit_that_cannot_be_kept_is_refused_and_one_that_can_is(tmp_path, src, model, caplog):
     from sar2optical.errors import OptionError
 
-    with pytest.raises(OptionError, match=r"memory limit is 50 MB: the engine has \d+ MB"):
+    with pytest.raises(OptionError, match=r"memory limit is 50 MB, but the engine holds \d+ MB"):
         run(src, tmp_path / "out.tif", model, max_memory=50_000_000)
     assert not (tmp_path / "out.tif").exists()
     with caplog.at_level(logging.INFO):
@@ -389,12 +391,12 @@ def test_a_memory_limit_that_cannot_be_kept_is_refused_and_one_that_can_is(tmp_p
 
 def test_a_dry_run_tells_what_a_run_would_do_and_does_nothing(tmp_path, src, model):
     out = tmp_path / "out.tif"
-    expected = forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
+    expected = estimate(src, out, model=model, options=TranslateOptions(engine=FP32))
     assert (expected.windows, expected.windows_run, expected.rows_kept) == (32, 32, 0)
     assert sorted(tmp_path.iterdir()) == sorted([src, model])
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
-    again = forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
+    again = estimate(src, out, model=model, options=TranslateOptions(engine=FP32))
     assert (again.windows_run, again.rows_kept, again.windows_skipped) == (20, 3 * 192, 12)
     strips = sum(strip.stat().st_size for strip in run_folder_of(out).glob("strip-*"))
     report = run(src, out, model)
@@ -409,7 +411,7 @@ def test_windows_that_hold_nothing_are_foreseen(tmp_path, model, make_raster):
     grey = np.zeros((800, 800), np.uint8)
     grey[500:560, 640:700] = speckle((60, 60))
     src = make_raster(grey, "sparse.tif", nodata=0)
-    expected = forecast(src, tmp_path / "out.tif", model=model, options=TranslateOptions(engine=FP32))
+    expected = estimate(src, tmp_path / "out.tif", model=model, options=TranslateOptions(engine=FP32))
     report = run(src, tmp_path / "out.tif", model)
     assert (expected.windows_run, expected.windows_skipped) == (report.windows_run, report.windows_skipped) == (2, 14)
 
@@ -417,10 +419,12 @@ def test_windows_that_hold_nothing_are_foreseen(tmp_path, model, make_raster):
 def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(tmp_path, model, make_raster, small_disk):
     src = make_raster(speckle((6200, 6200)), "large.tif")  # 1024 windows: worth a look at the disk
     out = small_disk(20_000) / "out.tif"
-    with pytest.raises(OutputUnwritable, match=r"strips take about \d+ MB and the mosaic \d+ MB, 20 MB are free"):
+    with pytest.raises(
+        OutputUnwritable, match=r"strips need about \d+ MB and the mosaic \d+ MB, but only 20 MB are free"
+    ):
         run(src, out, model)
-    with pytest.raises(OutputUnwritable, match="are free there"):
-        forecast(src, out, model=model, options=TranslateOptions(engine=FP32))
+    with pytest.raises(OutputUnwritable, match="are free: "):
+        estimate(src, out, model=model, options=TranslateOptions(engine=FP32))
     assert list(out.parent.iterdir()) == []
 
 
@@ -493,7 +497,7 @@ def test_a_dry_run_refuses_what_the_run_would(tmp_path, src, model):
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
     with pytest.raises(OtherRun, match="overlap 64, now 32"):
-        forecast(src, out, model=model, options=TranslateOptions(engine=FP32, overlap=32))
+        estimate(src, out, model=model, options=TranslateOptions(engine=FP32, overlap=32))
 
 
 def test_a_run_and_workers_of_another_do_not_share_a_folder(tmp_path):
@@ -522,4 +526,6 @@ def test_sigterm_before_there_is_a_strip_says_what_to_do(tmp_path, make_raster, 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "run the same command again" in said or "the same command goes on" in said or "stopped when asked" in said
+    assert (
+        "run the same command again" in said or "run the same command again" in said or "stopped on request" in said
+    )

@@ -12,7 +12,9 @@ import rasterio
 
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OutputExists
-from sar2optical.pipeline.run import TranslateOptions, forecast, translate
+from sar2optical.pipeline.estimate import estimate
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.run import translate
 from sar2optical.scene.geocode.geocoded import Target, geocoded
 from sar2optical.scene.safe.product import ProductOptions
 from sar2optical.scene.scene import SceneOptions, open_scene
@@ -141,7 +143,7 @@ def test_from_a_server_to_a_server(tmp_path, server, s3, make_raster, identity_m
     with pytest.raises(OutputExists, match=r"s3://bucket/out\.tif exists"):
         run(src, "s3://bucket/out.tif", identity_model)
     assert (
-        forecast(src, "s3://bucket/other.tif", model=identity_model, options=TranslateOptions(engine=FP32)).windows
+        estimate(src, "s3://bucket/other.tif", model=identity_model, options=TranslateOptions(engine=FP32)).windows
         == 6
     )
 

@@ -24,7 +24,9 @@ from sar2optical.errors import (
     UnitsMismatch,
 )
 from sar2optical.mosaic.manifest import Manifest
-from sar2optical.pipeline.run import TranslateOptions, prepared, translate
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.prepare import prepared
+from sar2optical.pipeline.run import translate
 from sar2optical.scene.geocode.geocoded import Target
 from sar2optical.scene.scene import SceneOptions
 from sar2optical.signature import Bound, Stretch
@@ -272,7 +274,7 @@ def test_another_polarisation_comes_with_a_warning(make_raster, tmp_path, identi
     src = make_raster(speckle((60, 60)), "scene_VV.tif")
     with caplog.at_level(logging.WARNING, "sar2optical"):
         run(src, tmp_path / "out.tif", identity_model, scene=SceneOptions(bands=("1",)))
-    assert "VV goes into a model trained on VH" in caplog.text
+    assert "is VV, but the model was trained on VH" in caplog.text
 
 
 def test_what_was_decided_about_units_is_said(make_raster, tmp_path, identity_model, caplog):
@@ -286,7 +288,7 @@ def test_what_was_decided_about_units_is_said(make_raster, tmp_path, identity_mo
 def test_a_scene_without_a_valid_pixel_says_so(make_raster, tmp_path, identity_model, caplog):
     src = make_raster(np.zeros((60, 60), np.uint16), descriptions=["VH"], nodata=0)
     run(src, tmp_path / "out.tif", identity_model)
-    assert "holds no valid pixel" in caplog.text
+    assert "has no valid pixel" in caplog.text
     assert not pixels(tmp_path / "out.tif")[1].any()
 
 
@@ -309,9 +311,9 @@ SIZES = {
 def test_pixels_of_another_size_than_the_models_get_one_warning(make_raster, tmp_path, caplog, place, warned):
     model = make_identity(tmp_path / "m.onnx", signature_of(pixel_size=10.0))
     run(make_raster(speckle((60, 60)), descriptions=["VH"], **place), tmp_path / "out.tif", model)
-    said = [record.message for record in caplog.records if "pixels are" in record.message]
+    said = [record.message for record in caplog.records if "has pixels of" in record.message]
     assert len(said) == (warned is not None)
-    assert all(f"pixels are {warned}, the model was trained on 10 m" in text for text in said)
+    assert all(f"has pixels of {warned}, but the model was trained on 10 m" in text for text in said)
 
 
 def test_the_remedy_for_pixels_of_another_size_ends_the_warning(make_raster, tmp_path, caplog):
@@ -380,7 +382,7 @@ def test_progress_ends_at_the_whole(make_raster, tmp_path, identity_model):
         make_raster(speckle((600, 300))),
         tmp_path / "out.tif",
         model=identity_model,
-        progress=lambda *step: seen.append(step),
+        on_progress=lambda *step: seen.append(step),
     )
     done = [step[1] for step in seen if step[0] == "translate"]
     assert done[0] == 0
@@ -402,7 +404,7 @@ def test_nodata_does_not_darken_what_lies_beside_it(make_raster, tmp_path, expor
 
 def test_the_preview_is_another_file_than_the_output(make_raster, tmp_path, identity_model):
     out = tmp_path / "out.png"
-    with pytest.raises(OptionError, match="is the preview too"):
+    with pytest.raises(OptionError, match="have the same path"):
         run(make_raster(speckle((60, 60))), out, identity_model, preview=tmp_path / "." / "out.png", overwrite=True)
     assert not out.exists()
 

@@ -437,7 +437,7 @@ def test_two_ranks_apply_the_mean_of_their_gradients_and_end_with_equal_weights(
         script,
         tmp_path,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=True) for r in range(2)]
