@@ -27,7 +27,7 @@ from sar2optical import __version__
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.autotune import windows_per_second
-from sar2optical.engines.self_test import PARITY_KEY, SelfTest, question
+from sar2optical.engines.self_test import PARITY_KEY, SelfTest, self_test_input
 from sar2optical.errors import (
     DeviceUnavailable,
     EngineError,
@@ -99,7 +99,7 @@ def chips_for(generator: Source, options: ExportOptions) -> Chips:
 def chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32], path: Path | None) -> Chips:
     """Run the reference on chips, and see that it is worth exporting; see `expect`."""
     images = expect(reference, sar)  # first: it refuses what has no answer
-    answer = SelfTest.of(reference(question(signature)))
+    answer = SelfTest.of(reference(self_test_input(signature)))
     return Chips(sar, images, path.name if path else "simulated", answer)
 
 
@@ -292,4 +292,4 @@ def _figures(parity: Parity) -> dict[str, str]:
 
 def rate_of(engine: Engine) -> float:
     """Give the windows per second of a short run."""
-    return windows_per_second(engine, np.repeat(question(engine.signature), 4 * engine.streams, axis=0))
+    return windows_per_second(engine, np.repeat(self_test_input(engine.signature), 4 * engine.streams, axis=0))

@@ -16,7 +16,7 @@ from export.precision import DEFAULT_OPSET
 from export.verify import Run, as_written, expect
 from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.self_test import question
+from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import (
     ExportUnsupported,
     InferenceFailed,
@@ -136,7 +136,7 @@ def _running(model: onnx.ModelProto, path: Path) -> Run:
 
 def _refuse_crosstalk(run: Run, signature: ModelSignature) -> None:
     """See that the source is a generator, and that a window's image does not depend on what else is in its batch."""
-    asked = question(signature)
+    asked = self_test_input(signature)
     both = np.concatenate((asked, -asked))
     alone = expect(run, both)
     try:

@@ -46,7 +46,7 @@ def kernels() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return first.astype(np.float32), second.astype(np.float32)
 
 
-def question() -> NDArray[np.float32]:
+def self_test_input() -> NDArray[np.float32]:
     """Give the input, float32 (1, 1, 16, 16): multiples of 1/8 in [-1, 1]."""
     side = SIGNATURE.window
     return ((np.arange(side * side) ** 2 * 7 % 17 - 8) / 8).reshape(1, 1, side, side).astype(np.float32)
@@ -55,7 +55,7 @@ def question() -> NDArray[np.float32]:
 def answer() -> NDArray[np.float32]:
     """Compute the output without any of the libraries: convolution, ReLU, convolution."""
     first, second = kernels()
-    return _convolved(np.maximum(_convolved(question(), first), 0), second)
+    return _convolved(np.maximum(_convolved(self_test_input(), first), 0), second)
 
 
 def _convolved(image: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -117,7 +117,7 @@ def pytorch() -> Iterator[Finding]:
 def _torch_answer(torch: Any, device: str) -> NDArray[np.float32]:
     first, second = (torch.from_numpy(weights).to(device) for weights in kernels())
     with torch.inference_mode():
-        hidden = torch.nn.functional.conv2d(torch.from_numpy(question()).to(device), first, padding=1).relu()
+        hidden = torch.nn.functional.conv2d(torch.from_numpy(self_test_input()).to(device), first, padding=1).relu()
         image: NDArray[np.float32] = torch.nn.functional.conv2d(hidden, second, padding=1).cpu().numpy()
     return image
 
@@ -165,7 +165,7 @@ def _plan(trt: Any, logger: Any) -> Any:
         raise RuntimeError("; ".join(str(parser.get_error(k)) for k in range(parser.num_errors)))
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    shape = question().shape
+    shape = self_test_input().shape
     profile.set_shape("sar", shape, shape, shape)
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
@@ -176,7 +176,7 @@ def _plan(trt: Any, logger: Any) -> Any:
 
 def _plan_answer(engine: Any) -> NDArray[np.float32]:
     torch = import_module("torch")
-    sar = torch.from_numpy(question()).cuda()
+    sar = torch.from_numpy(self_test_input()).cuda()
     optical = torch.empty((1, 3, *sar.shape[2:]), device="cuda")
     context = engine.create_execution_context()
     context.set_input_shape("sar", tuple(sar.shape))
@@ -219,7 +219,7 @@ def _engine(backend: str, version: str, device: str) -> Finding:
         return Finding("backends", name, "broken", f"{version}, not tried: no {TWO_LAYERS}", _REINSTALL)
     options = EngineOptions(device=device, precision="fp32", threads=1)
     with open_engine(TWO_LAYERS, backend=backend, options=options) as engine:
-        return _verdict(name, engine.run(question()), version, engine.device)
+        return _verdict(name, engine.run(self_test_input()), version, engine.device)
 
 
 def _verdict(name: str, found: NDArray[np.float32], version: str, where: str) -> Finding:

@@ -1,8 +1,7 @@
-"""Which of several files, backends and settings runs: what the CPU is made for, or what was measured by command.
+"""Choose file, backend and settings for `auto`: by the CPU's instructions, or by a measurement on request.
 
-Nothing is measured in passing: a scene's pixels would then depend on what ran before it. `tune` measures, where
-`sar2opt-doctor --tune` asks for it. What it found holds for every scene on this machine, whatever its size, and every
-run names it.
+No run measures by itself: its pixels would then depend on what ran before. `tune` measures, for
+`sar2opt-doctor --tune`. Its result holds for every scene on this machine, whatever its size, and every run logs it.
 """
 
 from __future__ import annotations
@@ -24,83 +23,82 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical._utils.files import cache_folder, write_whole
-from sar2optical.engines.base import (
-    BACKENDS,
-    LIBRARIES,
-    Engine,
-    EngineOptions,
-    Precision,
-    cuda_opens,
-    default_threads,
-    open_engine,
-)
-from sar2optical.engines.self_test import question
+from sar2optical.engines.base import Engine, EngineOptions, Precision, default_threads
+from sar2optical.engines.opening import cuda_opens, open_engine
+from sar2optical.engines.registry import backends_of
+from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import EngineError, InferenceFailed, ModelError, ModelUnreadable, OutputUnwritable
 
 _SECONDS = 0.25
-"""That a candidate runs for, at least, beside its first batch."""
-_GAIN = 1.03  # noise of so short a measurement; what comes first in a list is the plainer choice
-_FORM = 3  # of the file below, and of what engines make of files
+"""Least seconds that a candidate runs, after its first batch."""
+_GAIN = 1.03  # noise of so short a measurement; the first of a list is the simpler choice
+_FORM = 3  # version of the file of choices, and of how engines run files
 _FAST_BF16 = {"amx_bf16"}
-"""CPU flags (Linux) of those where bf16 is at most a tenth slower than int8 and closer to fp32. AVX512-BF16 without
-AMX runs int8 three times as fast."""
+"""CPU flags (Linux) with which bf16 is at most a tenth slower than int8, and closer to fp32. With AVX512-BF16 but no
+AMX, int8 is three times as fast."""
 _FAST_INT8 = {"avx512_vnni", "avx_vnni"}
-"""Those with instructions for products of bytes: int8 is two to three times as fast as fp32."""
+"""CPU flags of instructions for int8 products: int8 is two to three times as fast as fp32."""
+_CANDIDATES = backends_of(Path("model.onnx"))
+_CANDIDATE_NAMES = [candidate.name for candidate in _CANDIDATES]
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How a model is run."""
+    """File, backend and settings to run a model with."""
 
     file: str
-    """Name of one of the files that there were to choose from."""
+    """Name of the engine file."""
     backend: str
+    """Name of the backend."""
     precision: str
+    """Precision of the arithmetic."""
     threads: int
+    """CPU threads."""
     rate: float
-    """Windows per second, when it was measured."""
+    """Windows per second that were measured."""
 
     def __str__(self) -> str:
-        """Name all but the rate."""
+        """Describe all but the rate."""
         return f"{self.file} with {self.backend} {self.precision}, {self.threads} threads"
 
 
 _KINDS = {"file": str, "backend": str, "precision": str, "threads": int, "rate": float}
-"""Of a choice's fields, as JSON gives them back."""
+"""Types of the fields of a choice, for reading JSON."""
 
 
 def open_model(
     files: Mapping[str, Path], *, backend: str = "auto", options: EngineOptions | None = None
 ) -> tuple[Engine, Path]:
-    """Open a generator of which there may be files of several precisions, in a fast way where that is left open.
+    """Open a generator that may have files in several precisions; `auto` chooses among them.
 
-    On a CPU, precision auto takes what `tune` has measured on this machine; without it, what follows from the CPU's
-    instructions and the files: bf16 where the CPU has matrix units for it, else the int8 file where there are
-    instructions for int8 and OpenVINO is installed, else the reference as `open_engine` opens it. Batch and threads
-    do not decide, nor does the size of a scene.
+    On a CPU, precision auto takes what `tune` measured on this machine. Without a measurement it follows from the
+    CPU's instructions and the files: bf16 if the CPU has matrix units for it; else the int8 file if the CPU has
+    instructions for int8 and OpenVINO is installed; else the reference, as `open_engine` opens it. Batch, threads
+    and the size of a scene do not count.
 
     Parameters
     ----------
     files
-        By precision, the reference first.
+        Files by precision, the reference first.
     backend, options
-        As in `open_engine`. A precision other than auto takes its file, or is the reference's to give; what is not
-        auto is not chosen.
+        See `open_engine`. A precision other than auto takes its own file, else the reference. What is not auto is
+        kept.
 
     Returns
     -------
     engine, file
-        Opened.
+        Opened engine, and the file that it runs.
 
     Raises
     ------
     Sar2OpticalError
-        As `open_engine` does.
+        See `open_engine`.
     """
     options = options or EngineOptions()
     reference = next(iter(files.values()))
-    if not _left_open(reference, options):
+    if not _is_auto(reference, options):
         file = files.get(options.precision, reference)
         return open_engine(file, backend=backend, options=options), file
     choice = _recall(files, backend)
@@ -109,73 +107,73 @@ def open_model(
         file = next(file for file in files.values() if file.name == choice.file)
         try:
             engine = open_engine(file, backend=choice.backend, options=_as_chosen(options, given))
-        except (EngineError, ModelError) as error:  # a file that another machine wrote, or hands did
-            _log.warning("%s: its engine does not open (%s): run sar2opt-doctor --tune again", tuning_file(), error)
+        except (EngineError, ModelError) as error:  # the file of choices is from another machine, or was edited
+            _log.warning("%s: its engine cannot be opened (%s): run sar2opt-doctor --tune", tuning_file(), error)
         else:
             _log.info("engine chosen by sar2opt-doctor --tune (%s): %s", tuning_file(), choice)
             return engine, file
-    file = _usual(files, backend)
+    file = _by_instructions(files, backend)
     return open_engine(file, backend=backend, options=options), file
 
 
 def tune(files: Mapping[str, Path], *, backend: str = "auto") -> Choice:
-    """Measure which engine is the fastest on this machine's CPU, and keep it for `open_model`.
+    """Measure which engine is the fastest on this machine's CPU, and store it for `open_model`.
 
     Parameters
     ----------
     files
-        By precision, the reference first; ONNX.
+        ONNX files by precision, the reference first.
     backend
-        auto, or the only one to measure.
+        auto, or the only backend to measure.
 
     Returns
     -------
     Choice
-        Kept in `tuning_file`.
+        Stored in `tuning_file`.
 
     Raises
     ------
     ModelUnreadable
-        Where there is no ONNX file to choose by.
+        If the reference is not an ONNX file.
     EngineError
-        Where no backend runs any of the files.
+        If no backend runs any of the files.
     OutputUnwritable
-        Where the choice cannot be kept.
+        If the choice cannot be stored.
     """
     reference = next(iter(files.values()))
-    if not _left_open(reference, EngineOptions(device="cpu")):
-        raise ModelUnreadable(f"{reference}: there is nothing to choose for it: give an ONNX file")
+    if not _is_auto(reference, EngineOptions(device="cpu")):
+        raise ModelUnreadable(f"{reference}: only ONNX files have engines to choose from: give an ONNX file")
     choice = _measure({file.name: file for file in files.values()}, backend)
     if choice is None:
-        open_engine(reference, backend=backend, options=EngineOptions(device="cpu")).close()  # says why it cannot run
-        raise InferenceFailed(f"{reference}: no engine on this CPU gives its image: run sar2opt-doctor")
+        open_engine(reference, backend=backend, options=EngineOptions(device="cpu")).close()  # raises the reason
+        raise InferenceFailed(f"{reference}: no engine on this CPU passes the self-test: run sar2opt-doctor")
     _remember(_key(files, backend), choice)
     return choice
 
 
-def _left_open(reference: Path, options: EngineOptions) -> bool:
+def _is_auto(reference: Path, options: EngineOptions) -> bool:
     on_cuda = options.device == "cuda" or (options.device == "auto" and cuda_opens())
     return options.precision == "auto" and not on_cuda and reference.suffix.lower() == ".onnx"
 
 
-def _usual(files: Mapping[str, Path], backend: str) -> Path:
-    """Take the int8 file where OpenVINO runs it faster than the reference, else the reference."""
+def _by_instructions(files: Mapping[str, Path], backend: str) -> Path:
+    """Return the int8 file if OpenVINO runs it faster than the reference, else the reference."""
     flags = set(_processor().split())
-    openvino = backend == "openvino" or (backend == "auto" and find_spec(LIBRARIES["openvino"]) is not None)
+    openvino = backend == "openvino" or (backend == "auto" and find_spec("openvino") is not None)
     if "int8" in files and openvino and flags & _FAST_INT8 and not flags & _FAST_BF16:
         return files["int8"]
     return next(iter(files.values()))
 
 
 def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
-    """Measure an engine alone, with as many runs in flight as it takes.
+    """Measure the rate of an engine alone, with all its streams at work.
 
     Parameters
     ----------
     engine
-        Opened.
+        Opened engine.
     windows
-        float32 (n, C, H, W) in [-1, 1], n a multiple of the engine's batch.
+        float32 (n, C, H, W) in [-1, 1]; n is a multiple of the engine's batch.
     """
     batches = [windows[k : k + engine.batch] for k in range(0, len(windows), engine.batch)]
     with ThreadPoolExecutor(engine.streams) as streams:
@@ -186,33 +184,34 @@ def windows_per_second(engine: Engine, windows: NDArray[np.float32]) -> float:
 
 
 def _measure(files: Mapping[str, Path], backend: str) -> Choice | None:
-    """Measure backends and files with one window a run, then half of the threads; larger batches were not faster."""
+    """Measure backends and files with one window per run, then half of the threads; larger batches gain nothing."""
     options = EngineOptions(device="cpu")
     threads = default_threads()
     best: Choice | None = None
-    for name in BACKENDS[".onnx"]:
-        if backend not in ("auto", name) or not find_spec(LIBRARIES[name]):
+    for candidate in _CANDIDATES:
+        name = candidate.name
+        if backend not in ("auto", name) or not find_spec(candidate.library):
             continue
         for file in files.values():
             plain = Choice(file=file.name, backend=name, precision="auto", threads=threads, rate=0)
-            found = _tried(plain, file, options)
+            found = _measured(plain, file, options)
             best = _faster(best, found)
-            if found is not None and found.precision == "bf16":  # which is faster where the CPU means it
-                best = _faster(best, _tried(replace(plain, precision="fp32"), file, options))
+            if found is not None and found.precision == "bf16":  # faster only with the right instructions
+                best = _faster(best, _measured(replace(plain, precision="fp32"), file, options))
     if best is None:
         return None
     file = files[best.file]
-    if threads >= 4:  # two threads of one core may be in each other's way
-        best = _faster(best, _tried(replace(best, threads=threads // 2), file, options)) or best
+    if threads >= 4:  # two threads of one core may slow each other down
+        best = _faster(best, _measured(replace(best, threads=threads // 2), file, options)) or best
     return best
 
 
-def _tried(choice: Choice, file: Path, options: EngineOptions) -> Choice | None:
-    """Measure a choice; None where it is not for this CPU, or makes another image on it."""
+def _measured(choice: Choice, file: Path, options: EngineOptions) -> Choice | None:
+    """Measure a choice; None if it does not run on this CPU, or fails its self-test."""
     try:
         with open_engine(file, backend=choice.backend, options=_as_chosen(options, choice)) as engine:
             runs = engine.streams * engine.batch
-            sar = np.repeat(question(engine.signature), runs, axis=0)
+            sar = np.repeat(self_test_input(engine.signature), runs, axis=0)
             rates = [windows_per_second(engine, sar)]
             while sum(runs / rate for rate in rates) < _SECONDS:
                 rates.append(windows_per_second(engine, sar))
@@ -236,17 +235,17 @@ def _as_chosen(options: EngineOptions, choice: Choice) -> EngineOptions:
 
 
 def tuning_file() -> Path | None:
-    """Give the file of choices, in `SAR2OPT_CACHE` or the user's cache folder; None where neither is known."""
+    """Path of the file of choices, in `SAR2OPT_CACHE` or the user's cache folder; None if neither is known."""
     folder = cache_folder()
     return folder / "tuning.json" if folder else None
 
 
 def _key(files: Mapping[str, Path], backend: str) -> str:
-    """Name all that a measurement depends on: machine, libraries, files, what was asked."""
+    """Hash everything that a measurement depends on: machine, libraries, files, backend."""
     parts = [str(_FORM), platform.node(), platform.machine(), _processor(), str(default_threads()), backend]
-    for name in BACKENDS[".onnx"]:
+    for candidate in _CANDIDATES:
         with suppress(PackageNotFoundError):
-            parts.append(f"{name} {version(name)}")
+            parts.append(f"{candidate.name} {version(candidate.name)}")
     parts += [
         f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files.values() if file.is_file()
     ]
@@ -263,7 +262,7 @@ def _processor() -> str:
 
 def _recall(files: Mapping[str, Path], backend: str) -> Choice | None:
     known = _known()
-    if not known:  # nothing to look up: files are not read for their hash
+    if not known:  # no need to hash the files
         return None
     choice = known.get(_key(files, backend))
     if not isinstance(choice, dict):
@@ -274,7 +273,7 @@ def _recall(files: Mapping[str, Path], backend: str) -> Choice | None:
         return None
     kinds = {name: type(getattr(found, name)) for name in choice}
     names = {file.name for file in files.values()}
-    if kinds != _KINDS or found.threads < 1 or found.file not in names or found.backend not in BACKENDS[".onnx"]:
+    if kinds != _KINDS or found.threads < 1 or found.file not in names or found.backend not in _CANDIDATE_NAMES:
         return None
     return found
 
@@ -282,7 +281,7 @@ def _recall(files: Mapping[str, Path], backend: str) -> Choice | None:
 def _remember(key: str, choice: Choice) -> None:
     file = tuning_file()
     if file is None:
-        raise OutputUnwritable("there is no cache folder to keep the choice in: set SAR2OPT_CACHE to a folder")
+        raise OutputUnwritable("no cache folder to store the choice in: set SAR2OPT_CACHE to a folder")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({**_known(), key: asdict(choice)}, indent=1).encode())

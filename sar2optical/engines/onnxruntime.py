@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sar2optical.engines.base import (
     QUANTIZED,
     Description,
-    EngineBase,
+    Engine,
     EngineOptions,
     default_threads,
     refuse_unless,
@@ -46,7 +46,7 @@ _NO_MODEL = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel", "N
 _log = logging.getLogger(__name__)
 
 
-class OnnxRuntimeEngine(EngineBase):
+class OnnxRuntimeEngine(Engine):
     """A session; on a GPU with buffers there, so that a run allocates nothing and copies once each way.
 
     The precision is the file's; on a CPU, ONNX Runtime computes an fp16 file in fp32, and that is what it reports.

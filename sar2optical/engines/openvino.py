@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sar2optical.engines.base import (
     QUANTIZED,
     Description,
-    EngineBase,
+    Engine,
     EngineOptions,
     default_threads,
     refuse_unless,
@@ -25,7 +25,7 @@ _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 _DEVICE = "CPU"
 
 
-class OpenVINOEngine(EngineBase):
+class OpenVINOEngine(Engine):
     """A model compiled for single windows, and one request for each stream.
 
     A batch is run window by window. Compiled for two or more, bf16 on a CPU with AMX rounds otherwise than for one

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sar2optical.engines.base import (
-    EngineBase,
+    Engine,
     EngineOptions,
     default_threads,
     refuse_unless,
@@ -39,7 +39,7 @@ _OUT_OF_MEMORY = ("out of memory", "alloc_failed")  # PyTorch's own words; cuDNN
 _log = logging.getLogger(__name__)
 
 
-class PyTorchEngine(EngineBase):
+class PyTorchEngine(Engine):
     """A generator in eval mode, channels last, and a slot for each batch in flight.
 
     Below fp32, convolutions have their weights and images in that precision; batch norms keep statistics of fp32, for

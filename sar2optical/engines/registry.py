@@ -1,4 +1,4 @@
-"""Names of generators to files; needs no torch."""
+"""Registries of backends and of model names; needs no library that runs models."""
 
 from __future__ import annotations
 
@@ -11,56 +11,113 @@ from pathlib import Path
 
 from sar2optical.errors import BackendNotInstalled, ModelUnreadable
 
+__all__ = [
+    "BACKENDS",
+    "DEVICES",
+    "MODELS",
+    "PRECISIONS",
+    "Backend",
+    "PublishedModel",
+    "backend_named",
+    "backends_of",
+    "bundled",
+    "resolve",
+    "two_layers",
+    "variants",
+]
+
 _log = logging.getLogger(__name__)
 
-BUNDLED = "generator.onnx"
-"""The generator that comes with the package, see `weights/MODEL_CARD.md`."""
+DEVICES = ("cpu", "cuda")
+"""Devices that an engine can be asked for, beside auto."""
 
-BUNDLED_INT8 = "generator.int8.onnx"
-"""The same in int8, which kept more than 40 dB against it on real chips, see its metadata and the card."""
-
-_SEED_REPO = "yuulind/pix2pix-sar2rgb"
-_ANSWER_WITHIN = 10.0  # seconds for the hub's first word: offline, a command must not hang
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+"""Precisions that an engine can be asked for, beside auto."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZooEntry:
-    """A generator that has a name."""
+class Backend:
+    """A library that runs models, as module `sar2optical.engines.NAME`."""
+
+    name: str
+    """Name for `--backend`."""
+    library: str
+    """Package that it imports."""
+    suffixes: tuple[str, ...]
+    """Suffixes of the engine files that it runs."""
+    devices: tuple[str, ...]
+    """Devices that it runs on."""
+    extra: str
+    """Extra of this package that installs it."""
+
+
+BACKENDS = (
+    Backend(name="openvino", library="openvino", suffixes=(".onnx",), devices=("cpu",), extra="cpu"),
+    Backend(name="onnxruntime", library="onnxruntime", suffixes=(".onnx",), devices=("cpu", "cuda"), extra="cpu"),
+    Backend(name="pytorch", library="torch", suffixes=(".pth", ".pt"), devices=("cpu", "cuda"), extra="train"),
+    Backend(name="tensorrt", library="tensorrt", suffixes=(".plan", ".engine"), devices=("cuda",), extra="tensorrt"),
+)
+"""All backends; of those that run a file, the fastest on a CPU first. To add a backend, add an entry and a module
+that defines `open(path, options) -> Engine`."""
+
+
+def backends_of(path: Path) -> tuple[Backend, ...]:
+    """Return the backends that run a kind of file, by its suffix; empty if there is none."""
+    return tuple(backend for backend in BACKENDS if path.suffix.lower() in backend.suffixes)
+
+
+def backend_named(name: str) -> Backend:
+    """Return the backend of a name."""
+    return next(backend for backend in BACKENDS if backend.name == name)
+
+
+BUNDLED = "generator.onnx"
+"""File of the bundled generator, see `weights/MODEL_CARD.md`."""
+
+BUNDLED_INT8 = "generator.int8.onnx"
+"""File of the bundled generator in int8: 40 dB or more against the fp32 file on real chips."""
+
+_SEED_REPO = "yuulind/pix2pix-sar2rgb"
+_ANSWER_WITHIN = 10.0  # seconds to wait for the hub: without a network, a command must not hang
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """A generator that is known by name."""
 
     file: str
-    """Its name in the repository, or among the package's weights."""
+    """File name in the repository, or among the package's weights."""
     repo: str | None = None
-    """Repository on the Hugging Face hub; None where the file comes with the package."""
+    """Repository on the Hugging Face hub; None if the file is part of the package."""
     sha256: str | None = None
-    """Of the file, in hex; None where nobody has published one, and then it is not checked."""
+    """SHA-256 of the file, in hex; None if none is published: the file is then not checked."""
     published_fid: float | None = None
-    """As its makers state it: on the 1000 class logits of an ImageNet Inception, with inputs in [0, 1] where training
-    used [-1, 1], on test chips that neighbour training chips. It ranks these three among each other, and compares
-    with no FID that was computed otherwise."""
+    """FID as published: on the 1000 class logits of an ImageNet Inception, with inputs in [0, 1] where training used
+    [-1, 1], on test chips beside training chips. It ranks these three; it does not compare with other FIDs."""
 
     @property
     def url(self) -> str | None:
-        """Where a browser fetches the file."""
+        """Address of the file for a browser."""
         return None if self.repo is None else f"https://huggingface.co/{self.repo}/resolve/main/{self.file}"
 
 
-ZOO: dict[str, ZooEntry] = {
-    "bundled": ZooEntry(file=BUNDLED),
-    "detail-vv-vh-1": ZooEntry(file=BUNDLED),  # the same, by the name in its signature
-    "pix2pix_gen_180": ZooEntry(repo=_SEED_REPO, file="pix2pix_gen_180.pth", published_fid=185.04),
-    "pix2pix_gen_265": ZooEntry(repo=_SEED_REPO, file="pix2pix_gen_265.pth", published_fid=189.81),
-    "pix2pix_gen_295": ZooEntry(repo=_SEED_REPO, file="pix2pix_gen_295.pth", published_fid=187.73),
+MODELS: dict[str, PublishedModel] = {
+    "bundled": PublishedModel(file=BUNDLED),
+    "detail-vv-vh-1": PublishedModel(file=BUNDLED),  # the name in its signature
+    "pix2pix_gen_180": PublishedModel(repo=_SEED_REPO, file="pix2pix_gen_180.pth", published_fid=185.04),
+    "pix2pix_gen_265": PublishedModel(repo=_SEED_REPO, file="pix2pix_gen_265.pth", published_fid=189.81),
+    "pix2pix_gen_295": PublishedModel(repo=_SEED_REPO, file="pix2pix_gen_295.pth", published_fid=187.73),
 }
-"""Every name that commands take in place of a model's file."""
+"""Names that can be given instead of an engine file."""
 
 
 def bundled() -> Path:
-    """Give the file of the bundled generator."""
+    """Path of the bundled generator."""
     return _weights(BUNDLED)
 
 
 def two_layers() -> Path:
-    """Give the file of a very small model, with which libraries are tried out."""
+    """Path of a very small model that shows whether a library works."""
     return _weights("two_layers.onnx")
 
 
@@ -69,7 +126,7 @@ def _weights(name: str) -> Path:
 
 
 def variants(model: Path) -> dict[str, Path]:
-    """Give the files that there are of a model, by precision, the reference first.
+    """Return the files of a model by precision, the reference first.
 
     The bundled generator has two; any other file stands for itself.
     """
@@ -79,14 +136,14 @@ def variants(model: Path) -> dict[str, Path]:
 
 
 def resolve(model: str | Path, *, download: bool = True) -> Path:
-    """Turn what a user gave as a model into a file.
+    """Return the path of a model that is given as path or name.
 
     Parameters
     ----------
     model
-        A path, or a name of `ZOO`. What exists, has a suffix or names a folder is a path, and comes back as it is.
+        Path, or a name of `MODELS`. What exists, or has a suffix or a folder, is a path and is returned unchanged.
     download
-        Fetch a published generator that the hub's cache on this machine does not hold; a log line says so before.
+        Download a published generator that is not in the hub's cache; logged before it starts.
 
     Returns
     -------
@@ -95,16 +152,18 @@ def resolve(model: str | Path, *, download: bool = True) -> Path:
     Raises
     ------
     ModelUnreadable
-        Where the name is unknown, or the file can be neither found nor fetched, or is not the one that was published.
+        If the name is unknown, or the file cannot be downloaded, or differs from the published one.
     BackendNotInstalled
-        Where the name needs the hub's client.
+        If the name needs the hub's client, which is not installed.
     """
     path = Path(model)
     if path.exists() or path.suffix or any(sep in str(model) for sep in (os.sep, os.altsep) if sep):
         return path
-    entry = ZOO.get(str(model))
+    entry = MODELS.get(str(model))
     if entry is None:
-        raise ModelUnreadable(f"{model}: no such file, and no generator of that name: known are {', '.join(ZOO)}")
+        raise ModelUnreadable(
+            f"{model}: no such file, and not a known generator: give a path, or one of {', '.join(MODELS)}"
+        )
     if entry.repo is None:
         return bundled()
     path = _from_hub(str(model), entry, entry.repo, download=download)
@@ -112,7 +171,7 @@ def resolve(model: str | Path, *, download: bool = True) -> Path:
     return path
 
 
-def _from_hub(name: str, entry: ZooEntry, repo: str, *, download: bool) -> Path:
+def _from_hub(name: str, entry: PublishedModel, repo: str, *, download: bool) -> Path:
     try:
         import huggingface_hub as hub
     except ModuleNotFoundError as error:
@@ -124,35 +183,35 @@ def _from_hub(name: str, entry: ZooEntry, repo: str, *, download: bool) -> Path:
         return Path(cached)
     if not download:
         raise ModelUnreadable(f"{name}: not in the hub's cache on this machine: {_by_hand(entry)}")
-    _log.info("fetching %s from hub %s", name, repo)
+    _log.info("downloading %s from the Hugging Face hub (%s)", name, repo)
     try:
-        # One question without repeats: the download itself asks six times, for 24 seconds, where there is no network.
+        # One request without retries: the download itself tries six times, for 24 seconds, without a network.
         hub.get_hf_file_metadata(hub.hf_hub_url(repo, entry.file), timeout=_ANSWER_WITHIN)
         return Path(hub.hf_hub_download(repo, entry.file, etag_timeout=_ANSWER_WITHIN))
     except Exception as error:  # the hub's, the HTTP library's and the system's: they share no root
-        raise ModelUnreadable(f"{name}: could not be fetched ({_reason(error)}): {_by_hand(entry)}") from error
+        raise ModelUnreadable(f"{name}: cannot be downloaded ({_reason(error)}): {_by_hand(entry)}") from error
 
 
-def _by_hand(entry: ZooEntry) -> str:
-    return f"get {entry.url} yourself, then pass its path"
+def _by_hand(entry: PublishedModel) -> str:
+    return f"download {entry.url} by other means, then give its path"
 
 
 def _reason(error: BaseException) -> str:
-    """Give the first cause, briefly: what the hub wraps around it is a paragraph."""
+    """Return the first cause in short: the hub wraps it into a paragraph."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:60]}" if text else type(error).__name__
 
 
-def _check(path: Path, entry: ZooEntry) -> None:
+def _check(path: Path, entry: PublishedModel) -> None:
     if entry.sha256 is None:
-        _log.info("%s: no checksum is published for it, taken as it is", entry.file)
+        _log.info("%s: has no published checksum; it is not checked", entry.file)
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != entry.sha256:
         raise ModelUnreadable(
             f"{path}: sha256 is {found[:12]}..., the published file has {entry.sha256[:12]}...: "
-            "delete it and fetch it again"
+            "delete it and download it again"
         )

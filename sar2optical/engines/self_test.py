@@ -78,7 +78,7 @@ class SelfTest:
         return psnr(expected.reshape(found.shape) / _LEVELS, found, data_range=2.0)
 
 
-def question(signature: ModelSignature) -> NDArray[np.float32]:
+def self_test_input(signature: ModelSignature) -> NDArray[np.float32]:
     """Make the chip that engines are asked about: patches of land under speckle of four looks.
 
     The same on every machine: from integer arithmetic, not from a library's random numbers.

@@ -21,7 +21,7 @@ import tensorrt
 import torch
 from numpy.typing import NDArray
 
-from sar2optical.engines.base import EngineBase, EngineOptions, refuse_unless
+from sar2optical.engines.base import Engine, EngineOptions, refuse_unless
 from sar2optical.engines.self_test import SelfTest
 from sar2optical.engines.tensorrt_plan import PlanRecord, check_fit, load_record, read_header
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable, OptionError
@@ -145,7 +145,7 @@ def deserialize(plan: bytes, *, source: str, remedy: str) -> tuple[Any, Any]:
     return engine, runtime
 
 
-class TensorRTEngine(EngineBase):
+class TensorRTEngine(Engine):
     """A plan, and a slot for each batch in flight."""
 
     def __init__(self, engine: Any, runtime: Any, record: PlanRecord, *, gpu: Gpu, batch: int) -> None:

@@ -18,7 +18,7 @@ import rasterio
 from sar2optical import __version__
 from sar2optical._utils.addresses import shown, tells_file_in_query
 from sar2optical.engines import Engine
-from sar2optical.engines.base import LIBRARIES
+from sar2optical.engines.registry import backend_named
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import OPTIONS_TAG, generated_tags, options_of
@@ -84,7 +84,7 @@ def manifest_of(
             "precision": engine.precision,
             "device": engine.device,
             **({} if engine.fallback == engine.precision else {"fallback": engine.fallback}),
-            "library": library_versions(engine).get(LIBRARIES.get(engine.backend, ""), "unknown"),
+            "library": library_versions(engine).get(backend_named(engine.backend).library, "unknown"),
             "version": __version__,
             **{name: str(value) for name, value in optional.items() if value is not None},
         }
@@ -117,7 +117,7 @@ def library_versions(engine: Engine) -> dict[str, str]:
     """Return the versions of the libraries that decide pixels, by name."""
     found = {"sar2optical": __version__, "numpy": np.__version__}
     found |= {"rasterio": rasterio.__version__, "gdal": rasterio.__gdal_version__}
-    library = LIBRARIES.get(engine.backend, engine.backend)
+    library = backend_named(engine.backend).library
     for name in (library, f"{library}-gpu"):
         with suppress(PackageNotFoundError):
             found[library] = version(name)

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sar2optical.doctor import AREAS, Finding, examine, healthy
-from sar2optical.doctor.backends import SIGNATURE, TWO_LAYERS, _convolved, answer, kernels, question
+from sar2optical.doctor.backends import SIGNATURE, TWO_LAYERS, _convolved, answer, kernels, self_test_input
 from sar2optical.doctor.installed import _lack, _requirements
 from sar2optical.doctor.machine import instructions, memory_limit
 from sar2optical.signature import METADATA_KEY
@@ -44,7 +44,7 @@ def test_the_model_that_ships_is_the_one_made_here():
 def test_its_answer_is_what_an_independent_runtime_gives():
     from onnx.reference import ReferenceEvaluator
 
-    (expected,) = ReferenceEvaluator(two_layers()).run(None, {"sar": question()})
+    (expected,) = ReferenceEvaluator(two_layers()).run(None, {"sar": self_test_input()})
     np.testing.assert_allclose(answer(), expected, atol=1e-6)
     assert answer().std() > 0.1
     assert np.abs(answer()).max() < 1
@@ -56,9 +56,9 @@ def test_its_answer_is_exact_where_libraries_round_to_ten_bits():
         mantissa, exponent = np.frexp(values)
         return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
 
-    hidden = np.maximum(_convolved(question(), kernels()[0]), 0)
+    hidden = np.maximum(_convolved(self_test_input(), kernels()[0]), 0)
     assert hidden.max() > 0.5
-    for values in (question(), *kernels(), hidden):
+    for values in (self_test_input(), *kernels(), hidden):
         np.testing.assert_array_equal(rounded(values), values)
 
 

@@ -19,7 +19,7 @@ from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines import autotune as auto
 from sar2optical.engines.autotune import open_model, tune, tuning_file, windows_per_second
 from sar2optical.engines.registry import bundled, variants
-from sar2optical.engines.self_test import question
+from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OutputUnwritable
 from sar2optical.evaluation.metrics import psnr
 from sar2optical.pipeline.options import TranslateOptions
@@ -260,7 +260,7 @@ def test_a_choice_that_does_not_open_is_dropped_with_a_word(files, cache, cpu, c
     cache.parent.mkdir()
     cache.write_text(json.dumps({auto._key(files, "auto"): {**WELL, "precision": "fp8"}}))
     assert opened(files)[2] == files["fp32"]
-    assert "does not open" in caplog.text
+    assert "cannot be opened" in caplog.text
     assert "--tune" in caplog.text
 
 
@@ -353,7 +353,7 @@ def test_a_rate_is_of_windows_and_every_one_of_them_runs(exported):
     with open_engine(exported, options=EngineOptions(device="cpu", batch=2, threads=1)) as engine:
         runs, plain = [], engine.run
         engine.run = lambda sar: runs.append(len(sar)) or plain(sar)
-        assert windows_per_second(engine, np.repeat(question(BYTES), 4, axis=0)) > 0
+        assert windows_per_second(engine, np.repeat(self_test_input(BYTES), 4, axis=0)) > 0
     assert runs == [2, 2]
 
 
@@ -382,6 +382,6 @@ def test_both_bundled_files_give_one_image():
     for precision, file in variants(bundled()).items():
         options = EngineOptions(device="cpu", precision=precision, threads=1)
         with open_engine(file, options=options) as engine:
-            images.append(engine.run(question(engine.signature)))
+            images.append(engine.run(self_test_input(engine.signature)))
     assert images[0].std() > 0.1
     assert 30 < psnr(*images, data_range=2.0) < 80  # near, and not the same file twice

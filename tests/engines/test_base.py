@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.base import EngineBase
+from sar2optical.engines.base import Engine
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, NotFinite
 from tests.conftest import signature_of
 
 SAR = np.random.default_rng(0).uniform(-1, 1, (8, 1, 4, 4)).astype(np.float32)
 
 
-class Small(EngineBase):
+class Small(Engine):
     """Gives its input in three colours, and holds so many windows at once."""
 
     def __init__(self, holds, *, batch=8, value=1.0):
@@ -42,8 +42,8 @@ def test_a_batch_that_memory_does_not_hold_is_halved_until_it_does(caplog):
         assert engine.sizes == [8, 4, 2, 2, 2, 2]
         said = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert said == [
-            "small fp32 on shelf: out of memory with 8 windows at once, going on with 4",
-            "small fp32 on shelf: out of memory with 4 windows at once, going on with 2",
+            "small fp32 on shelf: out of memory with 8 windows at once; continuing with 4",
+            "small fp32 on shelf: out of memory with 4 windows at once; continuing with 2",
         ]
         engine.sizes = []
         np.testing.assert_array_equal(engine.run(SAR[:3]), image[:3])  # a short batch is padded to the full one

@@ -90,7 +90,7 @@ def test_onnxruntime_without_memory_goes_on_with_half(exported, caplog):
     np.testing.assert_array_equal(again, plain)
     assert small.sizes == [5, 2, 2, 2, 2, 2, 2]  # the last window alone is padded: no third size
     assert len(caplog.records) == 1
-    assert "out of memory with 5 windows at once, going on with 2" in caplog.text
+    assert "out of memory with 5 windows at once; continuing with 2" in caplog.text
 
 
 def test_onnxruntime_that_holds_no_window_says_so(exported):

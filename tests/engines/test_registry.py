@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sar2optical.engines.registry import ZOO, bundled, resolve
+from sar2optical.engines.registry import MODELS, bundled, resolve
 from sar2optical.errors import ModelUnreadable
 from tests.cli.test_cli import assert_refused, command
 from tests.conftest import speckle
@@ -38,7 +38,7 @@ def resolve_elsewhere(name, cache, *, before="", **environment):
         "logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
         "from dataclasses import replace\n"
         "from sar2optical.errors import Sar2OpticalError\n"
-        "from sar2optical.engines.registry import ZOO, resolve\n"
+        "from sar2optical.engines.registry import MODELS, resolve\n"
         f"{before}\n"
         "try:\n"
         f"    print('path', resolve({name!r}))\n"
@@ -74,15 +74,13 @@ def test_a_file_of_a_generators_name_is_that_file(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        ModelUnreadable, match="pix2pix_gen_181: no such file, and no generator of that name"
-    ) as error:
+    with pytest.raises(ModelUnreadable, match="pix2pix_gen_181: no such file, and not a known generator") as error:
         resolve("pix2pix_gen_181")
-    assert all(name in str(error.value) for name in ZOO)
+    assert all(name in str(error.value) for name in MODELS)
 
 
 def test_every_published_generator_says_where_it_is():
-    published = {name: entry for name, entry in ZOO.items() if entry.repo}
+    published = {name: entry for name, entry in MODELS.items() if entry.repo}
     assert len(published) == 3
     for name, entry in published.items():
         assert entry.url == f"https://huggingface.co/yuulind/pix2pix-sar2rgb/resolve/main/{name}.pth"
@@ -93,7 +91,7 @@ def test_what_the_cache_holds_is_taken_from_there_even_offline(hub_cache):
     word, path = result.stdout.split()
     assert word == "path"
     assert Path(path).read_bytes() == CONTENT
-    assert "no checksum is published" in result.stderr
+    assert "no published checksum" in result.stderr
     assert "fetching" not in result.stderr
 
 
@@ -103,12 +101,12 @@ def test_what_the_cache_holds_is_taken_from_there_even_offline(hub_cache):
 )
 def test_a_file_is_checked_against_its_published_checksum(hub_cache, content, said):
     digest = hashlib.sha256(content).hexdigest()
-    before = f"ZOO['pix2pix_gen_180'] = replace(ZOO['pix2pix_gen_180'], sha256={digest!r})"
+    before = f"MODELS['pix2pix_gen_180'] = replace(MODELS['pix2pix_gen_180'], sha256={digest!r})"
     result = resolve_elsewhere("pix2pix_gen_180", hub_cache, before=before, HF_HUB_OFFLINE="1")
     assert result.stdout.startswith(said)
     if "Unreadable" in said:
         assert f"sha256 is {hashlib.sha256(CONTENT).hexdigest()[:12]}" in result.stdout
-        assert "fetch it again" in result.stdout
+        assert "download it again" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -117,9 +115,9 @@ def test_a_file_is_checked_against_its_published_checksum(hub_cache, content, sa
 def test_what_cannot_be_fetched_is_one_line_with_the_address(tmp_path, environment):
     result = resolve_elsewhere("pix2pix_gen_265", tmp_path / "empty", **environment)
     (line,) = result.stdout.splitlines()
-    assert line.startswith("ModelUnreadable pix2pix_gen_265: could not be fetched (")
+    assert line.startswith("ModelUnreadable pix2pix_gen_265: cannot be downloaded (")
     assert "https://huggingface.co/yuulind/pix2pix-sar2rgb/resolve/main/pix2pix_gen_265.pth" in line
-    assert line.endswith("then pass its path")
+    assert line.endswith("then give its path")
     assert len(line) < 350
     assert "fetching pix2pix_gen_265 from hub yuulind/pix2pix-sar2rgb" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -161,5 +159,5 @@ def test_commands_refuse_names_that_they_do_not_know(make_raster, tmp_path):
         command("sar2opt-export", "pix2pix_gen_181", tmp_path / "out.onnx"),
         command("sar2opt-scene", src, tmp_path / "out.tif", "--model", "pix2pix_gen_181"),
     ):
-        assert_refused(result, 1, "pix2pix_gen_181: no such file, and no generator of that name")
+        assert_refused(result, 1, "pix2pix_gen_181: no such file, and not a known generator")
     assert sorted(path.name for path in tmp_path.iterdir()) == [src.name]

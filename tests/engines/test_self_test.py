@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export.graph import metadata_of, with_metadata
 from sar2optical.engines import EngineOptions, open_engine
-from sar2optical.engines.self_test import KEY, PARITY_KEY, SelfTest, _uniform, question
+from sar2optical.engines.self_test import KEY, PARITY_KEY, SelfTest, _uniform, self_test_input
 from sar2optical.errors import DeviceUnavailable
 from tests.conftest import BYTES, signature_of
 
@@ -26,14 +26,14 @@ def test_the_question_never_changes():
     """Files out there hold answers to it."""
     band, row, col = np.indices((1, 256, 256), dtype=np.uint32)
     assert sha256(_uniform(band, row, col, 1)) == "da3059752be04bc7"
-    asked = question(BYTES)
+    asked = self_test_input(BYTES)
     assert asked[0, 0, 0, :4].tolist() == pytest.approx([-0.8098286, -0.7416807, -0.8767682, -0.8318660], abs=1e-6)
     # Logarithms of two libraries may differ in the last bit; thousandths do not.
     assert sha256(np.round(asked * 1000).astype(np.int16)) == "819c801c768bee60"
 
 
 def test_the_question_is_a_chip_like_others():
-    asked = question(BYTES)
+    asked = self_test_input(BYTES)
     assert asked.shape == (1, 1, 256, 256)
     assert asked.dtype == np.float32
     assert -1 <= asked.min() < -0.9
@@ -43,12 +43,12 @@ def test_the_question_is_a_chip_like_others():
 
 
 def test_bands_differ_and_copies_of_one_do_not():
-    two = question(signature_of(bands=("VV", "VH"), stretch=BYTES.stretch * 2, channels=2))
+    two = self_test_input(signature_of(bands=("VV", "VH"), stretch=BYTES.stretch * 2, channels=2))
     assert np.abs(two[0, 0] - two[0, 1]).mean() > 0.1
-    copies = question(signature_of(channels=3))
+    copies = self_test_input(signature_of(channels=3))
     assert copies.shape == (1, 3, 256, 256)
     np.testing.assert_array_equal(copies[0, 0], copies[0, 2])
-    np.testing.assert_array_equal(copies[:, :1], question(BYTES))
+    np.testing.assert_array_equal(copies[:, :1], self_test_input(BYTES))
 
 
 def test_an_answer_is_kept_to_a_byte_and_read_back():
@@ -96,7 +96,7 @@ def test_an_engine_that_gives_another_image_is_refused_when_it_is_opened(tmp_pat
     with open_engine(path, backend=backend, options=options) as engine:
         assert engine.self_test is not None
     tampered = other_weights(path, tmp_path / "tampered.onnx")
-    with pytest.raises(DeviceUnavailable, match=r"another image than what was exported \(\d+\.\d dB, at least 30"):
+    with pytest.raises(DeviceUnavailable, match=r"fails the file's self-test \(\d+\.\d dB, at least 30"):
         open_engine(tampered, backend=backend, options=options)
     forgetful = onnx.load(tampered)
     del forgetful.metadata_props[[e.key for e in forgetful.metadata_props].index(KEY)]
@@ -108,7 +108,7 @@ def test_the_answer_in_a_file_is_its_sources(exported, quantized):
     first, second = (metadata_of(onnx.load(path)) for path in (exported, quantized))
     assert first[KEY] == second[KEY]  # of the fp32 source, not of the int8 graph
     with open_engine(exported, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
-        assert SelfTest.read(first) == SelfTest.of(engine.run(question(BYTES)))
+        assert SelfTest.read(first) == SelfTest.of(engine.run(self_test_input(BYTES)))
 
 
 def test_an_answer_of_another_size_is_refused(tmp_path, exported):
