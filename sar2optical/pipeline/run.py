@@ -43,10 +43,12 @@ from sar2optical.errors import (
     Sar2OpticalError,
 )
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
+from sar2optical.mosaic.output import check_output
 from sar2optical.mosaic.run_folder import refuse_other_run, run_folder_of
+from sar2optical.mosaic.strip_store import StripFiles, strips_at_once
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import generated_tags
-from sar2optical.mosaic.writer import MosaicWriter, StripFiles, check_output, strips_at_once
+from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline import estimate as preflight
 from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.provenance import asked_for, to_tag
@@ -223,11 +225,13 @@ class Job:
             shape=self.scene.shape,
             georeference=self.scene.georeference,
             tags=self.tags,
-            compress=options.compress,
-            overwrite=options.overwrite,
-            threads=_threads(options),
             manifest=self.manifest,
-            restart=options.restart,
+            options=MosaicOptions(
+                compress=options.compress,
+                overwrite=options.overwrite,
+                threads=_threads(options),
+                restart=options.restart,
+            ),
         )
 
 
