@@ -174,6 +174,12 @@ def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp
     assert_same(out, tmp_path / "alone.tif")
 
 
+def test_importing_the_package_loads_neither_dask_nor_pystac():
+    code = "import sys, sar2optical.batch; print({'dask', 'distributed', 'pystac'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "set()\n"
+
+
 def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr(cluster_module, "_TIMEOUT", 1)
     with pytest.raises(OptionError, match="does not answer"), connected("tcp://127.0.0.1:9"):
