@@ -59,7 +59,7 @@ WHERE = {
     "openvino": ("sar2optical.engines.openvino", "export"),
     "tensorrt": ("sar2optical.engines.tensorrt", "export"),
     "dask": ("sar2optical.batch.cluster",),
-    "distributed": ("sar2optical.batch.cluster",),
+    "distributed": ("sar2optical.batch.cluster", "sar2optical.batch.schedule"),
     "pystac": ("sar2optical.batch.stac",),
     "xarray": (),
     "xarray_sentinel": (),

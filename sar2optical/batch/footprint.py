@@ -1,6 +1,6 @@
-"""Outlines in longitude and latitude: cut at the antimeridian, closed at a pole (RFC 7946).
+"""Outlines in longitude and latitude, cut at the antimeridian and closed at a pole (RFC 7946).
 
-Pure geometry; a ring is a list of (longitude, latitude) in degrees, its last point joined to its first.
+Pure geometry. A ring is a list of (longitude, latitude) in degrees; its last point is connected to its first.
 """
 
 from __future__ import annotations
@@ -9,28 +9,32 @@ import math
 from itertools import pairwise
 from typing import Any
 
+__all__ = ["Point", "outline"]
+
 Point = tuple[float, float]
+"""Longitude and latitude in degrees."""
 
 _LEAST_AREA = 1e-12
-"""Square degrees (0.01 m2) under which a piece is the work of rounding."""
+"""Square degrees (0.01 m2) below which a piece is a rounding error."""
 
 
 def outline(ring: list[Point]) -> tuple[dict[str, Any], list[float]]:
-    """Give a ring as a GeoJSON geometry, and its bounding box.
+    """Return the GeoJSON geometry of a ring, and its bounding box.
 
     Parameters
     ----------
     ring
-        Three points or more; neighbours are less than 180 degrees of longitude apart, on the shorter way.
+        Three points or more. Adjacent points are connected in the direction in which they are less than 180 degrees
+        of longitude apart.
 
     Returns
     -------
     geometry
-        A Polygon; a MultiPolygon, cut at 180 degrees, where the ring crosses the antimeridian (RFC 7946, 3.1.9).
+        A Polygon, or a MultiPolygon cut at 180 degrees if the ring crosses the antimeridian (RFC 7946, 3.1.9).
         Exterior rings are counterclockwise.
     bbox
-        West, south, east, north: west is greater than east where the antimeridian is crossed (5.2); from -180 to 180
-        where a pole is inside (5.3).
+        West, south, east, north. West is greater than east if the ring crosses the antimeridian (5.2); from -180 to
+        180 if a pole is inside (5.3).
     """
     unrolled = _unrolled(ring)
     turn = round((unrolled[-1][0] - unrolled[0][0]) / 360)
@@ -57,23 +61,23 @@ def outline(ring: list[Point]) -> tuple[dict[str, Any], list[float]]:
 
 
 def _turns(lon: float, *, up: bool) -> int:
-    """Count the turns from a longitude to one in -180..180; of an odd half turn, `up` or down."""
+    """Count the full turns from -180..180 to a longitude; odd multiples of 180 are rounded `up` or down."""
     return math.floor((lon + 180) / 360) if up else math.ceil((lon - 180) / 360)
 
 
 def _unrolled(ring: list[Point]) -> list[Point]:
-    """Give the ring and its first point again, with longitudes that never jump."""
+    """Return the ring followed by its first point, with longitudes that are continuous."""
     found = [ring[0]]
     for lon, lat in [*ring[1:], ring[0]]:
         before = found[-1][0]
         step = (lon - before + 180) % 360 - 180
-        # A step of exactly half a turn is taken as it is given: the edge of a map of the whole world.
+        # A step of exactly half a turn keeps its direction: it is the edge of a map of the whole world.
         found.append((lon if abs(lon - before) <= 180 else before + step, lat))
     return found
 
 
 def _closed_at_pole(ring: list[Point], turn: int) -> list[Point]:
-    """Close a ring around the Earth's axis by the pole's edge of the map, cut where it crosses 180 degrees."""
+    """Cut a ring around a pole at 180 degrees, and close it along the pole's edge of the map."""
     pole = math.copysign(90.0, sum(lat for _, lat in ring))
     ring = [*ring, (ring[0][0] + 360 * turn, ring[0][1])]
     edge = 180 + 360 * math.floor((max(ring[0][0], ring[-1][0]) - 180) / 360)
@@ -85,14 +89,14 @@ def _closed_at_pole(ring: list[Point], turn: int) -> list[Point]:
 
 
 def _between(ring: list[Point], west: float, east: float) -> list[list[Point]]:
-    """Cut a ring by two meridians, and give what lies between."""
+    """Return the pieces of a ring between two meridians."""
     mirrored = [[(-x, y) for x, y in piece] for piece in _east_of(ring, west)]
     pieces = [[(-x, y) for x, y in piece] for one in mirrored for piece in _east_of(one, -east)]
     return [piece for piece in pieces if abs(_area(piece)) > _LEAST_AREA]
 
 
 def _east_of(ring: list[Point], lon: float) -> list[list[Point]]:
-    """Cut a simple ring by a meridian, and give the pieces to its east, which may be several."""
+    """Return the pieces of a simple ring east of a meridian."""
     inside = [x >= lon for x, _ in ring]
     if all(inside):
         return [ring]
@@ -108,7 +112,7 @@ def _east_of(ring: list[Point], lon: float) -> list[list[Point]]:
             chains[-1].append(here)
         elif inside[(k - 1) % len(ring)]:
             chains[-1].append((lon, _crossing(before, here, lon)))
-    # Along the meridian the ring's inside lies between the first and second crossing, the third and fourth, ...
+    # Along the meridian, the inside of the ring is between the first and second crossing, the third and fourth, ...
     ends = sorted((chain[end][1], number, end) for number, chain in enumerate(chains) for end in (0, -1))
     partner: dict[tuple[int, int], tuple[int, int]] = {}
     for (_, one, end), (_, other, start_) in zip(ends[::2], ends[1::2], strict=True):
@@ -117,7 +121,7 @@ def _east_of(ring: list[Point], lon: float) -> list[list[Point]]:
 
 
 def _joined(chains: list[list[Point]], partner: dict[tuple[int, int], tuple[int, int]]) -> list[list[Point]]:
-    """Join chains to rings, each end to the start that it is paired with."""
+    """Connect chains to rings: each end with the start that it is paired with."""
     left, rings = set(range(len(chains))), []
     while left:
         number, piece = min(left), []
@@ -130,13 +134,13 @@ def _joined(chains: list[list[Point]], partner: dict[tuple[int, int], tuple[int,
 
 
 def _crossing(one: Point, other: Point, lon: float) -> float:
-    """Give the latitude at which a segment crosses a meridian."""
+    """Return the latitude at which a segment crosses a meridian."""
     (x, y), (u, v) = one, other
     return y if u == x else y + (v - y) * (lon - x) / (u - x)
 
 
 def _area(ring: list[Point]) -> float:
-    # About the first point: of small rings far from 0, the products would cancel.
+    # Relative to the first point: for a small ring far from 0, the products would cancel.
     x0, y0 = ring[0]
     moved = [(x - x0, y - y0) for x, y in ring]
     return sum(x * v - u * y for (x, y), (u, v) in pairwise([*moved, moved[0]])) / 2

@@ -1,4 +1,4 @@
-"""STAC: scenes named by an ItemCollection, and an Item beside each mosaic."""
+"""Read scenes from a STAC ItemCollection, and write a STAC Item beside each mosaic."""
 
 from __future__ import annotations
 
@@ -14,78 +14,83 @@ from urllib.parse import unquote, urlsplit
 
 import rasterio
 from affine import Affine
-from rasterio._err import CPLE_BaseError  # rasterio.warp raises it bare, and exports no other name for it
 from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
 from sar2optical._utils.files import write_output
+from sar2optical._utils.gdal_errors import CPLE_BaseError
 from sar2optical.batch.footprint import Point, outline
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
 from sar2optical.mosaic.tags import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
 from sar2optical.scene.raster import POLARISATIONS
 from sar2optical.scene.remote import is_web_address
 
+__all__ = ["SceneItem", "footprint", "read_items", "time_in", "write_item"]
+
 _WGS84 = "EPSG:4326"
-"""Of an Item's geometry (STAC 1.1: longitude, latitude)."""
+"""CRS of an Item's geometry (STAC 1.1: longitude, latitude)."""
 
 _PREFIX = "sar2optical:"
-"""Of properties that are ours."""
+"""Prefix of this project's properties in an Item."""
 
 _TAGS = "SAR2OPTICAL_"
-"""And of a mosaic's tags."""
+"""Prefix of this project's tags in a mosaic."""
 
 _SIDE = 20
-"""Segments a side of a footprint, at least: sides in a map projection are curves in longitude and latitude."""
+"""Minimum number of segments a side of a footprint: straight sides on a map are curves in longitude and latitude."""
 
 _LONGEST = 15.0
-"""Degrees of longitude that a segment may have before it is halved: near a pole."""
+"""Degrees of longitude above which a segment is halved, as happens near a pole."""
 
 _HALVINGS = 10
 
 _NO_SCENE = {"thumbnail", "overview", "metadata"}
-"""Roles of assets that are no data (STAC's list of asset roles)."""
+"""Roles of assets that are not data (STAC's list of asset roles), also used as their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneItem:
-    """A scene that an ItemCollection names."""
+    """A scene of an ItemCollection."""
 
     name: str
+    """Id of the Item."""
     href: str
+    """Path or address of the scene."""
     when: datetime | None
+    """Time of acquisition, if the Item contains one."""
     error: str = ""
-    """Why it names none; `href` is then empty."""
+    """Why the Item contains no scene; `href` is then empty."""
 
 
 def read_items(path: Path, bands: tuple[str, ...] = ()) -> list[SceneItem]:
     """Read the scenes of an ItemCollection, of an array of Items, or of a single Item.
 
-    An Item that names no scene is given with its error, so that the others can be made.
+    An Item without a scene is returned with its error, so that the others can be translated.
 
     Parameters
     ----------
     path
-        JSON.
+        Path of the JSON file.
     bands
-        Polarisations; of an item's assets, the one named after the first that is there is taken: of these, then VH,
-        VV, HV, HH; a lone asset whatever its name.
+        Preferred polarisations. The scene is the asset named after the first of these that the Item has, then of VH,
+        VV, HV, HH; an Item's only asset may have any name.
 
     Raises
     ------
     OptionError
-        Where the file holds no Items.
+        The file contains no Items.
     """
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise OptionError(
-            f"{path}: no STAC ItemCollection ({type(error).__name__}): give one, or name scenes"
+            f"{path}: is not a STAC ItemCollection ({type(error).__name__}): give one, or the scenes themselves"
         ) from error
     return [_scene_of(item, bands, path, number) for number, item in enumerate(_items_of(record, path), 1)]
 
 
 def _items_of(record: Any, path: Path) -> list[Any]:
-    """Give what may be Items."""
+    """Return the possible Items of a JSON document."""
     if isinstance(record, list):
         return record
     kind = record.get("type") if isinstance(record, dict) else type(record).__name__
@@ -95,16 +100,18 @@ def _items_of(record: Any, path: Path) -> list[Any]:
         return list(record["features"])
     if kind in ("Collection", "Catalog"):
         raise OptionError(
-            f"{path}: a STAC {kind}, which does not hold Items: give an ItemCollection, for example a saved search"
+            f"{path}: is a STAC {kind}, which contains no Items: give an ItemCollection, for example a saved search"
         )
-    raise OptionError(f"{path}: no STAC ItemCollection, but {str(kind)[:40]}: give one, or name scenes")
+    raise OptionError(
+        f"{path}: is not a STAC ItemCollection but {str(kind)[:40]}: give one, or the scenes themselves"
+    )
 
 
 def _scene_of(item: Any, bands: tuple[str, ...], path: Path, number: int) -> SceneItem:
-    """Read one Item, whatever it is; of its fields only those that are needed."""
+    """Read the needed fields of one Item, which may be any JSON value."""
     found = item.get("id") if isinstance(item, dict) else None
     name = str(found) if isinstance(found, str | int) and str(found).strip() else f"item-{number}"
-    name = name.encode(errors="replace").decode()  # JSON may hold half a character
+    name = name.encode(errors="replace").decode()  # JSON may contain half of a surrogate pair
     try:
         return SceneItem(name=name, href=_located(_asset_of(item, bands), path), when=_when(item))
     except ValueError as error:
@@ -112,49 +119,49 @@ def _scene_of(item: Any, bands: tuple[str, ...], path: Path, number: int) -> Sce
 
 
 def _asset_of(item: Any, bands: tuple[str, ...]) -> str:
-    """Give the address of the asset that is the scene.
+    """Return the address of the asset that is the scene.
 
     Raises
     ------
     ValueError
-        Saying why there is none, and what to do.
+        There is none; the message contains reason and remedy.
     """
     if not isinstance(item, dict):
-        raise ValueError(f"is no STAC Item, but {type(item).__name__}: give Items")  # noqa: TRY004
+        raise ValueError(f"is not a STAC Item but {type(item).__name__}: give Items")  # noqa: TRY004
     if item.get("type") in ("Collection", "Catalog"):
         raise ValueError(f"is a STAC {item['type']}: give an ItemCollection")
     assets = item.get("assets")
     if not isinstance(assets, dict) or not assets:
-        raise ValueError("has no assets: name its files instead")
+        raise ValueError("has no assets: give its files instead")
     keys = {str(key).lower(): key for key in assets}
     wanted = [name.lower() for name in (*bands, "VH", "VV", *POLARISATIONS)]
     key = next((keys[name] for name in wanted if name in keys), None)
-    if key is None and len(assets) == 1 and not _is_no_scene(*next(iter(assets.items()))):
+    if key is None and len(assets) == 1 and not _is_not_data(*next(iter(assets.items()))):
         key = next(iter(assets))
     if key is None:
         listed = ", ".join(map(str, assets))
-        raise ValueError(f"has no asset of a polarisation, but {listed}: name its files instead")
+        raise ValueError(f"has no asset named after a polarisation, only {listed}: give its files instead")
     asset = assets[key]
     href = asset.get("href") if isinstance(asset, dict) else None
     if not isinstance(href, str) or not href.strip():
-        raise ValueError(f"asset {key} has no address (href): name its file instead")
+        raise ValueError(f"asset {key} has no address (href): give its file instead")
     return href.strip()
 
 
-def _is_no_scene(key: str, asset: Any) -> bool:
+def _is_not_data(key: str, asset: Any) -> bool:
     roles = asset.get("roles") if isinstance(asset, dict) else None
     return str(key).lower() in _NO_SCENE or bool(_NO_SCENE.intersection(map(str, roles or ())))
 
 
 def _located(href: str, path: Path) -> str:
-    """Give an address as it is, and a path from the list's folder."""
+    """Return an address unchanged, and a path relative to the folder of the ItemCollection."""
     if href.lower().startswith("file://"):
         return unquote(urlsplit(href).path)
     return href if is_web_address(href) or href.startswith("/vsi") else str(path.parent / href)
 
 
 def _when(item: dict[str, Any]) -> datetime | None:
-    """Give an Item's time, or the start of its interval; None where it has none that can be read."""
+    """Return an Item's time, or the start of its interval; None if it has no valid one."""
     properties = item.get("properties")
     given = properties if isinstance(properties, dict) else {}
     for key in ("datetime", "start_datetime"):
@@ -167,73 +174,76 @@ def _when(item: dict[str, Any]) -> datetime | None:
 
 
 def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path | None) -> Path:
-    """Write an Item beside a mosaic, `mosaic.json`: its place, and what its tags tell of the run that made it.
+    """Write a STAC Item beside a mosaic, `mosaic.json`: its footprint, and what its tags contain about the run.
 
     Parameters
     ----------
     mosaic
-        A GeoTIFF.
+        Path of a GeoTIFF.
     name
-        The Item's id.
+        Id of the Item.
     when
-        Acquisition; where None, told from a time in `name`, and where that has none, the mosaic's own is given
-        and said to be.
+        Time of acquisition. None: the first time in `name`; without one, the time of the mosaic, and the property
+        `sar2optical:datetime_of` is then "processing".
     picture
-        A preview of it.
+        Path of a preview of the mosaic.
 
     Returns
     -------
     Path
-        Of the Item.
+        Path of the Item.
 
     Raises
     ------
+    BackendNotInstalled
+        pystac is not installed.
     OutputExists
-        Where a file of that name is there which is no Item of ours.
+        A file of that name exists that is not an Item of this project.
     OutputUnwritable
-        Where the folder takes no files.
+        The folder is not writable.
     """
     pystac = _pystac()
     path = mosaic.with_suffix(".json")
-    if path.exists() and not _is_ours(path):
-        raise OutputExists(f"{path}: is there, and no Item of ours: move it, or give --no-stac")
+    if path.exists() and not _is_own_item(path):
+        raise OutputExists(f"{path}: exists and is not an Item of sar2optical: move it, or give --no-stac")
     from pystac.extensions.projection import ProjectionExtension
 
     with rasterio.open(mosaic) as dataset:
         crs, transform, shape = dataset.crs, dataset.transform, dataset.shape
         geometry, bbox = footprint(dataset)
-        tags = dataset.tags()
+        properties = _properties(dataset.tags())
     found = when or time_in(name)
-    ours = {key.removeprefix(_TAGS).lower(): value for key, value in tags.items() if key.startswith(_TAGS)}
-    extra: dict[str, Any] = {f"{_PREFIX}{key}": value for key, value in ours.items()}
-    extra |= {"description": f"RGB image {NOTE}.", _property(NOTE_TAG): NOTE}
-    if asked := options_of(tags):
-        extra[_property(OPTIONS_TAG)] = dict(asked.entries)
     if found is None:
         found = datetime.fromtimestamp(mosaic.stat().st_mtime, UTC)
-        extra[f"{_PREFIX}datetime_of"] = "processing"
-    item = pystac.Item(id=name, geometry=geometry, bbox=bbox, datetime=found, properties=extra)
+        properties[f"{_PREFIX}datetime_of"] = "processing"
+    item = pystac.Item(id=name, geometry=geometry, bbox=bbox, datetime=found, properties=properties)
     if crs is not None:
         code = crs.to_string() if crs.to_epsg() else None
         ProjectionExtension.ext(item, add_if_missing=True).apply(
             code=code, wkt2=None if code else crs.to_wkt(), shape=list(shape), transform=list(transform)[:6]
         )
-    item.add_asset(
-        "mosaic", pystac.Asset(href=mosaic.name, media_type=pystac.MediaType.COG, roles=["data", "visual"])
-    )
+    kinds = pystac.MediaType
+    item.add_asset("mosaic", pystac.Asset(href=mosaic.name, media_type=kinds.COG, roles=["data", "visual"]))
     if picture:
-        item.add_asset(
-            "preview", pystac.Asset(href=picture.name, media_type=pystac.MediaType.PNG, roles=["overview"])
-        )
+        item.add_asset("preview", pystac.Asset(href=picture.name, media_type=kinds.PNG, roles=["overview"]))
     write_output(path, (json.dumps(item.to_dict(include_self_link=False), indent=1) + "\n").encode())
     return path
+
+
+def _properties(tags: dict[str, str]) -> dict[str, Any]:
+    """Return the properties of an Item that follow from its mosaic's tags."""
+    properties: dict[str, Any] = {_property(tag): value for tag, value in tags.items() if tag.startswith(_TAGS)}
+    properties |= {"description": f"RGB image {NOTE}.", _property(NOTE_TAG): NOTE}
+    if options := options_of(tags):
+        properties[_property(OPTIONS_TAG)] = dict(options.entries)
+    return properties
 
 
 def _property(tag: str) -> str:
     return f"{_PREFIX}{tag.removeprefix(_TAGS).lower()}"
 
 
-def _is_ours(path: Path) -> bool:
+def _is_own_item(path: Path) -> bool:
     try:
         return any(name.startswith(_PREFIX) for name in json.loads(path.read_bytes())["properties"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -241,10 +251,10 @@ def _is_ours(path: Path) -> bool:
 
 
 def footprint(dataset: Any) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """Give a raster's outline in longitude and latitude, and its bounding box; None and None where it has no place.
+    """Return a raster's outline in longitude and latitude, and its bounding box; None without georeference.
 
-    An affine comes before ground control points. Of those, the outline goes through the ones nearest to the raster's
-    corners, and those that lie between them in the same row or column. See `footprint.outline` for the antimeridian.
+    An affine transform is preferred to GCPs. With GCPs, the outline connects those nearest to the raster's corners,
+    and those between them in the same row or column. See `footprint.outline` for the antimeridian.
     """
     gcps, gcp_crs = dataset.gcps
     try:
@@ -255,7 +265,7 @@ def footprint(dataset: Any) -> tuple[dict[str, Any] | None, list[float] | None]:
             ring = _lonlat(gcp_crs, [(point.x, point.y) for point in points])
         else:
             return None, None
-    except (RasterioError, CPLE_BaseError):  # beyond where the projection is defined
+    except (RasterioError, CPLE_BaseError):  # outside the area where the projection is defined
         return None, None
     if len(ring) < 3 or not all(math.isfinite(x) and math.isfinite(y) for x, y in ring):
         return None, None
@@ -263,7 +273,7 @@ def footprint(dataset: Any) -> tuple[dict[str, Any] | None, list[float] | None]:
 
 
 def _ring_of_affine(dataset: Any) -> list[Point]:
-    """Go around the raster in steps that are short in longitude, too."""
+    """Return points along the border of a raster, in steps that are short in longitude too."""
     height, width = dataset.shape
     corners = [(0.0, 0.0), (0.0, height), (width, height), (width, 0.0)]
     steps = [k / _SIDE for k in range(_SIDE)]
@@ -285,7 +295,7 @@ def _ring_of_affine(dataset: Any) -> list[Point]:
 
 
 def _border(gcps: Any, shape: tuple[int, int]) -> list[Any]:
-    """Give the control points along the border, counterclockwise in the raster."""
+    """Return the GCPs along the border, counterclockwise in the raster."""
     height, width = shape
     corners = [
         min(gcps, key=lambda g: (g.row - row) ** 2 + (g.col - col) ** 2)
@@ -299,7 +309,7 @@ def _border(gcps: Any, shape: tuple[int, int]) -> list[Any]:
 
 
 def _lies_between(gcp: Any, a: Any, b: Any) -> bool:
-    """Say whether a control point lies in one row, or in one column, with two others, and between them."""
+    """Return whether a GCP is between two others in the same row or column."""
     if a.row == b.row == gcp.row:
         return bool(min(a.col, b.col) < gcp.col < max(a.col, b.col))
     return bool(a.col == b.col == gcp.col and min(a.row, b.row) < gcp.row < max(a.row, b.row))
@@ -311,7 +321,7 @@ def _lonlat(crs: Any, points: list[Point]) -> list[Point]:
 
 
 def time_in(name: str) -> datetime | None:
-    """Find the first time in a name, as Sentinel-1 products have it: 20210119T031653."""
+    """Find the first time in a name, in the format of Sentinel-1 products: 20210119T031653."""
     match = re.search(r"(?<!\d)(\d{8}T\d{6})(?!\d)", name.upper())
     if match is None:
         return None
@@ -325,5 +335,5 @@ def _pystac() -> Any:
     try:
         import pystac
     except ImportError as error:
-        raise BackendNotInstalled("STAC needs pystac: pip install 'sar2optical[cluster]'") from error
+        raise BackendNotInstalled("STAC Items need pystac: pip install 'sar2optical[cluster]'") from error
     return pystac

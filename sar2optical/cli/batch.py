@@ -1,4 +1,4 @@
-"""`sar2opt-batch`: many SAR rasters in, as many RGB mosaics out, on one machine or on many."""
+"""`sar2opt-batch`: translate many SAR scenes into RGB mosaics, on one machine or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -25,26 +25,32 @@ from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
 if TYPE_CHECKING:
-    from sar2optical.batch.cluster import Outcome, State, Work
+    from sar2optical.batch.work import Outcome, State, Work
+
+__all__ = ["main", "table"]
 
 _SUMMARY = "summary.json"
-_MARKS: dict[State, str] = {"done": "done", "there": "is there", "failed": "failed"}
+_LABELS: dict[State, str] = {"done": "done", "there": "already there", "failed": "failed"}
 
 _UNUSABLE = re.compile(r"[/\\:\x00-\x1f]")
-"""In a file's name."""
+"""Characters that are replaced in file names."""
 
 _LONGEST_NAME = 240
-"""Bytes; file systems take 255, of which ours need some for what lies beside a mosaic."""
+"""Maximum bytes of a file name: file systems allow 255, and files beside a mosaic have longer names."""
 
 
 @dataclass(frozen=True)
 class _Scene:
+    """A scene that the arguments contain."""
+
     source: str
+    """Path or address."""
     name: str
-    """Of the product: its file's name without suffix, or an item's id."""
+    """File name without suffix, or the id of its Item."""
     when: datetime | None = None
+    """Time of acquisition, if known."""
     error: str = ""
-    """Why it cannot be translated: an Item that names no scene, a list that cannot be read."""
+    """Why it cannot be translated: an Item without a scene, a list that cannot be read."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,20 +61,20 @@ class _Scene:
     "template",
     default="{name}.tif",
     show_default=True,
-    help="Of each mosaic: {name} is the scene's, {number} counts from 1.",
+    help="File name of each mosaic; {name} is the scene's name, {number} its number from 1.",
 )
-@click.option("--scheduler", help="Address of a Dask scheduler (tcp://host:8786); all workers must see OUT_DIR.")
+@click.option("--scheduler", help="Address of a Dask scheduler (tcp://host:8786). All workers must see OUT_DIR.")
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes on this machine; one per GPU, or one in all, where not given.",
+    help="Processes on this machine.  [default: one per GPU, or one]",
 )
 @click.option("--stac/--no-stac", default=True, show_default=True, help="Write a STAC Item beside each mosaic.")
-@click.option("--previews", is_flag=True, help="Write a small picture (.png) beside each mosaic.")
+@click.option("--previews", is_flag=True, help="Write a small preview (.png) beside each mosaic.")
 @scene_options
-@click.option("--overwrite", is_flag=True, help="Make mosaics that are there again.")
-@click.option("-q", "--quiet", is_flag=True, help="Only warnings, errors and the table.")
-@click.option("-v", "--verbose", is_flag=True, help="Everything.")
+@click.option("--overwrite", is_flag=True, help="Replace existing mosaics.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only warnings, errors and the table.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all log messages.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(
@@ -86,11 +92,11 @@ def main(
 ) -> None:
     """Translate SCENES into mosaics in OUT_DIR.
 
-    SCENES are rasters and products, text files (.txt) with one of them a line, and STAC ItemCollections (.json). One
-    that fails does not stop the others; mosaics that are there are left alone, so the same command goes on where it
-    was interrupted. One that is there, but was made with other options or of another scene, counts as failed, unless
-    --overwrite is given. OUT_DIR/summary.json tells what became of each, and keeps what earlier runs told. Exit
-    status 1 where one failed.
+    SCENES are rasters, Sentinel-1 products, text files (.txt) with one scene per line, and STAC ItemCollections
+    (.json). A scene that fails does not stop the others. Existing mosaics are kept, so the same command resumes an
+    interrupted batch. An existing mosaic that was made with other options or from another scene counts as failed,
+    unless --overwrite is given. OUT_DIR/summary.json contains the outcome of each scene, and those of earlier runs.
+    The exit status is 1 if a scene failed.
     """
     set_up_logging(-1 if quiet or not verbose else 1)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -105,44 +111,48 @@ def main(
     folder = _folder(out_dir)
     works = _works(listed, folder, template, previews=previews)
     with alone_in(folder):
-        outcomes = _translated(
+        outcomes = _translate(
             works, scheduler=scheduler, workers=workers, model=found, choices=choices, stac=stac, quiet=quiet
         )
         seconds = time.perf_counter() - began
-        write_output(folder / _SUMMARY, _summary(outcomes, seconds, started, _kept(folder / _SUMMARY)).encode())
+        write_output(
+            folder / _SUMMARY, _summary(outcomes, seconds, started, _earlier_runs(folder / _SUMMARY)).encode()
+        )
     click.echo(table(outcomes, seconds))
     if any(outcome.state == "failed" for outcome in outcomes):
         sys.exit(1)
 
 
 def _refuse_rasters(sources: list[str]) -> None:
-    """Refuse to calibrate what has no table for it, before the first scene."""
+    """Refuse to calibrate scenes that have no calibration table, before the first is translated."""
     from sar2optical.scene.safe.product import is_product
 
     others = [source for source in sources if not is_product(source)]
     if others:
         raise OptionWithoutEffect(
-            f"{shown(others[0])}: {len(others)} of {len(sources)} scenes are no Sentinel-1 products in ESA's "
-            "packaging and have no calibration table: leave out --calibration and --denoise, or give the products in "
-            "a batch of their own"
+            f"{shown(others[0])}: {len(others)} of {len(sources)} scenes are not Sentinel-1 products in ESA's format "
+            "and have no calibration table: remove --calibration and --denoise, or translate the products in a "
+            "separate batch"
         )
 
 
 def _folder(given: str) -> Path:
-    """Make the folder for mosaics; a server's address is refused, of which a path would make a folder here."""
+    """Make the folder for mosaics; refuse an address, which as a path would be a local folder of that name."""
     from sar2optical.scene.remote import is_remote
 
     if is_remote(given):
-        raise OptionError(f"{given}: is on a server: give a folder that all workers see, and upload what it holds")
+        raise OptionError(
+            f"{given}: is on a server: give a folder that all workers see, and upload the mosaics from there"
+        )
     folder = Path(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{folder}: cannot be made ({error.strerror}): choose another folder") from error
+        raise OptionError(f"{folder}: cannot create this folder ({error.strerror}): choose another") from error
     return folder
 
 
-def _translated(
+def _translate(
     works: list[tuple[_Scene, Work]],
     *,
     scheduler: str | None,
@@ -152,25 +162,27 @@ def _translated(
     stac: bool,
     quiet: bool,
 ) -> list[Outcome]:
-    """Translate those that can be; give what became of each, in order."""
-    from sar2optical.batch.cluster import Outcome, connected, default_threads, translate_all
+    """Translate all scenes without an error, and return the outcome of each, in order."""
+    from sar2optical.batch.cluster import connected, default_threads
+    from sar2optical.batch.schedule import translate_all
+    from sar2optical.batch.work import Outcome
 
-    described = {work.out: scene for scene, work in works if not scene.error}
+    scenes = {work.out: scene for scene, work in works if not scene.error}
     good = [work for scene, work in works if not scene.error]
-    with _progress(len(good), hidden=quiet) as (progress, say):
+    with _progress(len(good), hidden=quiet) as (on_progress, print_line):
 
-        def finished(outcome: Outcome) -> None:
+        def on_outcome(outcome: Outcome) -> None:
             if outcome.state == "failed":
-                say(f"failed: {outcome.error}")
+                print_line(f"failed: {outcome.error}")
             if stac and outcome.state != "failed":
                 try:
-                    _describe(outcome, described[outcome.work.out])
-                except Sar2OpticalError as error:  # the mosaic is there all the same
-                    say(f"no Item: {one_line(error)}")
+                    _write_item(outcome, scenes[outcome.work.out])
+                except Sar2OpticalError as error:  # the mosaic itself is complete
+                    print_line(f"no STAC Item: {one_line(error)}")
 
         refused = [Outcome(work=work, state="failed", error=scene.error) for scene, work in works if scene.error]
         for outcome in refused:
-            finished(outcome)
+            on_outcome(outcome)
         outcomes: list[Outcome] = []
         if good:
             with connected(scheduler, workers) as (client, processes):
@@ -183,15 +195,15 @@ def _translated(
                     workers=processes,
                     model=model,
                     options=options,
-                    progress=progress,
-                    finished=finished,
+                    on_progress=on_progress,
+                    on_outcome=on_outcome,
                 )
     made, others = iter(outcomes), iter(refused)
     return [next(others if scene.error else made) for scene, _ in works]
 
 
 def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
-    """Read the lists among the arguments; one that cannot be read stops no scene, but is an error by itself."""
+    """Read the lists among the arguments. A list that cannot be read becomes a scene with an error."""
     found: list[_Scene] = []
     refused = 0
     for text in scenes:
@@ -209,7 +221,7 @@ def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
                 raise
             found.append(replace(_named(text), error=str(error)))
     if not found:
-        raise OptionError(f"{', '.join(scenes)}: no scene is named there: give one or more")
+        raise OptionError(f"{', '.join(scenes)}: contains no scene: give at least one")
     return found
 
 
@@ -218,7 +230,7 @@ def _of_items(text: str, bands: tuple[str, ...]) -> list[_Scene]:
     from sar2optical.scene.remote import is_web_address
 
     if is_web_address(text):
-        raise OptionError(f"{text}: lists are read from this machine only: fetch it, and give its path")
+        raise OptionError(f"{text}: lists are read from local files only: download it, and give its path")
     return [
         _Scene(item.href or f"{text}#{item.name}", item.name, item.when, item.error)
         for item in read_items(Path(text), bands)
@@ -229,7 +241,9 @@ def _of_lines(text: str) -> list[_Scene]:
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
-        raise OptionError(f"{text}: is no list of scenes ({error}): give a text file, one a line") from error
+        raise OptionError(
+            f"{text}: cannot be read as a list of scenes ({error}): give a text file with one scene per line"
+        ) from error
     return [_named(line.strip()) for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
@@ -241,53 +255,54 @@ def _named(source: str) -> _Scene:
 
 
 def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool) -> list[tuple[_Scene, Work]]:
-    """Name the outputs, all of them different."""
-    from sar2optical.batch.cluster import Work
+    """Name the mosaics by a template; refuse one that gives two scenes the same mosaic."""
+    from sar2optical.batch.work import Work
 
     works = []
     for number, scene in enumerate(scenes, 1):
         try:
             name = template.format(name=_UNUSABLE.sub("_", scene.name), number=number)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise OptionError(f"--name {template}: {{name}} and {{number}} are known, not {error}") from error
+            raise OptionError(f"--name {template}: {error} is not a field: use {{name}} and {{number}}") from error
         out = out_dir / name
         if out.parent != out_dir:
-            raise OptionError(f"--name {template}: gives {name}, which lies in another folder: leave out / and ..")
+            raise OptionError(f"--name {template}: {name} is in another folder: remove / and ..")
         work = Work(source=scene.source, out=out, preview=out.with_suffix(".png") if previews else None)
-        works.append((replace(scene, error=scene.error or _why_not(work)), work))
+        works.append((replace(scene, error=scene.error or _output_error(work)), work))
     counts = Counter(work.out for scene, work in works if not scene.error)
     twice = [str(out) for out, times in counts.items() if times > 1]
     if twice:
-        raise OptionError(f"{twice[0]}: is the mosaic of two scenes: give --name with {{number}}")
+        raise OptionError(f"{twice[0]}: would be the mosaic of two scenes: give --name with {{number}}")
     return works
 
 
-def _why_not(work: Work) -> str:
-    """Say why a scene cannot have this output; empty where it can."""
+def _output_error(work: Work) -> str:
+    """Return why a scene cannot have this mosaic; empty if it can."""
     from sar2optical.scene.remote import is_remote
 
     out = work.out
     size = len(os.fsencode(out.name))
     if size > _LONGEST_NAME:
-        return f"{out.name[:40]}...: is a name of {size} bytes, too long for a file: give --name with {{number}}"
+        return f"{out.name[:40]}...: this file name has {size} bytes, which is too long: give --name with {{number}}"
     if out.with_suffix(".json").name == _SUMMARY:
-        return f"{out}: its Item would be {_SUMMARY}, which sums up the batch: give --name"
+        return f"{out}: its STAC Item would overwrite {_SUMMARY} of the batch: give --name"
     if not is_remote(work.source) and out.exists():
         source = Path(work.source)
         if source.exists() and out.samefile(source):
-            return f"{out}: is the scene itself: give another folder, or --name"
+            return f"{out}: is the scene itself: choose another folder, or give --name"
     return ""
 
 
-def _describe(outcome: Outcome, scene: _Scene) -> None:
+def _write_item(outcome: Outcome, scene: _Scene) -> None:
+    """Write the STAC Item of a mosaic, if it is a GeoTIFF of this project and has none yet."""
     from sar2optical.batch.stac import write_item
-    from sar2optical.mosaic.writer import run_of
+    from sar2optical.mosaic.tags import run_of
 
     out, picture = outcome.work.out, outcome.work.preview
     if out.suffix.lower() not in (".tif", ".tiff"):
         return
     if outcome.state == "there" and (out.with_suffix(".json").exists() or run_of(out) is None):
-        return  # described before, or not ours
+        return
     write_item(out, name=scene.name, when=scene.when, picture=picture if picture and picture.exists() else None)
 
 
@@ -295,9 +310,14 @@ def _describe(outcome: Outcome, scene: _Scene) -> None:
 def _progress(
     total: int, *, hidden: bool
 ) -> Iterator[tuple[Callable[[int, int, int, int], None], Callable[[str], None]]]:
-    """Show a bar of scenes, and strips of the large ones; and give what prints a line above it.
+    """Show a progress bar of scenes and of strips of the large ones; without a terminal, print lines.
 
-    Where there is no terminal, lines.
+    Yields
+    ------
+    on_progress
+        Callback of `translate_all`.
+    print_line
+        Prints a line above the bar.
     """
     from tqdm import tqdm
 
@@ -316,6 +336,7 @@ def _progress(
 
 
 def _summary(outcomes: list[Outcome], seconds: float, began: datetime, earlier: list[Any]) -> str:
+    """Format the outcomes of this run and of earlier ones as JSON."""
     records = []
     for outcome in outcomes:
         source = shown(outcome.work.source)
@@ -329,8 +350,8 @@ def _summary(outcomes: list[Outcome], seconds: float, began: datetime, earlier: 
     return json.dumps(run | ({"earlier": earlier} if earlier else {}), indent=1) + "\n"
 
 
-def _kept(path: Path) -> list[Any]:
-    """Give what earlier runs in this folder told, the last one first; a file of another kind is moved aside."""
+def _earlier_runs(path: Path) -> list[Any]:
+    """Read the outcomes of earlier runs in this folder, the last one first; rename a file that is not a summary."""
     try:
         record = json.loads(path.read_bytes())
         earlier = record.pop("earlier", [])
@@ -344,14 +365,16 @@ def _kept(path: Path) -> list[Any]:
     try:
         path.rename(aside)
     except OSError as error:
-        raise OutputUnwritable(f"{path}: is no summary, and cannot be moved ({error.strerror}): move it") from error
-    click.echo(f"{path}: was no summary of a batch, and is now {aside.name}", err=True)
+        raise OutputUnwritable(
+            f"{path}: is not a summary of a batch and cannot be renamed ({error.strerror}): move it"
+        ) from error
+    click.echo(f"{path}: is not a summary of a batch, renamed to {aside.name}", err=True)
     return []
 
 
 def table(outcomes: list[Outcome], seconds: float) -> str:
-    """Lay out what became of each scene, a line each, and all together in the last."""
-    rows = [("scene", "state", "Mpx", "seconds", "what")]
+    """Format the outcomes as a table: one line per scene, then the totals."""
+    rows = [("scene", "state", "Mpx", "seconds", "result")]
     pixels = 0.0
     for outcome in outcomes:
         report, name = outcome.report, PurePosixPath(shown(outcome.work.source)).name
@@ -360,12 +383,12 @@ def table(outcomes: list[Outcome], seconds: float) -> str:
             pixels += mpx
             rows.append((name, "done", f"{mpx:.1f}", f"{report.seconds:.1f}", outcome.work.out.name))
         else:
-            rows.append((name, _MARKS[outcome.state], "", "", outcome.error or outcome.work.out.name))
+            rows.append((name, _LABELS[outcome.state], "", "", outcome.error or outcome.work.out.name))
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     lines = [
         f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
         for row in rows
     ]
     counts = Counter(outcome.state for outcome in outcomes)
-    told = ", ".join(f"{counts[state]} {word}" for state, word in _MARKS.items() if counts[state])
-    return "\n".join([*lines, f"{told}; {pixels:.0f} Mpx in {seconds:.1f} s, {pixels / seconds:.2f} Mpx/s"])
+    totals = ", ".join(f"{counts[state]} {label}" for state, label in _LABELS.items() if counts[state])
+    return "\n".join([*lines, f"{totals}; {pixels:.0f} Mpx in {seconds:.1f} s, {pixels / seconds:.2f} Mpx/s"])

@@ -1,4 +1,4 @@
-"""What a run is made of: facts that decide its pixels, kept beside its strips, compared before they are trusted."""
+"""Manifest of a run: everything that decides its pixels. Kept beside its strips, compared before they are used."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from pathlib import Path
 
 from sar2optical._utils.addresses import shown
 
-MANIFEST = "manifest.json"
-"""Name of the file, in the strips' folder."""
+__all__ = ["MANIFEST", "Manifest", "identity_of", "is_local"]
 
-_FORM = 1
-"""Of the file; one of another form is as good as none."""
+MANIFEST = "manifest.json"
+"""Name of the file in a run folder."""
+
+_FORMAT = 1
+"""Version of the file's format. Manifests of other versions are ignored."""
+
+_ENTRIES = "facts"
+"""Key of the entries in the file: folders of interrupted runs have it."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Facts by name. Two runs whose facts are equal give the same pixels."""
+    """Everything that decides a run's pixels. Two runs with equal entries give the same pixels."""
 
     entries: Mapping[str, str]
+    """Values by name."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the facts: what each strip carries."""
+        """SHA-256 of the entries, which each strip of the run carries."""
         return hashlib.sha256(json.dumps(dict(self.entries), sort_keys=True).encode(errors="replace")).hexdigest()
 
     def differences(self, other: Manifest) -> list[str]:
-        """Name each fact in which another run differs: `overlap 64, now 32`."""
+        """Name each entry in which another run differs: `overlap 64, now 32`."""
         names = sorted({*self.entries, *other.entries})
         return [
             f"{name} {self.entries.get(name, 'not given')}, now {other.entries.get(name, 'not given')}"
@@ -39,17 +45,17 @@ class Manifest:
         ]
 
     def to_bytes(self) -> bytes:
-        """Write as JSON, which `read` reads."""
-        return (json.dumps({"form": _FORM, "facts": dict(self.entries)}, indent=1) + "\n").encode(errors="replace")
+        """Encode as JSON, for `read`."""
+        return (json.dumps({"form": _FORMAT, _ENTRIES: dict(self.entries)}, indent=1) + "\n").encode(errors="replace")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """Read the one in a folder of strips; None where there is none, or one that is not understood."""
+        """Read the manifest of a run folder; None if it is missing, damaged or of another version."""
         try:
             record = json.loads((folder / MANIFEST).read_bytes())
-            if record["form"] != _FORM:
+            if record["form"] != _FORMAT:
                 return None
-            return cls({str(name): str(value) for name, value in record["facts"].items()})
+            return cls({str(name): str(value) for name, value in record[_ENTRIES].items()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
@@ -59,24 +65,24 @@ _ARCHIVE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/\{?(.*)")
 
 
 def identity_of(files: tuple[Path, ...]) -> str:
-    """Name files by what tells that they are still the same: name, size and time of the last change.
+    """Identify files by name, size and time of the last change.
 
-    Of a file in a local archive, those of the archive. One on a server is named by its address alone, without query
-    and password: tokens expire, and are nobody's business.
+    For a file in a local archive, size and time are those of the archive. A file on a server is identified by its
+    address only, without query and password: these are secret, and tokens expire.
     """
     texts = []
     for file in files:
-        there = _local(file)
-        if there is None:
+        local = _local(file)
+        if local is None:
             texts.append(shown(file))
         else:
-            stat = there.stat()
+            stat = local.stat()
             texts.append(f"{file.name} ({stat.st_size} bytes, {stat.st_mtime_ns})")
     return ", ".join(texts)
 
 
 def is_local(path: Path) -> bool:
-    """Say whether a file, or the archive that it is in, lies on this machine."""
+    """Return whether a file, or the archive that contains it, is on this machine."""
     return _local(path) is not None
 
 
@@ -85,7 +91,7 @@ def _local(path: Path) -> Path | None:
     try:
         if match is None:
             return path if path.exists() else None
-        # `Path` makes one slash of the two in front of an absolute path: both readings are tried.
+        # `Path` merges the two slashes in front of an absolute path into one: try both readings.
         insides = (Path("/", match[1]), Path(match[1]))
         return next((at for inside in insides for at in (inside, *inside.parents) if at.is_file()), None)
     except (OSError, ValueError):

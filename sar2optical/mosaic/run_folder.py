@@ -1,6 +1,6 @@
-"""The folder beside an output where its strips lie: one run's at a time, gone when the output is there.
+"""Run folder: the folder beside an output that holds the strips of one run, removed when the output is complete.
 
-A run that stops before leaves its strips and its manifest; the next one with an equal manifest goes on from them.
+A run that stops early leaves its strips and its manifest; the next run with an equal manifest resumes from them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
@@ -18,16 +16,19 @@ from types import TracebackType
 from typing import Self
 
 from sar2optical._utils.files import try_lock, write_whole
+from sar2optical._utils.signals import sigint_ignored
 from sar2optical.errors import OtherRun, OutputUnwritable
 from sar2optical.mosaic.manifest import MANIFEST, Manifest
 
-_LOCK = "lock"
-"""Held while a run lasts; the system lets go of it when the run is killed. Also tells our folder from another."""
+__all__ = ["RunFolder", "refuse_other_run", "run_folder_of", "shared_run_folder"]
 
-_OURS = re.compile(
+_LOCK = "lock"
+"""Name of the file that is locked during a run, and marks run folders. The system unlocks it when a run is killed."""
+
+_RUN_FILES = re.compile(
     r"\.?((strip-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)|manifest\.json)(\.\w+)*", re.ASCII
 )
-"""Names of the other files in it; GDAL and we add .tmp and the like."""
+"""Names of the other files in a run folder, with suffixes for temporary files (.tmp) and GDAL's sidecars."""
 
 _STRIPS = "strip-*.tif"
 
@@ -35,22 +36,25 @@ _log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """`OUT.parts`, a context manager.
+    """Run folder of an output, `OUT.parts`.
+
+    A context manager: entering locks the folder and removes what a run with this manifest cannot use; leaving removes
+    the folder, or keeps the strips for a later run.
 
     Parameters
     ----------
     out
-        The output, whose folder is there.
+        Path of the output, in an existing folder.
     manifest
-        Of the run; None: nothing is kept for a later one.
+        Manifest of the run; None: nothing is kept for a later run.
     restart
-        Whether strips that are there are thrown away, whatever run they are of.
+        Whether existing strips are removed, whatever run they belong to.
     """
 
     def __init__(self, out: Path, manifest: Manifest | None = None, *, restart: bool = False) -> None:
         self.path = run_folder_of(out)
         self.done = False
-        """Set when the strips are no longer needed."""
+        """Set to true when the strips are no longer needed."""
         self._out = out
         self._manifest = manifest
         self._restart = restart
@@ -58,24 +62,24 @@ class RunFolder:
         self._lock: BufferedWriter | None = None
 
     def check(self) -> None:
-        """Refuse to put strips where something lies that we would have to remove.
+        """Refuse a path where something else exists that the run would have to remove.
 
         Raises
         ------
         OutputUnwritable
-            Where it is no folder, or holds a file that no run of ours has left.
+            The path is not a folder, or the folder holds a file that no run has written.
         """
         if not os.path.lexists(self.path):
             return
         if self.path.is_symlink() or not self.path.is_dir():
-            raise OutputUnwritable(f"cannot write {self._out}: {self.path} is where the strips' folder goes; move it")
+            raise OutputUnwritable(f"cannot write {self._out}: {self.path}, its run folder, is not a folder; move it")
         entries = sorted(self.path.iterdir())
         marked = (self.path / _LOCK).is_file()
-        foreign = [entry.name for entry in entries if not (marked and _is_ours(entry))]
+        foreign = [entry.name for entry in entries if not (marked and _is_run_file(entry))]
         if foreign:
             raise OutputUnwritable(
-                f"cannot write {self._out}: {self.path}, the strips' folder, holds {foreign[0]}, which is not ours; "
-                "move it"
+                f"cannot write {self._out}: {self.path}, its run folder, holds {foreign[0]}, which no run has "
+                "written; move it"
             )
 
     def __enter__(self) -> Self:
@@ -83,14 +87,14 @@ class RunFolder:
         self.path.mkdir(exist_ok=True)
         self._lock = _locked(self._out, shared=False)
         try:
-            self._take_over()
+            self._clear_other_runs()
         except BaseException:
             self._lock.close()
             raise
         return self
 
     def prepare(self) -> None:
-        """Leave the folder ready for strips that others write, and let go of it."""
+        """Make the folder ready for other processes to write strips, and unlock it."""
         with self:
             self._keep = True
 
@@ -98,20 +102,20 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         kept = self._keep or (not self.done and self._manifest is not None and any(self.path.glob(_STRIPS)))
-        with _uninterrupted():
+        with sigint_ignored():  # users press Ctrl-C more than once
             with suppress(OSError):
                 self._clear(keep_strips=kept)
                 if not kept:
-                    # Last: without it, what a kill leaves of the folder would not be known as ours.
+                    # Removed last: without it, the folder that a kill leaves would not be recognized as a run folder.
                     (self.path / _LOCK).unlink()
                     self.path.rmdir()
             if self._lock:
                 self._lock.close()
         if not kept and self.path.exists():
-            _log.warning("%s could not be removed; it is no longer needed", self.path)
+            _log.warning("cannot remove %s: it is no longer needed, delete it", self.path)
 
-    def _take_over(self) -> None:
-        """Keep what an equal run has left, refuse another's, clear the rest."""
+    def _clear_other_runs(self) -> None:
+        """Keep the strips of a run with an equal manifest, refuse those of another run, remove all other files."""
         same = False
         if self._manifest is not None and not self._restart:
             refuse_other_run(self._out, self._manifest)
@@ -130,75 +134,65 @@ class RunFolder:
 
 @contextmanager
 def shared_run_folder(out: Path, manifest: Manifest) -> Iterator[Path]:
-    """Hold the folder that `RunFolder.prepare` has left, together with others that write the same run's strips.
+    """Share the folder that `RunFolder.prepare` has made with other processes that write strips of the same run.
 
     Raises
     ------
     OtherRun
-        Where the folder is another run's by now.
+        Another run uses the folder now.
     OutputUnwritable
-        Where the folder is gone, or a run has it alone.
+        The folder was removed, or a run has locked it for itself.
     """
     try:
         lock = _locked(out, shared=True)
     except FileNotFoundError as error:
-        raise OutputUnwritable(f"cannot write {out}: the folder of its strips is gone; run it again") from error
+        raise OutputUnwritable(
+            f"cannot write {out}: its run folder was removed; run the same command again"
+        ) from error
     with lock:
         if Manifest.read(run_folder_of(out)) != manifest:
-            raise OtherRun(f"{out}: another run has taken over the folder of its strips: wait for it, then run again")
+            raise OtherRun(f"{out}: another run uses its run folder now: wait until it ends, then run again")
         yield run_folder_of(out)
 
 
 def refuse_other_run(out: Path, manifest: Manifest) -> None:
-    """Refuse to go on where there are strips of a run that is not the same.
+    """Refuse to continue if the run folder holds strips of another run.
 
     Raises
     ------
     OtherRun
-        Naming the differences.
+        The message names the differences.
     """
     folder = run_folder_of(out)
     earlier = Manifest.read(folder)
     if earlier and earlier != manifest and any(folder.glob(_STRIPS)):
         raise OtherRun(
             f"{out}: {folder.name} holds strips of another run ({'; '.join(earlier.differences(manifest))}): "
-            "give what was given then to go on from them, or --restart to begin anew"
+            "give the options of that run to resume it, or --restart to remove its strips"
         )
 
 
 def _locked(out: Path, *, shared: bool) -> BufferedWriter:
-    """Open the lock of an output's strips, and take it."""
+    """Open the lock file of a run folder, and lock it."""
     path = run_folder_of(out) / _LOCK
     lock = path.open("ab")
     with suppress(FileNotFoundError):
-        # Otherwise its owner has just removed it, and the folder with it.
+        # A different file or none: the owner of the lock has just removed it together with the folder.
         if try_lock(lock, shared=shared) and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
             return lock
     lock.close()
-    raise OutputUnwritable(f"cannot write {out}: another run is writing it; wait for it, or choose another name")
+    raise OutputUnwritable(
+        f"cannot write {out}: another run is writing it; wait until it ends, or choose another name"
+    )
 
 
 def run_folder_of(out: Path) -> Path:
-    """Give the folder of an output's strips."""
+    """Return the path of an output's run folder."""
     target = out.resolve()
     return target.with_name(target.name + ".parts")
 
 
-def _is_ours(entry: Path) -> bool:
+def _is_run_file(entry: Path) -> bool:
     if entry.is_symlink() or not entry.is_file():
         return False
-    return entry.name == _LOCK or _OURS.fullmatch(entry.name) is not None
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C for as long as cleaning up takes; people press it more than once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        with suppress(TypeError):  # a handler that Python did not set
-            signal.signal(signal.SIGINT, before)
+    return entry.name == _LOCK or _RUN_FILES.fullmatch(entry.name) is not None

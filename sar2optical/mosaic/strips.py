@@ -1,34 +1,35 @@
-"""One strip on disk: rows of a mosaic, written whole or not at all, and checked before they are trusted."""
+"""Write and read one strip: rows of a mosaic on disk, written atomically, checked when they are read."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from affine import Affine
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from sar2optical._utils.files import write_whole
+from sar2optical.mosaic.rasters import open_raster
+
+__all__ = ["RUN_TAG", "belongs_to", "encode", "encoded_strip", "read_strip", "write_strip"]
 
 RUN_TAG = "SAR2OPTICAL_RUN"
-"""Fingerprint of the run that a strip belongs to."""
+"""Tag: fingerprint of the run that a strip or a mosaic belongs to."""
 
 _NAME_TAG = "SAR2OPTICAL_STRIP"
-"""File name of the strip, which says its rows: a strip under another's name is not taken for it."""
+"""Tag: file name of the strip, which contains its first row. A renamed strip is therefore not used."""
 
 _DIGEST_TAG = "SAR2OPTICAL_PIXELS_SHA256"
 _OPTIONS = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
 
 
 def encode(bands: npt.NDArray[np.uint8], *, driver: str, tags: dict[str, str] | None = None, **options: Any) -> bytes:
-    """Encode uint8 `(bands, rows, width)` in memory."""
+    """Encode uint8 `(bands, rows, width)` in memory with one of GDAL's drivers and its creation options."""
     count, height, width = bands.shape
     profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": "uint8"}
     with MemoryFile() as memory:
@@ -41,37 +42,46 @@ def encode(bands: npt.NDArray[np.uint8], *, driver: str, tags: dict[str, str] | 
 
 
 def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "") -> None:
-    """Write rows to disk, for good.
+    """Write rows to disk, and flush them.
 
-    Encoded in memory and written by Python, because GDAL reports a full disk late or not at all.
+    They are encoded in memory and written by Python, because GDAL reports a full disk late or not at all.
 
     Parameters
     ----------
     path
-        A GeoTIFF (ZSTD); the old file or the new one, never a part.
+        Path of the strip, a GeoTIFF (ZSTD); replaced atomically.
     rgba
         uint8 `(4, rows, width)`: red, green, blue, and 255 where valid.
     run
-        Fingerprint of the run, which `read_strip` asks for.
+        Fingerprint of the run, which `read_strip` checks.
 
     Raises
     ------
     OSError
-        Where the disk is full or takes no file.
+        The disk is full or not writable.
     """
-    # A worker that was believed to be lost may be at the same strip.
+    # A worker that Dask considers lost may still be writing the same strip.
     write_whole(path, encoded_strip(rgba, run, path.name), mark=f".{os.getpid()}")
 
 
 def encoded_strip(rgba: npt.NDArray[np.uint8], run: str = "", name: str = "") -> bytes:
-    """Encode a strip as `write_strip` writes it to a file of that name."""
+    """Encode a strip as `write_strip` writes it to a file named `name`."""
     tags = {RUN_TAG: run, _NAME_TAG: name, _DIGEST_TAG: _digest(rgba)}
-    # The transform means nothing, but without one rasterio warns.
+    # The transform has no meaning: without one, rasterio warns.
     return encode(rgba, driver="GTiff", tags=tags, transform=Affine.translation(1, 1), **_OPTIONS)
 
 
 def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | None:
-    """Read a strip back; None where it is missing, another run's, of other rows, or not what was written.
+    """Read a strip; None if it is missing, of another run, of other rows or size, or damaged.
+
+    Parameters
+    ----------
+    path
+        Path of the strip.
+    width
+        Number of columns of the mosaic.
+    run
+        Fingerprint of the run.
 
     Returns
     -------
@@ -81,26 +91,22 @@ def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | N
     if not path.is_file():
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # of a damaged one
-            with rasterio.open(path, driver="GTiff") as dataset:
-                kinds = (dataset.count, dataset.width, set(dataset.dtypes))
-                tags = dataset.tags()
-                if kinds != (4, width, {"uint8"}) or not _is_tagged(tags, path, run):
-                    return None
-                rgba: npt.NDArray[np.uint8] = dataset.read()
+        with open_raster(path, driver="GTiff") as dataset:
+            kinds = (dataset.count, dataset.width, set(dataset.dtypes))
+            tags = dataset.tags()
+            if kinds != (4, width, {"uint8"}) or not _is_tagged(tags, path, run):
+                return None
+            rgba: npt.NDArray[np.uint8] = dataset.read()
     except (RasterioError, OSError, MemoryError):
         return None
     return rgba if _digest(rgba) == tags.get(_DIGEST_TAG) else None
 
 
-def is_of(path: Path, run: str) -> bool:
-    """Say whether a strip carries this run's fingerprint and its own name; its pixels are not looked at."""
+def belongs_to(path: Path, run: str) -> bool:
+    """Return whether a strip carries this run's fingerprint and its own name; its pixels are not checked."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver="GTiff") as dataset:
-                return _is_tagged(dataset.tags(), path, run)
+        with open_raster(path, driver="GTiff") as dataset:
+            return _is_tagged(dataset.tags(), path, run)
     except (RasterioError, OSError):
         return False
 

@@ -1,32 +1,34 @@
-"""Strips on disk as one raster: GDAL's VRT, with overviews, georeference and tags."""
+"""Present strips on disk as one raster: GDAL's virtual format (VRT), with overviews, georeference and tags."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from sar2optical.mosaic.overviews import Level
 from sar2optical.scene.scene import Georeference
 
+__all__ = ["describe", "georeference_elements", "metadata_element", "to_bytes"]
 
-def describe(level: Level, kind: str, overviews: list[Level] | None = None) -> ET.Element:
-    """Describe a level's strips as one raster.
+
+def describe(level: Level, kind: str, overviews: Sequence[Level] = ()) -> ET.Element:
+    """Describe the strips of a level as one raster.
 
     Parameters
     ----------
     level
-        Its strips lie beside the VRT.
+        Level to describe; its strips are in the folder of the VRT.
     kind
         "masked" (three bands and a mask), "rgba" or "rgb".
     overviews
-        Their VRTs lie beside this one.
+        Levels of its overviews, whose VRTs are in the same folder.
     """
     root = ET.Element("VRTDataset", rasterXSize=str(level.width), rasterYSize=str(level.height))
     colours = ("Red", "Green", "Blue", "Alpha")[: 4 if kind == "rgba" else 3]
     for number, colour in enumerate(colours, start=1):
         band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
         ET.SubElement(band, "ColorInterp").text = colour
-        for overview in overviews or []:  # the mask's overviews are these ones' masks
+        for overview in overviews:  # GDAL takes the overviews of the mask from the masks of these
             element = ET.SubElement(band, "Overview")
             ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = overview.vrt_name
             ET.SubElement(element, "SourceBand").text = str(number)
@@ -38,12 +40,12 @@ def describe(level: Level, kind: str, overviews: list[Level] | None = None) -> E
 
 
 def _add_strips(band: ET.Element, level: Level, number: int) -> None:
-    """Say that a band of a VRT is this one of the strips."""
+    """Add all strips of a level as sources of a VRT band: band `number` of each strip."""
     for row, rows in level.strips:
         source = ET.SubElement(band, "SimpleSource")
         ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = level.strip_name(row)
         ET.SubElement(source, "SourceBand").text = str(number)
-        # With the size and type given, GDAL opens a strip only when it reads it.
+        # If the size and type are given, GDAL opens a strip only when it reads it.
         size = {"RasterXSize": str(level.width), "RasterYSize": str(rows)}
         ET.SubElement(source, "SourceProperties", size, DataType="Byte")
         extent = {"xOff": "0", "xSize": str(level.width), "ySize": str(rows)}
@@ -51,8 +53,8 @@ def _add_strips(band: ET.Element, level: Level, number: int) -> None:
         ET.SubElement(source, "DstRect", extent, yOff=str(row))
 
 
-def place_of(georeference: Georeference) -> list[ET.Element]:
-    """Where a VRT lies, every number as repr gives it, which reads back as the same float."""
+def georeference_elements(georeference: Georeference) -> list[ET.Element]:
+    """Return the VRT elements of a georeference, numbers written by repr so that they read back as the same float."""
     elements = []
     if georeference.crs is not None:
         elements.append(ET.Element("SRS"))
@@ -66,23 +68,23 @@ def place_of(georeference: Georeference) -> list[ET.Element]:
         projection = crs.to_wkt(version="WKT2_2019") if crs is not None else ""
         elements.append(ET.Element("GCPList", Projection=projection))
         for gcp in georeference.gcps:
-            place = {"Pixel": gcp.col, "Line": gcp.row, "X": gcp.x, "Y": gcp.y, "Z": gcp.z or 0.0}
-            attributes = {key: repr(float(value)) for key, value in place.items()}
+            position = {"Pixel": gcp.col, "Line": gcp.row, "X": gcp.x, "Y": gcp.y, "Z": gcp.z or 0.0}
+            attributes = {key: repr(float(value)) for key, value in position.items()}
             ET.SubElement(elements[-1], "GCP", attributes, Id=str(gcp.id or ""))
     return elements
 
 
-def metadata_of(tags: Mapping[str, str]) -> ET.Element:
-    """Give a VRT's tags."""
+def metadata_element(tags: Mapping[str, str]) -> ET.Element:
+    """Return the VRT element of tags."""
     element = ET.Element("Metadata")
     for key, value in tags.items():
-        # To GDAL a transform is of pixel corners either way; for this tag it makes up a CRS where none is.
+        # GDAL's transforms always refer to pixel corners; with this tag it would invent a missing CRS.
         if key != "AREA_OR_POINT":
             ET.SubElement(element, "MDI", key=str(key)).text = str(value)
     return element
 
 
 def to_bytes(root: ET.Element) -> bytes:
-    """Write a VRT out."""
+    """Encode a VRT as XML."""
     text: str = ET.tostring(root, encoding="unicode")
-    return text.encode(errors="replace")  # file names that are no UTF-8 may be in the tags
+    return text.encode(errors="replace")  # tags may contain file names that are not UTF-8

@@ -19,8 +19,8 @@ from sar2optical.errors import OutputUnwritable
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.overviews import mask_out
 from sar2optical.mosaic.run_folder import refuse_other_run, run_folder_of
+from sar2optical.mosaic.strip_store import StripFiles, strips_at_once
 from sar2optical.mosaic.strips import encoded_strip
-from sar2optical.mosaic.writer import StripFiles, strips_at_once
 from sar2optical.pipeline.job import Job, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import check_outputs, prepared

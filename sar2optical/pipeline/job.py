@@ -9,7 +9,7 @@ from pathlib import Path
 from sar2optical.engines import Engine
 from sar2optical.engines.base import default_threads
 from sar2optical.mosaic.manifest import Manifest
-from sar2optical.mosaic.writer import MosaicWriter
+from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.scene.radiometry import Encoding
 from sar2optical.scene.scene import SceneSource
@@ -82,11 +82,13 @@ class Job:
             shape=self.scene.shape,
             georeference=self.scene.georeference,
             tags=self.tags,
-            compress=options.compress,
-            overwrite=options.overwrite,
-            threads=engine_threads(options),
             manifest=self.manifest,
-            restart=options.restart,
+            options=MosaicOptions(
+                compress=options.compress,
+                overwrite=options.overwrite,
+                threads=engine_threads(options),
+                restart=options.restart,
+            ),
         )
 
 

@@ -17,8 +17,9 @@ from sar2optical.engines.autotune import open_model
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import DeviceUnavailable, EngineError, ModelError, OptionError
 from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.output import check_output
 from sar2optical.mosaic.run_folder import run_folder_of
-from sar2optical.mosaic.writer import check_output, strips_at_once
+from sar2optical.mosaic.strip_store import strips_at_once
 from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, tags_of_run, to_tag

@@ -1,4 +1,4 @@
-"""Many scenes on Dask's workers: the pixels of one process, whoever makes them, and whatever dies meanwhile."""
+"""Many scenes on Dask's workers: the same pixels as one process gives, also if a worker is killed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ import pystac
 import pytest
 import rasterio
 
-from sar2optical.batch import cluster as cluster_steps
-from sar2optical.batch.cluster import UNIT, Work, connected, runs_of, translate_all
+from sar2optical.batch import cluster as cluster_module
+from sar2optical.batch.cluster import connected
+from sar2optical.batch.schedule import translate_all
 from sar2optical.batch.stac import time_in
+from sar2optical.batch.work import Work
+from sar2optical.batch.worker import MIN_STRIPS, AlreadyDone, begin, cut_rows
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
 from sar2optical.pipeline.options import Report, TranslateOptions
@@ -30,7 +33,7 @@ from tests.conftest import UTM, make_local, speckle
 BIN = Path(sys.executable).parent
 FP32 = TranslateOptions(engine=EngineOptions(device="cpu", precision="fp32", threads=1))
 TALL = (6500, 500)
-"""34 strips: two runs."""
+"""Rows and columns of a scene of 34 strips: two tasks."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def tall(make_raster):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "runs"),
+    ("wanted", "tasks"),
     [
         (range(34), [range(17), range(17, 34)]),
         (range(48), [range(16), range(16, 32), range(32, 48)]),
@@ -73,9 +76,9 @@ def tall(make_raster):
         ([], []),
     ],
 )
-def test_rows_are_cut_into_runs_of_neighbours(wanted, runs):
-    assert list(runs_of(wanted)) == runs
-    assert all(len(run) >= UNIT for run in runs if len(wanted) > 2 * UNIT)
+def test_rows_are_cut_into_tasks_of_adjacent_rows(wanted, tasks):
+    assert list(cut_rows(wanted)) == tasks
+    assert all(len(rows) >= MIN_STRIPS for rows in tasks if len(wanted) > 2 * MIN_STRIPS)
 
 
 def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, make_raster):
@@ -86,7 +89,7 @@ def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, mak
     works = [Work(source=str(src), out=out / src.name) for src in (tall, small)]
     outcomes = run(cluster, works, model)
     assert [outcome.state for outcome in outcomes] == ["done", "done"], outcomes
-    # All strips of the tall one were made by runs: what assembled it ran nothing itself.
+    # All strips of the tall scene were made by tasks: the step that assembled it ran no window.
     assert (outcomes[0].report.windows_run, outcomes[0].report.rows_kept) == (0, TALL[0])
     for src in (tall, small):
         translate(
@@ -96,7 +99,7 @@ def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, mak
     assert sorted(file.name for file in out.iterdir()) == ["small.tif", "tall.tif"]
 
 
-def test_a_worker_killed_in_mid_run_changes_nothing(cluster, tmp_path, make_raster, exported):
+def test_a_killed_worker_changes_no_pixel(cluster, tmp_path, make_raster, exported):
     src = make_raster(speckle((6500, 1300)), "killed.tif", **UTM)
     out = tmp_path / "out.tif"
     killed = []
@@ -124,7 +127,7 @@ def test_a_worker_killed_in_mid_run_changes_nothing(cluster, tmp_path, make_rast
     assert_same(out, tmp_path / "alone.tif")
 
 
-def test_one_that_fails_does_not_stop_the_others_and_what_is_there_is_left_alone(cluster, tmp_path, make_raster):
+def test_a_scene_that_fails_does_not_stop_the_others_and_existing_files_are_kept(cluster, tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     good = make_raster(speckle((300, 500)), "good.tif", **UTM)
     bad = make_raster(speckle((300, 500)), "VV.tif", descriptions=["VV"], **UTM)
@@ -153,7 +156,7 @@ def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp
     assert len(kept) == 20
     seen = {}
 
-    def look():
+    def watch():
         while not out.exists():
             for strip in (tmp_path / "out.tif.parts").glob("strip-*"):
                 try:
@@ -162,18 +165,24 @@ def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp
                     continue
             time.sleep(0.002)
 
-    looker = threading.Thread(target=look, daemon=True)
-    looker.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     (outcome,) = run(cluster, [Work(source=str(tall), out=out)], model)
-    looker.join(10)
+    watcher.join(10)
     assert outcome.state == "done", outcome
     assert {name: seen[name] for name in kept} == kept
     translate(tall, tmp_path / "alone.tif", model=model, options=FP32)
     assert_same(out, tmp_path / "alone.tif")
 
 
+def test_importing_the_package_loads_neither_dask_nor_pystac():
+    code = "import sys, sar2optical.batch; print({'dask', 'distributed', 'pystac'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "set()\n"
+
+
 def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
-    monkeypatch.setattr(cluster_steps, "_ANSWER_WITHIN", 1)
+    monkeypatch.setattr(cluster_module, "_TIMEOUT", 1)
     with pytest.raises(OptionError, match="does not answer"), connected("tcp://127.0.0.1:9"):
         pass
 
@@ -184,7 +193,7 @@ def batch(*args):
     )
 
 
-def test_the_command_takes_lists_names_outputs_and_sums_up(tmp_path, make_raster):
+def test_the_command_reads_lists_names_outputs_and_writes_a_summary(tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     one = make_raster(speckle((300, 500)), "S1A_IW_GRDH_1SDV_20210119T031653.tif", **UTM)
     two = make_raster(speckle((200, 400)), "two.tif", **UTM)
@@ -197,7 +206,7 @@ def test_the_command_takes_lists_names_outputs_and_sums_up(tmp_path, make_raster
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["scene", "state", "Mpx", "seconds", "what"]
+    assert lines[0].split() == ["scene", "state", "Mpx", "seconds", "result"]
     assert "three.tif: no such file" in lines[3]
     assert lines[-1].startswith("2 done, 1 failed; 0 Mpx in ")
     summary = json.loads((out / "summary.json").read_text())
@@ -216,47 +225,47 @@ def test_the_command_takes_lists_names_outputs_and_sums_up(tmp_path, make_raster
 
     two.rename(tmp_path / "three.tif")
     again = batch(listed, out, "--model", model, "--name", "{number:02d}_{name}.tif", "--precision", "fp32")
-    assert "1 done, 2 is there" in again.stdout
+    assert "1 done, 2 already there" in again.stdout
 
 
 def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, make_raster, exported):
     src, out = make_raster(speckle((6500, 1300)), "tall.tif", **UTM), tmp_path / "out"
     command = [BIN / "sar2opt-batch", src, out, "--model", exported, "--workers", "2", "--precision", "fp32"]
-    # A process group of its own, all of which a terminal would tell.
+    # Its own process group: a terminal sends Ctrl-C to all of it.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0)
     deadline = time.monotonic() + 60
     while not any(out.glob("*.parts/strip-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in said
-    assert "interrupted: nothing is half-written; run the same command again" in said
+    assert "Traceback" not in message
+    assert "interrupted: nothing is half-written; run the same command again" in message
     assert not list(out.glob("*.tif"))
 
 
-def test_an_item_is_not_written_over_what_is_the_users(tmp_path, make_raster):
+def test_an_item_does_not_overwrite_a_file_of_the_user(tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     src, out = make_raster(speckle((300, 500)), "one.tif", **UTM), tmp_path / "out"
     out.mkdir()
     (out / "one.json").write_text('{"mine": 1}')
     result = batch(src, out, "--model", model, "--precision", "fp32")
     assert result.returncode == 0
-    assert "no Item: " in result.stderr
+    assert "no STAC Item: " in result.stderr
     assert (out / "one.json").read_text() == '{"mine": 1}'
     (out / "one.json").unlink()
-    for _ in range(2):  # its own is
+    for _ in range(2):  # its own Item is overwritten
         assert batch(src, out, "--model", model, "--precision", "fp32", "--overwrite").returncode == 0
     ring = pystac.Item.from_file(str(out / "one.json")).geometry["coordinates"][0]
     assert sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) > 0
 
 
-def test_what_a_batch_was_killed_before_is_done_by_the_next(tmp_path, make_raster):
+def test_the_next_batch_finishes_the_steps_of_a_killed_one(tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     src, out = make_raster(speckle((600, 500)), "one.tif", **UTM), tmp_path / "out"
     options = ("--model", model, "--precision", "fp32", "--backend", "onnxruntime")
     assert batch(src, out, *options).returncode == 0
-    # Killed after the rename: no Item, and strips that nobody needs.
+    # Killed after the rename: no Item, and strips that are no longer needed.
     (out / "one.json").unlink()
     asked = iter(range(2))
     taken = TranslateOptions(engine=EngineOptions(precision="fp32"), backend="onnxruntime", overwrite=True)
@@ -264,7 +273,7 @@ def test_what_a_batch_was_killed_before_is_done_by_the_next(tmp_path, make_raste
         translate(src, out / "one.tif", model=model, options=taken, stop=lambda: next(asked, None) is None)
     assert (out / "one.tif.parts").is_dir()
     result = batch(src, out, *options)
-    assert "1 is there" in result.stdout
+    assert "1 already there" in result.stdout
     assert sorted(file.name for file in out.iterdir() if file.name[0] != ".") == [
         "one.json",
         "one.tif",
@@ -272,34 +281,34 @@ def test_what_a_batch_was_killed_before_is_done_by_the_next(tmp_path, make_raste
     ]
 
 
-def test_a_step_that_is_tried_again_after_the_rename_is_no_failure(tmp_path, make_raster):
+def test_a_step_repeated_after_the_rename_is_not_a_failure(tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     src, out = make_raster(speckle((300, 500)), "one.tif", **UTM), tmp_path / "out.tif"
     work = Work(source=str(src), out=out)
-    assert isinstance(cluster_steps._begin(work, model, FP32, True), Report)
-    assert isinstance(cluster_steps._begin(work, model, FP32, True), cluster_steps._There)
+    assert isinstance(begin(work, model, FP32, True), Report)
+    assert isinstance(begin(work, model, FP32, True), AlreadyDone)
     other = TranslateOptions(engine=FP32.engine, overlap=32)
     with pytest.raises(OutputExists, match="overlap 64, now 32"):
-        cluster_steps._begin(work, model, other, True)
+        begin(work, model, other, True)
 
 
 def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
     src = make_raster(speckle((60, 60)))
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
-    for args, said in [
-        ((src, src, tmp_path / "o"), "two scenes"),
-        ((src, tmp_path / "o", "--name", "{nothing}.tif"), "{name} and {number}"),
+    for args, message in [
+        ((src, src, tmp_path / "o"), "the mosaic of two scenes"),
+        ((src, tmp_path / "o", "--name", "{nothing}.tif"), "use {name} and {number}"),
         ((src, tmp_path / "o", "--name", "../{name}.tif"), "another folder"),
-        ((empty, tmp_path / "o"), "no scene"),
-        ((tmp_path / "none.json", tmp_path / "o"), "no STAC ItemCollection"),
-        ((src, src), "cannot be made"),
+        ((empty, tmp_path / "o"), "contains no scene"),
+        ((tmp_path / "none.json", tmp_path / "o"), "is not a STAC ItemCollection"),
+        ((src, src), "cannot create this folder"),
         ((src, src.parent), "is the scene itself"),
         ((src, "s3://bucket/folder"), "on a server"),
     ]:
         result = batch(*args)
         assert result.returncode == 1, args
-        assert said in result.stderr
+        assert message in result.stderr
         assert "Traceback" not in result.stderr
 
 

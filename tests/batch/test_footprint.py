@@ -1,4 +1,4 @@
-"""Outlines across the antimeridian and around the poles, against answers that are known."""
+"""Outlines across the antimeridian and around the poles, compared with known answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rings(geometry):
 
 
 def assert_valid(geometry, bbox):
-    """RFC 7946: closed, counterclockwise, within -180..180, no edge over half the world but along a cut."""
+    """Check RFC 7946: closed, counterclockwise, within -180..180, no edge over 180 degrees except along a pole."""
     west, south, east, north = bbox
     for ring in rings(geometry):
         assert ring[0] == ring[-1]
@@ -96,7 +96,7 @@ def from_origin(west, north, width, height):
     return Affine(width, 0, west, 0, -height, north)
 
 
-def placed(make_raster, crs, transform, **how):
+def footprint_of(make_raster, crs, transform, **how):
     with rasterio.open(make_raster(speckle((40, 60)), crs=crs, transform=transform, **how)) as dataset:
         return footprint(dataset)
 
@@ -114,7 +114,7 @@ def placed(make_raster, crs, transform, **how):
     ],
 )
 def test_scenes_across_the_antimeridian_are_cut(make_raster, crs, transform):
-    geometry, bbox = placed(make_raster, crs, transform)
+    geometry, bbox = footprint_of(make_raster, crs, transform)
     assert_valid(geometry, bbox)
     assert geometry["type"] == "MultiPolygon"
     assert bbox[0] > 160
@@ -131,15 +131,15 @@ def test_scenes_across_the_antimeridian_are_cut(make_raster, crs, transform):
     ("crs", "corner", "pole"),
     [("EPSG:3413", (-30_000, 20_000), 90), ("EPSG:3413", (-59_990, 10), 90), ("EPSG:3031", (-30_000, 20_000), -90)],
 )
-def test_a_scene_that_holds_a_pole_reaches_it(make_raster, crs, corner, pole):
-    geometry, bbox = placed(make_raster, crs, from_origin(*corner, 1000, 1000))
+def test_the_footprint_of_a_scene_with_a_pole_reaches_it(make_raster, crs, corner, pole):
+    geometry, bbox = footprint_of(make_raster, crs, from_origin(*corner, 1000, 1000))
     assert_valid(geometry, bbox)
     assert (bbox[0], bbox[2]) == (-180, 180)
     assert pole in (bbox[1], bbox[3])
 
 
-def test_an_affine_comes_before_control_points_and_no_place_is_none(make_raster):
-    assert placed(make_raster, "EPSG:32601", from_origin(1e12, 1e12, 10, 10)) == (None, None)
+def test_a_raster_without_a_usable_georeference_has_no_footprint(make_raster):
+    assert footprint_of(make_raster, "EPSG:32601", from_origin(1e12, 1e12, 10, 10)) == (None, None)
     with rasterio.open(make_raster(speckle((40, 60)), "plain.tif")) as dataset:
         assert footprint(dataset) == (None, None)
 

@@ -1,4 +1,4 @@
-"""Scenes that STAC names: what is understood is taken, what is not is named, one by one."""
+"""Scenes of STAC ItemCollections: valid Items are read, each malformed one gives an error."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_items_name_scenes_by_polarisation(tmp_path):
 @pytest.mark.parametrize(
     "record", [item("a", VH), [item("a", VH)], collected(item("a", VH)), {"features": [item("a", VH)]}]
 )
-def test_an_item_by_itself_and_an_array_of_them_are_collections_too(tmp_path, record):
+def test_a_single_item_and_an_array_of_items_are_read_too(tmp_path, record):
     (scene,) = read_items(saved(tmp_path / "x.json", record))
     assert (scene.name, scene.href, scene.error) == ("a", str(tmp_path / "a.tif"), "")
 
@@ -74,20 +74,23 @@ def test_an_item_by_itself_and_an_array_of_them_are_collections_too(tmp_path, re
         {"type": None},
     ],
 )
-def test_what_a_scene_does_not_need_may_be_odd(tmp_path, changes):
+def test_fields_that_are_not_needed_may_be_malformed(tmp_path, changes):
     (scene,) = read_items(saved(tmp_path / "x.json", collected(item("a", VH, **changes))))
     assert (scene.href, scene.error) == (str(tmp_path / "a.tif"), "")
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "message"),
     [
         (
             item("bad", {"red": {"href": "r.tif"}, "nir": {"href": "n.tif"}}),
-            "no asset of a polarisation, but red, nir",
+            "no asset named after a polarisation, only red, nir",
         ),
-        (item("bad", {"meta": {"href": "a.xml", "roles": ["metadata"]}}), "no asset of a polarisation, but meta"),
-        (item("bad", {"thumbnail": {"href": "a.png"}}), "no asset of a polarisation, but thumbnail"),
+        (
+            item("bad", {"meta": {"href": "a.xml", "roles": ["metadata"]}}),
+            "no asset named after a polarisation, only meta",
+        ),
+        (item("bad", {"thumbnail": {"href": "a.png"}}), "no asset named after a polarisation, only thumbnail"),
         (item("bad", {}), "has no assets"),
         (item("bad", None), "has no assets"),
         (item("bad", ["a.tif"]), "has no assets"),
@@ -98,17 +101,17 @@ def test_what_a_scene_does_not_need_may_be_odd(tmp_path, changes):
         ({"id": "bad", "type": "Feature"}, "has no assets"),
     ],
 )
-def test_an_item_that_names_no_scene_says_so_and_the_others_are_read(tmp_path, odd, said):
+def test_an_item_without_a_scene_has_an_error_and_the_others_are_read(tmp_path, odd, message):
     path = saved(tmp_path / "x.json", collected(item("a", VH), odd, item("b", VH)))
     first, bad, last = read_items(path)
     assert (first.error, last.error, bad.href) == ("", "", "")
     assert (first.name, bad.name, last.name) == ("a", "bad", "b")
     assert bad.error.startswith(f"{path}: item bad: ")
-    assert said in bad.error
+    assert message in bad.error
 
 
 @pytest.mark.parametrize("odd", [None, 3, "a.tif", [], {}, {"id": None, "assets": {}}, {"id": [1]}, {"id": "\ud800"}])
-def test_what_is_no_item_is_counted(tmp_path, odd):
+def test_values_that_are_not_items_have_an_error(tmp_path, odd):
     _, bad = read_items(saved(tmp_path / "x.json", [item("a", VH), odd]))
     assert bad.error
     assert bad.name.encode()
@@ -116,29 +119,29 @@ def test_what_is_no_item_is_counted(tmp_path, odd):
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
-        ({"type": "Collection", "id": "c"}, "a STAC Collection, which does not hold Items: give an ItemCollection"),
-        ({"type": "Catalog", "id": "c"}, "a STAC Catalog, which does not hold Items: give an ItemCollection"),
-        ({"type": "FeatureCollection"}, "no STAC ItemCollection, but FeatureCollection"),
-        ({"type": "FeatureCollection", "features": {}}, "no STAC ItemCollection"),
-        ({"mine": 1}, "no STAC ItemCollection"),
-        ("text", "no STAC ItemCollection, but str"),
-        (None, "no STAC ItemCollection"),
+        ({"type": "Collection", "id": "c"}, "a STAC Collection, which contains no Items: give an ItemCollection"),
+        ({"type": "Catalog", "id": "c"}, "a STAC Catalog, which contains no Items: give an ItemCollection"),
+        ({"type": "FeatureCollection"}, "not a STAC ItemCollection but FeatureCollection"),
+        ({"type": "FeatureCollection", "features": {}}, "not a STAC ItemCollection"),
+        ({"mine": 1}, "not a STAC ItemCollection"),
+        ("text", "not a STAC ItemCollection but str"),
+        (None, "not a STAC ItemCollection"),
     ],
 )
-def test_what_holds_no_items_is_refused_in_one_line(tmp_path, record, said):
+def test_documents_without_items_are_refused_in_one_line(tmp_path, record, message):
     with pytest.raises(OptionError, match="give") as caught:
         read_items(saved(tmp_path / "x.json", record))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, None])
-def test_what_is_no_json_is_refused(tmp_path, data):
+def test_a_file_that_is_not_json_is_refused(tmp_path, data):
     if data is not None:
         (tmp_path / "x.json").write_bytes(data)
-    with pytest.raises(OptionError, match="no STAC ItemCollection"):
+    with pytest.raises(OptionError, match="not a STAC ItemCollection"):
         read_items(tmp_path / "x.json")
 
 
@@ -152,6 +155,6 @@ def test_what_is_no_json_is_refused(tmp_path, data):
         ("/data/a.tif", "/data/a.tif"),
     ],
 )
-def test_addresses_of_assets_stay(tmp_path, href, wanted):
+def test_addresses_of_assets_are_unchanged(tmp_path, href, wanted):
     (scene,) = read_items(saved(tmp_path / "x.json", item("a", {"vh": {"href": href}})))
     assert scene.href == wanted

@@ -1,4 +1,4 @@
-"""Runs that end early, and the runs that go on from there: the same pixels, nothing half-written, nothing lost."""
+"""Interrupted runs and the runs that resume them: the same pixels, nothing half-written, nothing lost."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwritable, SceneUnreadable
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.run_folder import RunFolder
+from sar2optical.mosaic.strip_store import StripFiles
 from sar2optical.mosaic.strips import read_strip, write_strip
-from sar2optical.mosaic.writer import MosaicWriter, StripFiles
+from sar2optical.mosaic.writer import MosaicWriter
 from sar2optical.pipeline.estimate import estimate
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
@@ -36,7 +37,7 @@ FP32 = EngineOptions(device="cpu", precision="fp32", threads=1)
 
 @pytest.fixture
 def model(tmp_path):
-    """Neighbouring windows disagree, so that a strip blended from too few of them would show."""
+    """Make a model whose adjacent windows differ, so that a strip blended from too few of them is detected."""
     return make_local(tmp_path / "local.onnx")
 
 
@@ -48,7 +49,7 @@ def src(make_raster):
 
 
 def run(src, out, model, *, strips=None, **changes):
-    """Translate; stop after so many strips where given."""
+    """Translate; stop after `strips` strips if given."""
     asked = iter(range(strips)) if strips is not None else None
     stop = (lambda: next(asked, None) is None) if asked is not None else (lambda: False)
     return translate(src, out, model=model, options=TranslateOptions(**{"engine": FP32, **changes}), stop=stop)
@@ -78,7 +79,7 @@ def run_folder_of(out):
 
 @pytest.mark.parametrize("overlap", [0, 64, 100, 200])
 @pytest.mark.parametrize("strips", [1, 3, 5])
-def test_a_run_that_goes_on_gives_the_pixels_of_one_that_was_not_stopped(tmp_path, src, model, overlap, strips):
+def test_a_resumed_run_gives_the_pixels_of_one_that_was_not_stopped(tmp_path, src, model, overlap, strips):
     run(src, tmp_path / "whole.tif", model, overlap=overlap)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted) as stopped:
@@ -95,19 +96,19 @@ def test_a_run_that_goes_on_gives_the_pixels_of_one_that_was_not_stopped(tmp_pat
     assert not run_folder_of(out).exists()
 
 
-def test_what_is_stopped_before_the_first_strip_leaves_nothing(tmp_path, src, model):
+def test_a_run_stopped_before_the_first_strip_leaves_nothing(tmp_path, src, model):
     with pytest.raises(Interrupted):
         run(src, tmp_path / "out.tif", model, strips=0)
     assert not run_folder_of(tmp_path / "out.tif").exists()
 
 
-def test_a_run_stopped_again_and_again_comes_to_its_end(tmp_path, src, model):
+def test_a_run_stopped_repeatedly_finishes(tmp_path, src, model):
     run(src, tmp_path / "whole.tif", model)
     out, times = tmp_path / "out.tif", 0
     while not out.exists():
         times += 1
         try:
-            # The first row of windows of a run that goes on is one that an earlier run has had.
+            # The first row of windows of a resumed run is one that an earlier run has executed too.
             run(src, out, model, strips=2)
         except Interrupted:
             assert times < 20
@@ -131,7 +132,7 @@ def damage(strip):
     ],
     ids=["flipped", "cut", "gone", "empty"],
 )
-def test_strips_are_checked_before_they_are_trusted(tmp_path, src, model, spoil):
+def test_strips_are_checked_before_they_are_used(tmp_path, src, model, spoil):
     run(src, tmp_path / "whole.tif", model)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
@@ -142,7 +143,7 @@ def test_strips_are_checked_before_they_are_trusted(tmp_path, src, model, spoil)
 
 
 def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
-    """Each is whole and of this run, and lies under the other's name."""
+    """Each is intact and of this run, but has the other's name."""
     run(src, tmp_path / "whole.tif", model)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
@@ -156,7 +157,7 @@ def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
     assert_same(out, tmp_path / "whole.tif")
 
 
-def test_a_strip_of_another_run_is_not_taken_for_ones_own(tmp_path):
+def test_a_strip_of_another_run_is_not_used(tmp_path):
     rgba = np.full((4, 3, 5), 255, np.uint8)
     write_strip(tmp_path / "strip.tif", rgba, "this run")
     np.testing.assert_array_equal(read_strip(tmp_path / "strip.tif", width=5, run="this run"), rgba)
@@ -167,7 +168,7 @@ def test_a_strip_of_another_run_is_not_taken_for_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"overlap": 32}, "overlap 64, now 32"),
         ({"scene": SceneOptions(nodata=7)}, "nodata not given, now 7"),
@@ -175,14 +176,14 @@ def test_a_strip_of_another_run_is_not_taken_for_ones_own(tmp_path):
     ],
     ids=["overlap", "nodata", "backend"],
 )
-def test_strips_of_other_options_are_refused_with_the_difference_until_told_to_restart(
-    tmp_path, src, model, changes, said
+def test_strips_of_other_options_are_refused_with_the_difference_until_restart_is_given(
+    tmp_path, src, model, changes, message
 ):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
     before = sorted(file.name for file in run_folder_of(out).iterdir())
-    with pytest.raises(OtherRun, match=said) as refused:
+    with pytest.raises(OtherRun, match=message) as refused:
         run(src, out, model, **changes)
     assert "--restart" in str(refused.value)
     assert sorted(file.name for file in run_folder_of(out).iterdir()) == before
@@ -204,7 +205,7 @@ def test_another_scene_of_the_same_name_and_another_model_are_refused(
         run(src, out, model)
 
 
-def test_what_does_not_change_the_pixels_may_change(tmp_path, src, model):
+def test_options_that_change_no_pixel_may_change(tmp_path, src, model):
     run(src, tmp_path / "whole.tif", model)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
@@ -214,7 +215,7 @@ def test_what_does_not_change_the_pixels_may_change(tmp_path, src, model):
     assert_same(out, tmp_path / "whole.tif")
 
 
-def test_what_was_chosen_by_itself_is_chosen_again(tmp_path, src, model):
+def test_a_backend_chosen_automatically_is_chosen_again(tmp_path, src, model):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3, backend="onnxruntime")
@@ -223,7 +224,7 @@ def test_what_was_chosen_by_itself_is_chosen_again(tmp_path, src, model):
     assert run(src, out, model).engine.startswith("onnxruntime")
 
 
-def test_a_manifest_tells_its_differences_and_survives_the_disk(tmp_path):
+def test_a_manifest_names_its_differences_and_is_read_back(tmp_path):
     one, two = Manifest({"overlap": "64", "model": "a"}), Manifest({"overlap": "32", "model": "a", "nodata": "0"})
     assert one.differences(two) == ["nodata not given, now 0", "overlap 64, now 32"]
     assert one.differences(one) == []
@@ -235,8 +236,8 @@ def test_a_manifest_tells_its_differences_and_survives_the_disk(tmp_path):
         assert Manifest.read(tmp_path) is None
 
 
-def test_a_source_that_turns_unreadable_half_way_keeps_what_was_done(tmp_path, model, make_raster):
-    # Of values that need no look at the whole scene before: nothing notices the end that is missing.
+def test_a_source_that_becomes_unreadable_keeps_the_finished_strips(tmp_path, model, make_raster):
+    # Fixed stretch and unit: no statistics are read, which would detect the missing end.
     src = make_raster(speckle((1500, 700)).astype(np.float32), blockysize=16, compress="deflate", **UTM)
     options = {"scene": SceneOptions(unit="amplitude"), "stretch": None}
     whole, stat = src.read_bytes(), src.stat()
@@ -258,7 +259,7 @@ def test_a_source_that_turns_unreadable_half_way_keeps_what_was_done(tmp_path, m
 
 # 8 strips of 700 columns and their overviews take 3.5 MB, the COG as much again.
 @pytest.mark.parametrize("kilobytes", [1500, 5000], ids=["among the strips", "in the COG"])
-def test_a_disk_that_fills_up_is_one_clear_line_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_is_one_clear_line_and_the_run_resumes_when_there_is_space(
     tmp_path, src, model, small_disk, kilobytes
 ):
     run(src, tmp_path / "whole.tif", model, compress="none")
@@ -288,33 +289,35 @@ def wait_for(folder, pattern, process):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
-def test_a_run_asked_to_stop_finishes_its_strip_and_says_how_to_go_on(tmp_path, make_raster, exported, number, code):
+def test_a_run_asked_to_stop_finishes_its_strip_and_prints_how_to_resume(
+    tmp_path, make_raster, exported, number, code
+):
     src, out = make_raster(speckle((2500, 1500))), tmp_path / "out.tif"
     process = start(src, out, exported)
     wait_for(run_folder_of(out), "strip-*", process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
-    assert "Traceback" not in said
-    last = said.splitlines()[-1]
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == code, message
+    assert "Traceback" not in message
+    last = message.splitlines()[-1]
     assert last.startswith("interrupted: ")
     assert last.endswith("are kept in out.tif.parts: run the same command again to resume")
     assert not out.exists()
     process = start(src, out, exported)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "resuming at row" in said
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 0, message
+    assert "resuming at row" in message
     assert_same(out, _whole(tmp_path, src, exported))
 
 
 def _whole(tmp_path, src, model):
     process = start(src, tmp_path / "whole.tif", model)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 0, message
     return tmp_path / "whole.tif"
 
 
-def test_killed_at_twenty_random_moments_it_comes_to_the_same_mosaic(tmp_path, make_raster, exported):
+def test_a_run_killed_at_twenty_random_moments_gives_the_same_mosaic(tmp_path, make_raster, exported):
     src, out = make_raster(speckle((2100, 1300))), tmp_path / "out.tif"
     began = time.monotonic()
     whole = pixels(_whole(tmp_path, src, exported))
@@ -336,8 +339,8 @@ def test_killed_at_twenty_random_moments_it_comes_to_the_same_mosaic(tmp_path, m
                 break
             if chance.random() < 0.5:
                 process = start(src, out, exported)
-                _, said = process.communicate(timeout=120)
-                assert process.returncode == 0, said
+                _, message = process.communicate(timeout=120)
+                assert process.returncode == 0, message
                 break
         for one, two in zip(pixels(out), whole, strict=True):
             np.testing.assert_array_equal(one, two)
@@ -345,7 +348,7 @@ def test_killed_at_twenty_random_moments_it_comes_to_the_same_mosaic(tmp_path, m
     assert met["absent"] >= 10
 
 
-def test_what_a_kill_leaves_after_the_rename_does_not_stay(tmp_path, src, model):
+def test_a_run_folder_left_by_a_kill_after_the_rename_is_removed(tmp_path, src, model):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=2)
@@ -358,7 +361,7 @@ def test_what_a_kill_leaves_after_the_rename_does_not_stay(tmp_path, src, model)
     assert not run_folder_of(out).exists()
 
 
-def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
+def test_the_report_contains_windows_times_memory_and_versions(tmp_path, src, model):
     result = subprocess.run(
         [BIN / "sar2opt-scene", src, tmp_path / "out.tif", "--model", model, "--report", tmp_path / "run.json", "-q"],
         check=True,
@@ -378,7 +381,7 @@ def test_the_report_tells_what_the_run_did_and_took(tmp_path, src, model):
     assert record["seam_score"] == pytest.approx(1, abs=0.1)
 
 
-def test_a_memory_limit_that_cannot_be_kept_is_refused_and_one_that_can_is(tmp_path, src, model, caplog):
+def test_a_memory_limit_is_kept_or_refused(tmp_path, src, model, caplog):
     from sar2optical.errors import OptionError
 
     with pytest.raises(OptionError, match=r"memory limit is 50 MB, but the engine holds \d+ MB"):
@@ -389,7 +392,7 @@ def test_a_memory_limit_that_cannot_be_kept_is_refused_and_one_that_can_is(tmp_p
     assert 0 < report.peak_memory < 8_000_000_000
 
 
-def test_a_dry_run_tells_what_a_run_would_do_and_does_nothing(tmp_path, src, model):
+def test_a_dry_run_estimates_a_run_and_writes_nothing(tmp_path, src, model):
     out = tmp_path / "out.tif"
     expected = estimate(src, out, model=model, options=TranslateOptions(engine=FP32))
     assert (expected.windows, expected.windows_run, expected.rows_kept) == (32, 32, 0)
@@ -400,14 +403,14 @@ def test_a_dry_run_tells_what_a_run_would_do_and_does_nothing(tmp_path, src, mod
     assert (again.windows_run, again.rows_kept, again.windows_skipped) == (20, 3 * 192, 12)
     strips = sum(strip.stat().st_size for strip in run_folder_of(out).glob("strip-*"))
     report = run(src, out, model)
-    # Speckle does not compress: three strips of 192 rows tell what 1500 will take, with a third more of overviews.
+    # Speckle does not compress: three strips of 192 rows give the size of 1500, plus 1/3 of overviews.
     assert expected.strips == pytest.approx(strips * 1500 / (3 * 192) * 4 / 3, rel=0.15)
-    # Three colours alike compress better in the mosaic, side by side: an estimate errs on the safe side.
+    # Three equal colours compress better in the mosaic, where they are interleaved: the estimate is an upper bound.
     assert 0.4 < out.stat().st_size / expected.mosaic < 1.1
     assert report.peak_memory > 0
 
 
-def test_windows_that_hold_nothing_are_foreseen(tmp_path, model, make_raster):
+def test_empty_windows_are_estimated(tmp_path, model, make_raster):
     grey = np.zeros((800, 800), np.uint8)
     grey[500:560, 640:700] = speckle((60, 60))
     src = make_raster(grey, "sparse.tif", nodata=0)
@@ -416,8 +419,8 @@ def test_windows_that_hold_nothing_are_foreseen(tmp_path, model, make_raster):
     assert (expected.windows_run, expected.windows_skipped) == (report.windows_run, report.windows_skipped) == (2, 14)
 
 
-def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(tmp_path, model, make_raster, small_disk):
-    src = make_raster(speckle((6200, 6200)), "large.tif")  # 1024 windows: worth a look at the disk
+def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path, model, make_raster, small_disk):
+    src = make_raster(speckle((6200, 6200)), "large.tif")  # 1024 windows: the disk is checked
     out = small_disk(20_000) / "out.tif"
     with pytest.raises(OutputUnwritable, match=r"strips need about \d+ MB .* \d+ MB, but only 20 MB are free"):
         run(src, out, model)
@@ -426,7 +429,7 @@ def test_what_the_disk_cannot_hold_is_refused_before_it_is_begun(tmp_path, model
     assert list(out.parent.iterdir()) == []
 
 
-def test_the_command_shows_the_outlook(tmp_path, src, model):
+def test_the_command_prints_the_estimate(tmp_path, src, model):
     command = [BIN / "sar2opt-scene", src, tmp_path / "out.tif", "--model", model, "--dry-run", "--precision", "fp32"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert "windows          32" in result.stdout
@@ -453,21 +456,21 @@ def test_a_report_is_never_the_scene_or_the_mosaic(tmp_path, src, model):
     assert not (tmp_path / "out.tif").exists()
 
 
-def test_strips_that_another_run_has_put_in_the_place_of_ours_are_not_published(tmp_path):
+def test_strips_that_another_run_has_overwritten_are_not_published(tmp_path):
     valid = np.ones((64, 600), np.bool_)
     options = {"shape": (128, 600), "georeference": Georeference(), "tags": {}, "manifest": Manifest({"a": "1"})}
     with MosaicWriter(tmp_path / "out.tif", **options) as writer:
         for _ in range(2):
             writer.write(np.full((3, 64, 600), 9, np.uint8), valid)
         while len(strips := sorted(run_folder_of(tmp_path / "out.tif").glob("strip-*"))) < 2:
-            time.sleep(0.01)  # they are on their way to the disk
+            time.sleep(0.01)  # they are being written
         write_strip(strips[0], np.full((4, 64, 600), 255, np.uint8), "another run")
-        with pytest.raises(OutputUnwritable, match="another run has written its strips"):
+        with pytest.raises(OutputUnwritable, match="another run has overwritten strips"):
             writer.finish()
     assert not (tmp_path / "out.tif").exists()
 
 
-def test_a_source_in_an_archive_is_known_by_the_archives_size_and_time(tmp_path, src, model):
+def test_a_source_in_an_archive_is_identified_by_the_archives_size_and_time(tmp_path, src, model):
     archive, out = tmp_path / "z.zip", tmp_path / "out.tif"
 
     def pack():
@@ -482,7 +485,7 @@ def test_a_source_in_an_archive_is_known_by_the_archives_size_and_time(tmp_path,
         run(f"/vsizip/{archive}/q.tif", out, model)
 
 
-def test_what_says_the_same_in_other_words_goes_on(tmp_path, make_raster, model):
+def test_options_with_the_same_meaning_resume_the_run(tmp_path, make_raster, model):
     src, out = make_raster(speckle((1500, 700)), descriptions=["VH"], **UTM), tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
@@ -490,7 +493,7 @@ def test_what_says_the_same_in_other_words_goes_on(tmp_path, make_raster, model)
     assert run(src, out, model, **other).rows_kept == 3 * 192
 
 
-def test_a_dry_run_refuses_what_the_run_would(tmp_path, src, model):
+def test_a_dry_run_refuses_the_same_as_the_run(tmp_path, src, model):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=3)
@@ -513,17 +516,19 @@ def test_a_run_and_workers_of_another_do_not_share_a_folder(tmp_path):
         StripFiles(out, 6, ours),
     ):
         pass
-    with pytest.raises(OtherRun, match="taken over"), StripFiles(out, 6, theirs):
+    with pytest.raises(OtherRun, match="another run uses its run folder"), StripFiles(out, 6, theirs):
         pass
     assert StripFiles(out, 6, ours).rows(8) == 8
 
 
-def test_sigterm_before_there_is_a_strip_says_what_to_do(tmp_path, make_raster, exported):
+def test_sigterm_before_the_first_strip_prints_what_to_do(tmp_path, make_raster, exported):
     process = start(make_raster(speckle((2500, 1500))), tmp_path / "out.tif", exported)
     wait_for(tmp_path, "out.tif.parts/lock", process)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 143
     assert (
-        "run the same command again" in said or "run the same command again" in said or "stopped on request" in said
+        "run the same command again" in message
+        or "run the same command again" in message
+        or "stopped when asked" in message
     )
