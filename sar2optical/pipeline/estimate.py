@@ -19,7 +19,7 @@ from sar2optical.errors import OutputUnwritable
 from sar2optical.mosaic.overviews import mask_out
 from sar2optical.mosaic.strips import encoded_strip
 from sar2optical.pipeline.stream import bytes_in_flight
-from sar2optical.scene.radiometry import Encoding, decode
+from sar2optical.scene.encoder import Encoding, decode
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid

@@ -51,8 +51,8 @@ from sar2optical.pipeline import estimate as preflight
 from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.provenance import asked_for, to_tag
 from sar2optical.pipeline.stream import Clock, bytes_in_flight, stream
+from sar2optical.scene.encoder import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.scene.geocode.geocoded import Geocoded, Target, geocoded, pixel_size
-from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
 from sar2optical.scene.remote import exists, gdal_environment, is_remote, shown, upload
 from sar2optical.scene.safe.product import ProductOptions, is_product
 from sar2optical.scene.scene import (

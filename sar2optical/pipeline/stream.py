@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
-from sar2optical.scene.radiometry import Encoding, decode
+from sar2optical.scene.encoder import Encoding, decode
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.blend import Blender
 from sar2optical.tiling.fill import mirror_invalid

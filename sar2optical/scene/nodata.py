@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 LEAST_RUN = 8
 """Pixels of one fill value on end, at least: speckle never repeats a value that often."""
 LOWEST = np.float32(-100)
-"""No backscatter in dB is as low or lower, see `sar2optical.scene.radiometry`, and none in a linear unit."""
+"""No backscatter in dB is as low or lower, see `sar2optical.scene.units`, and none in a linear unit."""
 SENTINEL = -9999.0
 """A stored value of it, or a lower one, is fill, also a lone one: not even hundredths of dB are as low."""
 

@@ -31,8 +31,8 @@ from sar2optical._utils.cores import usable_cores
 from sar2optical._utils.files import cause
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable, UnitsUnknown
 from sar2optical.scene.nodata import LOWEST, SENTINEL, Suspects
-from sar2optical.scene.radiometry import could_be, guess_unit
 from sar2optical.scene.remote import failure, is_remote, shown
+from sar2optical.scene.units import could_be, guess_unit
 from sar2optical.signature import Unit, alternatives, listed
 
 GDAL_CACHE_BYTES = 128_000_000

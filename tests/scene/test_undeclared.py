@@ -14,8 +14,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, UnitsUnknown
+from sar2optical.scene.encoder import choose_stretch
 from sar2optical.scene.nodata import LEAST_RUN, FillFinder, Suspects
-from sar2optical.scene.radiometry import choose_stretch
 from sar2optical.scene.scene import SceneOptions, open_scene, tell_holdings
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
