@@ -14,7 +14,7 @@ from bench.harness import Record, Row, save, table
 from sar2optical.engines import EngineOptions
 from sar2optical.evaluation.metrics import low_passed_rms
 from sar2optical.pipeline.run import Report, TranslateOptions, translate
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene import SceneOptions
 from sar2optical.tiling.seams import seam_score
 from sar2optical.tiling.windows import window_grid
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sar2optical.data.pairs import is_sar_folder
 from sar2optical.errors import BandNotFound, ExportUnsupported, ParityFailed
 from sar2optical.evaluation.metrics import psnr, ssim
+from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.encoder import encode_bands, encodings_for, to_input
-from sar2optical.scene.scene import SceneOptions, open_scene
 from sar2optical.signature import ModelSignature
 
 CHIPS = 16
@@ -257,7 +257,7 @@ def _cut(path: Path, signature: ModelSignature, most: int, *, any_band: bool) ->
         height, width = scene.shape
         if min(scene.shape) < side or scene.unit is None:
             return
-        encodings = encodings_for(scene.unit, scene.samples, signature)
+        encodings = encodings_for(scene.unit, scene.read_samples(), signature)
         places = []
         for row in range(0, height - side + 1, side):
             _, valid = scene.read_rows(row, row + side)

@@ -37,7 +37,7 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
 
 from __future__ import annotations
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 
 __all__ = [
     "BackendNotInstalled",
@@ -78,7 +78,7 @@ class Sar2OpticalError(Exception):
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(shown(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SceneError(Sar2OpticalError):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["is_web_address", "shown", "tells_file_in_query"]
+__all__ = ["is_web_address", "redacted", "tells_file_in_query"]
 
 _SCHEMES = "https?|ftp|s3|gs|az|abfss?|adl|oss|wasbs?|hdfs|webhdfs|swift"
 # `Path` makes one slash of two. Of other schemes both are wanted: a colon and a slash are also in local paths.
@@ -27,7 +27,7 @@ _SIGNING = re.compile(
 """Names in the query of an address that sign it: AWS, Google and CloudFront; Azure's, which begin with s."""
 
 
-def shown(address: str | Path) -> str:
+def redacted(address: str | Path) -> str:
     """Give an address as it may be printed and kept: without query, fragment, user and password.
 
     Parameters

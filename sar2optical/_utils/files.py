@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical.errors import OutputExists, OutputUnwritable
 
 try:
@@ -91,7 +91,7 @@ def write_output(path: Path, data: bytes) -> None:
 def cause(error: BaseException) -> str:
     """Give an error's own words on one line, 160 characters at most; GDAL's, which rasterio keeps as the cause."""
     text = " ".join(str(error.__cause__ or error).split())
-    return shown(text)[:160] or type(error).__name__  # before it is cut: half an address may still tell a password
+    return redacted(text)[:160] or type(error).__name__  # before it is cut: half an address may still tell a password
 
 
 def cache_folder() -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 
 _log = logging.getLogger(__name__)
 
@@ -23,5 +23,5 @@ class RetryLog(logging.Handler):
         if found := _RETRYING.search(record.getMessage()):
             _log.warning(
                 "%s: the server answered %s; asking again in %s s",
-                *(shown(found["address"]), found["code"], found["seconds"]),
+                *(redacted(found["address"]), found["code"], found["seconds"]),
             )

@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sar2optical._utils.addresses import redacted
 from sar2optical._utils.cores import usable_cores
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model
@@ -39,7 +40,6 @@ from sar2optical.mosaic.writer import StripFiles, cleanup, run_of, tags_of
 from sar2optical.pipeline.provenance import asked_for, differences, is_as_asked
 from sar2optical.pipeline.run import Report, ResolvedOptions, TranslateOptions, check_outputs, execute, prepared
 from sar2optical.pipeline.stream import stream
-from sar2optical.scene.remote import shown
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -72,7 +72,7 @@ class Work:
     preview: Path | None = None
 
     def __repr__(self) -> str:
-        return f"Work({shown(self.source)!r}, {str(self.out)!r})"  # Dask logs the arguments of what fails
+        return f"Work({redacted(self.source)!r}, {str(self.out)!r})"  # Dask logs the arguments of what fails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,7 +354,7 @@ def _why(future: Future) -> str:
         return "its workers died again and again: out of memory? give --max-memory, or fewer --workers"
     if isinstance(error, Sar2OpticalError):
         return str(error)
-    return shown(f"{type(error).__name__}: {error}") if error else f"{future.status} by the scheduler"
+    return redacted(f"{type(error).__name__}: {error}") if error else f"{future.status} by the scheduler"
 
 
 # What workers do

@@ -18,12 +18,12 @@ from rasterio._err import CPLE_BaseError  # rasterio.warp raises it bare, and ex
 from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
+from sar2optical._utils.addresses import is_web_address
 from sar2optical._utils.files import write_output
 from sar2optical.batch.footprint import Point, outline
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
 from sar2optical.mosaic.tags import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
-from sar2optical.scene.raster import POLARISATIONS
-from sar2optical.scene.remote import is_web_address
+from sar2optical.scene.band_names import POLARISATIONS
 
 _WGS84 = "EPSG:4326"
 """Of an Item's geometry (STAC 1.1: longitude, latitude)."""

@@ -17,8 +17,8 @@ from sar2optical.data.chipfile import RGB, SUFFIXES, expect_no_place, opened, re
 from sar2optical.data.optical import Indices, read_stored, to_bytes
 from sar2optical.data.sar_bands import parse_band, refuse_other_names, without_names
 from sar2optical.errors import BandNotFound, DataError, OptionError, SceneError, UnitsMismatch
+from sar2optical.scene import Scene, SceneOptions, open_scene
 from sar2optical.scene.encoder import encode_bands, encodings_for
-from sar2optical.scene.scene import Scene, SceneOptions, open_scene
 from sar2optical.signature import ModelSignature, Unit
 
 SarArray: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
@@ -335,7 +335,7 @@ def _encoded(scene: Scene, signature: ModelSignature | None) -> SarArray:
         return values.astype(np.uint8)
     if signature is None:
         raise DataError(f"{scene.path}: its values are no bytes: a model's signature says what they become")
-    return _encode(scene.path, values, valid, scene.unit, scene.samples, signature)
+    return _encode(scene.path, values, valid, scene.unit, scene.read_samples(), signature)
 
 
 def _encode(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 
 MANIFEST = "manifest.json"
 """Name of the file, in the strips' folder."""
@@ -68,7 +68,7 @@ def identity_of(files: tuple[Path, ...]) -> str:
     for file in files:
         there = _local(file)
         if there is None:
-            texts.append(shown(file))
+            texts.append(redacted(file))
         else:
             stat = there.stat()
             texts.append(f"{file.name} ({stat.st_size} bytes, {stat.st_mtime_ns})")

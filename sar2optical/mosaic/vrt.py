@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from sar2optical.mosaic.overviews import Level
-from sar2optical.scene.scene import Georeference
+from sar2optical.scene import Georeference
 
 
 def describe(level: Level, kind: str, overviews: list[Level] | None = None) -> ET.Element:

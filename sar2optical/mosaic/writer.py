@@ -43,7 +43,8 @@ from sar2optical.mosaic.run_folder import RunFolder, run_folder_of, shared_run_f
 from sar2optical.mosaic.strips import RUN_TAG, encode, is_of, read_strip, write_strip
 from sar2optical.mosaic.tags import from_comment, to_comment
 from sar2optical.mosaic.vrt import describe, metadata_of, place_of, to_bytes
-from sar2optical.scene.scene import GDAL_CACHE_BYTES, Georeference
+from sar2optical.scene import Georeference
+from sar2optical.scene.raster import GDAL_CACHE_BYTES
 
 __all__ = [
     "COMPRESSIONS",

@@ -176,7 +176,7 @@ def refuse_full_disk(scene: SceneSource, grid: WindowGrid, found: Sample, out: P
     OutputUnwritable
         Where clearly less is free.
     """
-    strips = found.bytes_per_pixel * math.prod(grid.shape) * scene.valid_share * _OVERVIEWS
+    strips = found.bytes_per_pixel * math.prod(grid.shape) * scene.estimate_valid_share() * _OVERVIEWS
     refuse_too_little(out, strips=strips, mosaic=strips * _MOSAIC, on_disk=on_disk)
 
 

@@ -26,6 +26,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from sar2optical import __version__
+from sar2optical._utils.addresses import redacted
 from sar2optical._utils.files import cache_folder
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import Engine, EngineOptions
@@ -51,18 +52,13 @@ from sar2optical.pipeline import estimate as preflight
 from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.provenance import asked_for, to_tag
 from sar2optical.pipeline.stream import Clock, bytes_in_flight, stream
+from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.encoder import AS_IT_IS, Encoding, choose_stretch, convert, resolve
-from sar2optical.scene.geocode.geocoded import Geocoded, Target, geocoded, pixel_size
-from sar2optical.scene.remote import exists, gdal_environment, is_remote, shown, upload
-from sar2optical.scene.safe.product import ProductOptions, is_product
-from sar2optical.scene.scene import (
-    GDAL_CACHE_BYTES,
-    SceneOptions,
-    SceneSource,
-    open_scene,
-    refuse_calibration,
-    tell_holdings,
-)
+from sar2optical.scene.geocode import Geocoded, Target, geocoded, pixel_size
+from sar2optical.scene.raster import GDAL_CACHE_BYTES
+from sar2optical.scene.remote import exists, gdal_environment, is_remote, upload
+from sar2optical.scene.safe import ProductOptions, is_product
+from sar2optical.scene.scene import SceneSource, log_contents, refuse_calibration
 from sar2optical.signature import ModelSignature, Stretch, Unit, alternatives, listed
 from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, WindowGrid, window_grid
@@ -273,12 +269,12 @@ def translate(
     """
     began = time.perf_counter()
     options = options or TranslateOptions()
-    tell_holdings(src)
+    log_contents(src)
     with _on_its_way(out, options) as (local, taken):
         check_outputs(src, local, taken)
         with prepared(src, local, model=model, options=taken) as job:
             report = execute(job, local, taken, progress=progress, stop=stop, began=began)
-    return replace(report, out=shown(out), seconds=time.perf_counter() - began)
+    return replace(report, out=redacted(out), seconds=time.perf_counter() - began)
 
 
 def execute(
@@ -476,7 +472,7 @@ def _on_its_way(out: str | Path, options: TranslateOptions) -> Iterator[tuple[Pa
         return
     remote = str(out)
     local = _made_here(remote, options)
-    _log.info("%s: made in %s, then uploaded", shown(remote), local.parent)
+    _log.info("%s: made in %s, then uploaded", redacted(remote), local.parent)
     yield local, replace(options, overwrite=True)
     upload(local, remote)
     with suppress(OSError):  # it is where it belongs
@@ -496,7 +492,7 @@ def _made_here(remote: str, options: TranslateOptions) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputUnwritable(f"{folder}: cannot be made ({error.strerror}): set SAR2OPT_CACHE") from error
-    return folder / shown(remote).rsplit("/", 1)[-1]
+    return folder / redacted(remote).rsplit("/", 1)[-1]
 
 
 class _Watched:
@@ -638,7 +634,7 @@ def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions)
 
 def _encodings(scene: SceneSource, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:
     """Fix how each band becomes model input, from the whole scene's statistics."""
-    samples = scene.samples
+    samples = scene.read_samples()
     if scene.unit is None or not samples[0].size:
         return [AS_IT_IS] * len(signature.bands)  # no valid pixel will be encoded
     unit, stretches = choose_stretch(scene.unit, signature, stretch)
@@ -665,7 +661,7 @@ def _versions(engine: Engine) -> dict[str, str]:
 
 def _hash_of_values(scene: SceneSource) -> str:
     digest = hashlib.sha256()
-    for sample in scene.samples:
+    for sample in scene.read_samples():
         digest.update(np.ascontiguousarray(sample).data)
     return digest.hexdigest()[:16]
 
@@ -731,7 +727,7 @@ def _tell(scene: SceneSource, signature: ModelSignature, encodings: list[Encodin
             _log.warning("%s: no polarisation is named; taken as %s", name, wanted)
         elif found is not None and found not in polarisations:
             _log.warning("%s: %s goes into a model trained on %s; expect other colours", name, found, listed(wanted))
-    if not scene.samples[0].size:
+    if not scene.read_samples()[0].size:
         _log.warning("%s: holds no valid pixel; its mosaic will be empty, and masked throughout", name)
     if signature.pixel_size:
         _tell_size(name, pixel_size(scene), signature.pixel_size)
@@ -762,7 +758,7 @@ def _tags(
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
         RUN_TAG: manifest.fingerprint,
-        "SAR2OPTICAL_SOURCE": Path(shown(scene.path)).name,
+        "SAR2OPTICAL_SOURCE": Path(redacted(scene.path)).name,
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),

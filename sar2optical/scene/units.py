@@ -14,29 +14,29 @@ __all__ = ["could_be", "guess_unit"]
 
 
 def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) -> tuple[Unit, str]:
-    """Tell a raster's unit from its dtype, its names and tags, and its values.
+    """Guess a raster's unit from its dtype, its names and tags, and its values.
 
-    Names decide where they speak; values that contradict them, or leave two units possible, are refused:
-    a wrong unit gives a picture that looks right and is not.
+    Names take precedence. Values that contradict them, or leave two units possible, are an error: with a wrong unit
+    the image would look plausible and be wrong.
 
     Parameters
     ----------
     dtype
-        Of the stored values.
+        Data type of the stored values.
     names
-        Band description, unit tags, file name; most telling first.
+        Band description, unit tags, file name; the most reliable first.
     sample
         float32 (n,), valid values, as stored. Not empty.
 
     Returns
     -------
     unit, reason
-        The reason reads after "because".
+        The reason completes a sentence after "because".
 
     Raises
     ------
     UnitsUnknown
-        Where it cannot be told.
+        If names and values contradict one another, or the unit is ambiguous.
     """
     lowest, median, highest = (float(v) for v in np.percentile(sample, (0, 50, 100)))
     seen = f"{dtype} values from {lowest:.4g} to {highest:.4g}, median {median:.4g}"
@@ -45,7 +45,7 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
         unit, reason = named
         if dtype == "uint8":
             raise UnitsUnknown(
-                f"{reason}, but {seen} were stretched by somebody: give --units byte, or --units {unit}"
+                f"{reason}, but {seen} are already scaled to 8 bits: give --units byte, or --units {unit}"
             )
         if unit == "db" and not _looks_like_db(lowest, median, highest):
             raise UnitsUnknown(f"{reason}, but {seen} are not all dB: give --units (and --scale), or --nodata")
@@ -55,69 +55,71 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
             raise UnitsUnknown(f"{reason}, but {seen} are not {unit}: give --units")
         return unit, reason
     if dtype == "uint8":
-        return "byte", "uint8: taken as stretched by its maker"
-    if dtype == "uint16" and lowest >= 0 and highest > 255:  # ESA's measurements; other integers are somebody's own
+        return "byte", "uint8, assumed to be already scaled to 8 bits"
+    # uint16 as in ESA's measurements; other integers have no common meaning.
+    if dtype == "uint16" and lowest >= 0 and highest > 255:
         return "dn", f"{seen}"
     if dtype.startswith("float") and median <= _SURELY_DB and _looks_like_db(lowest, median, highest):
         return "db", f"{seen}"
     raise UnitsUnknown(
         f"{seen} could be several units: give --units dn, amplitude, power, db or byte "
-        "(and --nodata or --scale, where the file does not tell)"
+        "(and --nodata or --scale, where the file lacks them)"
     )
 
 
 _MEDIANS = (-60.0, 30.0)
-"""Lowest and highest median in dB, with room: VH of calm water lies at the noise, -35 dB, and cities above 0."""
+"""Lowest and highest median of a scene in dB, with a margin: VH of calm water is at the noise, -35 dB; cities are
+above 0."""
 
 
 def could_be(unit: Unit, median: float) -> bool:
-    """Say whether a scene's median can be in a unit: dB within `_MEDIANS`, other units not below 0."""
+    """Return whether a scene's median is possible in a unit: dB within `_MEDIANS`, other units not below 0."""
     lowest, highest = _MEDIANS if unit == "db" else (0.0, float("inf"))
     return lowest <= median <= highest
 
 
-# Lowest and highest backscatter in dB that a Sentinel-1 product holds, with room: noise equivalent sigma0
-# is about -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
+# Lowest and highest backscatter in dB of a Sentinel-1 product, with a margin: noise equivalent sigma0 is about
+# -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
 _DB_LOWEST, _DB_HIGHEST = -100.0, 60.0
 
 _SURELY_DB = -6.0
-"""Highest median of dB that nothing names: natural logarithms of VH and phases in radians lie above."""
+"""Highest median of dB without a name: natural logarithms of VH and phases in radians are above it."""
 
-# No scene's median is brighter than +10 dB, in linear units. Incidence angles in degrees are.
+# Highest median of a scene in linear units: +10 dB. Incidence angles in degrees are above it.
 _BRIGHTEST: dict[Unit, float] = {"power": 10.0, "amplitude": 3.2, "dn": float("inf")}
 
 _NAMES: tuple[tuple[str, Unit, str], ...] = (
     # ASF HyP3: ..._RTC30_G_gpuned_...: g/s for gamma0/sigma0, then p/d/a for power/dB/amplitude.
-    (r"_[gs]p[uw][nf][ec][dm](_|$|\.)", "power", "HyP3 file name says power"),
-    (r"_[gs]d[uw][nf][ec][dm](_|$|\.)", "db", "HyP3 file name says dB"),
-    (r"_[gs]a[uw][nf][ec][dm](_|$|\.)", "amplitude", "HyP3 file name says amplitude"),
-    # A word of its own: hexadecimal ids in ESA's names hold "db" too.
-    (r"(^|[^a-z0-9])(db|decibels?)($|[^a-z0-9])", "db", "its name or tag says dB"),
+    (r"_[gs]p[uw][nf][ec][dm](_|$|\.)", "power", "HyP3 file name of power"),
+    (r"_[gs]d[uw][nf][ec][dm](_|$|\.)", "db", "HyP3 file name of dB"),
+    (r"_[gs]a[uw][nf][ec][dm](_|$|\.)", "amplitude", "HyP3 file name of amplitude"),
+    # As a word of its own: hexadecimal ids in ESA's names contain "db" too.
+    (r"(^|[^a-z0-9])(db|decibels?)($|[^a-z0-9])", "db", "its name or tag is dB"),
     # ESA's normalised radar backscatter: ...-vv-g-log.vrt over ...-vv-g-lin.tif.
-    (r"-[vh]{2}-[gs]-log(_|$|\.)", "db", "NRB file name says logarithmic"),
-    (r"-[vh]{2}-[gs]-lin(_|$|\.)", "power", "NRB file name says linear"),
+    (r"-[vh]{2}-[gs]-log(_|$|\.)", "db", "logarithmic by its NRB file name"),
+    (r"-[vh]{2}-[gs]-lin(_|$|\.)", "power", "linear by its NRB file name"),
     (r"rtc-s1|opera_l2_rtc", "power", "OPERA RTC-S1 is linear gamma0"),
-    (r"\.rtc\.|[_-]rtc\.(tiff?|vrt)$", "power", "its name says RTC, linear gamma0"),
+    (r"\.rtc\.|[_-]rtc\.(tiff?|vrt)$", "power", "RTC in its name, linear gamma0"),
     (r"s1_grd_float", "power", "Earth Engine's S1_GRD_FLOAT is linear"),
     (
         r"(^|[^a-z])(gamma0|sigma0)[-_](ellipsoid|terrain|rtc)($|[^a-z])",
         "power",
         "its name is that of linear backscatter in Sentinel Hub, openEO and pyroSAR",
     ),
-    (r"linear power", "power", "its tag says linear power"),
+    (r"linear power", "power", "its tag is linear power"),
     (
         r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_[vh]{2}($|[^a-z])",
         "power",
-        "SNAP band name says linear",
+        "linear by its SNAP band name",
     ),
-    # SNAP appends each step to the product's name: ..._Orb_NR_Cal_TC; in dB it would end in _dB, seen above.
-    (r"^s1[a-d]_.*_cal(_|$|\.)", "power", "SNAP file name says calibrated"),
-    (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "SNAP band name says intensity"),
-    (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "SNAP band name says uncalibrated amplitude"),
+    # SNAP appends each step to the product's name: ..._Orb_NR_Cal_TC; in dB it ends in _dB, matched above.
+    (r"^s1[a-d]_.*_cal(_|$|\.)", "power", "calibrated by its SNAP file name"),
+    (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "intensity by its SNAP band name"),
+    (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "uncalibrated amplitude by its SNAP band name"),
     # TIFFTAG_IMAGEDESCRIPTION of a measurement file: "Sentinel-1A IW GRD HR L1", and "SM" or "S3" for IW.
-    (r"^sentinel-1[a-d]? \w+ grd", "dn", "its tag says GRD, as ESA's processor writes it"),
-    (r"(^|[^a-z0-9])(linear|power)($|[^a-z0-9])", "power", "its name or tag says linear power"),
-    (r"(^|[^a-z0-9])(amplitude|magnitude|sqrt)($|[^a-z0-9])", "amplitude", "its name or tag says amplitude"),
+    (r"^sentinel-1[a-d]? \w+ grd", "dn", "tagged GRD by ESA's processor"),
+    (r"(^|[^a-z0-9])(linear|power)($|[^a-z0-9])", "power", "its name or tag is linear power"),
+    (r"(^|[^a-z0-9])(amplitude|magnitude|sqrt)($|[^a-z0-9])", "amplitude", "its name or tag is amplitude"),
 )
 
 
@@ -127,40 +129,40 @@ _NO_UNIT = (
     (r"(^|[^a-z0-9])(phase|radians?|rad)($|[^a-z0-9])", "a phase"),
     (r"^(m|mm|cm|met(re|er)s?|deg(rees?)?|degc|k|celsius|kelvin)$", "another quantity"),
 )
-"""Names of what looks like dB, and is none."""
+"""Names of quantities whose values look like dB."""
 
 
 def _named_unit(names: tuple[str, ...], seen: str) -> tuple[Unit, str] | None:
-    """Tell the unit from the first name that speaks of one.
+    """Find the unit in the first name that contains one.
 
     Raises
     ------
     UnitsUnknown
-        Where that name speaks of two, or of what is no unit of backscatter.
+        If that name contains two, or a unit that is not one of backscatter.
     """
     for name in names:
         for pattern, what in _NO_UNIT:
             if re.search(pattern, name.lower()):
                 raise UnitsUnknown(
-                    f"its name or tag says {what} ({name}), of {seen}: give the backscatter, or give --units"
+                    f"its name or tag is that of {what} ({name}), with {seen}: give backscatter, or give --units"
                 )
         found = [(unit, reason) for pattern, unit, reason in _NAMES if re.search(pattern, name.lower())]
         if found:
-            unit, reason = _agreed(found, f"({name}), of {seen}")
+            unit, reason = _agreed(found, f"({name}), with {seen}")
             return unit, f"{reason} ({name})"
     return None
 
 
 def _agreed(found: list[tuple[Unit, str]], where: str) -> tuple[Unit, str]:
-    """Take the one unit that a name speaks of. dB of a quantity is dB; DN are amplitude."""
+    """Return the unit that all matches of a name agree on. dB of any quantity is dB; DN agree with amplitude."""
     units = {"amplitude" if unit == "dn" else unit for unit, _ in found}
     if "db" in units:
         return next(one for one in found if one[0] == "db")
     if len(units) > 1:
-        raise UnitsUnknown(f"its name or tag says {' and '.join(sorted(units))} {where}: give --units")
+        raise UnitsUnknown(f"its name or tag contains {' and '.join(sorted(units))} {where}: give --units")
     return found[0]
 
 
 def _looks_like_db(lowest: float, median: float, highest: float) -> bool:
-    # Power whose noise was subtracted lies in that range too, and some of it below 0; its median is above.
+    # Power after noise removal may be in this range too, partly below 0; its median is higher.
     return _DB_LOWEST <= lowest < 0 and highest <= _DB_HIGHEST and -45 <= median < -0.5

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from sar2optical._utils.addresses import shown, tells_file_in_query
+from sar2optical._utils.addresses import redacted, tells_file_in_query
 from sar2optical._utils.files import cause
 from sar2optical.cli.common import one_line, set_up_logging
 from sar2optical.errors import OptionError, SceneUnreadable
@@ -38,8 +38,8 @@ from sar2optical.errors import OptionError, SceneUnreadable
     ],
 )
 def test_neither_query_nor_password_is_shown(address, said):
-    assert shown(address) == said
-    assert shown(said) == said
+    assert redacted(address) == said
+    assert redacted(said) == said
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_neither_query_nor_password_is_shown(address, said):
     ],
 )
 def test_what_is_no_address_stays(text):
-    assert shown(text) == text
+    assert redacted(text) == text
 
 
 @pytest.mark.parametrize(

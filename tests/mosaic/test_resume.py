@@ -24,8 +24,7 @@ from sar2optical.mosaic.run_folder import RunFolder
 from sar2optical.mosaic.strips import read_strip, write_strip
 from sar2optical.mosaic.writer import MosaicWriter, StripFiles
 from sar2optical.pipeline.run import TranslateOptions, forecast, translate
-from sar2optical.scene.raster import Georeference
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene import Georeference, SceneOptions
 from tests.conftest import UTM, make_local, speckle
 
 BIN = Path(sys.executable).parent

@@ -21,7 +21,7 @@ from rio_cogeo.cogeo import cog_validate
 from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.writer import COMPRESSIONS, MosaicWriter, check_output
-from sar2optical.scene.scene import Georeference
+from sar2optical.scene import Georeference
 
 UTM = CRS.from_epsg(32632)
 NORTH_UP = Georeference(crs=UTM, transform=Affine(10.1, 0, 500000.123456789, 0, -10.3, 4e6 + 1 / 3))
@@ -398,7 +398,7 @@ import numpy as np
 from pathlib import Path
 from sar2optical.errors import OutputUnwritable
 from sar2optical.mosaic.writer import MosaicWriter
-from sar2optical.scene.scene import Georeference
+from sar2optical.scene import Georeference
 
 out, step, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 rgb = np.random.default_rng(0).integers(0, 256, (3, 700, 600), dtype=np.uint8)

@@ -13,9 +13,9 @@ import rasterio
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OutputExists
 from sar2optical.pipeline.run import TranslateOptions, forecast, translate
-from sar2optical.scene.geocode.geocoded import Target, geocoded
-from sar2optical.scene.safe.product import ProductOptions
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.geocode import Target, geocoded
+from sar2optical.scene.safe import ProductOptions
 from sar2optical.signature import Bound, Stretch
 from tests.conftest import UTM, make_identity, signature_of, speckle
 from tests.scene.test_geocode import bent_scene

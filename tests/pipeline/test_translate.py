@@ -25,8 +25,8 @@ from sar2optical.errors import (
 )
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.pipeline.run import TranslateOptions, prepared, translate
-from sar2optical.scene.geocode.geocoded import Target
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene import SceneOptions
+from sar2optical.scene.geocode import Target
 from sar2optical.signature import Bound, Stretch
 from tests.conftest import UTM, make_identity, make_local, save_onnx, signature_of, speckle
 

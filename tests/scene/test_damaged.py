@@ -14,7 +14,8 @@ import rasterio
 from rasterio.control import GroundControlPoint
 
 from sar2optical.errors import SceneUnreadable
-from sar2optical.scene.raster import SceneOptions, open_raster
+from sar2optical.scene import SceneOptions
+from sar2optical.scene.raster import open_raster
 from tests.conftest import BYTES, UTM, make_identity, speckle
 from tests.damage import Damage, Runner, damaged, real_sources, run_all, what_the_file_does_not_tell
 from tests.scene.test_safe import make_product, zipped

@@ -15,9 +15,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from sar2optical.errors import OptionError
-from sar2optical.scene.geocode.geocoded import Target, geocoded, residuals
-from sar2optical.scene.raster import Georeference
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene import Georeference, SceneOptions, open_scene
+from sar2optical.scene.geocode import Target, geocoded, residuals
 from tests.conftest import UTM, speckle
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "scenes" / "gcp_only" / "iw-vh.tiff"
@@ -118,9 +117,9 @@ def test_what_translate_asks_of_a_scene_is_the_sources(bent_scene):
         grid = geocoded(scene, Target(crs="EPSG:32631"))
         for name in ("path", "files", "polarisations", "unit", "unit_reason"):
             assert getattr(grid, name) is getattr(scene, name)
-        for found, expected in zip(grid.samples, scene.samples, strict=True):
+        for found, expected in zip(grid.read_samples(), scene.read_samples(), strict=True):
             np.testing.assert_array_equal(found, expected)
-        assert grid.valid_share == pytest.approx(whole(grid)[1].mean(), rel=0.02)
+        assert grid.estimate_valid_share() == pytest.approx(whole(grid)[1].mean(), rel=0.02)
         assert (
             f"{len(scene.georeference.gcps)} GCPs without terrain correction to EPSG:32631 at 10 metre" in grid.note
         )
@@ -289,7 +288,7 @@ def test_a_resolution_is_a_positive_number(resolution):
     [
         ("EPSG:999999", "EPSG:999999.*EPSG:32643"),
         ("no such thing", "no such thing"),
-        ("EPSG:4978", "projected or a geographic"),
+        ("EPSG:4978", "neither projected nor geographic"),
     ],
 )
 def test_a_crs_is_a_maps_which_is_said_before_anything_is_opened(crs, says, capfd):

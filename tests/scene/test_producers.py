@@ -15,7 +15,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 
 from sar2optical.errors import UnitsUnknown
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene
 from tests.conftest import UTM
 from tests.scene.test_safe import made_dn, make_product
 
@@ -182,7 +182,7 @@ TOLD = {
 @pytest.mark.parametrize(("make", "unit", "polarisation"), TOLD.values(), ids=TOLD)
 def test_a_producers_raster_tells_unit_polarisation_and_validity(tmp_path, make, unit, polarisation):
     with open_scene(make(tmp_path), ("VH",), SceneOptions()) as scene:
-        assert scene.samples[0].size > 0
+        assert scene.read_samples()[0].size > 0
         assert scene.unit == unit
         assert scene.polarisations == (polarisation,)
         _, valid = scene.read_rows(0, scene.shape[0])

@@ -17,8 +17,8 @@ import rasterio
 import rasterio.shutil
 
 from sar2optical.errors import OptionError, OutputUnwritable, SceneUnreadable
+from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.remote import exists, gdal_environment, is_remote, upload, vsi_path
-from sar2optical.scene.scene import SceneOptions, open_scene
 from tests.conftest import UTM, speckle
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable
-from sar2optical.scene.raster import SceneOptions
-from sar2optical.scene.safe.product import ProductOptions, is_product, open_product
-from sar2optical.scene.scene import Scene
+from sar2optical.scene import Scene, SceneOptions
+from sar2optical.scene.safe import ProductOptions, is_product, open_product
 
 SHARED = Path(__file__).parents[3] / "shared"
 REAL = sorted((SHARED / "data" / "scenes" / "safe_metadata_only").glob("S1*_GRD?_*.zip"))
@@ -392,7 +391,7 @@ def test_a_product_is_a_scene(product):
     with open_product(product, ("VV",)) as bands:
         scene = Scene(bands)
         assert (scene.unit, scene.shape, scene.polarisations) == ("power", (HEIGHT, WIDTH), ("VV",))
-        assert scene.samples[0].size == (made_dn() != 0).sum()
+        assert scene.read_samples()[0].size == (made_dn() != 0).sum()
 
 
 # damage
@@ -428,15 +427,15 @@ CALIBRATION = "annotation/calibration/calibration-{}.xml"
 NOISE = "annotation/calibration/noise-{}.xml"
 DAMAGE = {
     "no manifest": (remove("manifest.safe"), "no manifest.safe"),
-    "a manifest cut short": (edit("manifest.safe", lambda text: text[:-40]), "manifest.safe is no XML"),
+    "a manifest cut short": (edit("manifest.safe", lambda text: text[:-40]), "manifest.safe is not XML"),
     "another mission": (
         edit("manifest.safe", lambda text: text.replace("SENTINEL-1", "SENTINEL-2")),
         "Sentinel-1 GRD",
     ),
-    "SLC": (edit("manifest.safe", lambda text: text.replace(">GRD<", ">SLC<")), "is SLC, and GRD is needed"),
+    "SLC": (edit("manifest.safe", lambda text: text.replace(">GRD<", ">SLC<")), "is SLC, but GRD is needed"),
     "a version that is none": (
         edit("manifest.safe", lambda text: text.replace("003.31", "three")),
-        "processor's version .*three",
+        "processor version .*three",
     ),
     "no measurement": (remove("measurement/{}.tiff"), r"measurement/s1a-iw-grd-vv-.*\.tiff is missing"),
     "no measurements": (no_measurements, r"measurement/s1a-iw-grd-vv-.*\.tiff is missing"),
@@ -453,20 +452,20 @@ DAMAGE = {
     "no calibration": (remove(CALIBRATION), "calibration-s1a-.* is missing"),
     "a calibration in another encoding": (
         edit(CALIBRATION, lambda text: f'<?xml version="1.0" encoding="klingon"?>{text}'),
-        "calibration-s1a-.* is no XML",
+        "calibration-s1a-.* is not XML",
     ),
     "a calibration without a table": (
         edit(CALIBRATION, lambda text: text.replace("sigmaNought", "sigma")),
-        "sigmaNought without a number",
+        "sigmaNought without numbers only",
     ),
-    "a word in a table": (edit(CALIBRATION, lambda text: text.replace("400", "4oo")), "sigmaNought is '4oo"),
-    "A of 0": (edit(CALIBRATION, lambda text: text.replace("400", "0")), "line 0 whose sigmaNought is no table"),
-    "A that is no number": (edit(CALIBRATION, lambda text: text.replace("400", "nan")), "without a number"),
-    "a table without one number": (edit(CALIBRATION, lambda text: text.replace("400 ", "")), "is no table"),
-    "samples out of order": (edit(CALIBRATION, lambda text: text.replace("0 10 50", "0 50 10")), "is no table"),
+    "a word in a table": (edit(CALIBRATION, lambda text: text.replace("400", "4oo")), "sigmaNought as '4oo"),
+    "A of 0": (edit(CALIBRATION, lambda text: text.replace("400", "0")), "line 0 whose sigmaNought is invalid"),
+    "A that is no number": (edit(CALIBRATION, lambda text: text.replace("400", "nan")), "without numbers only"),
+    "a table without one number": (edit(CALIBRATION, lambda text: text.replace("400 ", "")), "is invalid"),
+    "samples out of order": (edit(CALIBRATION, lambda text: text.replace("0 10 50", "0 50 10")), "is invalid"),
     "lines out of order": (edit(CALIBRATION, lambda text: text.replace(">20<", ">37<")), "out of order"),
-    "noise below 0": (edit(NOISE, lambda text: text.replace("1000", "-1000")), "noiseRangeLut is no table"),
-    "noise without a table": (edit(NOISE, lambda text: text.replace("Vector", "")), "holds no noiseVector"),
+    "noise below 0": (edit(NOISE, lambda text: text.replace("1000", "-1000")), "noiseRangeLut is invalid"),
+    "noise without a table": (edit(NOISE, lambda text: text.replace("Vector", "")), "has no noiseVector"),
     "azimuth noise out of order": (
         edit(NOISE, lambda text: text.replace("0 20 39", "0 39 20")),
         "noiseAzimuthVector",
@@ -500,7 +499,7 @@ def test_a_zip_file_of_two_products_is_not_chosen_from(product):
     archive = zipped(product)
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("other.SAFE/manifest.safe", "<a/>")
-    with pytest.raises(SceneUnreadable, match="holds 2 products"):
+    with pytest.raises(SceneUnreadable, match="contains 2 products"):
         read(archive)
 
 

@@ -12,7 +12,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
-from sar2optical.scene.scene import SAMPLE_LEAST, SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.scene import SAMPLE_LEAST
 from tests.conftest import UTM, speckle
 
 VH = ("VH",)
@@ -104,7 +105,7 @@ def test_the_zero_border_of_a_raw_grd_is_invalid(make_raster):
     with opened(make_raster(dn)) as scene:
         _, valid = scene.read_rows(0, 40)
         assert scene.unit == "dn"
-        assert scene.samples[0].min() > 0
+        assert scene.read_samples()[0].min() > 0
     np.testing.assert_array_equal(valid, dn > 0)
 
 
@@ -265,13 +266,13 @@ def test_percentiles_of_a_few_scattered_pixels_are_of_all_of_them(make_raster):
     places = (np.arange(1, 2999, 300), np.arange(1, 2999, 300))
     values[places] = np.arange(1, 11)
     with opened(make_raster(values, nodata=0), unit="power") as scene:
-        assert sorted(scene.samples[0]) == list(range(1, 11))
+        assert sorted(scene.read_samples()[0]) == list(range(1, 11))
 
 
 def test_the_sample_of_a_large_scene_is_bounded_and_true(make_raster):
     ramp = np.broadcast_to(np.linspace(1, 1000, 4500, dtype=np.uint16), (2500, 4500))
     with opened(make_raster(ramp, tiled=True, blockxsize=256, blockysize=256)) as scene:
-        sample = scene.samples[0]
+        sample = scene.read_samples()[0]
     assert SAMPLE_LEAST < sample.size < 4_000_000
     assert np.percentile(sample, 50) == pytest.approx(500, abs=2)
 

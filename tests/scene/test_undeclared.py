@@ -14,9 +14,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, UnitsUnknown
+from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.encoder import choose_stretch
 from sar2optical.scene.nodata import LEAST_RUN, FillFinder, Suspects
-from sar2optical.scene.scene import SceneOptions, open_scene, tell_holdings
+from sar2optical.scene.scene import log_contents
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SHAPE = (60, 200)
@@ -36,7 +37,7 @@ def read(path, band=("VH",), **options):
     """Values and validity of a whole scene, and the samples that its stretch comes from."""
     with open_scene(path, band, SceneOptions(**options)) as scene:
         values, valid = scene.read_rows(0, scene.shape[0])
-        return values[0], valid, scene.samples[0]
+        return values[0], valid, scene.read_samples()[0]
 
 
 def ends(values):
@@ -482,7 +483,7 @@ def test_units_that_the_values_cannot_be_in_are_refused(make_raster, unit):
 def test_a_negative_stretch_is_refused_where_nothing_is_negative():
     model = ModelSignature(name="m", unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),))
     for source in ("power", "db", "dn"):
-        with pytest.raises(UnitsMismatch, match=r"stretch -25 to 0: the model works on amplitude, .*p1 p99"):
+        with pytest.raises(UnitsMismatch, match=r"stretch -25 to 0: the model expects amplitude, .*p1 p99"):
             choose_stretch(source, model, Stretch(Bound(-25), Bound(0)))
         choose_stretch(source, model, Stretch(Bound(1, True), Bound(99, True)))
     assert choose_stretch("db", ModelSignature(name="m"), Stretch(Bound(-25), Bound(0)))[0] == "db"
@@ -591,10 +592,10 @@ def test_the_raster_of_the_polarisation_is_read_out_of_a_zip_archive(make_raster
     assert f"hyp3.zip: reading /vsizip/{path}/hyp3/{names[1]}" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, "sar2optical"):
-        tell_holdings(path)
-        tell_holdings(tmp_path / names[0])
+        log_contents(path)
+        log_contents(tmp_path / names[0])
     assert [record.message.split(", ")[0] for record in caplog.records] == [
-        f"hyp3.zip: holds /vsizip/{path}/hyp3/{sorted(names)[0]}"
+        f"hyp3.zip: contains /vsizip/{path}/hyp3/{sorted(names)[0]}"
     ]
     np.testing.assert_array_equal(read(path, ("VV|VH",))[0], power())
     np.testing.assert_array_equal(read(path, ("VH",), bands=("VV",))[0], power())
@@ -613,20 +614,20 @@ def test_an_archive_without_a_raster_says_so(tmp_path):
     path = tmp_path / "scene.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("scene/measurement.jp2", "x")
-    with pytest.raises(SceneUnreadable, match=r"scene\.zip: holds no GeoTIFF, \.img or \.vrt: unpack it"):
+    with pytest.raises(SceneUnreadable, match=r"scene\.zip: contains no GeoTIFF, \.img or \.vrt: unpack it"):
         read(path)
 
 
 def test_a_dimap_header_without_its_folder_says_so(tmp_path):
     (tmp_path / "scene.dim").write_text("<Dimap_Document/>")
-    with pytest.raises(SceneUnreadable, match=r"is SNAP's header alone: put the folder scene\.data beside it"):
+    with pytest.raises(SceneUnreadable, match=r"is only SNAP's header: put the folder scene\.data beside it"):
         read(tmp_path / "scene.dim")
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".zip", ".SAFE", ".dim"])
 def test_an_address_longer_than_a_path_may_be_holds_nothing(suffix, caplog):
     with caplog.at_level(logging.INFO, "sar2optical"):
-        tell_holdings(f"https://host/scene.tif?signature={'a' * 5000}{suffix}")
+        log_contents(f"https://host/scene.tif?signature={'a' * 5000}{suffix}")
     assert caplog.text == ""
 
 
@@ -652,7 +653,7 @@ def test_the_band_of_the_polarisation_is_read_by_a_dimap_header(tmp_path):
 
 def test_a_dimap_header_of_two_bands_of_the_polarisation_names_them(tmp_path):
     path = dimap(tmp_path, "Gamma0_VH", "Sigma0_VH")
-    with pytest.raises(SceneUnreadable, match=r"is no raster itself: give one of .*Sigma0_VH\.img$") as caught:
+    with pytest.raises(SceneUnreadable, match=r"is not a raster itself: give one of .*Sigma0_VH\.img$") as caught:
         read(path)
     np.testing.assert_array_equal(read(str(caught.value).rsplit(", ", 1)[-1])[0], power() + 1)
 
