@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sar2optical import __version__
-from sar2optical._utils.addresses import tells_file_in_query
+from sar2optical._utils.addresses import has_file_in_query
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import OPTIONS_TAG, options_of
@@ -43,7 +43,7 @@ def asked_for(src: str | Path, model: Mapping[str, Path], options: Any) -> Manif
     Manifest or None
         None where the scene's address does not tell which scene it is, or a model's file cannot be read.
     """
-    if tells_file_in_query(src):
+    if has_file_in_query(src):
         return None
     try:
         hashes = [_hash_of(str(file), file.stat().st_mtime_ns)[:16] for file in model.values()]

@@ -64,16 +64,16 @@ def test_dn_counts_as_amplitude():
 
 
 @pytest.mark.parametrize("source", ["power", "amplitude", "dn"])
-def test_no_power_is_minus_infinity_in_db_without_a_warning(source):
+def test_a_power_of_0_is_minus_infinity_in_db_without_a_warning(source):
     np.testing.assert_array_equal(convert(floats(0, -0.25), source, "db"), floats(-np.inf, -np.inf))
 
 
-def test_minus_infinity_in_db_is_no_power():
+def test_minus_infinity_in_db_is_a_power_of_0():
     assert convert(floats(-np.inf), "db", "power") == 0
     assert convert(floats(-np.inf), "db", "amplitude") == 0
 
 
-def test_negative_power_counts_as_none():
+def test_negative_power_counts_as_0():
     np.testing.assert_array_equal(convert(floats(-0.5, 4), "power", "amplitude"), floats(0, 2))
     np.testing.assert_array_equal(convert(floats(-2, 3), "amplitude", "power"), floats(0, 9))
 
@@ -118,7 +118,7 @@ def test_infinities_are_clipped():
     np.testing.assert_array_equal(encode(Encoding("power", "db", -25, 0), [0, -1, np.inf]), [-1, -1, 1])
 
 
-def test_invalid_pixels_become_0_whatever_they_hold():
+def test_invalid_pixels_become_0_whatever_their_value():
     values = [np.nan, -32768, np.inf, 0.5, 0.2]
     valid = [False, False, False, False, True]
     for source in LINEAR:
@@ -156,7 +156,7 @@ def test_decoding_leaves_the_image_as_it_was():
     np.testing.assert_array_equal(image, floats(-2, 0.3))
 
 
-def test_an_encoding_says_what_it_does():
+def test_an_encoding_is_described_in_words():
     assert str(AS_IT_IS) == "bytes as they are"
     assert str(Encoding("power", "db", -25, -0.5)) == "power as db, -25 to -0.5"
 
@@ -176,7 +176,7 @@ def test_values_are_values_whatever_the_sample():
     assert resolve(Stretch.parse("0", "p50"), floats(1, 2, 9)) == (0, 2)
 
 
-def test_percentiles_pass_over_pixels_without_power():
+def test_percentiles_ignore_pixels_without_power():
     sample = np.concatenate([np.full(50, -np.inf), np.arange(101)]).astype(np.float32)
     assert resolve(PERCENTILES, sample) == (1, 99)
 
@@ -196,7 +196,7 @@ def test_a_scene_without_a_value_still_has_a_range(sample):
     assert low < high
 
 
-def test_percentiles_in_db_do_not_see_a_calibration_factor():
+def test_percentiles_in_db_are_invariant_to_a_calibration_factor():
     dn = np.random.default_rng(1).gamma(4, 80, (16, 16)).astype(np.float32)
     images = []
     for values in (dn, dn / 437):

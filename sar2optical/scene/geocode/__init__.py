@@ -1,4 +1,4 @@
-"""Geocode scenes: place them by GCPs or their affine, and resample them to a map's grid."""
+"""Geocode scenes: locate pixels by GCPs or an affine, and resample scenes to a map's grid."""
 
 from sar2optical.scene.geocode.placement import Residuals, pixel_size, residuals
 from sar2optical.scene.geocode.resample import Geocoded, geocoded

@@ -270,7 +270,7 @@ def _open_band(
     raster = _open_measurement(stack, files, layer.measurement, options)
     if raster.shape != size:
         raise damaged(
-            files.path, f"{layer.measurement} has {raster.shape} lines and samples, its annotation says {size}"
+            files.path, f"{layer.measurement} has {raster.shape} lines and samples, its annotation gives {size}"
         )
     lut = read_calibration(files, layer.calibration, product.calibration) if product.calibration != "dn" else None
     threshold = 0.0
