@@ -48,7 +48,7 @@ from sar2optical.errors import Sar2OpticalError
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from sar2optical.pipeline.stream import STAGES
-from sar2optical.scene.scene import GDAL_CACHE_BYTES
+from sar2optical.scene.raster import GDAL_CACHE_BYTES
 from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
 

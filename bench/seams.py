@@ -15,7 +15,7 @@ from sar2optical.engines import EngineOptions
 from sar2optical.evaluation.metrics import low_passed_rms
 from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.run import translate
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene.bands import SceneOptions
 from sar2optical.tiling.seams import seam_score
 from sar2optical.tiling.windows import window_grid
 

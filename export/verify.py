@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sar2optical.data.pairs import is_sar_folder
 from sar2optical.errors import BandNotFound, ExportUnsupported, ParityFailed
 from sar2optical.evaluation.metrics import psnr, ssim
-from sar2optical.scene.radiometry import Encoding, choose_stretch, convert, resolve
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.encoder import encode_bands, encodings_for, to_input
 from sar2optical.signature import ModelSignature
 
 CHIPS = 16
@@ -257,11 +257,7 @@ def _cut(path: Path, signature: ModelSignature, most: int, *, any_band: bool) ->
         height, width = scene.shape
         if min(scene.shape) < side or scene.unit is None:
             return
-        unit, stretches = choose_stretch(scene.unit, signature, None)
-        encodings = [
-            Encoding(scene.unit, unit, *resolve(stretch, convert(sample, scene.unit, unit)))
-            for stretch, sample in zip(stretches, scene.samples, strict=True)
-        ]
+        encodings = encodings_for(scene.unit, scene.read_samples(), signature)
         places = []
         for row in range(0, height - side + 1, side):
             _, valid = scene.read_rows(row, row + side)
@@ -269,9 +265,9 @@ def _cut(path: Path, signature: ModelSignature, most: int, *, any_band: bool) ->
         for row, col in _spread(places, most):
             values, valid = scene.read_rows(row, row + side)
             window = slice(col, col + side)
-            bands = zip(encodings, values, strict=True)
-            chip = np.stack([encoding.encode(band[:, window], valid[:, window]) for encoding, band in bands])
-            yield np.array(np.broadcast_to(chip, (signature.channels, side, side)))
+            usable = valid[:, window]
+            sar = encode_bands(encodings, values[..., window], usable)
+            yield np.array(to_input(sar, usable, shape=(side, side), channels=signature.channels)[0])
 
 
 def _spread(items: list[_T], most: int) -> list[_T]:

@@ -1,7 +1,7 @@
-"""Every failure that a user can cause, by name.
+"""Errors that a user can cause: one class per kind of failure, all with one root.
 
-One root, so that a command catches one class and a caller can catch as finely as it likes. Each class
-also inherits the matching builtin. Messages read: what, the value seen, the remedy.
+A command catches the root; a caller catches the classes that it needs. Each class also inherits the matching builtin.
+A message says what failed, the value seen, and the remedy.
 
 ::
 
@@ -9,35 +9,35 @@ also inherits the matching builtin. Messages read: what, the value seen, the rem
     ├── SceneError
     │   ├── SceneUnreadable        (OSError)      missing, empty, truncated, not a raster
     │   ├── BandNotFound           (LookupError)  no such index or polarisation
-    │   ├── UnitsUnknown           (ValueError)   the values' unit cannot be told
-    │   └── UnitsMismatch          (ValueError)   a unit that cannot become what the model expects
+    │   ├── UnitsUnknown           (ValueError)   the values' unit is unknown or ambiguous
+    │   └── UnitsMismatch          (ValueError)   no conversion to the unit that the model expects
     ├── ModelError
     │   ├── ModelUnreadable        (OSError)      missing, corrupt, of another kind
     │   ├── CheckpointMismatch     (ValueError)   keys or shapes that are not a generator's
     │   └── SignatureError         (ValueError)   absent, of another version, malformed
     ├── EngineError
-    │   ├── BackendNotInstalled    (ImportError)  the library that runs the file is absent
-    │   ├── DeviceUnavailable      (RuntimeError) the device or precision asked for is not here
-    │   └── InferenceFailed        (RuntimeError) the engine stopped, or returned what it should not
-    │       ├── DeviceOutOfMemory  (MemoryError)  the GPU's memory does not hold the batch
-    │       └── NotFinite          (ArithmeticError) it returned NaN or infinity
+    │   ├── BackendNotInstalled    (ImportError)  the library that runs the file is missing
+    │   ├── DeviceUnavailable      (RuntimeError) the requested device or precision is not available
+    │   └── InferenceFailed        (RuntimeError) the engine stopped, or returned invalid values
+    │       ├── DeviceOutOfMemory  (MemoryError)  the batch does not fit the GPU's memory
+    │       └── NotFinite          (ArithmeticError) the engine returned NaN or infinity
     ├── ExportError
-    │   ├── ExportUnsupported      (ValueError)   source or target of a kind that is not exported
-    │   └── ParityFailed           (RuntimeError) the exported file does not do what its source does
+    │   ├── ExportUnsupported      (ValueError)   source or target of an unsupported kind
+    │   └── ParityFailed           (RuntimeError) output differs from that of the source
     ├── OutputError
     │   ├── OutputExists           (FileExistsError)
-    │   ├── OtherRun               (ValueError)   strips of a run with other options are there
+    │   ├── OtherRun               (ValueError)   the run folder contains strips of another run
     │   └── OutputUnwritable       (OSError)      no folder, no permission, no space
     ├── DataError                  (ValueError)   pairs missing, of differing size, unreadable
-    ├── TrainingDiverged           (RuntimeError) losses that are no numbers, a discriminator beyond doubt
-    ├── Interrupted                (InterruptedError) stopped because somebody asked for it
-    └── OptionError                (ValueError)   a value that no run can use
-        └── OptionWithoutEffect    (ValueError)   one that would change nothing here
+    ├── TrainingDiverged           (RuntimeError) losses became NaN, or the discriminator won
+    ├── Interrupted                (InterruptedError) stopped on request
+    └── OptionError                (ValueError)   invalid value of an option
+        └── OptionWithoutEffect    (ValueError)   an option that has no effect here
 """
 
 from __future__ import annotations
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 
 __all__ = [
     "BackendNotInstalled",
@@ -72,21 +72,21 @@ __all__ = [
 
 
 class Sar2OpticalError(Exception):
-    """Root of every error that a user can cause.
+    """Root of all errors that a user can cause.
 
-    Messages quote addresses, and GDAL's words that do: what may be secret in them is left out.
+    Addresses in messages are redacted: they may contain secrets.
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(shown(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SceneError(Sar2OpticalError):
-    """Something about the SAR raster."""
+    """Error of the SAR scene."""
 
 
 class SceneUnreadable(SceneError, OSError):
-    """The scene is missing, empty, truncated or no raster that GDAL reads."""
+    """The scene is missing, empty, truncated, or not a raster that GDAL reads."""
 
 
 class BandNotFound(SceneError, LookupError):
@@ -94,15 +94,15 @@ class BandNotFound(SceneError, LookupError):
 
 
 class UnitsUnknown(SceneError, ValueError):
-    """The unit of the scene's values cannot be told from the file."""
+    """The unit of the scene's values is unknown or ambiguous."""
 
 
 class UnitsMismatch(SceneError, ValueError):
-    """The scene's unit cannot be brought to the one that the model was trained on."""
+    """The scene's unit cannot be converted to the unit that the model expects."""
 
 
 class ModelError(Sar2OpticalError):
-    """Something about a model file."""
+    """Error of a model file."""
 
 
 class ModelUnreadable(ModelError, OSError):
@@ -118,11 +118,11 @@ class SignatureError(ModelError, ValueError):
 
 
 class EngineError(Sar2OpticalError):
-    """Something about running a model."""
+    """Error of running a model."""
 
 
 class BackendNotInstalled(EngineError, ImportError):
-    """The library that would run the model is not installed."""
+    """The library that runs the model is not installed."""
 
 
 class DeviceUnavailable(EngineError, RuntimeError):
@@ -130,11 +130,11 @@ class DeviceUnavailable(EngineError, RuntimeError):
 
 
 class InferenceFailed(EngineError, RuntimeError):
-    """The engine stopped, or returned something that it should not."""
+    """The engine stopped, or returned invalid values."""
 
 
 class DeviceOutOfMemory(InferenceFailed, MemoryError):
-    """The device's memory does not hold the batch."""
+    """The batch does not fit the device's memory."""
 
 
 class NotFinite(InferenceFailed, ArithmeticError):
@@ -142,7 +142,7 @@ class NotFinite(InferenceFailed, ArithmeticError):
 
 
 class ExportError(Sar2OpticalError):
-    """Something about exporting."""
+    """Error of an export."""
 
 
 class ExportUnsupported(ExportError, ValueError):
@@ -150,23 +150,23 @@ class ExportUnsupported(ExportError, ValueError):
 
 
 class ParityFailed(ExportError, RuntimeError):
-    """The exported model's output is too far from its source's."""
+    """The output of the exported model differs too much from that of its source."""
 
 
 class OutputError(Sar2OpticalError):
-    """Something about what is written."""
+    """Error of an output."""
 
 
 class OutputExists(OutputError, FileExistsError):
-    """The output is there already."""
+    """The output exists already."""
 
 
 class OtherRun(OutputError, ValueError):
-    """Where the strips go, there are those of a run with other options, another scene or another model."""
+    """The run folder contains strips of a run with other options, another scene or another model."""
 
 
 class OutputUnwritable(OutputError, OSError):
-    """The output's folder is missing, closed to us or full."""
+    """The output's folder is missing, not writable or full."""
 
 
 class DataError(Sar2OpticalError, ValueError):
@@ -174,16 +174,16 @@ class DataError(Sar2OpticalError, ValueError):
 
 
 class TrainingDiverged(Sar2OpticalError, RuntimeError):
-    """Training came to where going on makes no sense; what was saved before is good."""
+    """Training diverged; checkpoints that were saved before are valid."""
 
 
 class Interrupted(Sar2OpticalError, InterruptedError):
-    """The run was asked to stop, and did; what it had finished is kept."""
+    """The run stopped on request; finished work is kept."""
 
 
 class OptionError(Sar2OpticalError, ValueError):
-    """An option's value is one that no run can use."""
+    """The value of an option is invalid."""
 
 
 class OptionWithoutEffect(OptionError, ValueError):
-    """An option that would change nothing here; commands leave with exit status 2."""
+    """An option has no effect here; commands exit with status 2."""

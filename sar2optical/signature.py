@@ -1,4 +1,4 @@
-"""What a generator expects, and gives: travels with its weights, in checkpoints and exported files."""
+"""Signature of a generator: its input bands, unit and scaling; stored in checkpoints and exported files."""
 
 from __future__ import annotations
 
@@ -8,42 +8,63 @@ from typing import Any, Literal, get_args
 
 from sar2optical.errors import SignatureError
 
+__all__ = [
+    "BATCH_AXIS",
+    "INPUT",
+    "METADATA_KEY",
+    "OUTPUT",
+    "PRECISION_KEY",
+    "UNITS",
+    "VERSION",
+    "Bound",
+    "ModelSignature",
+    "Stretch",
+    "Unit",
+    "alternatives",
+    "listed",
+]
+
 Unit = Literal["dn", "amplitude", "power", "db", "byte"]
-"""What a SAR value is: uncalibrated amplitude (digital number), calibrated amplitude (square root of
-sigma0 or gamma0), linear power (sigma0 or gamma0), 10 * log10 of the power, or a grey level that whoever
-made the file stretched to 0..255."""
+"""Unit of SAR values.
+
+- dn: uncalibrated amplitude (digital number)
+- amplitude: calibrated amplitude, the square root of sigma0 or gamma0
+- power: sigma0 or gamma0, linear
+- db: 10 * log10 of the power
+- byte: grey level that is already scaled to 0..255
+"""
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
 VERSION = 1
-"""Of the JSON form. A file of another version is refused."""
+"""Version of the JSON form. Other versions are an error."""
 
 INPUT, OUTPUT = "sar", "optical"
-"""Names of the tensors of an exported graph."""
+"""Names of the tensors in an exported graph."""
 
 BATCH_AXIS = "N"
-"""Name of their dynamic batch dimension."""
+"""Name of the tensors' dynamic batch dimension."""
 
 METADATA_KEY = "sar2optical.signature"
-"""Where ONNX `metadata_props` hold the JSON form."""
+"""Key of the JSON form in ONNX `metadata_props`."""
 
 _OR = "|"
-"""Between polarisations of which any serves as an input band."""
+"""Separator of polarisations that are equally suitable for an input band."""
 
 PRECISION_KEY = "sar2optical.precision"
-"""Where they hold the precision of the graph; fp32 where it is absent."""
+"""Key of the graph's precision in ONNX `metadata_props`; fp32 where it is absent."""
 
 
 def alternatives(band: str) -> tuple[str, ...]:
-    """Split a signature's band into the polarisations that serve for it, the preferred one first.
+    """Split a signature's band into the suitable polarisations, the preferred one first.
 
-    A generator that was trained on VV and VH alike has the band "VV|VH".
+    A generator that was trained on both VV and VH has the band "VV|VH".
     """
     return tuple(band.split(_OR))
 
 
 def listed(*bands: str) -> str:
-    """Name bands as messages do: "VV or VH"; several are separated by commas."""
+    """Format bands for messages: "VV or VH"; several are separated by commas."""
     return ", ".join(" or ".join(alternatives(band)) for band in bands)
 
 
@@ -59,7 +80,7 @@ class Bound:
             raise ValueError(f"percentile {self.at:g} is outside 0 to 100")
 
     def __str__(self) -> str:
-        # As many digits as tell it from every other number; 17 are more than a reader wants of a round one.
+        # The shortest text that reads back as the same number.
         short = f"{self.at:g}"
         number = short if float(short) == self.at else repr(float(self.at))
         return f"p{number}" if self.percentile else number
@@ -71,7 +92,7 @@ class Bound:
         Raises
         ------
         ValueError
-            Where the text is neither.
+            If the text is neither.
         """
         text = text.strip()
         percentile = text[:1] in ("p", "P")
@@ -80,16 +101,18 @@ class Bound:
         except ValueError:
             at = float("nan")
         if not abs(at) < float("inf"):  # NaN fails too
-            raise ValueError(f"{text!r} is no bound: give a number (-25) or a percentile (p99)")
+            raise ValueError(f"{text!r} is not a bound: give a number (-25) or a percentile (p99)")
         return cls(at, percentile)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """The two values that become -1 and 1; what lies beyond is clipped."""
+    """Stretch of values to [-1, 1]; values beyond it are clipped."""
 
     low: Bound
+    """Value that becomes -1."""
     high: Bound
+    """Value that becomes 1."""
 
     def __post_init__(self) -> None:
         if self.low.percentile == self.high.percentile and self.low.at >= self.high.at:
@@ -100,14 +123,14 @@ class Stretch:
 
     @classmethod
     def parse(cls, low: str, high: str) -> Stretch:
-        """Read both ends, see `Bound.parse`."""
+        """Read both bounds; see `Bound.parse`."""
         return cls(Bound.parse(low), Bound.parse(high))
 
     def invariant_to_gain(self, unit: Unit) -> bool:
-        """Say whether multiplying all power by one factor leaves the stretched image as it is.
+        """Return whether the stretched image stays the same when all power is multiplied by one factor.
 
-        Then uncalibrated values serve as well as calibrated ones. A percentile moves with the values;
-        in a linear unit, so does 0.
+        If so, uncalibrated values are as suitable as calibrated ones. Percentiles move with the values, and 0 in a
+        linear unit stays 0.
         """
         zero_stays = unit in ("dn", "amplitude", "power")
         return all(b.percentile or (zero_stays and b.at == 0) for b in (self.low, self.high))
@@ -115,22 +138,28 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSignature:
-    """Which bands, in which unit and stretch, in windows of which size."""
+    """Input of a generator: bands, unit, stretch and window.
+
+    Raises
+    ------
+    ValueError
+        If fields contradict one another or are out of range.
+    """
 
     name: str
-    """What the model is called in tags and messages."""
+    """Name of the model in tags and messages."""
     bands: tuple[str, ...] = ("VV",)
-    """Polarisations that the model was trained on, one per input band; see `alternatives`."""
+    """Polarisations that the model was trained on, one entry per input band; see `alternatives`."""
     unit: Unit = "db"
     """Unit in which the stretch is applied."""
     stretch: tuple[Stretch, ...] = (Stretch(Bound(1, True), Bound(99, True)),)
-    """One per band."""
+    """Stretch of each band."""
     window: int = 256
-    """Height and width of the input in pixels."""
+    """Height and width of the input, in pixels."""
     channels: int = 1
-    """Input channels of the file: one per band, or several copies of a single band."""
+    """Number of input channels: one per band, or several copies of a single band."""
     pixel_size: float | None = None
-    """Side of a pixel, in metres on the ground, of what the model was trained on; None: not told."""
+    """Side of a pixel of the training data, in metres on the ground; None: unknown."""
 
     def __post_init__(self) -> None:
         if not self.bands or len(self.stretch) != len(self.bands):
@@ -152,7 +181,7 @@ class ModelSignature:
         return self.channels > len(self.bands)
 
     def to_json(self) -> str:
-        """Write as JSON; `from_json` reads it back to an equal signature."""
+        """Convert to JSON; `from_json` returns an equal signature."""
         record = {
             "version": VERSION,
             "name": self.name,
@@ -172,14 +201,14 @@ class ModelSignature:
         Parameters
         ----------
         text
-            What `to_json` wrote.
+            JSON from `to_json`.
         source
-            Named in errors: the file that held it.
+            Path of the file that contains it, for errors.
 
         Raises
         ------
         SignatureError
-            Where it is malformed or of another version.
+            If it is malformed or of another version.
         """
         try:
             record: Any = json.loads(text)
@@ -190,8 +219,8 @@ class ModelSignature:
             ) from error
         if version != VERSION:
             raise SignatureError(
-                f"{source}: signature version {version!r}, this release reads {VERSION}: "
-                "export it again, or use the release that made it"
+                f"{source}: signature version {version!r}, but this release reads {VERSION}: "
+                "export it again, or use the release that created it"
             )
         try:
             return cls(

@@ -95,7 +95,7 @@ def test_a_message_reads_as_it_was_written(name):
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_an_error_survives_the_way_from_another_process(name):
+def test_an_error_can_be_pickled(name):
     back = pickle.loads(pickle.dumps(CLASSES[name]("scene.tif: too small")))
     assert type(back) is CLASSES[name]
     assert str(back) == "scene.tif: too small"

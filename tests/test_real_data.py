@@ -16,7 +16,7 @@ from sar2optical.errors import UnitsUnknown
 from sar2optical.evaluation.metrics import psnr
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene.bands import SceneOptions
 
 SHARED = Path(__file__).parents[2] / "shared"
 SCENES = sorted(p for p in (SHARED / "data" / "scenes").rglob("*.tif*") if "S2RGB" not in p.parts)

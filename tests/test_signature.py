@@ -79,9 +79,9 @@ def test_a_form_written_by_hand_is_read():
 
 
 def test_a_pixel_size_is_optional_and_positive():
-    told = ModelSignature(name="x", pixel_size=10.0)
-    assert json.loads(told.to_json())["pixel_size"] == 10
-    assert ModelSignature.from_json(told.to_json()) == told
+    sized = ModelSignature(name="x", pixel_size=10.0)
+    assert json.loads(sized.to_json())["pixel_size"] == 10
+    assert ModelSignature.from_json(sized.to_json()) == sized
     assert "pixel_size" not in ModelSignature(name="x").to_json()
     for wrong in (0, -10, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="pixel size"):
@@ -101,7 +101,7 @@ def assert_refused(text, *said):
 
 @pytest.mark.parametrize("version", [0, 2, "1", [1]])
 def test_another_version_is_refused_with_both_versions(version):
-    assert_refused(changed(version=version), f"version {version!r}", "reads 1", "the release that made it")
+    assert_refused(changed(version=version), f"version {version!r}", "reads 1", "the release that created it")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_bound_is_a_value_or_a_percentile(text, bound):
 
 
 @pytest.mark.parametrize("text", ["", " ", "p", "pp1", "low", "1,5", "nan", "inf", "-inf", "pnan", "p inf", "99%"])
-def test_what_is_no_bound_is_shown_with_what_is_one(text):
+def test_an_invalid_bound_is_shown_with_valid_ones(text):
     with pytest.raises(ValueError, match="number") as caught:
         Bound.parse(text)
     assert repr(text.strip()) in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_stretch_that_moves_with_the_values_serves_uncalibrated_ones(low, high
     assert Stretch.parse(low, high).invariant_to_gain(unit) is invariant
 
 
-def test_copies_of_one_band_are_told_from_bands():
+def test_copies_of_one_band_are_distinguished_from_bands():
     assert ModelSignature(name="copies", channels=3).replicated
     assert not TWO_BANDS.replicated
 

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of radar: addresses, files, memory, cores."""
+"""Helpers that are independent of radar: addresses, files, memory, CPU cores, image comparison."""

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use."""
+"""Number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+__all__ = ["usable_cores"]
+
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroups: Path = _CGROUPS) -> int:
-    """Give the cores of this process: those of its affinity, or a container's quota where that is less.
+    """Return the number of cores of this process: those of its affinity, or a container's quota where that is less.
 
-    A container that is limited to the time of 2 cores on a machine of 64 sees all 64, and has 62 threads too many
-    where each library starts one per core.
+    A container with the CPU time of 2 cores on a machine of 64 sees all 64: a library that starts one thread per
+    core would start 62 too many.
 
     Parameters
     ----------
     cgroups
-        Where Linux shows control groups: `cpu.max` of version 2, `cpu/cpu.cfs_quota_us` of version 1 (cgroups(7)).
+        Folder of Linux's control groups: `cpu.max` of version 2, `cpu/cpu.cfs_quota_us` of version 1 (cgroups(7)).
 
     Returns
     -------
     int
-        1 or more; part of a core counts as a whole one.
+        1 or more; a part of a core counts as one.
     """
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
@@ -32,7 +34,7 @@ def usable_cores(cgroups: Path = _CGROUPS) -> int:
 
 
 def _quota(cgroups: Path) -> float | None:
-    """Give the cores' worth of time that the control group has; None without a limit."""
+    """Return the CPU time of the control group, in cores; None without a limit."""
     with suppress(OSError, ValueError):
         limit, period = (cgroups / "cpu.max").read_text(encoding="ascii").split()
         return None if limit == "max" else float(limit) / float(period)

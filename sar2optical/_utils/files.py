@@ -1,4 +1,4 @@
-"""Files that are whole whenever they have their name, and never over another unasked."""
+"""Write files atomically, lock folders, and check outputs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,31 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical.errors import OutputExists, OutputUnwritable
+
+__all__ = ["alone_in", "cache_folder", "cause", "refuse_existing", "try_lock", "write_output", "write_whole"]
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock: there, two runs on one output are the user's to avoid
+except ImportError:  # Windows has no flock: users must not start two runs on one output there
     fcntl = None  # type: ignore[assignment]
 
 
 def try_lock(file: BufferedWriter, *, shared: bool = False) -> bool:
-    """Lock a file for as long as it is open, or its process lives; False where another process has it.
+    """Lock a file until it is closed or this process ends.
 
-    `shared`: others may have it too, but none alone.
+    Parameters
+    ----------
+    file
+        Open file.
+    shared
+        Take a shared lock: other processes may take one as well, but not an exclusive one.
+
+    Returns
+    -------
+    bool
+        False if another process holds a lock that excludes this one.
     """
     if fcntl:
         try:
@@ -32,17 +44,17 @@ def try_lock(file: BufferedWriter, *, shared: bool = False) -> bool:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; its `.lock` stays when it is let go.
+    """Reserve a folder for this process, by a lock on the file `.lock` in it, which is kept afterwards.
 
     Raises
     ------
     OutputUnwritable
-        Where another process holds it, or it takes no files.
+        If another process holds the lock, or the folder is not writable.
     """
     try:
         lock = (folder / ".lock").open("ab")
     except OSError as error:
-        raise OutputUnwritable(f"{folder}: takes no files ({error.strerror}): choose another folder") from error
+        raise OutputUnwritable(f"{folder}: is not writable ({error.strerror}): choose another folder") from error
     with lock:
         if not try_lock(lock):
             raise OutputUnwritable(f"{folder}: another run is writing there: wait for it, or choose another folder")
@@ -50,14 +62,21 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, data: bytes, *, mark: str = "") -> None:
-    """Write beside `path`, flush to disk, rename: `path` is the old file or the new one, never a part.
+    """Write a file atomically: to a temporary name beside `path`, flushed to disk, then renamed.
 
-    `mark`: of the writer, where several processes may write it at once.
+    Parameters
+    ----------
+    path
+        Path of the file; at any time it is the old file or the complete new one.
+    data
+        Contents.
+    mark
+        Part of the temporary name, unique per process where several may write the file at once.
 
     Raises
     ------
     OSError
-        Where the disk is full or takes no file; nothing is left beside `path` then.
+        If the disk is full or the folder not writable; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
@@ -73,12 +92,12 @@ def write_whole(path: Path, data: bytes, *, mark: str = "") -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file that a user asked for: `write_whole`, with an error that says what to do.
+    """Write an output of the user atomically; see `write_whole`.
 
     Raises
     ------
     OutputUnwritable
-        Where the folder takes no files, or the disk is full; what was there stays.
+        If the folder is not writable, or the disk is full; an existing file is kept.
     """
     try:
         write_whole(path, data)
@@ -89,39 +108,46 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def cause(error: BaseException) -> str:
-    """Give an error's own words on one line, 160 characters at most; GDAL's, which rasterio keeps as the cause."""
+    """Return an error's message on one line, 160 characters at most; GDAL's, where rasterio keeps it as the cause."""
     text = " ".join(str(error.__cause__ or error).split())
-    return shown(text)[:160] or type(error).__name__  # before it is cut: half an address may still tell a password
+    # Redacted before it is cut: the rest of a cut address might still contain a password.
+    return redacted(text)[:160] or type(error).__name__
 
 
 def cache_folder() -> Path | None:
-    """Give the folder for what may be made again: `SAR2OPT_CACHE`, or ours in the user's; None without a home."""
+    """Return the folder for files that can be recreated: `SAR2OPT_CACHE`, or ours in the user's cache folder.
+
+    Returns
+    -------
+    Path or None
+        None if the user has no home folder.
+    """
     given = os.environ.get("SAR2OPT_CACHE")
     if given:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "sar2optical"
-    except RuntimeError:  # no HOME, and a user whom the system does not know: containers have such
+    except RuntimeError:  # no HOME, and a user unknown to the system, as in containers
         return None
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is there, or has no folder that takes files, before any work is done.
+    """Check that an output can be written, before any work is done.
 
     Raises
     ------
     OutputExists
-        Where it is there and `overwrite` is false.
+        If it exists and `overwrite` is false.
     OutputUnwritable
-        Where it is a folder, or would lie in none, or in one that takes no files.
+        If it is a folder, or its own folder does not exist or is not writable.
     """
     folder = path.absolute().parent
     if path.is_dir():
-        raise OutputUnwritable(f"{path}: is a folder: give a file's name")
+        raise OutputUnwritable(f"{path}: is a folder: give the name of a file")
     if not folder.is_dir():
-        raise OutputUnwritable(f"{path}: no folder {folder}: make it first")
+        raise OutputUnwritable(f"{path}: no folder {folder}: create it first")
     if not os.access(folder, os.W_OK):
-        raise OutputUnwritable(f"{path}: folder {folder} cannot be written: choose another")
+        raise OutputUnwritable(f"{path}: folder {folder} is not writable: choose another")
     if not overwrite and os.path.lexists(path):
         raise OutputExists(f"{path}: exists: choose another name, or give --overwrite")

@@ -1,4 +1,4 @@
-"""How much memory this process has and had."""
+"""Memory of this process, now and at its peak."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+__all__ = ["peak_bytes", "resident_bytes"]
+
 _GUESS = 400_000_000
-"""Where the system does not tell: an engine, its libraries and Python, roughly."""
+"""Bytes of an engine, its libraries and Python, roughly: used where the system does not report them."""
 
 
 def peak_bytes() -> int:
-    """Largest resident set of this process so far; 0 where the system does not tell."""
+    """Return the largest resident set of this process so far, in bytes; 0 where the system does not report it."""
     with suppress(OSError):
-        # proc(5). getrusage's figure is handed on to a process from the one that started it, and may be of that one.
+        # proc(5). getrusage's value is inherited from the parent process, and may be the parent's.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         if found := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
             return 1024 * int(found[1])
@@ -28,7 +30,7 @@ def peak_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Resident set of this process now; a guess where the system does not tell."""
+    """Return the resident set of this process now, in bytes; a guess where the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])  # proc(5): resident, in pages
     except (OSError, ValueError, IndexError):

@@ -1,9 +1,11 @@
-"""Peak signal-to-noise ratio of two images: numpy."""
+"""Peak signal-to-noise ratio of two images, in numpy."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = ["psnr", "same_shape"]
 
 
 def psnr(
@@ -13,7 +15,7 @@ def psnr(
     data_range: float,
     valid: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Peak signal-to-noise ratio: 10 * log10(data_range ** 2 / mean squared error).
+    """Compute the peak signal-to-noise ratio: 10 * log10(data_range ** 2 / mean squared error).
 
     Parameters
     ----------
@@ -22,7 +24,7 @@ def psnr(
     data_range
         Largest minus smallest possible value: 255 for bytes, 2 for [-1, 1].
     valid
-        bool (H, W); pixels that count. All where not given.
+        bool (H, W), pixels to compare; None: all.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def psnr(
     Raises
     ------
     ValueError
-        Where shapes differ.
+        If shapes differ.
     """
     same_shape(reference, other)
     difference = np.subtract(reference, other, dtype=np.float64)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sar2optical._utils.addresses import redacted
 from sar2optical.batch.work import Outcome, Work
 from sar2optical.batch.worker import AlreadyDone, Failed, Shared, attempt, begin, end, make_strips
 from sar2optical.engines.registry import bundled, variants
@@ -24,7 +25,6 @@ from sar2optical.mosaic.tags import tags_of
 from sar2optical.pipeline.job import ResolvedOptions
 from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, is_as_asked
-from sar2optical.scene.remote import shown
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -216,4 +216,4 @@ def _error_of(future: Future) -> str:
         return "its workers were killed repeatedly, perhaps out of memory: give --max-memory, or fewer --workers"
     if isinstance(error, Sar2OpticalError):
         return str(error)
-    return shown(f"{type(error).__name__}: {error}") if error else f"{future.status} by the scheduler"
+    return redacted(f"{type(error).__name__}: {error}") if error else f"{future.status} by the scheduler"

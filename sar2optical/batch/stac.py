@@ -17,13 +17,13 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
+from sar2optical._utils.addresses import is_web_address
 from sar2optical._utils.files import write_output
 from sar2optical._utils.gdal_errors import CPLE_BaseError
 from sar2optical.batch.footprint import Point, outline
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputExists
 from sar2optical.mosaic.tags import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
-from sar2optical.scene.raster import POLARISATIONS
-from sar2optical.scene.remote import is_web_address
+from sar2optical.scene.band_names import POLARISATIONS
 
 __all__ = ["SceneItem", "footprint", "read_items", "time_in", "write_item"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sar2optical._utils.addresses import redacted
 from sar2optical.pipeline.options import Report
-from sar2optical.scene.remote import shown
 
 __all__ = ["Outcome", "State", "Work"]
 
@@ -27,7 +27,7 @@ class Work:
     """Path of the preview (.png), if one is wanted."""
 
     def __repr__(self) -> str:
-        return f"Work({shown(self.source)!r}, {str(self.out)!r})"  # Dask logs the arguments of tasks that fail
+        return f"Work({redacted(self.source)!r}, {str(self.out)!r})"  # Dask logs the arguments of tasks that fail
 
 
 @dataclass(frozen=True, kw_only=True)

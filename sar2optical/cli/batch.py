@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical.cli.common import Lines, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
@@ -125,13 +125,13 @@ def main(
 
 def _refuse_rasters(sources: list[str]) -> None:
     """Refuse to calibrate scenes that have no calibration table, before the first is translated."""
-    from sar2optical.scene.safe.product import is_product
+    from sar2optical.scene.safe.files import is_product
 
     others = [source for source in sources if not is_product(source)]
     if others:
         raise OptionWithoutEffect(
-            f"{shown(others[0])}: {len(others)} of {len(sources)} scenes are not Sentinel-1 products in ESA's format "
-            "and have no calibration table: remove --calibration and --denoise, or translate the products in a "
+            f"{redacted(others[0])}: {len(others)} of {len(sources)} scenes are not Sentinel-1 products in ESA's "
+            "format and have no calibration table: remove --calibration and --denoise, or translate the products in a "
             "separate batch"
         )
 
@@ -226,8 +226,8 @@ def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
 
 
 def _of_items(text: str, bands: tuple[str, ...]) -> list[_Scene]:
+    from sar2optical._utils.addresses import is_web_address
     from sar2optical.batch.stac import read_items
-    from sar2optical.scene.remote import is_web_address
 
     if is_web_address(text):
         raise OptionError(f"{text}: lists are read from local files only: download it, and give its path")
@@ -248,7 +248,7 @@ def _of_lines(text: str) -> list[_Scene]:
 
 
 def _named(source: str) -> _Scene:
-    path = PurePosixPath(shown(source))
+    path = PurePosixPath(redacted(source))
     if path.name == "manifest.safe":
         path = path.parent
     return _Scene(source, path.stem or path.name)
@@ -339,7 +339,7 @@ def _summary(outcomes: list[Outcome], seconds: float, began: datetime, earlier: 
     """Format the outcomes of this run and of earlier ones as JSON."""
     records = []
     for outcome in outcomes:
-        source = shown(outcome.work.source)
+        source = redacted(outcome.work.source)
         record: dict[str, Any] = {"scene": source, "out": str(outcome.work.out), "state": outcome.state}
         if outcome.error:
             record["error"] = outcome.error
@@ -377,7 +377,7 @@ def table(outcomes: list[Outcome], seconds: float) -> str:
     rows = [("scene", "state", "Mpx", "seconds", "result")]
     pixels = 0.0
     for outcome in outcomes:
-        report, name = outcome.report, PurePosixPath(shown(outcome.work.source)).name
+        report, name = outcome.report, PurePosixPath(redacted(outcome.work.source)).name
         if report:
             mpx = report.shape[0] * report.shape[1] / 1e6
             pixels += mpx

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical._utils.retries import RetryLog
 from sar2optical.errors import Interrupted, OptionError, OptionWithoutEffect, Sar2OpticalError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
@@ -227,7 +227,7 @@ def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] 
 def one_line(error: BaseException) -> str:
     """Give an error's text, and its notes, without line breaks."""
     notes = getattr(error, "__notes__", ())
-    text = " ".join("; ".join((str(error), *map(shown, notes))).split())
+    text = " ".join("; ".join((str(error), *map(redacted, notes))).split())
     return text.encode(errors="replace").decode()  # file names need not be UTF-8
 
 
@@ -290,7 +290,7 @@ class _Formatter(logging.Formatter):
     """Leaves out what may be secret in addresses, of others' messages and tracebacks too."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return redacted(super().format(record))
 
 
 def set_up_logging(verbosity: int) -> None:

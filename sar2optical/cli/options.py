@@ -107,9 +107,9 @@ def translate_options(
     """Make options of what `scene_options` parsed; whatever else is given goes to `TranslateOptions`."""
     from sar2optical.engines import EngineOptions
     from sar2optical.pipeline.options import TranslateOptions
-    from sar2optical.scene.geocode.geocoded import Target
+    from sar2optical.scene.bands import SceneOptions
+    from sar2optical.scene.geocode.target import Target
     from sar2optical.scene.safe.product import ProductOptions
-    from sar2optical.scene.scene import SceneOptions
 
     if resolution is not None and not geocode:
         raise OptionWithoutEffect(f"resolution is {resolution:g}, of no map: give --geocode with it")

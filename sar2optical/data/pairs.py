@@ -17,8 +17,8 @@ from sar2optical.data.chipfile import RGB, SUFFIXES, expect_no_place, opened, re
 from sar2optical.data.optical import Indices, read_stored, to_bytes
 from sar2optical.data.sar_bands import parse_band, refuse_other_names, without_names
 from sar2optical.errors import BandNotFound, DataError, OptionError, SceneError, UnitsMismatch
-from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
-from sar2optical.scene.scene import Scene, SceneOptions, open_scene
+from sar2optical.scene import Scene, SceneOptions, open_scene
+from sar2optical.scene.encoder import encode_bands, encodings_for
 from sar2optical.signature import ModelSignature, Unit
 
 SarArray: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
@@ -335,7 +335,7 @@ def _encoded(scene: Scene, signature: ModelSignature | None) -> SarArray:
         return values.astype(np.uint8)
     if signature is None:
         raise DataError(f"{scene.path}: its values are no bytes: a model's signature says what they become")
-    return _encode(scene.path, values, valid, scene.unit, scene.samples, signature)
+    return _encode(scene.path, values, valid, scene.unit, scene.read_samples(), signature)
 
 
 def _encode(
@@ -347,17 +347,11 @@ def _encode(
     signature: ModelSignature,
 ) -> NDArray[np.float32]:
     """Encode (C, H, W) in a unit, with percentiles from the samples, to [-1, 1]."""
-    encodings = [AS_IT_IS] * len(signature.bands)
-    if unit is not None and samples[0].size:  # else no valid pixel will be encoded
-        try:
-            target, stretches = choose_stretch(unit, signature, None)
-        except UnitsMismatch as error:
-            raise DataError(f"{path}: {error}") from error
-        encodings = [
-            Encoding(unit, target, *resolve(stretch, convert(sample, unit, target)))
-            for stretch, sample in zip(stretches, samples, strict=True)
-        ]
-    return np.stack([encoding.encode(band, valid) for encoding, band in zip(encodings, values, strict=True)])
+    try:
+        encodings = encodings_for(unit, samples, signature)
+    except UnitsMismatch as error:
+        raise DataError(f"{path}: {error}") from error
+    return encode_bands(encodings, values, valid)
 
 
 def _is_of_bytes(path: Path) -> bool:

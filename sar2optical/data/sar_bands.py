@@ -11,7 +11,8 @@ import numpy as np
 
 from sar2optical.data.chipfile import RGB, opened
 from sar2optical.errors import DataError, OptionError
-from sar2optical.scene.raster import SceneOptions, open_raster
+from sar2optical.scene import SceneOptions
+from sar2optical.scene.raster import open_raster
 from sar2optical.signature import alternatives, listed
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 
 __all__ = ["MANIFEST", "Manifest", "identity_of", "is_local"]
 
@@ -74,7 +74,7 @@ def identity_of(files: tuple[Path, ...]) -> str:
     for file in files:
         local = _local(file)
         if local is None:
-            texts.append(shown(file))
+            texts.append(redacted(file))
         else:
             stat = local.stat()
             texts.append(f"{file.name} ({stat.st_size} bytes, {stat.st_mtime_ns})")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from sar2optical.mosaic.overviews import Level
-from sar2optical.scene.scene import Georeference
+from sar2optical.scene import Georeference
 
 __all__ = ["describe", "georeference_elements", "metadata_element", "to_bytes"]
 

@@ -30,7 +30,8 @@ from sar2optical.mosaic.pictures import check_picture_size, encode_preview, writ
 from sar2optical.mosaic.strip_store import StripStore
 from sar2optical.mosaic.tags import to_comment
 from sar2optical.mosaic.vrt import georeference_elements, metadata_element
-from sar2optical.scene.scene import GDAL_CACHE_BYTES, Georeference
+from sar2optical.scene.bands import Georeference
+from sar2optical.scene.raster import GDAL_CACHE_BYTES
 
 __all__ = ["MosaicOptions", "MosaicWriter"]
 

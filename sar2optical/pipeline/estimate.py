@@ -26,7 +26,7 @@ from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.remote_output import local_path
 from sar2optical.pipeline.stream import bytes_in_flight
-from sar2optical.scene.radiometry import decode
+from sar2optical.scene.encoder import decode, encode_bands, to_input
 from sar2optical.scene.remote import is_remote
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.fill import mirror_invalid
@@ -196,7 +196,7 @@ def refuse_full_disk(job: Job, found: Sample, out: Path, *, on_disk: int) -> Non
     OutputUnwritable
         If clearly less is free.
     """
-    strips = found.bytes_per_pixel * math.prod(job.grid.shape) * job.scene.valid_share * _OVERVIEWS
+    strips = found.bytes_per_pixel * math.prod(job.grid.shape) * job.scene.estimate_valid_share() * _OVERVIEWS
     _refuse_too_little(out, strips=strips, mosaic=strips * _MOSAIC, on_disk=on_disk)
 
 
@@ -239,10 +239,9 @@ def _windows_of(job: Job, row: int) -> tuple[list[NDArray[np.float32]], list[NDA
         mask = valid[:, across]
         if not mask.any():
             continue
-        sar = np.stack([e.encode(band[:, across], mask) for e, band in zip(job.encodings, values, strict=True)])
-        short = (0, window - mask.shape[0]), (0, window - mask.shape[1])
-        sar, mask = np.pad(sar, ((0, 0), *short)), np.pad(mask, short)
-        sars.append(mirror_invalid(np.ascontiguousarray(np.broadcast_to(sar, (channels, window, window))), mask))
+        sar = encode_bands(job.encodings, values[:, :, across], mask)
+        sar, mask = to_input(sar, mask, shape=(window, window), channels=channels)
+        sars.append(mirror_invalid(np.ascontiguousarray(sar), mask))
         masks.append(mask)
     return sars, masks
 

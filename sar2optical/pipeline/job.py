@@ -11,7 +11,7 @@ from sar2optical.engines.base import default_threads
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.scene.radiometry import Encoding
+from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.scene import SceneSource
 from sar2optical.signature import Unit
 from sar2optical.tiling.windows import WindowGrid

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sar2optical.engines import EngineOptions
-from sar2optical.scene.geocode.geocoded import Target
-from sar2optical.scene.raster import SceneOptions
+from sar2optical.scene.bands import SceneOptions
+from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.product import ProductOptions
 from sar2optical.signature import Stretch
 from sar2optical.tiling.windows import DEFAULT_OVERLAP

@@ -24,11 +24,13 @@ from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, tags_of_run, to_tag
 from sar2optical.pipeline.stream import bytes_in_flight
-from sar2optical.scene.geocode.geocoded import Geocoded, geocoded, pixel_size
-from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, resolve
+from sar2optical.scene.encoder import Encoding, encodings_for
+from sar2optical.scene.geocode.placement import pixel_size
+from sar2optical.scene.geocode.resample import Geocoded, geocoded
+from sar2optical.scene.raster import GDAL_CACHE_BYTES
 from sar2optical.scene.remote import gdal_environment, is_remote
-from sar2optical.scene.scene import GDAL_CACHE_BYTES, SceneSource, open_scene, refuse_calibration
-from sar2optical.signature import ModelSignature, Stretch, alternatives, listed
+from sar2optical.scene.scene import SceneSource, open_scene, refuse_calibration
+from sar2optical.signature import alternatives, listed
 from sar2optical.tiling.windows import WindowGrid, window_grid
 
 __all__ = ["Opener", "check_outputs", "open_once", "prepared"]
@@ -114,7 +116,10 @@ def _job(
     scene: SceneSource, engine: Engine, file: Path, options: TranslateOptions, resolved: ResolvedOptions | None
 ) -> Job:
     grid = window_grid(scene.shape, engine.signature.window, options.overlap)
-    encodings = resolved.encodings if resolved else _encodings(scene, engine.signature, options.stretch)
+    if resolved:
+        encodings = resolved.encodings
+    else:
+        encodings = encodings_for(scene.unit, scene.read_samples(), engine.signature, options.stretch)
     _log_job(scene, engine, encodings)
     if resolved:
         _refuse_other_fallback(engine, resolved)
@@ -131,19 +136,6 @@ def _job(
         ahead=ahead,
         cache=cache,
     )
-
-
-def _encodings(scene: SceneSource, signature: ModelSignature, stretch: Stretch | None) -> list[Encoding]:
-    """Fix how each band becomes model input, from the whole scene's statistics."""
-    samples = scene.samples
-    if scene.unit is None or not samples[0].size:
-        return [AS_IT_IS] * len(signature.bands)  # no valid pixel will be encoded
-    unit, stretches = choose_stretch(scene.unit, signature, stretch)
-    encodings = []
-    for sample, chosen in zip(samples, stretches, strict=True):
-        low, high = resolve(chosen, convert(sample, scene.unit, unit))
-        encodings.append(Encoding(scene.unit, unit, low, high))
-    return encodings
 
 
 def _refuse_other_fallback(engine: Engine, resolved: ResolvedOptions) -> None:
@@ -253,7 +245,7 @@ def _log_job(scene: SceneSource, engine: Engine, encodings: list[Encoding]) -> N
             _log.warning(
                 "%s: is %s, but the model was trained on %s; colours will differ", name, found, listed(wanted)
             )
-    if not scene.samples[0].size:
+    if not scene.read_samples()[0].size:
         _log.warning("%s: has no valid pixel; the mosaic will be empty and fully masked", name)
     if signature.pixel_size:
         _warn_of_pixel_size(name, pixel_size(scene), signature.pixel_size)

@@ -16,17 +16,18 @@ import numpy as np
 import rasterio
 
 from sar2optical import __version__
-from sar2optical._utils.addresses import shown, tells_file_in_query
+from sar2optical._utils.addresses import has_file_in_query, redacted
 from sar2optical.engines import Engine
 from sar2optical.engines.registry import backend_named
 from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import OPTIONS_TAG, generated_tags, options_of
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.scene.geocode.geocoded import Geocoded
-from sar2optical.scene.radiometry import Encoding
+from sar2optical.scene.encoder import Encoding
+from sar2optical.scene.geocode.resample import Geocoded
 from sar2optical.scene.remote import is_remote
-from sar2optical.scene.safe.product import ProductOptions, is_product
+from sar2optical.scene.safe.files import is_product
+from sar2optical.scene.safe.product import ProductOptions
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.windows import WindowGrid
 
@@ -104,7 +105,7 @@ def tags_of_run(
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
         RUN_TAG: manifest.fingerprint,
-        "SAR2OPTICAL_SOURCE": Path(shown(scene.path)).name,
+        "SAR2OPTICAL_SOURCE": Path(redacted(scene.path)).name,
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
@@ -126,7 +127,7 @@ def library_versions(engine: Engine) -> dict[str, str]:
 
 def _hash_of_values(scene: SceneSource) -> str:
     digest = hashlib.sha256()
-    for sample in scene.samples:
+    for sample in scene.read_samples():
         digest.update(np.ascontiguousarray(sample).data)
     return digest.hexdigest()[:16]
 
@@ -153,7 +154,7 @@ def asked_for(src: str | Path, model: Mapping[str, Path], options: Any) -> Manif
     Manifest or None
         None if the address does not identify the scene, or a file cannot be read.
     """
-    if tells_file_in_query(src):
+    if has_file_in_query(src):
         return None
     try:
         hashes = [hash_of(file)[:16] for file in model.values()]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical._utils.files import cache_folder
 from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
 from sar2optical.pipeline.options import TranslateOptions
@@ -28,7 +28,7 @@ def output_on_disk(out: str | Path, options: TranslateOptions) -> Iterator[tuple
         return
     remote = str(out)
     local = local_path(remote, options)
-    _log.info("%s: made in %s, then uploaded", shown(remote), local.parent)
+    _log.info("%s: made in %s, then uploaded", redacted(remote), local.parent)
     yield local, replace(options, overwrite=True)
     upload(local, remote)
     with suppress(OSError):  # the upload is complete
@@ -58,4 +58,4 @@ def local_path(remote: str, options: TranslateOptions) -> Path:
         raise OutputUnwritable(
             f"{folder}: cannot make the folder ({error.strerror}): set SAR2OPT_CACHE to another one"
         ) from error
-    return folder / shown(remote).rsplit("/", 1)[-1]
+    return folder / redacted(remote).rsplit("/", 1)[-1]

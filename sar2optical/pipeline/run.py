@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical._utils.memory import peak_bytes
 from sar2optical.errors import Interrupted, Sar2OpticalError
 from sar2optical.mosaic.run_folder import run_folder_of
@@ -28,7 +28,7 @@ from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.provenance import library_versions
 from sar2optical.pipeline.remote_output import output_on_disk
 from sar2optical.pipeline.stream import Clock, stream
-from sar2optical.scene.scene import tell_holdings
+from sar2optical.scene.scene import log_contents
 from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import WindowGrid
 
@@ -81,12 +81,12 @@ def translate(
     """
     began = time.perf_counter()
     options = options or TranslateOptions()
-    tell_holdings(src)
+    log_contents(src)
     with output_on_disk(out, options) as (local, local_options):
         check_outputs(src, local, local_options)
         with prepared(src, local, model=model, options=local_options) as job:
             report = execute(job, local, local_options, on_progress=on_progress, stop=stop)
-    return replace(report, out=shown(out), seconds=time.perf_counter() - began)
+    return replace(report, out=redacted(out), seconds=time.perf_counter() - began)
 
 
 def execute(

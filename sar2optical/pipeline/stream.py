@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
 from sar2optical.pipeline.job import Job
-from sar2optical.scene.radiometry import decode
+from sar2optical.scene.encoder import decode, encode_bands, to_input
 from sar2optical.tiling.blend import Blender
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
@@ -226,16 +226,12 @@ def _strips(job: Job, rows: range, clock: Clock) -> Iterator[_Strip]:
         with clock.at("read"):
             values, usable = scene.read_rows(start + kept, start + deep)
         with clock.at("encode"):
-            fresh = [e.encode(band, usable) for e, band in zip(encodings, values, strict=True)]
+            fresh = encode_bands(encodings, values, usable)
             sar = np.concatenate((sar[:, deep - kept :], fresh), axis=1)
             valid = np.concatenate((valid[deep - kept :], usable))
         del values, usable, fresh  # or they are held while the next strip is waited for
         read = start + deep
-        missing = (0, window - deep), (0, padded - width)  # of a scene smaller than a window
-        shaped = np.pad(sar, ((0, 0), *missing)) if np.any(missing) else sar
-        if len(shaped) != channels:
-            shaped = np.broadcast_to(shaped, (channels, *shaped.shape[1:]))  # copies of a lone band
-        yield _Strip(row, shaped, np.pad(valid, missing) if np.any(missing) else valid)
+        yield _Strip(row, *to_input(sar, valid, shape=(window, padded), channels=channels))
 
 
 def _windows(

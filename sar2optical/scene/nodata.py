@@ -1,8 +1,8 @@
-"""Fill values that a scene's file does not declare: pure numpy.
+"""Undeclared nodata ("fill"): values without a measurement that a scene's file does not declare. Pure numpy.
 
-A fill value is told by two signs together: no measurement is likely to have it (`Suspects`, `LOWEST`), and it stands
-in runs of equal values, at the ends of rows or inside. What some rows tell holds for all: in others, a single pixel
-at an end is fill.
+A fill value is recognised by two properties together: a measurement is unlikely to have it (`Suspects`, `LOWEST`),
+and it stands in runs of equal values, at the ends of rows or inside. A value that is fill in some rows is fill in
+all: in the others, even a single pixel at the end of a row.
 """
 
 from __future__ import annotations
@@ -13,65 +13,67 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_RUN = 8
-"""Pixels of one fill value on end, at least: speckle never repeats a value that often."""
-LOWEST = np.float32(-100)
-"""No backscatter in dB is as low or lower, see `sar2optical.scene.radiometry`, and none in a linear unit."""
-SENTINEL = -9999.0
-"""A stored value of it, or a lower one, is fill, also a lone one: not even hundredths of dB are as low."""
+__all__ = ["LEAST_RUN", "LOWEST", "SENTINEL", "Fill", "FillFinder", "Suspects", "long_runs"]
 
-_FEW = 16  # values of LOWEST and less that may be fill
-_MANY_ROWS = 0.1  # share of the rows that end with one value
-_BLOCK = 256  # columns that are looked at together: most rows of most scenes begin with a measurement
-_MEASURED = np.float32(np.inf)  # equals no value that is read
+LEAST_RUN = 8
+"""Shortest run of one fill value, in pixels: speckle never repeats a value that often."""
+LOWEST = np.float32(-100)
+"""Upper limit of values that are no backscatter, in dB (see `sar2optical.scene.units`) or in a linear unit."""
+SENTINEL = -9999.0
+"""Upper limit of stored values that are always fill, even a single one: hundredths of dB are higher."""
+
+_FEW = 16  # most values at or below LOWEST in a chunk of rows that may be fill
+_MANY_ROWS = 0.1  # least share of rows that end with one value, which makes it fill
+_BLOCK = 256  # columns that are examined together: most rows of most scenes begin with a measurement
+_MEASURED = np.float32(np.inf)  # stands for any measurement; no value that is read equals it
 _RUNS = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Fill:
-    """What is no measurement in a scene beside what its file declares; a value of each band's own where it is one."""
+    """Undeclared nodata of a scene."""
 
     width: int
-    """Columns of the scene."""
+    """Width of the scene in pixels."""
     left: NDArray[np.intp]
-    """int (rows,): pixels from the left, those included that the file declares; 0 where there is no fill."""
+    """int (rows,): fill pixels at the left end, including declared nodata; 0 where there is no fill."""
     right: NDArray[np.intp]
-    """int (rows,): likewise from the right."""
+    """int (rows,): fill pixels at the right end, likewise."""
     runs: tuple[tuple[np.float32, ...], ...] = ()
-    """By band: values that are fill in runs of `LEAST_RUN` along a row, wherever they lie."""
+    """By band: values that are fill in runs of at least `LEAST_RUN` along a row, at any position."""
     everywhere: tuple[tuple[np.float32, ...], ...] = ()
-    """By band: values that are fill wherever they lie."""
+    """By band: values that are fill at any position."""
 
     def __bool__(self) -> bool:
-        """Say whether there is any."""
+        """Return whether there is any fill."""
         return bool(self.rows or self.values)
 
     @property
     def has_runs(self) -> bool:
-        """Whether a value is fill in runs alone."""
+        """Whether some value is fill only in runs."""
         return any(self.runs)
 
     @property
     def rows(self) -> int:
-        """Rows that begin or end with fill."""
+        """Number of rows that begin or end with fill."""
         return int(np.count_nonzero(self.left + self.right))
 
     @property
     def values(self) -> tuple[float, ...]:
-        """All fill values inside, of any band."""
+        """All fill values inside the scene, of any band."""
         return tuple(sorted({float(v) for band in (*self.runs, *self.everywhere) for v in band}))
 
     def inside(
         self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int, first_column: int
     ) -> NDArray[np.bool_]:
-        """Say which pixels of a rectangle are valid and no fill.
+        """Return which pixels of a rectangle are valid and not fill.
 
         Parameters
         ----------
         values, valid
-            float32 (bands, rows, columns) and bool (rows, columns). Runs are seen as far as the rectangle goes.
+            float32 (bands, rows, columns) and bool (rows, columns). Runs are cut at the rectangle's border.
         first_row, first_column
-            Where it lies in the scene.
+            Position of the rectangle in the scene.
 
         Returns
         -------
@@ -84,7 +86,7 @@ class Fill:
             columns = np.arange(first_column, first_column + valid.shape[1])
             past = self.left[rows, None], self.width - self.right[rows, None]
             result = result & (columns >= past[0]) & (columns < past[1])
-        for fills, found in ((self.everywhere, _as_it_is), (self.runs, long_runs)):
+        for fills, found in ((self.everywhere, _anywhere), (self.runs, long_runs)):
             for band, some in zip(values, fills, strict=False):
                 for value in some:
                     result = result & ~found(valid & (band == value))
@@ -93,30 +95,30 @@ class Fill:
 
 @dataclass(frozen=True)
 class Suspects:
-    """Values of one band that may be fill, beside those of `LOWEST` and less."""
+    """Values of one band that may be fill, in addition to those at or below `LOWEST`."""
 
     zero: np.float32 | None = None
-    """What a stored 0 stands for; None for grey levels."""
+    """Value of a stored 0; None for grey levels."""
     sentinels: tuple[np.float32, ...] = ()
-    """What the ends of integer types, and -9999, stand for."""
+    """Values of the limits of the stored integer type, and of a stored -9999."""
     may_be_db: bool = True
-    """Whether values below 0 can be stored; where not, a row's end of 0 is the border, however short."""
+    """Whether values below 0 can be stored; if not, zeros at the end of a row are the border, however few."""
 
     @property
     def all(self) -> tuple[np.float32, ...]:
-        """Both."""
+        """`zero`, where it is not None, and `sentinels`."""
         return (*(() if self.zero is None else (self.zero,)), *self.sentinels)
 
 
 class FillFinder:
-    """Looks for fill values while a scene is read once, from the top to the bottom.
+    """Finder of fill values, in one pass over a scene from top to bottom.
 
     Parameters
     ----------
     shape
         Height and width of the scene.
     suspects
-        By band.
+        Suspects of each band.
     """
 
     def __init__(self, shape: tuple[int, int], suspects: Sequence[Suspects]) -> None:
@@ -130,15 +132,15 @@ class FillFinder:
         self._values = np.full((2, bands, shape[0]), _MEASURED, np.float32)
 
     def look(self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int) -> None:
-        """Take whole rows: float32 (bands, rows, columns) and bool (rows, columns)."""
+        """Examine the next whole rows: float32 (bands, rows, columns) and bool (rows, columns)."""
         rows = slice(first_row, first_row + len(valid))
         for k, (band, suspects) in enumerate(zip(values, self._suspects, strict=True)):
             for side, step in enumerate((1, -1)):
                 found = _end(band[:, ::step], valid[:, ::step], suspects)
                 self._counts[side, k, rows], self._undeclared[side, k, rows], self._values[side, k, rows] = found
-            lowest, highest = band.min(), band.max()  # most rows hold none of it: that is told in two passes
+            lowest, highest = band.min(), band.max()  # two passes rule out most rows
             low = np.unique(band[valid & (band <= LOWEST)]) if lowest <= LOWEST else np.zeros(0, np.float32)
-            few = low if len(low) <= _FEW else ()  # of values in another scale there are more
+            few = low if len(low) <= _FEW else ()  # more of them are measurements in another scale
             for value in (*self._sentinels[k], *few):
                 there = lowest <= value <= highest and value not in self._inside[k]
                 if there and long_runs(valid & (band == value)).any():
@@ -146,7 +148,7 @@ class FillFinder:
 
     @property
     def undeclared(self) -> int:
-        """Pixels of fill at the ends that the file does not declare, of all rows."""
+        """Number of pixels at the ends of rows that are fill and not declared as nodata."""
         sums = [
             self._undeclared[:, k][np.isin(self._values[:, k], self.known(k))].sum()
             for k in range(len(self._suspects))
@@ -154,9 +156,9 @@ class FillFinder:
         return int(max(sums))
 
     def known(self, band: int) -> NDArray[np.float32]:
-        """Values that rows begin or end with often enough: one row with a run, or many rows.
+        """Return the fill values of a band: values at the end of one row in a run, or at the ends of many rows.
 
-        Pixels that the file declares as nodata lengthen a run: beside them, a fringe is fill.
+        Pixels that the file declares as nodata lengthen a run, so that a fringe beside them is fill.
         """
         values, undeclared = self._values[:, band], self._undeclared[:, band]
         least = np.where(np.isin(values, self._borders), 1, LEAST_RUN)
@@ -166,11 +168,17 @@ class FillFinder:
         return np.unique(np.concatenate((found, many)))
 
     def inside(self, band: int) -> tuple[np.float32, ...]:
-        """Sentinels, and values of `LOWEST` and less, that stand in runs somewhere."""
+        """Return the sentinels, and the values at or below `LOWEST`, that stand in runs anywhere."""
         return tuple(sorted(self._inside[band]))
 
     def ends(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Give the pixels of fill from the left and from the right of each row, of whichever band has more."""
+        """Return the number of fill pixels at the left and the right end of each row, the maximum over bands.
+
+        Returns
+        -------
+        left, right
+            int (rows,) each.
+        """
         counts = self._counts.copy()
         for k in range(len(self._suspects)):
             counts[:, k][~np.isin(self._values[:, k], self.known(k))] = 0
@@ -179,12 +187,17 @@ class FillFinder:
 
 
 def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep what lies in runs of `LEAST_RUN` pixels or more along a row: areas of fill, and no lone pixels.
+    """Keep the pixels in runs of `LEAST_RUN` or more along a row, as areas of fill have them; drop single pixels.
 
     Parameters
     ----------
     blank
-        bool (rows, columns). A run that goes on beyond them counts only as far as it is seen.
+        bool (rows, columns). Runs are cut at the first and the last column.
+
+    Returns
+    -------
+    ndarray
+        bool (rows, columns).
     """
     if blank.shape[1] < LEAST_RUN or not blank.any():
         return np.zeros_like(blank)
@@ -196,24 +209,24 @@ def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return kept
 
 
-def _as_it_is(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _anywhere(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return blank
 
 
 def _end(band: NDArray[np.float32], valid: NDArray[np.bool_], suspects: NDArray[np.float32]) -> _RUNS:
-    """Count the blank pixels from the left; block after block, and only in rows that are blank so far.
+    """Count the blank pixels from the left; block by block, and only in rows that are blank so far.
 
-    A pixel is blank where it is invalid, or has the row's first valid value where that is suspect, or a suspect one
-    after that.
+    A pixel is blank if it is invalid, has the row's first valid value and that is suspect, or has another suspect
+    value after it.
 
     Returns
     -------
     counts, undeclared, fill
-        (rows,) each: blank pixels, those of them that are valid, and the value that these have; inf for none.
+        (rows,) each: number of blank pixels, number of those that are valid, and their value; inf for none.
     """
     height, width = valid.shape
     counts, undeclared = np.zeros(height, np.intp), np.zeros(height, np.intp)
-    fill = np.full(height, np.nan, np.float32)  # the row's first value, where it is no measurement
+    fill = np.full(height, np.nan, np.float32)  # the row's first valid value, where that is suspect
     rows = np.arange(height)
     for start in range(0, width, _BLOCK):
         part = slice(start, start + _BLOCK)

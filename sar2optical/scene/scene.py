@@ -1,4 +1,4 @@
-"""A SAR scene: bands with a unit, usable pixels, and values sampled over all of it for a stretch."""
+"""Open a SAR scene: bands in a known unit, validity of each pixel, and samples of the whole scene for a stretch."""
 
 from __future__ import annotations
 
@@ -12,62 +12,47 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical._utils.addresses import shown
+from sar2optical._utils.addresses import redacted
 from sar2optical.errors import OptionWithoutEffect
+from sar2optical.scene.bands import Bands, Described, SceneOptions
+from sar2optical.scene.containers import rasters_of
 from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
-from sar2optical.scene.raster import (
-    GDAL_CACHE_BYTES,
-    Bands,
-    Described,
-    Georeference,
-    SceneOptions,
-    open_raster,
-    rasters_of,
-)
-from sar2optical.scene.safe.product import ProductOptions, is_product, open_product, unnested
+from sar2optical.scene.raster import open_raster
+from sar2optical.scene.safe import ProductOptions, is_product, open_product, unnested
 from sar2optical.signature import Unit
 
-__all__ = [
-    "GDAL_CACHE_BYTES",
-    "Georeference",
-    "Scene",
-    "SceneOptions",
-    "SceneSource",
-    "open_scene",
-    "refuse_calibration",
-    "tell_holdings",
-]
+__all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "log_contents", "open_scene", "refuse_calibration"]
 
-_NAMED = 6  # of what an archive holds
+_LISTED = 6  # rasters of an archive that are named in the log
 SAMPLE_LIMIT = 4_000_000
-"""Pixels that percentiles are taken from, at most: the 99th of as many lies within 0.01 percentiles."""
+"""Largest sample, in pixels: its 99th percentile is within 0.01 percentiles of the scene's."""
 
 SAMPLE_LEAST = 100_000
-"""Pixels under which a sparse scene is sampled again, more finely: the 99th percentile of as many lies within 0.1
-percentiles."""
+"""Smallest sample, in pixels: a sparse scene is sampled again on a finer grid below it. The 99th percentile of such a
+sample is within 0.1 percentiles of the scene's."""
 
 _log = logging.getLogger(__name__)
 
 _MANY_ZEROS = 0.02
-"""Share of the valid pixels that are in areas of 0: more are told."""
+"""Share of the valid pixels that are in areas of 0: a larger one is logged."""
 NO_FILL = Fill(0, np.zeros(0, np.intp), np.zeros(0, np.intp))
-_CHUNK_ROWS = 512  # of a statistics read: one row of blocks in most tiled files
+_CHUNK_ROWS = 512  # rows that are sampled at a time: one row of blocks in most tiled files
 
 
 class SceneSource(Described, Protocol):
-    """What the corridor asks of a scene: `Scene`, or one on a map's grid."""
+    """A scene as the pipeline reads it: a `Scene`, or a geocoded one."""
 
     unit: Unit | None
+    """Unit of the values; None where no pixel is valid."""
     unit_reason: str
+    """Reason for the unit, for messages."""
 
-    @property
-    def samples(self) -> tuple[NDArray[np.float32], ...]:
-        """See `Scene.samples`."""
+    def read_samples(self) -> tuple[NDArray[np.float32], ...]:
+        """See `Scene.read_samples`."""
         ...
 
-    @property
-    def valid_share(self) -> float:
-        """See `Scene.valid_share`."""
+    def estimate_valid_share(self) -> float:
+        """See `Scene.estimate_valid_share`."""
         ...
 
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -76,14 +61,14 @@ class SceneSource(Described, Protocol):
 
 
 class Scene:
-    """Bands that are ready for a model: their unit is known, and what is no measurement is invalid.
+    """Bands that are ready to be encoded: their unit is known, and pixels without a measurement are invalid.
 
     Parameters
     ----------
     bands
-        Open for reading.
+        Bands, open for reading.
     unit
-        What the user says that it is; None: told from the file.
+        Unit that the user gives; None: it is guessed from the file.
     """
 
     def __init__(self, bands: Bands, unit: Unit | None = None) -> None:
@@ -100,17 +85,28 @@ class Scene:
         self._fill: Fill | None = None if any(some.all for some in bands.suspects) else NO_FILL
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
-        self._tell_fill()
+        self._log_fill()
 
-    @property
-    def samples(self) -> tuple[NDArray[np.float32], ...]:
-        """Valid values of each band, float32 (n,), on a regular grid over the whole scene, which is read for them."""
+    def read_samples(self) -> tuple[NDArray[np.float32], ...]:
+        """Sample the valid values of each band on a regular grid over the whole scene.
+
+        The first call reads the whole scene; later ones return the same samples.
+
+        Returns
+        -------
+        tuple of ndarray
+            By band: float32 (n,) in `unit`; n is about `SAMPLE_LIMIT` at most. Empty where no pixel is valid.
+
+        Raises
+        ------
+        SceneUnreadable
+            If the file ends early or a block cannot be decoded.
+        """
         samples = self._raw_samples()
         return tuple(sample[sample != 0] for sample in samples) if self._zero_is_nodata else samples
 
-    @property
-    def valid_share(self) -> float:
-        """Share of the pixels that are valid, 0 to 1, about: told from the samples."""
+    def estimate_valid_share(self) -> float:
+        """Estimate the share of the pixels that are valid, 0 to 1; reads the scene as `read_samples` does."""
         self._raw_samples()
         return self._valid / math.prod(self.shape)
 
@@ -132,10 +128,10 @@ class Scene:
         Raises
         ------
         SceneUnreadable
-            Where the file ends early or a block does not decode.
+            If the file ends early or a block cannot be decoded.
         """
         if cols != (0, self.shape[1]) and (self._fill_known().has_runs or self._zero_is_nodata):
-            # Runs are told by their length, so those that the rectangle cuts are read on.
+            # Runs are recognised by their length: read beyond the rectangle those that it cuts.
             wider = max(0, cols[0] - LEAST_RUN), min(self.shape[1], cols[1] + LEAST_RUN)
             values, valid = self._read(rows, wider)
             inner = slice(cols[0] - wider[0], cols[1] - wider[0])
@@ -146,24 +142,24 @@ class Scene:
         values, valid = self._bands.read(rows, cols)
         inside = self._fill_known().inside(values, valid, rows[0], cols[0])
         if self._zero_is_nodata:
-            # Lone zeros stay: noise removal leaves power of 0, and shadows DN of 0.
+            # Single zeros stay valid: noise removal leaves power of 0, and shadows DN of 0.
             inside = inside & ~np.logical_or.reduce([long_runs(band == 0) for band in values])
-        if inside is not valid:  # most scenes have no such fill, and are spared a pass over their values
+        if inside is not valid:  # saves a pass over the values of most scenes
             values *= inside
         return values, inside
 
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read whole rows, see `read`."""
+        """Read whole rows; see `read`."""
         return self.read((start, stop), (0, self.shape[1]))
 
     def _fill_known(self) -> Fill:
-        """Give the fill values that the file does not declare; the scene is read for them once."""
+        """Return the undeclared nodata; the whole scene is read for it once."""
         if self._fill is None:
             self._raw_samples()
         assert self._fill is not None
         return self._fill
 
-    def _tell_fill(self) -> None:
+    def _log_fill(self) -> None:
         if self._bands.sentinels_seen:
             _log.info("%s: %g or less, not declared as nodata: masked", self.path, SENTINEL)
         if self._fill and self._fill.rows:
@@ -178,11 +174,11 @@ class Scene:
         if self._zeros_inside > _MANY_ZEROS and not self._zero_is_nodata:
             _log.warning(
                 "%s: %.0f %% of the valid pixels are 0 in areas inside the scene, and it declares another nodata: "
-                "taken as measurements; give --nodata 0 if they are fill", self.path, 100 * self._zeros_inside
+                "kept as measurements; give --nodata 0 if they are nodata", self.path, 100 * self._zeros_inside
             )  # fmt: skip
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
-        """Give valid values of each band on a regular grid over the whole scene; on a finer one where few are."""
+        """Sample the valid values of each band on a regular grid; on a finer one where few pixels are valid."""
         height, width = self.shape
         step = _grid_step(height * width)
         finder = None if self._fill is not None else FillFinder(self.shape, self._bands.suspects)
@@ -201,10 +197,10 @@ class Scene:
         return samples
 
     def _found(self, finder: FillFinder, samples: tuple[NDArray[np.float32], ...], runs: list[int]) -> Fill:
-        """Judge what was found by the whole scene's values.
+        """Choose the undeclared nodata among the values that the finder saw, by the sample of the whole scene.
 
-        In dB no run of pixels has exactly one level, so runs of a suspect value are fill wherever they lie. Power of
-        0 is also what noise removal leaves: inside an image it stays, see `_zero_is_nodata`.
+        In dB no run of pixels has exactly one value, so runs of a suspect value are nodata anywhere. Noise removal
+        leaves power of 0 as well: inside an image it stays valid, see `_zero_is_nodata`.
         """
         left, right = finder.ends()
         inside, everywhere = [], []
@@ -224,11 +220,11 @@ class Scene:
         Returns
         -------
         samples
-            By band: valid values of every `step`-th row and column.
+            By band: float32 (n,), valid values of every `step`-th row and column.
         valid
-            Pixels in all that are valid.
+            Number of valid pixels in the scene.
         runs
-            By band: pixels in runs of the value of a stored 0, where a finder looks.
+            By band: number of pixels in runs of the value of a stored 0; 0 without a finder.
         """
         height = self.shape[0]
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
@@ -245,7 +241,7 @@ class Scene:
             elif self._fill:
                 valid = self._fill.inside(values, valid, start, 0)
             total += int(np.count_nonzero(valid))
-            rows = slice(-start % step, None, step)  # the grid goes on across chunks
+            rows = slice(-start % step, None, step)  # continues the grid across chunks
             chosen = valid[rows, ::step]
             for sample, band in zip(samples, values, strict=True):
                 sample.append(band[rows, ::step][chosen])
@@ -255,11 +251,11 @@ class Scene:
         if asked:
             if not self._bands.stated and (given := self._raw_samples()[0]).size:
                 self._bands.refuse_impossible(asked, given)
-            return asked, "asked for"
-        if self._bands.stated:  # nothing has to be read for it
+            return asked, "given by the user"
+        if self._bands.stated:
             return self._bands.stated
         sample = self._raw_samples()[0]
-        return self._bands.unit(sample) if sample.size else (None, "no valid pixel tells")
+        return self._bands.unit(sample) if sample.size else (None, "no valid pixel")
 
     def _raw_samples(self) -> tuple[NDArray[np.float32], ...]:
         if self._sampled is None:
@@ -281,11 +277,11 @@ def open_scene(
     path
         Anything that GDAL opens; a `.SAFE` folder, its `manifest.safe`, or a zip of one.
     model_bands
-        Polarisations that the model wants, in its order.
+        Polarisations that the model needs, in its order.
     options
-        Band, unit, nodata and scale, where the file does not tell them.
+        The user's bands, unit, nodata and scale.
     product
-        How a product is calibrated; for other rasters, None.
+        Calibration of a product; None for other rasters.
 
     Yields
     ------
@@ -294,44 +290,41 @@ def open_scene(
     Raises
     ------
     SceneUnreadable
-        Where the file is missing, empty, truncated, no raster, or complex.
+        If the file is missing, empty, truncated, not a raster, or complex.
     BandNotFound
-        Where the file has no such band, has another polarisation than the model's, or does not tell which is
-        which.
+        If the file has no such band, has another polarisation than the model's, or its bands have no names.
     UnitsUnknown
-        Where the unit is not given and cannot be told.
+        If the unit is not given and is ambiguous.
     OptionWithoutEffect
-        Where a calibration is given for what is no product.
+        If a calibration is given for a raster that is not a product.
     """
     options = options or SceneOptions()
     with _open_bands(path, model_bands, options, product) as bands:
-        refuse_calibration(path, product)  # what is damaged says so first
+        refuse_calibration(path, product)  # after opening: damage is the more important error
         yield Scene(bands, options.unit)
 
 
-def tell_holdings(path: str | Path) -> None:
-    """Say what is held by what is no raster itself: a header, an archive, a product's folder in a folder.
-
-    By names alone; nothing is opened.
-    """
+def log_contents(path: str | Path) -> None:
+    """Log the rasters in a header, an archive, or a product folder within a folder, by name; opens nothing."""
     local = Path(path)
-    # is_product first: an address may be longer than what the system takes for a path.
+    # is_product first: it accepts addresses that are longer than the system's limit of paths.
     inner = [str(unnested(local))] if is_product(local) and local.is_dir() else rasters_of(local)
     if inner and inner != [str(local)]:
-        more = f" and {len(inner) - _NAMED} more" if len(inner) > _NAMED else ""
-        _log.info("%s: holds %s%s", local.name, ", ".join(inner[:_NAMED]), more)
+        more = f" and {len(inner) - _LISTED} more" if len(inner) > _LISTED else ""
+        _log.info("%s: contains %s%s", local.name, ", ".join(inner[:_LISTED]), more)
 
 
 def refuse_calibration(path: str | Path, product: ProductOptions | None) -> None:
-    """Refuse to calibrate what has no table for it.
+    """Check that a path is a product where a calibration is given for it.
 
     Raises
     ------
     OptionWithoutEffect
+        If it is not, and thus has no calibration table.
     """
     if product is not None and not is_product(path):
         raise OptionWithoutEffect(
-            f"{shown(path)}: is no Sentinel-1 product in ESA's packaging and has no calibration table: leave out "
+            f"{redacted(path)}: is not a Sentinel-1 product (.SAFE) and has no calibration table: leave out "
             "--calibration and --denoise, or give the product"
         )
 
@@ -345,13 +338,13 @@ def _open_bands(
 
 
 def _in_db(sample: NDArray[np.float32], suspects: Suspects) -> bool:
-    """Say whether most measurements are below 0, as only dB are."""
+    """Return whether most measurements are below 0, which is possible only in dB."""
     others = sample[~np.isin(sample, suspects.all)]
     return others.size > 0 and float(np.median(others)) < 0
 
 
 def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]) -> tuple[NDArray[np.float32], ...]:
-    """Leave out the pixels of which any band has one of its values."""
+    """Remove the pixels in which any band has one of its listed values."""
     if not any(values):
         return samples
     kept = ~np.logical_or.reduce([np.isin(sample, some) for sample, some in zip(samples, values, strict=True)])
@@ -359,5 +352,5 @@ def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]
 
 
 def _grid_step(pixels: int) -> int:
-    """Spacing of a square grid that leaves `SAMPLE_LIMIT` of as many pixels."""
+    """Return the spacing of a square grid with about `SAMPLE_LIMIT` points on so many pixels."""
     return max(1, int(np.ceil(np.sqrt(pixels / SAMPLE_LIMIT))))

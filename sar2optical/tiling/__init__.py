@@ -1,1 +1,1 @@
-"""Windows over a scene, their blending, and the filling of invalid pixels: pure numpy."""
+"""Windows over a scene, their blending, and the filling of invalid pixels, in numpy."""

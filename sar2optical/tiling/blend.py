@@ -1,4 +1,4 @@
-"""Overlapping windows in, finished rows out: numpy, one strip high."""
+"""Blend overlapping windows into finished rows, holding one row of windows at a time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from numpy.typing import NDArray
 
 from sar2optical.tiling.windows import WindowGrid
 
+__all__ = ["Blender", "axis_weights"]
+
 
 def axis_weights(starts: tuple[int, ...], window: int) -> NDArray[np.float32]:
-    """Weigh each window's pixels along one axis so that the weights of all windows sum to 1.
+    """Compute the blend weights of each window's pixels along one axis; the weights of all windows sum to 1.
 
-    A window's raw weight falls towards a neighbour over exactly the pixels that they share, as a raised
-    cosine sampled at pixel centres, so it is never 0 and never falls at the scene's border. Dividing by the
-    sum then makes a partition of unity, also where snapped windows overlap threefold.
+    A window's raw weight decreases towards a neighbour over exactly the pixels that they share, as a raised cosine
+    sampled at pixel centres, so it is never 0 and does not decrease at the scene's border. Division by the sum makes
+    a partition of unity, also where snapped windows overlap threefold.
 
     Parameters
     ----------
     starts
         First pixel of each window, ascending.
     window
-        Length of a window.
+        Side of a window in pixels.
 
     Returns
     -------
@@ -42,17 +44,17 @@ def axis_weights(starts: tuple[int, ...], window: int) -> NDArray[np.float32]:
 
 
 class Blender:
-    """Adds up weighted windows and gives finished rows, holding one row of windows.
+    """Sum of weighted windows in a buffer that is one row of windows high; returns finished rows.
 
-    As weights sum to 1 wherever every window is added, nothing has to be divided at the end. A window
-    that was skipped leaves only pixels that no one may look at: all of its pixels are invalid.
+    Weights sum to 1 where all windows are added, so no division is needed at the end. A window may be skipped only
+    if all of its pixels are invalid.
 
     Parameters
     ----------
     grid
-        The windows.
+        Window grid.
     channels
-        Of the images that are blended.
+        Number of channels of the images.
     """
 
     def __init__(self, grid: WindowGrid, channels: int = 3) -> None:
@@ -62,7 +64,7 @@ class Blender:
         self._sum = np.zeros((channels, grid.window, grid.padded_width), np.float32)
 
     def weight(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Multiply a window with its weights, for `add`; from any thread, in any order.
+        """Multiply a window by its weights, for `add`; thread-safe, in any order.
 
         Parameters
         ----------
@@ -74,14 +76,14 @@ class Blender:
         Returns
         -------
         ndarray
-            Likewise.
+            float32 (channels, window, window).
         """
         weights = self._row_weights[row][:, None] * self._col_weights[col]
         weighted: NDArray[np.float32] = image * weights
         return weighted
 
     def add(self, col: int, weighted: NDArray[np.float32]) -> None:
-        """Add a window of the row that is open. Rows of windows come in order, each closed by `finish`.
+        """Add a window of the current row of windows; `finish` ends a row and begins the next.
 
         Parameters
         ----------
@@ -95,22 +97,22 @@ class Blender:
         np.add(target, weighted, out=target)
 
     def finish(self, row: int) -> NDArray[np.float32]:
-        """Close a row of windows.
+        """Finish a row of windows.
 
         Parameters
         ----------
         row
-            Index of the row of windows; 0 first, then one by one.
+            Index of the row of windows: 0 first, then in order.
 
         Returns
         -------
         ndarray
-            float32 (channels, rows, width): the strip's rows, see `WindowGrid.strip`.
+            float32 (channels, rows, width), the strip; see `WindowGrid.strip`.
         """
         start, stop = self._grid.strip(row)
         done = self._sum[:, : stop - start, : self._grid.shape[1]].copy()
         if row + 1 < len(self._grid.rows):
             open_rows = self._grid.window - (stop - start)
-            self._sum[:, :open_rows] = self._sum[:, stop - start :]  # numpy sees that the two overlap
+            self._sum[:, :open_rows] = self._sum[:, stop - start :]  # numpy handles the overlap of the two
             self._sum[:, open_rows:] = 0
         return done

@@ -1,7 +1,7 @@
-"""What the model sees where a scene has nothing: the valid pixels nearby, mirrored.
+"""Fill invalid pixels of model input by mirroring valid ones.
 
-A generator has never seen a hole. A flat one is so unlike its training data that colours go wrong up to a hundred
-pixels away from it; mirrored ground looks like more ground.
+Training data have no invalid pixels. A constant area is so unlike them that colours are wrong up to a hundred pixels
+away from it; mirrored ground looks like ground.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["mirror_invalid"]
+
 
 def mirror_invalid(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fill invalid pixels by mirroring at the nearest valid pixel of the row or of the column, whichever is nearer.
+    """Fill invalid pixels by mirroring at the nearest valid pixel of the row or the column, whichever is nearer.
 
-    Pixels with no valid one in their row and column are filled from those that were filled before them.
+    Pixels without a valid one in their row and column are filled from pixels that were filled before.
 
     Parameters
     ----------
     image
-        float32 (C, H, W); what it holds where `valid` is false does not matter.
+        float32 (C, H, W); values where `valid` is False are not used.
     valid
         bool (H, W).
 
     Returns
     -------
     ndarray
-        float32 (C, H, W); the image itself where there is nothing to fill, or nothing to fill from.
+        float32 (C, H, W); the image itself where all pixels are valid, or none is.
     """
     while not valid.all() and valid.any():
         source_col, across = _mirror(valid)
@@ -43,9 +45,9 @@ _NOWHERE = np.iinfo(np.int32).max
 
 
 def _mirror(valid: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Find for each pixel the one of its row that it mirrors, and how far the mirror's edge is.
+    """Find the pixel of its row that each pixel mirrors, and its distance from the edge of the mirror.
 
-    The mirrored run swings back and forth where the hole is wider than the run.
+    Where the hole is wider than the valid run, the run is mirrored back and forth.
 
     Returns
     -------
@@ -61,7 +63,7 @@ def _mirror(valid: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int
     distance = np.minimum(to_before, to_after)
     nearer_before = to_before <= to_after
     edge = np.clip(np.where(nearer_before, before, after), 0, width - 1)
-    # A run's length, seen from its edge inwards: up to the invalid pixel before, or after, it.
+    # Length of the run from its edge inwards, to the invalid pixel before or after it.
     gap_before = np.maximum.accumulate(np.where(valid, -1, cols), axis=1)
     gap_after = np.minimum.accumulate(np.where(valid, width, cols)[:, ::-1], axis=1)[:, ::-1]
     lines = np.arange(height)[:, None]

@@ -1,4 +1,4 @@
-"""Measure seams: the steps at window edges against the steps elsewhere."""
+"""Measure seams: the steps between pixels at window edges, relative to those elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = ["SeamTally", "seam_score"]
 
 
 def seam_score(
@@ -17,7 +19,7 @@ def seam_score(
     *,
     period: int = 1,
 ) -> float:
-    """Mean absolute step across window edges over the mean step elsewhere; 1 where edges cannot be told.
+    """Divide the mean absolute step across window edges by the mean step elsewhere; 1 means no seams.
 
     Parameters
     ----------
@@ -26,19 +28,19 @@ def seam_score(
     valid
         bool (H, W); a step counts where both of its pixels are valid.
     rows, cols
-        First row and column of each row and column of windows. A window's first pixel and the one past its last
-        are where its edges lie, but for those on the image's border.
+        First row and column of each row and column of windows. Edges are before a window's first pixel and after
+        its last, except on the image's border.
     window
-        Side of a window.
+        Side of a window in pixels.
     period
-        An edge is compared with the places that lie at the same offset modulo this. Transposed convolutions leave a
-        pattern of their own, of 2, 4, 8, 16 pixels, and edges tend to lie where it steps; a period of 16 takes that
-        out.
+        Compare an edge only with steps at the same offset modulo this number. Transposed convolutions leave a
+        pattern with periods of 2, 4, 8 and 16 pixels, and edges tend to coincide with its steps; a period of 16
+        removes its influence.
 
     Returns
     -------
     float
-        nan where there is no edge, or nothing elsewhere.
+        nan where there is no edge, or no step elsewhere.
     """
     tally = SeamTally()
     tally.add(image, valid)
@@ -46,7 +48,7 @@ def seam_score(
 
 
 class SeamTally:
-    """What `seam_score` needs of an image, gathered from finished rows as they come, from top to bottom."""
+    """Accumulator of `seam_score` over finished rows, from top to bottom."""
 
     def __init__(self) -> None:
         self._last: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
@@ -55,11 +57,11 @@ class SeamTally:
         self._across_count = np.zeros(0, np.int64)
 
     def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
-        """Take the next rows: (C, rows, W) of any real dtype, and bool (rows, W)."""
+        """Add the next rows: (C, rows, W) of any real dtype, and bool (rows, W)."""
         if not self._across.size:
             self._across = np.zeros(max(valid.shape[1] - 1, 0))
             self._across_count = np.zeros(self._across.size, np.int64)
-        for k in range(len(valid)):  # one at a time: a whole scene's steps would fill the memory
+        for k in range(len(valid)):  # row by row: the steps of a whole scene would fill the memory
             line, usable = np.asarray(image[:, k], np.float32), valid[k]
             both = usable[1:] & usable[:-1]
             self._across += (np.abs(line[:, 1:] - line[:, :-1]) * both).sum(axis=0)
@@ -71,7 +73,7 @@ class SeamTally:
             self._last = line, usable
 
     def score(self, rows: Sequence[int], cols: Sequence[int], window: int, *, period: int = 1) -> float:
-        """Give `seam_score` of the rows so far."""
+        """Compute `seam_score` of the rows so far."""
         down, down_count = np.array(self._down).reshape(-1, 2).T
         at_edges = expected = 0.0
         for steps, counts, starts in ((down, down_count, rows), (self._across, self._across_count, cols)):

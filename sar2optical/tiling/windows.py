@@ -1,4 +1,4 @@
-"""Which pixels, in which order: integers only."""
+"""Window grid: positions of windows in a scene, and the strips of rows that they finish."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from sar2optical.errors import OptionError
 
+__all__ = ["DEFAULT_OVERLAP", "WindowGrid", "window_grid"]
+
 DEFAULT_OVERLAP = 64
-"""Pixels; see CONTRIBUTING for what larger and smaller ones were measured to cost and to do."""
+"""Default overlap in pixels; CONTRIBUTING has measurements of larger and smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,11 @@ class WindowGrid:
     """Windows that cover a scene, and the strips of finished rows between them."""
 
     shape: tuple[int, int]
-    """The scene's height and width."""
+    """Height and width of the scene in pixels."""
     window: int
-    """Side of a window."""
+    """Side of a window in pixels."""
     overlap: int
-    """Pixels that neighbouring windows share, at least."""
+    """Least number of pixels that neighbouring windows share."""
     rows: tuple[int, ...]
     """First row of each row of windows, ascending."""
     cols: tuple[int, ...]
@@ -30,29 +32,29 @@ class WindowGrid:
 
     @property
     def padded_width(self) -> int:
-        """Width that the windows reach over: the scene's, or a window's where the scene is narrower."""
+        """Width that the windows cover: that of the scene, or of one window where the scene is narrower."""
         return max(self.shape[1], self.window)
 
     def strip(self, index: int) -> tuple[int, int]:
-        """First and past-the-last row that are finished once row `index` of windows is done.
+        """Return the first and past-the-last pixel row that are finished after row `index` of windows.
 
-        Later windows begin below; strips cover the scene's height once, in order.
+        Later windows begin below them; strips cover the scene's height once, in order.
         """
         last = index + 1 == len(self.rows)
         return self.rows[index], self.shape[0] if last else self.rows[index + 1]
 
 
 def window_grid(shape: tuple[int, int], window: int, overlap: int) -> WindowGrid:
-    """Lay windows over a scene from its upper left corner; the last ones are snapped to the far edges.
+    """Cover a scene with windows from its upper left corner; the last ones are snapped to the far edges.
 
     Parameters
     ----------
     shape
-        The scene's height and width, at least 1 each.
+        Height and width of the scene in pixels, at least 1 each.
     window
-        Side of a window.
+        Side of a window in pixels.
     overlap
-        Pixels that neighbours share: 0 to window - 1. Snapped windows share more.
+        Pixels that neighbours share, 0 to window - 1. Snapped windows share more.
 
     Returns
     -------
@@ -61,12 +63,12 @@ def window_grid(shape: tuple[int, int], window: int, overlap: int) -> WindowGrid
     Raises
     ------
     OptionError
-        Where the overlap leaves no stride, or the shape has no pixel.
+        If the overlap leaves no stride, or the shape has no pixel.
     """
     if not 0 <= overlap < window:
         raise OptionError(f"overlap is {overlap}: give 0 to {window - 1}, less than the window of {window}")
     if min(shape) < 1:
-        raise OptionError(f"scene of {shape[0]} x {shape[1]}: needs at least one pixel")
+        raise OptionError(f"scene is {shape[0]} x {shape[1]} pixels: give one with at least one pixel")
     height, width = shape
     return WindowGrid(shape, window, overlap, _starts(height, window, overlap), _starts(width, window, overlap))
 

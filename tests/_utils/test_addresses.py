@@ -1,4 +1,4 @@
-"""Addresses as they are shown: no query, no password, wherever in a text they are."""
+"""Redacted addresses: no query and no password, anywhere in a text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from sar2optical._utils.addresses import shown, tells_file_in_query
+from sar2optical._utils.addresses import has_file_in_query, redacted
 from sar2optical._utils.files import cause
 from sar2optical.cli.common import one_line, set_up_logging
 from sar2optical.errors import OptionError, SceneUnreadable
@@ -37,9 +37,9 @@ from sar2optical.errors import OptionError, SceneUnreadable
         ),
     ],
 )
-def test_neither_query_nor_password_is_shown(address, said):
-    assert shown(address) == said
-    assert shown(said) == said
+def test_query_and_password_are_redacted(address, said):
+    assert redacted(address) == said
+    assert redacted(said) == said
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_neither_query_nor_password_is_shown(address, said):
         "",
     ],
 )
-def test_what_is_no_address_stays(text):
-    assert shown(text) == text
+def test_other_text_stays_unchanged(text):
+    assert redacted(text) == text
 
 
 @pytest.mark.parametrize(
-    ("address", "tells"),
+    ("address", "selects"),
     [
         ("https://host/get?id=1", True),
         ("https://host/get?swath=1&sig=x", True),
@@ -71,11 +71,11 @@ def test_what_is_no_address_stays(text):
         ("/data/what?id=1.tif", False),
     ],
 )
-def test_a_query_that_is_more_than_a_signature_may_tell_the_file(address, tells):
-    assert tells_file_in_query(address) is tells
+def test_a_query_that_is_more_than_a_signature_may_select_the_file(address, selects):
+    assert has_file_in_query(address) is selects
 
 
-def test_errors_never_hold_a_secret():
+def test_errors_never_contain_a_secret():
     address = "https://me:SECRET@host/a.tif?sig=SECRET"
     for kind in (OptionError, SceneUnreadable):  # the second is an OSError, too
         error = kind(f"{address}: cannot be opened (HTTP 403 on {address}): check the address")
@@ -89,7 +89,7 @@ def test_errors_never_hold_a_secret():
     assert "SECRET" not in cause(long)  # which cuts it
 
 
-def test_log_lines_never_hold_a_secret(capsys):
+def test_log_lines_never_contain_a_secret(capsys):
     set_up_logging(0)
     logging.getLogger("sar2optical.somewhere").info("reading %s", "https://me:SECRET@host/a.tif?sig=SECRET")
     assert capsys.readouterr().err == "reading https://host/a.tif\n"

@@ -24,7 +24,7 @@ def test_the_quota_of_a_control_group_counts(tmp_path, text, cores):
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("300000", 3), ("-1", 16)])
-def test_so_does_that_of_the_first_version(tmp_path, quota, cores):
+def test_the_quota_of_version_1_counts(tmp_path, quota, cores):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")

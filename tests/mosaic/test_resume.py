@@ -27,8 +27,7 @@ from sar2optical.mosaic.writer import MosaicWriter
 from sar2optical.pipeline.estimate import estimate
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
-from sar2optical.scene.raster import Georeference
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene.bands import Georeference, SceneOptions
 from tests.conftest import UTM, make_local, speckle
 
 BIN = Path(sys.executable).parent

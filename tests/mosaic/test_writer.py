@@ -28,7 +28,7 @@ from sar2optical.mosaic.cog import COMPRESSIONS
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
-from sar2optical.scene.scene import Georeference
+from sar2optical.scene.bands import Georeference
 
 UTM = CRS.from_epsg(32632)
 NORTH_UP = Georeference(crs=UTM, transform=Affine(10.1, 0, 500000.123456789, 0, -10.3, 4e6 + 1 / 3))
@@ -434,7 +434,7 @@ import numpy as np
 from pathlib import Path
 from sar2optical.errors import OutputUnwritable
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
-from sar2optical.scene.scene import Georeference
+from sar2optical.scene.bands import Georeference
 
 out, step, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 rgb = np.random.default_rng(0).integers(0, 256, (3, 700, 600), dtype=np.uint8)

@@ -15,9 +15,11 @@ from sar2optical.errors import Interrupted, OutputExists
 from sar2optical.pipeline.estimate import estimate
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
-from sar2optical.scene.geocode.geocoded import Target, geocoded
+from sar2optical.scene.bands import SceneOptions
+from sar2optical.scene.geocode.resample import geocoded
+from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.product import ProductOptions
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene.scene import open_scene
 from sar2optical.signature import Bound, Stretch
 from tests.conftest import UTM, make_identity, signature_of, speckle
 from tests.scene.test_geocode import bent_scene

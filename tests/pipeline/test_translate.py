@@ -27,8 +27,8 @@ from sar2optical.mosaic.manifest import Manifest
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import prepared
 from sar2optical.pipeline.run import translate
-from sar2optical.scene.geocode.geocoded import Target
-from sar2optical.scene.scene import SceneOptions
+from sar2optical.scene.bands import SceneOptions
+from sar2optical.scene.geocode.target import Target
 from sar2optical.signature import Bound, Stretch
 from tests.conftest import UTM, make_identity, make_local, save_onnx, signature_of, speckle
 

@@ -14,7 +14,8 @@ import rasterio
 from rasterio.control import GroundControlPoint
 
 from sar2optical.errors import SceneUnreadable
-from sar2optical.scene.raster import SceneOptions, open_raster
+from sar2optical.scene import SceneOptions
+from sar2optical.scene.raster import open_raster
 from tests.conftest import BYTES, UTM, make_identity, speckle
 from tests.damage import Damage, Runner, damaged, real_sources, run_all, what_the_file_does_not_tell
 from tests.scene.test_safe import make_product, zipped
@@ -31,17 +32,17 @@ def model(tmp_path):
 
 @pytest.fixture
 def sources(make_raster, tmp_path):
-    """Small rasters of each kind that people have."""
+    """Small rasters of each common kind."""
     rng = np.random.default_rng(0)
     dn = rng.integers(1, 900, SHAPE).astype(np.uint16)
     db = rng.normal(-15, 4, SHAPE).astype(np.float32)
     db[:9] = -99
     tiles = {"tiled": True, "blockxsize": 32, "blockysize": 32}
-    place = {"gcps": GCPS, "crs": "EPSG:4326"}
+    georeference = {"gcps": GCPS, "crs": "EPSG:4326"}
     named = {"descriptions": ("VH",)}
     return [
-        make_raster(dn, "striped.tif", compress="deflate", blockysize=8, **named, **place),
-        make_raster(dn, "tiled.tif", compress="lzw", predictor=2, **tiles, **named, **place),
+        make_raster(dn, "striped.tif", compress="deflate", blockysize=8, **named, **georeference),
+        make_raster(dn, "tiled.tif", compress="lzw", predictor=2, **tiles, **named, **georeference),
         make_raster(db, "db.tif", nodata=-99, tags={"units": "dB"}, **named, **UTM),
         make_raster(
             db, "masked.tif", compress="deflate", mask=db > -20, tags={"units": "dB"}, **named, **tiles, **UTM
@@ -56,7 +57,7 @@ def options(path, number):
 
 
 def assert_only_mosaics_and_refusals(outcomes):
-    """Say every violation, and see that damage was neither harmless nor fatal throughout."""
+    """Assert that nothing was violated, and that some damage was harmless and some was not."""
     violations = [f"{o.damage}, {' '.join(o.arguments)}: {o.violations}" for o in outcomes if o.violations]
     assert not violations, "\n".join(violations)
     counts = Counter("made" if outcome.made else "refused" for outcome in outcomes)
@@ -69,8 +70,8 @@ def test_damaged_rasters_become_whole_mosaics_or_one_line(sources, model, tmp_pa
     assert {outcome.damage.source for outcome in outcomes} == set(sources)
 
 
-def test_undamaged_they_all_become_mosaics(sources, model, tmp_path):
-    """Else a refusal would say nothing about damage."""
+def test_undamaged_rasters_all_become_mosaics(sources, model, tmp_path):
+    """Otherwise a refusal would prove nothing about damage."""
     with Runner(model, tmp_path) as runner:
         for number, source in enumerate(sources):
             outcome = runner.run(Damage(number, source, "none", source.stat().st_size, ()), options(source, number))
@@ -94,8 +95,8 @@ def test_damage_is_the_same_for_the_same_seed(sources, tmp_path):
     assert list(copies(1)) != list(copies(2))
 
 
-def test_a_mosaic_that_lacks_its_end_is_not_taken_for_a_whole_one(sources, model, tmp_path):
-    """The judge itself: it decodes everything."""
+def test_a_truncated_mosaic_is_not_accepted_as_a_whole_one(sources, model, tmp_path):
+    """Checks the checker: it decodes the whole file."""
     with Runner(model, tmp_path) as runner:
         mosaic = tmp_path / "out.tif"
         shutil.copy(sources[0], mosaic)
@@ -127,7 +128,7 @@ LONG = 4
 
 
 def test_a_width_that_no_memory_holds_is_refused_before_anything_is_allocated(make_raster):
-    """One tile, whose place is in the directory itself: GDAL takes it for all tiles, and reads 2 GB of each row."""
+    """The directory holds the offset of one tile: GDAL uses it for all tiles, and would read 2 GB for each row."""
     path = make_raster(speckle((100, 100)), compress="deflate", tiled=True, blockxsize=512, blockysize=512, **UTM)
     retag(path, {IMAGE_WIDTH: (LONG, 1, 2_000_000_000)})
     with (
@@ -138,7 +139,7 @@ def test_a_width_that_no_memory_holds_is_refused_before_anything_is_allocated(ma
 
 
 def test_values_that_no_backscatter_has_are_invalid(make_raster):
-    """Fill values that nobody declares, and damage: they would be the brightest pixels of the scene."""
+    """Undeclared nodata and damage would be the brightest pixels of the scene."""
     values = np.full((4, 4), 0.25, np.float32)
     values[0] = 1e20, -3.4e38, np.inf, 1e17
     with open_raster(make_raster(values, **UTM), ("VH",), SceneOptions()) as bands:
@@ -148,8 +149,8 @@ def test_values_that_no_backscatter_has_are_invalid(make_raster):
     assert found[0, 0].tolist() == pytest.approx([0, 0, 0, 1e17])
 
 
-def test_a_crs_whose_name_is_gone_is_refused_in_words(make_raster):
-    """What rasterio raises there is no error of rasterio's."""
+def test_a_crs_without_its_name_is_refused_with_a_message(make_raster):
+    """rasterio raises an exception of GDAL there, not one of its own."""
     path = make_raster(speckle(SHAPE), gcps=GCPS, crs="EPSG:4326")
     retag(path, {GEO_ASCII_PARAMS: (2, 0, 0)})
     with (

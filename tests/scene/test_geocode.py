@@ -1,4 +1,4 @@
-"""Geocoding: what lies where on the map, whatever is read together, and refusals."""
+"""Geocoding: positions on the map, independence of the rectangle that is read, and refusals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from sar2optical.errors import OptionError
-from sar2optical.scene.geocode.geocoded import Target, geocoded, residuals
-from sar2optical.scene.raster import Georeference
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene import Georeference, SceneOptions, open_scene
+from sar2optical.scene.geocode import Target, geocoded, residuals
 from tests.conftest import UTM, speckle
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "scenes" / "gcp_only" / "iw-vh.tiff"
@@ -31,7 +30,7 @@ def opened(path, bands=("VV", "VH")):
 
 
 def bent(x, y):
-    """Give row and column of a place in UTM: a scene of 10 m pixels, turned by 12 degrees and bent by 8 pixels."""
+    """Convert UTM to row and column: a scene of 10 m pixels, rotated by 12 degrees and bent by 8 pixels."""
     u, v = (np.asarray(x) - EAST) / 10, (NORTH - np.asarray(y)) / 10
     row = 0.978 * v - 0.208 * u + 60 + 8 * (u / 400) ** 2
     col = 0.208 * v + 0.978 * u - 40 + 5 * np.sin(v / 150)
@@ -39,22 +38,22 @@ def bent(x, y):
 
 
 def positions(shape):
-    """Give two bands that hold each pixel's own row and column, at its centre; none is 0."""
+    """Return two bands with the row and the column of each pixel's centre; none is 0."""
     return (np.indices(shape) + 0.5).astype(np.float32)
 
 
 @pytest.fixture
 def bent_scene(make_raster):
-    """A scene with GCPs alone, denser than Sentinel-1's so that a spline follows the bend."""
+    """A scene with GCPs only, denser than Sentinel-1's so that a spline follows the bend."""
     x, y = (
         axis.ravel() for axis in np.meshgrid(EAST + np.arange(-600, 5000, 250), NORTH - np.arange(-600, 5000, 250))
     )
-    gcps = [GroundControlPoint(*place) for place in zip(*bent(x, y), x, y, strict=True)]
+    gcps = [GroundControlPoint(*point) for point in zip(*bent(x, y), x, y, strict=True)]
     return make_raster(positions(BENT), descriptions=["VV", "VH"], gcps=gcps, crs="EPSG:32631")
 
 
 def centres(grid):
-    """Give map coordinates of the centres of a grid's pixels, (H, W) each."""
+    """Return map coordinates of the centres of a grid's pixels, (H, W) each."""
     rows, cols = np.indices(grid.shape) + 0.5
     a, _, c, _, e, f = tuple(grid.georeference.transform)[:6]
     return a * cols + c, e * rows + f
@@ -65,12 +64,12 @@ def whole(grid):
 
 
 def inner(row, col, shape, margin=1.0):
-    """Say which source positions have pixels all around, whose values go on linearly."""
+    """Return which source positions are surrounded by pixels, so that interpolation is exact."""
     return (row > margin) & (row < shape[0] - margin) & (col > margin) & (col < shape[1] - margin)
 
 
 @pytest.mark.parametrize(("crs", "resolution"), [("EPSG:32631", 10), ("EPSG:32631", 6.5), ("EPSG:4326", 1e-4)])
-def test_each_pixel_holds_what_lies_there(bent_scene, crs, resolution):
+def test_each_pixel_has_the_value_of_its_position(bent_scene, crs, resolution):
     with opened(bent_scene) as scene:
         grid = geocoded(scene, Target(crs=crs, resolution=resolution))
         values, valid = whole(grid)
@@ -113,21 +112,21 @@ def test_the_resolution_is_by_default_the_scenes_own(bent_scene):
     assert in_degrees == pytest.approx(10 / 111_195 / np.sqrt(np.cos(np.radians(43.3))), rel=0.05)
 
 
-def test_what_translate_asks_of_a_scene_is_the_sources(bent_scene):
+def test_the_attributes_of_a_scene_are_the_sources(bent_scene):
     with opened(bent_scene) as scene:
         grid = geocoded(scene, Target(crs="EPSG:32631"))
         for name in ("path", "files", "polarisations", "unit", "unit_reason"):
             assert getattr(grid, name) is getattr(scene, name)
-        for found, expected in zip(grid.samples, scene.samples, strict=True):
+        for found, expected in zip(grid.read_samples(), scene.read_samples(), strict=True):
             np.testing.assert_array_equal(found, expected)
-        assert grid.valid_share == pytest.approx(whole(grid)[1].mean(), rel=0.02)
+        assert grid.estimate_valid_share() == pytest.approx(whole(grid)[1].mean(), rel=0.02)
         assert (
             f"{len(scene.georeference.gcps)} GCPs without terrain correction to EPSG:32631 at 10 metre" in grid.note
         )
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:3857"])
-def test_a_pixel_does_not_depend_on_what_is_read_with_it(bent_scene, crs):
+def test_a_pixel_does_not_depend_on_the_rectangle_that_is_read(bent_scene, crs):
     with opened(bent_scene) as scene:
         grid = geocoded(scene, Target(crs=crs, resolution=4 if crs == "EPSG:32631" else 6))
         values, valid = whole(grid)
@@ -143,7 +142,7 @@ def test_a_pixel_does_not_depend_on_what_is_read_with_it(bent_scene, crs):
     assert empty.shape == (2, 0, 10)
 
 
-def test_a_nodata_border_stays_out_and_does_not_bleed(bent_scene, make_raster):
+def test_a_nodata_border_stays_invalid_and_does_not_bleed(bent_scene, make_raster):
     levels = np.full(BENT, 100, np.float32)
     levels[:, :50] = levels[-40:] = -9999
     levels[100, 200] = np.nan
@@ -174,8 +173,8 @@ def test_a_scene_on_its_own_grid_is_itself(make_raster):
 
 
 def test_a_scene_between_the_grids_lines_is_interpolated_wherever_reading_begins(make_raster):
-    place = Affine(10, 0, EAST + 3, 0, -10, NORTH - 4)
-    path = make_raster(positions((150, 200)), descriptions=["VV", "VH"], crs=UTM["crs"], transform=place)
+    transform = Affine(10, 0, EAST + 3, 0, -10, NORTH - 4)
+    path = make_raster(positions((150, 200)), descriptions=["VV", "VH"], crs=UTM["crs"], transform=transform)
     with opened(path) as scene:
         grid = geocoded(scene, Target(crs="EPSG:32631"))
         assert grid.shape == (151, 201)
@@ -195,11 +194,11 @@ def test_one_map_becomes_another_as_gdal_does_it(make_raster):
     with opened(path, ("VH",)) as scene:
         grid = geocoded(scene, Target(crs="EPSG:3035"))
         values, valid = whole(grid)
-    place = grid.georeference
+    target = grid.georeference
     with (
         rasterio.open(path) as src,
         WarpedVRT(
-            src, crs=place.crs, transform=place.transform, height=grid.shape[0], width=grid.shape[1], nodata=-1,
+            src, crs=target.crs, transform=target.transform, height=grid.shape[0], width=grid.shape[1], nodata=-1,
             resampling=Resampling.bilinear, tolerance=1e-3,
         ) as warped,
     ):  # fmt: skip
@@ -244,15 +243,15 @@ def test_a_scene_across_the_antimeridian_stays_in_one_piece(make_raster):
     ("lon", "lat", "code"), [(78, 10, 32644), (77.9, 10, 32643), (-60, -33, 32721), (15, 88, 32661), (15, -85, 32761)]
 )
 def test_the_utm_zone_is_that_of_the_centre(make_raster, lon, lat, code):
-    place = Affine(1e-4, 0, lon - 1e-3 + 1e-6, 0, -1e-4, lat + 1e-3)
+    transform = Affine(1e-4, 0, lon - 1e-3 + 1e-6, 0, -1e-4, lat + 1e-3)
     with opened(
-        make_raster(speckle((20, 20)), descriptions=["VH"], crs="EPSG:4326", transform=place), ("VH",)
+        make_raster(speckle((20, 20)), descriptions=["VH"], crs="EPSG:4326", transform=transform), ("VH",)
     ) as scene:
         assert geocoded(scene, Target(crs="auto-utm")).georeference.crs == rasterio.CRS.from_epsg(code)
 
 
-def test_held_out_points_tell_how_far_a_point_is_off():
-    """One GCP of an even grid is put 100 m aside, and is held out."""
+def test_held_out_gcps_measure_the_displacement_of_one():
+    """One GCP of a regular grid is displaced by 100 m, and is held out."""
     gcps = [
         GroundControlPoint(row * 50, col * 60, EAST + col * 600, NORTH - row * 500)
         for row in range(7)
@@ -272,7 +271,7 @@ def test_held_out_points_tell_how_far_a_point_is_off():
     assert off.max == pytest.approx(22.2, rel=0.01)
 
 
-def test_few_points_or_none_leave_nothing_to_hold_out():
+def test_few_gcps_or_none_have_no_residuals():
     assert residuals(Georeference()) is None
     few = tuple(GroundControlPoint(r, c, c, r) for r in (0, 9) for c in (0, 9))
     assert residuals(Georeference(gcps=few, gcp_crs=rasterio.CRS.from_epsg(4326))) is None
@@ -289,10 +288,10 @@ def test_a_resolution_is_a_positive_number(resolution):
     [
         ("EPSG:999999", "EPSG:999999.*EPSG:32643"),
         ("no such thing", "no such thing"),
-        ("EPSG:4978", "projected or a geographic"),
+        ("EPSG:4978", "neither projected nor geographic"),
     ],
 )
-def test_a_crs_is_a_maps_which_is_said_before_anything_is_opened(crs, says, capfd):
+def test_a_crs_that_is_not_a_maps_is_refused_before_anything_is_opened(crs, says, capfd):
     with pytest.raises(OptionError, match=says):
         Target(crs=crs)
     assert capfd.readouterr().err == ""
@@ -308,19 +307,23 @@ def test_a_crs_is_a_maps_which_is_said_before_anything_is_opened(crs, says, capf
     ],
     ids=lambda value: getattr(value, "crs", ""),
 )
-def test_what_makes_no_map_is_refused_in_one_line(bent_scene, target, says):
+def test_an_unsuitable_target_is_refused_in_one_line(bent_scene, target, says):
     with opened(bent_scene) as scene, pytest.raises(OptionError, match=says) as caught:
         geocoded(scene, target)
     assert "\n" not in str(caught.value)
 
 
-def test_a_scene_without_a_place_is_refused(make_raster):
+def test_a_scene_without_a_georeference_is_refused(make_raster):
     line = [GroundControlPoint(k, k, k, k) for k in range(5)]
     twice = [GroundControlPoint(r, c, c / 10, r / 10) for r in (0, 20) for c in (0, 20)]
     twice.append(GroundControlPoint(10, 10, 0, 0))
-    places = {"none": {}, "line": {"gcps": line, "crs": "EPSG:4326"}, "twice": {"gcps": twice, "crs": "EPSG:4326"}}
-    for name, place in places.items():
-        path = make_raster(speckle((20, 20)), f"{name}.tif", descriptions=["VH"], **place)
+    georeferences = {
+        "none": {},
+        "line": {"gcps": line, "crs": "EPSG:4326"},
+        "twice": {"gcps": twice, "crs": "EPSG:4326"},
+    }
+    for name, georeference in georeferences.items():
+        path = make_raster(speckle((20, 20)), f"{name}.tif", descriptions=["VH"], **georeference)
         with opened(path, ("VH",)) as scene, pytest.raises(OptionError, match="--geocode"):
             geocoded(scene, Target(crs="EPSG:32631"))
 
@@ -345,7 +348,7 @@ def test_how_much_of_the_source_a_strip_touches(bent_scene):
     not REAL.exists(), reason="needs a real GRD scene with GCPs, which does not come with the project"
 )
 def test_a_real_scene_is_geocoded_as_by_gdals_exact_spline():
-    """GDAL's VRT transforms each pixel through the spline, which takes it 50 times as long."""
+    """GDAL's VRT transforms each pixel through the spline, and takes 50 times as long."""
     with open_scene(REAL, ("VH",)) as scene:
         grid = geocoded(scene, Target(crs="auto-utm"))
         rows, cols = (500, 628), (0, grid.shape[1])
@@ -364,7 +367,7 @@ def test_a_real_scene_is_geocoded_as_by_gdals_exact_spline():
 
 
 def vrt_with_spline(path, grid, rows):
-    """Give a VRT in which GDAL warps to rows of a grid by a spline without approximation.
+    """Return a VRT in which GDAL warps to rows of a grid by a spline without approximation.
 
     With XSCALE and YSCALE of 1: a strip across a turned scene touches many more rows than it has itself, which GDAL
     takes for a reduction, and blurs.
@@ -375,8 +378,8 @@ def vrt_with_spline(path, grid, rows):
     srs = grid.georeference.crs.to_wkt().replace('"', "&quot;")
     source = crs.to_wkt().replace('"', "&quot;")
     step, _, left, _, _, top = tuple(grid.georeference.transform)[:6]
-    place = Affine(step, 0, left, 0, -step, top - rows[0] * step)
-    there, back = (",".join(map(repr, each.to_gdal())) for each in (place, ~place))
+    transform = Affine(step, 0, left, 0, -step, top - rows[0] * step)
+    there, back = (",".join(map(repr, each.to_gdal())) for each in (transform, ~transform))
     return f"""
 <VRTDataset rasterXSize="{grid.shape[1]}" rasterYSize="{rows[1] - rows[0]}" subClass="VRTWarpedDataset">
   <SRS>{srs}</SRS><GeoTransform>{there}</GeoTransform>

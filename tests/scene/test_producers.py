@@ -1,4 +1,4 @@
-"""Rasters made the way that producers make them: unit, polarisation and validity are told, or asked for.
+"""Rasters as producers deliver them: unit, polarisation and validity are found, or an option is asked for.
 
 Each test is a row of docs/producers.md, which names versions and sources.
 """
@@ -15,13 +15,13 @@ import rasterio
 from rasterio.control import GroundControlPoint
 
 from sar2optical.errors import UnitsUnknown
-from sar2optical.scene.scene import SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene
 from tests.conftest import UTM
 from tests.scene.test_safe import made_dn, make_product
 
 SIDE = 40
 OUTSIDE = (slice(None), slice(0, 10))
-"""Columns that hold no measurement."""
+"""Columns without a measurement."""
 
 ROWS = Path(__file__).parents[2] / "docs" / "producers.md"
 
@@ -50,9 +50,9 @@ def with_border(values, fill):
     return values
 
 
-def write(path, *bands, nodata=None, names=(), tags=None, place=UTM, band_tags=None, driver="GTiff"):
+def write(path, *bands, nodata=None, names=(), tags=None, georeference=UTM, band_tags=None, driver="GTiff"):
     kind = {"driver": driver, "count": len(bands), "height": SIDE, "width": SIDE, "dtype": bands[0].dtype}
-    with rasterio.open(path, "w", **kind, nodata=nodata, **place) as raster:
+    with rasterio.open(path, "w", **kind, nodata=nodata, **georeference) as raster:
         for k, band in enumerate(bands, 1):
             raster.write(band, k)
         for k, name in enumerate(names, 1):
@@ -65,18 +65,18 @@ def write(path, *bands, nodata=None, names=(), tags=None, place=UTM, band_tags=N
 
 def raw_grd(folder):
     path = folder / "s1a-iw-grd-vh-20230108t170615-20230108t170640-046698-0598f1-002.tiff"
-    return write(path, with_border(dn(), 0), place={"gcps": gcps(), "crs": "EPSG:4326"})
+    return write(path, with_border(dn(), 0), georeference={"gcps": gcps(), "crs": "EPSG:4326"})
 
 
 def raw_grd_renamed(folder):
     tags = {"TIFFTAG_IMAGEDESCRIPTION": "Sentinel-1A IW GRD HR L1", "TIFFTAG_SOFTWARE": "Sentinel-1 IPF 003.61"}
-    dark = np.minimum(with_border(dn(), 0), 200)  # no value over 255 tells it from stretched ones
-    return write(folder / "sea_VH.tiff", dark, tags=tags, place={"gcps": gcps(), "crs": "EPSG:4326"})
+    dark = np.minimum(with_border(dn(), 0), 200)  # no value over 255 distinguishes it from 8-bit values
+    return write(folder / "sea_VH.tiff", dark, tags=tags, georeference={"gcps": gcps(), "crs": "EPSG:4326"})
 
 
 def grd_cog(folder):
     path = folder / "s1a-iw-grd-vh-20250108t170615-20250108t170640-056698-0698f1-002-cog.tiff"
-    return write(path, with_border(dn(), 0), place={"gcps": gcps(), "crs": "EPSG:4326"})
+    return write(path, with_border(dn(), 0), georeference={"gcps": gcps(), "crs": "EPSG:4326"})
 
 
 def safe(folder):
@@ -110,7 +110,7 @@ def planetary_rtc(folder):
 
 
 def planetary_grd(folder):
-    return write(folder / "iw-vh.tiff", with_border(dn(), 0), place={"gcps": gcps(), "crs": "EPSG:4326"})
+    return write(folder / "iw-vh.tiff", with_border(dn(), 0), georeference={"gcps": gcps(), "crs": "EPSG:4326"})
 
 
 def earth_engine(folder):
@@ -149,8 +149,8 @@ def eopf(folder):
     group = "S01SIWGRD_20250108T170615_0025_A303_98F1_0698F1_VH"
     array = root / group / "measurements" / "grd"
     array.mkdir(parents=True)
-    for place in (root, root / group, array.parent):
-        (place / ".zgroup").write_text('{"zarr_format": 2}')
+    for level in (root, root / group, array.parent):
+        (level / ".zgroup").write_text('{"zarr_format": 2}')
     values = with_border(dn(), 0)
     about = {"zarr_format": 2, "shape": [SIDE, SIDE], "chunks": [SIDE, SIDE], "dtype": "<u2", "order": "C"}
     (array / ".zarray").write_text(json.dumps({**about, "compressor": None, "fill_value": None, "filters": None}))
@@ -158,7 +158,7 @@ def eopf(folder):
     return f'ZARR:"{root}":/{group}/measurements/grd'
 
 
-TOLD = {
+FOUND = {
     "Raw GRD": (raw_grd, "dn", "VH"),
     "Raw GRD under another name": (raw_grd_renamed, "dn", "VH"),
     "GRD-COG": (grd_cog, "dn", "VH"),
@@ -179,10 +179,10 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize(("make", "unit", "polarisation"), TOLD.values(), ids=TOLD)
-def test_a_producers_raster_tells_unit_polarisation_and_validity(tmp_path, make, unit, polarisation):
+@pytest.mark.parametrize(("make", "unit", "polarisation"), FOUND.values(), ids=FOUND)
+def test_unit_polarisation_and_validity_of_a_producers_raster_are_found(tmp_path, make, unit, polarisation):
     with open_scene(make(tmp_path), ("VH",), SceneOptions()) as scene:
-        assert scene.samples[0].size > 0
+        assert scene.read_samples()[0].size > 0
         assert scene.unit == unit
         assert scene.polarisations == (polarisation,)
         _, valid = scene.read_rows(0, scene.shape[0])
@@ -196,17 +196,17 @@ def test_a_producers_raster_tells_unit_polarisation_and_validity(tmp_path, make,
 
 def test_every_row_of_the_table_has_a_test_and_every_test_a_row():
     rows = re.findall(r"^\| \*\*(.+?)\*\* \|", ROWS.read_text(), re.MULTILINE)
-    assert rows == list(TOLD)
+    assert rows == list(FOUND)
 
 
 ASKED = {
-    "Sentinel Hub under a name that says nothing": lambda folder: write(folder / "response_VH.tiff", power()),
+    "Sentinel Hub under a name without a unit": lambda folder: write(folder / "response_VH.tiff", power()),
     "SNAP GeoTIFF without band names": lambda folder: write(folder / "subset_VH.tif", power()),
 }
 
 
 @pytest.mark.parametrize("make", ASKED.values(), ids=ASKED)
-def test_what_a_producer_leaves_open_is_asked_for(tmp_path, make):
+def test_an_option_is_asked_for_where_a_raster_lacks_a_unit(tmp_path, make):
     path = make(tmp_path)
     with pytest.raises(UnitsUnknown, match="give --units"), open_scene(path, ("VH",)):
         pass

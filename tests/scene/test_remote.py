@@ -1,4 +1,4 @@
-"""Remote files, against a real server on this machine: how they are read, retried, given up and uploaded."""
+"""Remote files, on a local server: reading, retries, timeouts and uploads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import rasterio
 import rasterio.shutil
 
 from sar2optical.errors import OptionError, OutputUnwritable, SceneUnreadable
+from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.remote import exists, gdal_environment, is_remote, upload, vsi_path
-from sar2optical.scene.scene import SceneOptions, open_scene
 from tests.conftest import UTM, speckle
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +77,8 @@ class Store(BaseHTTPRequestHandler):
         part = data[int(first) : int(last) + 1]
         if not part:
             return self.reply(416)
-        place = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
-        return self.reply(206, part, Accept_Ranges="bytes", Content_Range=place)
+        span = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
+        return self.reply(206, part, Accept_Ranges="bytes", Content_Range=span)
 
     do_HEAD = do_GET
 
@@ -208,7 +208,7 @@ def test_which_paths_are_remote_and_what_gdal_calls_them(path, remote, gdal):
     assert bool(gdal_environment(path)) is remote
 
 
-def test_what_the_user_has_set_holds(monkeypatch):
+def test_settings_of_the_user_take_precedence(monkeypatch):
     assert gdal_environment("s3://b/k")["GDAL_HTTP_MAX_RETRY"] == 4
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     assert "GDAL_HTTP_MAX_RETRY" not in gdal_environment("s3://b/k")
@@ -234,7 +234,7 @@ def test_a_scene_is_read_in_few_requests_and_each_byte_once(server, tiled):
     assert size <= fetched < 1.05 * size
 
 
-def test_a_corner_costs_a_corner(server, tiled):
+def test_reading_a_corner_transfers_only_a_corner(server, tiled):
     data, path = tiled
     server.put("/s1-vh.tif", path.read_bytes())
     server.moods()
@@ -251,7 +251,7 @@ def scene_at(url):
         return scene.read_rows(0, scene.shape[0])
 
 
-def test_a_server_that_fails_at_first_is_asked_again(server, make_raster):
+def test_a_request_that_fails_at_first_is_retried(server, make_raster):
     data = speckle((60, 70)).astype(np.uint16)
     server.put("/s1-vh.tif", make_raster(data, **UTM).read_bytes())
     server.moods(failures=2)
@@ -261,7 +261,7 @@ def test_a_server_that_fails_at_first_is_asked_again(server, make_raster):
     assert len(server.log()) > 2
 
 
-def test_requests_that_are_sent_again_are_told_without_their_query(server, make_raster, tmp_path):
+def test_retried_requests_are_logged_without_their_query(server, make_raster, tmp_path):
     server.put("/s1-vh.tif", make_raster(speckle((60, 70)), **UTM).read_bytes())
     server.moods(failures=1)
     command = [
@@ -271,7 +271,7 @@ def test_requests_that_are_sent_again_are_told_without_their_query(server, make_
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"{server.url}/s1-vh.tif: the server answered 500; asking again in 1.0 s" in done.stderr
+    assert f"{server.url}/s1-vh.tif: the server answered 500; retrying in 1.0 s" in done.stderr
     assert "SECRET" not in done.stderr + done.stdout
 
 
@@ -324,7 +324,7 @@ def test_a_read_that_fails_is_an_error_with_its_cause(server, request, monkeypat
 def test_a_vrt_over_a_server_is_right_or_an_error_whatever_threads_the_user_has_set(
     server, plain, tmp_path, monkeypatch, where
 ):
-    """GDAL opens a VRT's sources when they are read: what its threads are then is not what opened the VRT."""
+    """GDAL opens a VRT's sources when they are read: with the number of threads of that moment."""
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     monkeypatch.setenv("GDAL_NUM_THREADS", "ALL_CPUS")
     server.put("/s1-vh.tif", plain.read_bytes())
@@ -357,7 +357,7 @@ def test_a_server_without_ranges_gives_the_scene_or_an_error(server, plain, monk
     assert whole or "the server ignores ranges: fetch the file" in said
 
 
-def test_a_page_in_place_of_a_raster_is_named(server):
+def test_a_web_page_instead_of_a_raster_is_named(server):
     server.put("/login.tif", b"<!DOCTYPE html><p>Log in")
     server.moods()
     with pytest.raises(SceneUnreadable, match=r"login\.tif: cannot be opened: the server sends a web page"):
@@ -365,8 +365,8 @@ def test_a_page_in_place_of_a_raster_is_named(server):
 
 
 @pytest.mark.parametrize("answered", [1, 2])
-def test_a_server_that_stops_answering_is_not_waited_for(server, tiled, monkeypatch, answered):
-    """At once, or in the middle of the scene."""
+def test_a_server_that_stops_answering_times_out(server, tiled, monkeypatch, answered):
+    """At the first request, or in the middle of the scene."""
     server.put("/s1-vh.tif", tiled[1].read_bytes())
     for name, value in {"LOW_SPEED_TIME": "1", "MAX_RETRY": "0", "CONNECTTIMEOUT": "2"}.items():
         monkeypatch.setenv(f"GDAL_HTTP_{name}", value)
@@ -387,7 +387,7 @@ def test_an_upload_is_the_file_byte_by_byte(s3, tiled):
 
 
 def test_a_large_upload_goes_in_parts(s3, tiled, monkeypatch):
-    """GDAL's are of 50 MB; here of 5."""
+    """GDAL's parts have 50 MB; here they have 5."""
     monkeypatch.setenv("VSIS3_CHUNK_SIZE", "5")
     _, path = tiled
     s3.moods(refuse_end=1)
@@ -408,7 +408,7 @@ def test_an_upload_that_is_refused_is_an_error(s3, tiled):
     assert tiled[1].exists()
 
 
-def test_a_server_that_refuses_to_tell_is_not_an_empty_place(s3, monkeypatch):
+def test_a_refused_look_up_is_not_a_missing_object(s3, monkeypatch):
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     s3.moods(failures=100)
     with pytest.raises(OutputUnwritable, match="looked up"):
@@ -416,7 +416,7 @@ def test_a_server_that_refuses_to_tell_is_not_an_empty_place(s3, monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["https://host/out.tif", "/vsicurl/https://host/out.tif", "out.tif"])
-def test_what_takes_no_uploads_is_refused_before_anything_is_sent(tiled, target):
+def test_an_address_that_accepts_no_uploads_is_refused_before_anything_is_sent(tiled, target):
     with pytest.raises(OptionError, match="s3://bucket/key"):
         upload(tiled[1], target)
 

@@ -16,9 +16,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from sar2optical.errors import BandNotFound, OptionError, Sar2OpticalError, SceneUnreadable
-from sar2optical.scene.raster import SceneOptions
-from sar2optical.scene.safe.product import ProductOptions, is_product, open_product
-from sar2optical.scene.scene import Scene
+from sar2optical.scene import Scene, SceneOptions
+from sar2optical.scene.safe import ProductOptions, is_product, open_product
 
 SHARED = Path(__file__).parents[3] / "shared"
 REAL = sorted((SHARED / "data" / "scenes" / "safe_metadata_only").glob("S1*_GRD?_*.zip"))
@@ -140,7 +139,7 @@ def read(path, *, bands=("VV",), rows=None, cols=None, options=None, **product):
 # what a product is
 
 
-def test_products_are_told_from_other_paths(product, tmp_path, make_raster):
+def test_products_are_distinguished_from_other_paths(product, tmp_path, make_raster):
     archive = zipped(product)
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as file:
@@ -168,12 +167,12 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize(("place", "a"), BY_HAND.values(), ids=BY_HAND.keys())
-def test_sigma0_is_dn_squared_over_a_squared(product, place, a):
+@pytest.mark.parametrize(("pixel", "a"), BY_HAND.values(), ids=BY_HAND.keys())
+def test_sigma0_is_dn_squared_over_a_squared(product, pixel, a):
     values, valid = read(product)
-    assert valid[place]
+    assert valid[pixel]
     assert values.dtype == np.float32
-    assert values[0][place] == pytest.approx(int(made_dn()[place]) ** 2 / a**2, rel=1e-6)
+    assert values[0][pixel] == pytest.approx(int(made_dn()[pixel]) ** 2 / a**2, rel=1e-6)
 
 
 @pytest.mark.parametrize(("calibration", "a"), [("sigma0", 100), ("beta0", 100), ("gamma0", 80)])
@@ -186,7 +185,7 @@ def test_each_calibration_has_a_table_of_its_own(product, calibration, a):
     assert calibration in reason
 
 
-def test_dn_stay_as_they_are_where_asked_for(product):
+def test_dn_stay_unchanged_on_request(product):
     values, valid = read(product, calibration="dn")
     np.testing.assert_array_equal(values[0], made_dn())
     np.testing.assert_array_equal(valid, made_dn() != 0)
@@ -239,8 +238,8 @@ def test_noise_of_range_and_azimuth_is_subtracted_swath_by_swath(tmp_path):
         (10, 10): (200**2 - 3000 * (1 + 10 / 39)) / 200**2,
         (39, 55): (200**2 - 5000 * 1) / 340**2,
     }
-    for place, expected in by_hand.items():
-        assert values[0][place] == pytest.approx(expected, rel=1e-5)
+    for pixel, expected in by_hand.items():
+        assert values[0][pixel] == pytest.approx(expected, rel=1e-5)
 
 
 def test_noise_of_products_before_2_90_has_no_azimuth(tmp_path):
@@ -303,7 +302,7 @@ def test_products_since_2_90_keep_every_pixel_but_0(tmp_path):
 
 
 def test_water_at_the_noise_floor_survives_at_the_border(tmp_path):
-    """Exponential times 4.4 looks at -25 dB, the noise of IW's cross-polarisation: nothing else is there."""
+    """Speckle of 4.4 looks at -25 dB, the noise of IW's cross-polarisation, and nothing else."""
     power = np.random.default_rng(3).gamma(4.4, 1 / 4.4, (400, 300)) * 10**-2.5 * 100**2
     dn = np.maximum(np.round(np.sqrt(power)), 1).astype(np.uint16)
     _, valid = read(make_product(tmp_path, dn=dn, version="002.84"))
@@ -311,7 +310,7 @@ def test_water_at_the_noise_floor_survives_at_the_border(tmp_path):
     assert valid[:, 20:-20].all()
 
 
-# bands, place, options
+# bands, georeference, options
 
 
 def test_bands_come_in_the_models_order_by_name_and_by_index(product):
@@ -362,7 +361,7 @@ def test_ground_control_points_are_the_measurements(product):
         assert found.gcp_crs == rasterio.CRS.from_epsg(4326)
 
 
-def test_what_is_read_is_listed_so_that_it_is_never_written_over(product):
+def test_all_files_that_are_read_are_listed(product):
     archive = zipped(product)
     with open_product(product, ("VV",)) as opened:
         assert opened.path == str(product)
@@ -373,13 +372,13 @@ def test_what_is_read_is_listed_so_that_it_is_never_written_over(product):
         assert (opened.path, opened.files) == (str(archive), (archive,))
 
 
-def test_a_dn_that_means_nothing_is_invalid_too(product):
+def test_a_users_nodata_is_invalid_too(product):
     dn = made_dn()
     _, valid = read(product, options=SceneOptions(nodata=int(dn[7, 7])))
     np.testing.assert_array_equal(valid, (dn != 0) & (dn != dn[7, 7]))
 
 
-def test_what_contradicts_the_products_own_table_is_refused(product):
+def test_options_that_contradict_the_products_table_are_refused(product):
     for options, said in ((SceneOptions(scale=0.1), "--scale"), (SceneOptions(unit="db"), "--units")):
         with pytest.raises(OptionError, match=said):
             read(product, options=options)
@@ -392,14 +391,14 @@ def test_a_product_is_a_scene(product):
     with open_product(product, ("VV",)) as bands:
         scene = Scene(bands)
         assert (scene.unit, scene.shape, scene.polarisations) == ("power", (HEIGHT, WIDTH), ("VV",))
-        assert scene.samples[0].size == (made_dn() != 0).sum()
+        assert scene.read_samples()[0].size == (made_dn() != 0).sum()
 
 
 # damage
 
 
 def edit(name, change):
-    """Change a file's text, which holds what is changed."""
+    """Change the text of a file; the change must have an effect."""
 
     def damage(root):
         path = root / name.format(stem("VV"))
@@ -428,20 +427,20 @@ CALIBRATION = "annotation/calibration/calibration-{}.xml"
 NOISE = "annotation/calibration/noise-{}.xml"
 DAMAGE = {
     "no manifest": (remove("manifest.safe"), "no manifest.safe"),
-    "a manifest cut short": (edit("manifest.safe", lambda text: text[:-40]), "manifest.safe is no XML"),
+    "a manifest cut short": (edit("manifest.safe", lambda text: text[:-40]), "manifest.safe is not XML"),
     "another mission": (
         edit("manifest.safe", lambda text: text.replace("SENTINEL-1", "SENTINEL-2")),
         "Sentinel-1 GRD",
     ),
-    "SLC": (edit("manifest.safe", lambda text: text.replace(">GRD<", ">SLC<")), "is SLC, and GRD is needed"),
+    "SLC": (edit("manifest.safe", lambda text: text.replace(">GRD<", ">SLC<")), "is SLC, but GRD is needed"),
     "a version that is none": (
         edit("manifest.safe", lambda text: text.replace("003.31", "three")),
-        "processor's version .*three",
+        "processor version .*three",
     ),
     "no measurement": (remove("measurement/{}.tiff"), r"measurement/s1a-iw-grd-vv-.*\.tiff is missing"),
     "no measurements": (no_measurements, r"measurement/s1a-iw-grd-vv-.*\.tiff is missing"),
     "a measurement of 0 bytes": (lambda root: (root / f"measurement/{stem('VV')}.tiff").write_bytes(b""), "empty"),
-    "a measurement of another size": (other_size, r"\(39, 60\).*annotation says \(40, 60\)"),
+    "a measurement of another size": (other_size, r"\(39, 60\).*annotation gives \(40, 60\)"),
     "no annotation": (
         lambda root: [path.unlink() for path in (root / "annotation").glob("*.xml")],
         "no annotation of a GRD",
@@ -453,20 +452,20 @@ DAMAGE = {
     "no calibration": (remove(CALIBRATION), "calibration-s1a-.* is missing"),
     "a calibration in another encoding": (
         edit(CALIBRATION, lambda text: f'<?xml version="1.0" encoding="klingon"?>{text}'),
-        "calibration-s1a-.* is no XML",
+        "calibration-s1a-.* is not XML",
     ),
     "a calibration without a table": (
         edit(CALIBRATION, lambda text: text.replace("sigmaNought", "sigma")),
-        "sigmaNought without a number",
+        "sigmaNought without numbers only",
     ),
-    "a word in a table": (edit(CALIBRATION, lambda text: text.replace("400", "4oo")), "sigmaNought is '4oo"),
-    "A of 0": (edit(CALIBRATION, lambda text: text.replace("400", "0")), "line 0 whose sigmaNought is no table"),
-    "A that is no number": (edit(CALIBRATION, lambda text: text.replace("400", "nan")), "without a number"),
-    "a table without one number": (edit(CALIBRATION, lambda text: text.replace("400 ", "")), "is no table"),
-    "samples out of order": (edit(CALIBRATION, lambda text: text.replace("0 10 50", "0 50 10")), "is no table"),
+    "a word in a table": (edit(CALIBRATION, lambda text: text.replace("400", "4oo")), "sigmaNought as '4oo"),
+    "A of 0": (edit(CALIBRATION, lambda text: text.replace("400", "0")), "line 0 whose sigmaNought is invalid"),
+    "A that is no number": (edit(CALIBRATION, lambda text: text.replace("400", "nan")), "without numbers only"),
+    "a table without one number": (edit(CALIBRATION, lambda text: text.replace("400 ", "")), "is invalid"),
+    "samples out of order": (edit(CALIBRATION, lambda text: text.replace("0 10 50", "0 50 10")), "is invalid"),
     "lines out of order": (edit(CALIBRATION, lambda text: text.replace(">20<", ">37<")), "out of order"),
-    "noise below 0": (edit(NOISE, lambda text: text.replace("1000", "-1000")), "noiseRangeLut is no table"),
-    "noise without a table": (edit(NOISE, lambda text: text.replace("Vector", "")), "holds no noiseVector"),
+    "noise below 0": (edit(NOISE, lambda text: text.replace("1000", "-1000")), "noiseRangeLut is invalid"),
+    "noise without a table": (edit(NOISE, lambda text: text.replace("Vector", "")), "has no noiseVector"),
     "azimuth noise out of order": (
         edit(NOISE, lambda text: text.replace("0 20 39", "0 39 20")),
         "noiseAzimuthVector",
@@ -476,7 +475,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
 @pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_product_says_what_is_wrong(product, damage, said, packed):
+def test_the_error_of_a_damaged_product_names_the_damage(product, damage, said, packed):
     damage(product)
     path = zipped(product) if packed else product
     if packed and said == "empty":
@@ -500,11 +499,11 @@ def test_a_zip_file_of_two_products_is_not_chosen_from(product):
     archive = zipped(product)
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("other.SAFE/manifest.safe", "<a/>")
-    with pytest.raises(SceneUnreadable, match="holds 2 products"):
+    with pytest.raises(SceneUnreadable, match="contains 2 products"):
         read(archive)
 
 
-def test_missing_paths_are_missing(tmp_path):
+def test_missing_paths_are_reported(tmp_path):
     for path in (tmp_path / "none.zip", tmp_path / "none.SAFE" / "manifest.safe"):
         with pytest.raises(SceneUnreadable, match="no such file"):
             read(path)
@@ -519,9 +518,9 @@ def test_no_flipped_byte_ends_in_an_error_of_another_kind(product, name):
     whole = path.read_bytes()
     rng = np.random.default_rng(5)
     refused = []
-    for place in rng.permutation(len(whole))[:250]:
+    for position in rng.permutation(len(whole))[:250]:
         data = bytearray(whole)
-        data[place] ^= int(rng.integers(1, 256))
+        data[position] ^= int(rng.integers(1, 256))
         path.write_bytes(data)
         try:
             values, valid = read(archive if name == "zip" else product, denoise=True)
@@ -539,7 +538,7 @@ def test_no_flipped_byte_ends_in_an_error_of_another_kind(product, name):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Unpack the metadata; add a sparse measurement with speckle around ten places, and the annotation's GCPs."""
+    """Unpack the metadata; add a sparse measurement with speckle around ten pixels, and the annotation's GCPs."""
     folder = tmp_path_factory.mktemp("real")
     with zipfile.ZipFile(REAL[0]) as archive:
         archive.extractall(folder)
@@ -558,13 +557,13 @@ def real(tmp_path_factory):
         layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "SPARSE_OK": True}
         path = root / "measurement" / f"{annotation.stem}.tiff"
         with rasterio.open(path, "w", driver="GTiff", gcps=gcps, crs="EPSG:4326", **shape, **layout) as dst:
-            for row, col in places((height, width)):
+            for row, col in sampled_pixels((height, width)):
                 window = around(row, col, (height, width))
                 dst.write(rng.integers(1, 2000, (window.height, window.width)).astype(np.uint16), 1, window=window)
     return root
 
 
-def places(shape):
+def sampled_pixels(shape):
     """Ten (line, pixel): nodes of the table, between samples, between lines, between both, and the corners."""
     height, width = shape
     return [
@@ -579,7 +578,7 @@ def around(row, col, shape, half=8):
 
 
 def by_hand(path, tag, line, pixel):
-    """Work A out from a calibration's numbers at one place: along the pixels of two vectors, then between them."""
+    """Compute A from a calibration's numbers at one pixel: along the pixels of two vectors, then between them."""
     table = []
     for vector in ElementTree.parse(path).getroot().iter("calibrationVector"):
         at = [int(word) for word in vector.findtext("pixel").split()]
@@ -609,7 +608,7 @@ def test_a_real_products_backscatter_is_that_of_its_table_by_hand(real, polarisa
     ):
         assert opened.shape == (16854, 25931)
         assert len(opened.georeference.gcps) == 210
-        for line, pixel in places(opened.shape):
+        for line, pixel in sampled_pixels(opened.shape):
             dn = int(src.read(1, window=Window(pixel, line, 1, 1))[0, 0])
             values, valid = opened.read((line, line + 1), (pixel, pixel + 1))
             assert valid.all()
@@ -628,7 +627,7 @@ def test_a_real_products_backscatter_is_that_of_xarray_sentinel(real, calibratio
         warnings.simplefilter("ignore")  # that library's own, about what it uses
         table = xarray_sentinel.open_sentinel1_dataset(real, group="IW/VH/calibration")[tag]
         dn = xarray_sentinel.open_sentinel1_dataset(real, group="IW/VH").measurement
-        for line, pixel in places(ours.shape):
+        for line, pixel in sampled_pixels(ours.shape):
             window = around(line, pixel, ours.shape)
             rows, cols = window.toslices()
             theirs = xarray_sentinel.calibrate_intensity(
@@ -660,7 +659,7 @@ def test_a_real_products_noise_is_less_than_its_power_and_differs_by_swath(real)
 
 
 @needs_real
-def test_a_real_product_without_its_measurement_says_so():
+def test_a_real_product_without_its_measurement_is_refused():
     assert is_product(REAL[0])
     with pytest.raises(
         SceneUnreadable, match=r"measurement/s1a-iw-grd-vh-.*\.tiff is missing.*fetch the product again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.errors import BandNotFound, OptionError, SceneUnreadable, UnitsUnknown
-from sar2optical.scene.scene import SAMPLE_LEAST, SceneOptions, open_scene
+from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.scene import SAMPLE_LEAST
 from tests.conftest import UTM, speckle
 
 VH = ("VH",)
@@ -28,7 +31,7 @@ def rows_of(path, **options):
         return scene.read_rows(0, scene.shape[0])
 
 
-def test_values_and_place_come_as_they_are(make_raster):
+def test_values_and_georeference_are_read_unchanged(make_raster):
     path = make_raster(DB, descriptions=["VH"], **UTM)
     with opened(path) as scene:
         values, valid = scene.read_rows(10, 25)
@@ -41,7 +44,7 @@ def test_values_and_place_come_as_they_are(make_raster):
     np.testing.assert_array_equal(values[0], DB[10:25])
 
 
-def test_ground_control_points_are_kept_and_are_no_affine(make_raster):
+def test_gcps_are_kept_and_not_turned_into_an_affine(make_raster):
     gcps = [GroundControlPoint(r, c, 7 + c / 100, 45 - r / 100, 3.5) for r in (0, 40) for c in (0, 30)]
     path = make_raster(speckle((40, 30)).astype(np.uint16) * 3, gcps=gcps, crs="EPSG:4326")
     with opened(path) as scene:
@@ -51,7 +54,7 @@ def test_ground_control_points_are_kept_and_are_no_affine(make_raster):
     assert found.transform is None
 
 
-def test_a_picture_without_a_place_has_none(make_raster):
+def test_a_picture_without_a_georeference_has_none(make_raster):
     with opened(make_raster(speckle((20, 20)), "chip.png")) as scene:
         assert scene.georeference.transform is None
         assert scene.georeference.crs is None
@@ -72,25 +75,25 @@ def test_nan_and_infinity_are_invalid(make_raster):
     values = DB.copy()
     values[0, 0], values[5, 6] = np.nan, -np.inf
     found, valid = rows_of(make_raster(values, nodata=np.nan), unit="db")
-    assert [tuple(place) for place in np.argwhere(~valid)] == [(0, 0), (5, 6)]
+    assert [tuple(pixel) for pixel in np.argwhere(~valid)] == [(0, 0), (5, 6)]
     assert np.isfinite(found).all()
 
 
-def test_a_users_nodata_counts_beside_the_files(make_raster):
+def test_a_users_nodata_adds_to_the_files(make_raster):
     values = DB.copy()
     values[0, 0], values[1, 1] = -99, -88
     _, valid = rows_of(make_raster(values, nodata=-99), unit="db", nodata=-88)
-    assert [tuple(place) for place in np.argwhere(~valid)] == [(0, 0), (1, 1)]
+    assert [tuple(pixel) for pixel in np.argwhere(~valid)] == [(0, 0), (1, 1)]
 
 
-def test_a_mask_band_is_heeded(make_raster):
+def test_a_mask_band_is_used(make_raster):
     mask = np.full((40, 30), 255, np.uint8)
     mask[:, :7] = 0
     _, valid = rows_of(make_raster(DB, mask=mask), unit="db")
     np.testing.assert_array_equal(valid, mask == 255)
 
 
-def test_an_alpha_band_is_heeded(make_raster):
+def test_an_alpha_band_is_used(make_raster):
     grey = speckle((20, 20))
     alpha = np.full((20, 20), 255, np.uint8)
     alpha[4] = 0
@@ -104,7 +107,7 @@ def test_the_zero_border_of_a_raw_grd_is_invalid(make_raster):
     with opened(make_raster(dn)) as scene:
         _, valid = scene.read_rows(0, 40)
         assert scene.unit == "dn"
-        assert scene.samples[0].min() > 0
+        assert scene.read_samples()[0].min() > 0
     np.testing.assert_array_equal(valid, dn > 0)
 
 
@@ -194,7 +197,7 @@ def test_several_bands_without_names_are_not_guessed(make_raster):
 
 
 @pytest.mark.parametrize("band", ["0", "3", "HH"])
-def test_a_band_that_is_not_there_is_named(make_raster, band):
+def test_a_missing_band_is_named(make_raster, band):
     path = make_raster(np.stack([DB, DB]), descriptions=["VV", "VH"])
     with (
         pytest.raises(BandNotFound, match=rf"no band {band}, the file has 1 \(VV\), 2 \(VH\)"),
@@ -228,7 +231,7 @@ def test_complex_data_is_refused(make_raster):
         pass
 
 
-def test_missing_empty_and_disguised_files_say_which_they_are(tmp_path):
+def test_missing_empty_and_disguised_files_are_named_as_such(tmp_path):
     empty, text = tmp_path / "empty.tif", tmp_path / "text.tif"
     empty.touch()
     text.write_text("not a raster at all")
@@ -262,16 +265,16 @@ def test_reading_leaves_the_file_as_it_was(make_raster):
 
 def test_percentiles_of_a_few_scattered_pixels_are_of_all_of_them(make_raster):
     values = np.zeros((3000, 3000), np.float32)  # sampled every second pixel at first
-    places = (np.arange(1, 2999, 300), np.arange(1, 2999, 300))
-    values[places] = np.arange(1, 11)
+    positions = (np.arange(1, 2999, 300), np.arange(1, 2999, 300))
+    values[positions] = np.arange(1, 11)
     with opened(make_raster(values, nodata=0), unit="power") as scene:
-        assert sorted(scene.samples[0]) == list(range(1, 11))
+        assert sorted(scene.read_samples()[0]) == list(range(1, 11))
 
 
 def test_the_sample_of_a_large_scene_is_bounded_and_true(make_raster):
     ramp = np.broadcast_to(np.linspace(1, 1000, 4500, dtype=np.uint16), (2500, 4500))
     with opened(make_raster(ramp, tiled=True, blockxsize=256, blockysize=256)) as scene:
-        sample = scene.samples[0]
+        sample = scene.read_samples()[0]
     assert SAMPLE_LEAST < sample.size < 4_000_000
     assert np.percentile(sample, 50) == pytest.approx(500, abs=2)
 
@@ -297,7 +300,7 @@ def test_an_alpha_band_hides_no_polarisation(make_raster):
     np.testing.assert_array_equal(values[0][valid], bands[1][valid])
 
 
-def test_a_bands_own_mask_is_heeded(make_raster, tmp_path):
+def test_a_bands_own_mask_is_used(make_raster, tmp_path):
     values = make_raster(DB, "values.tif")
     mask = make_raster(np.where(np.arange(30) < 11, 0, 255).astype(np.uint8)[None].repeat(40, axis=0), "mask.tif")
     size = 'rasterXSize="30" rasterYSize="40"'
@@ -327,16 +330,16 @@ def test_bands_of_one_name_are_asked_for_by_index(make_raster):
         pass
 
 
-def test_what_float32_does_not_hold_is_invalid(make_raster):
+def test_values_beyond_float32_are_invalid(make_raster):
     values = DB.astype(np.float64)
     values[1, 1] = 1e300
     found, valid = rows_of(make_raster(values), unit="db")
-    assert [tuple(place) for place in np.argwhere(~valid)] == [(1, 1)]
+    assert [tuple(pixel) for pixel in np.argwhere(~valid)] == [(1, 1)]
     assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("scale", [0.0, np.inf, np.nan])
-def test_a_scale_that_leaves_nothing_is_refused(scale):
+def test_a_scale_of_0_or_infinity_is_refused(scale):
     with pytest.raises(OptionError, match="scale is"):
         SceneOptions(scale=scale)
 
@@ -347,6 +350,20 @@ def test_grey_levels_under_a_name_of_calibrated_values_are_not_guessed(make_rast
         pass
 
 
-def test_a_name_that_is_no_utf8_is_a_name(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_accepted(tmp_path):
     with pytest.raises(SceneUnreadable), opened(tmp_path / "bad\udcff.tif"):
         pass
+
+
+def test_a_scene_without_a_georeference_is_read_without_a_warning(make_raster):
+    path = make_raster(speckle((20, 20)), "chip.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotGeoreferencedWarning)
+        assert rows_of(path)[1].all()
+
+
+def test_the_filter_of_warnings_is_unchanged_while_a_scene_is_open(make_raster):
+    path = make_raster(speckle((20, 20)), "chip.png")
+    filters = warnings.filters
+    with opened(path):
+        assert warnings.filters is filters

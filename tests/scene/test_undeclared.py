@@ -1,4 +1,4 @@
-"""What a file does not say, or says twice: fill values at its sides, other layers, pages, packed values, places."""
+"""Missing or ambiguous metadata: undeclared nodata, other layers, pages, packed values, georeferences."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, UnitsUnknown
+from sar2optical.scene import SceneOptions, open_scene
+from sar2optical.scene.encoder import choose_stretch
 from sar2optical.scene.nodata import LEAST_RUN, FillFinder, Suspects
-from sar2optical.scene.radiometry import choose_stretch
-from sar2optical.scene.scene import SceneOptions, open_scene, tell_holdings
+from sar2optical.scene.scene import log_contents
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SHAPE = (60, 200)
@@ -36,7 +37,7 @@ def read(path, band=("VH",), **options):
     """Values and validity of a whole scene, and the samples that its stretch comes from."""
     with open_scene(path, band, SceneOptions(**options)) as scene:
         values, valid = scene.read_rows(0, scene.shape[0])
-        return values[0], valid, scene.samples[0]
+        return values[0], valid, scene.read_samples()[0]
 
 
 def ends(values):
@@ -60,7 +61,7 @@ def ends(values):
 )
 @pytest.mark.parametrize("nodata", [None, -1.0])
 def test_fill_at_the_sides_is_masked_and_not_sampled(make_raster, image, name, fill, nodata, caplog):
-    """Swaths lie askew in their rectangle: each row has another number of fill pixels on both sides."""
+    """Swaths are rotated in their rectangle: each row has another number of fill pixels on both sides."""
     values = image()
     expected = np.ones(SHAPE, bool)
     for row in range(SHAPE[0]):
@@ -137,7 +138,7 @@ def rotated(fill_columns=20):
         (power, "VH_gamma0_terrain", -100.0, float("nan")),
     ],
 )
-def test_a_fill_value_that_one_row_tells_is_masked_in_rows_of_one_pixel(make_raster, image, name, fill, nodata):
+def test_a_fill_value_found_in_one_row_is_masked_as_single_pixels_in_others(make_raster, image, name, fill, nodata):
     outside = rotated()
     filled = np.where(outside, np.float32(fill), image())
     assert (outside.sum(axis=1) == 1).any()
@@ -174,8 +175,8 @@ def test_fill_between_two_swaths_is_masked_and_not_sampled(make_raster, image, n
             np.testing.assert_array_equal(scene.read((0, SHAPE[0]), cols)[1], ~gap()[:, slice(*cols)])
 
 
-def test_areas_of_zero_power_beside_another_nodata_are_told(make_raster, caplog):
-    """They may be fill between two swaths, or water whose noise was subtracted."""
+def test_areas_of_zero_power_beside_another_nodata_are_logged(make_raster, caplog):
+    """They may be nodata between two swaths, or water after noise removal."""
     filled = np.where(gap(), np.float32(0), power())
     path = make_raster(filled, descriptions=["Sigma0_VH"], nodata=-1)
     assert read(path)[1].all()
@@ -197,7 +198,7 @@ def test_areas_of_zero_power_beside_another_nodata_are_told(make_raster, caplog)
     ],
 )
 @pytest.mark.parametrize("where", ["side", "gap"])
-def test_fill_of_packed_decibels_is_told_by_the_stored_values(make_raster, dtype, scale, offset, fill, where):
+def test_fill_of_packed_decibels_is_recognised_by_the_stored_values(make_raster, dtype, scale, offset, fill, where):
     outside = rotated() if where == "side" else rotated() | gap()
     stored = np.where(outside, fill, np.rint((db() - offset) / scale)).astype(dtype)
     path = make_raster(stored, descriptions=["VH"])
@@ -236,7 +237,7 @@ def test_a_fringe_of_0_beside_other_fill_goes_too(make_raster, image, name, oute
     ("dtype", "fill"), [("int16", -9999), ("int16", 32767), ("int32", -9999), ("int32", 65535), ("uint16", 65535)]
 )
 @pytest.mark.parametrize("where", [rotated, gap])
-def test_fill_of_packed_power_is_told_by_the_stored_values(make_raster, dtype, fill, where):
+def test_fill_of_packed_power_is_recognised_by_the_stored_values(make_raster, dtype, fill, where):
     """-9999 ten-thousandths are -0.9999: no power, and not as low as any dB."""
     outside = where()
     path = make_raster(np.where(outside, fill, np.rint(power() * 1e4)).astype(dtype), descriptions=["Sigma0_VH"])
@@ -276,7 +277,7 @@ def test_lone_zeros_of_two_bands_do_not_add_up(make_raster):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_first_band_of_alpha_is_passed_over(make_raster, count):
+def test_a_first_band_of_alpha_is_skipped(make_raster, count):
     bands = np.stack([np.full(SHAPE, 255, np.float32), db()])[:count]
     kinds = [ColorInterp.alpha, ColorInterp.gray][:count]
     path = make_raster(bands, "a_dB.tif", colorinterp=kinds)
@@ -287,7 +288,7 @@ def test_a_first_band_of_alpha_is_passed_over(make_raster, count):
         np.testing.assert_array_equal(read(path)[0], db())
 
 
-def test_thousandths_of_decibels_are_no_sentinels(make_raster):
+def test_thousandths_of_decibels_are_not_sentinels(make_raster):
     """-9999 of them are -9.999 dB."""
     path = make_raster(np.rint(1000 * db()).astype(np.int32), descriptions=["VH"])
     assert read(path, unit="db", scale=0.001)[1].all()
@@ -354,8 +355,8 @@ def test_a_polarisation_within_a_products_code_is_read(make_raster, name, polari
         ("x.tif", {"tags": {"POLARISATIONS": "VV VH"}}),
     ],
 )
-def test_a_name_of_two_polarisations_names_none(make_raster, name, described):
-    """A ratio, or a difference, of two bands is no band of either."""
+def test_a_name_of_two_polarisations_is_ambiguous(make_raster, name, described):
+    """A ratio or a difference of two bands has neither polarisation."""
     path = make_raster(db(), name, **described)
     with pytest.raises(BandNotFound, match=r"trained on VV or VH, the file has 1 \(VH and VV\): give --band 1 to"):
         read(path, ("VV|VH",), unit="db")
@@ -373,7 +374,7 @@ def test_a_bands_own_name_comes_before_a_files_of_two_polarisations(make_raster)
 
 
 @pytest.mark.parametrize("name", ["simulatedImage", "VV_coherence", "phase", "VH_VV_ratio"])
-def test_what_is_computed_of_a_scene_is_no_backscatter(make_raster, name):
+def test_layers_computed_from_a_scene_are_not_backscatter(make_raster, name):
     with pytest.raises(BandNotFound, match="not backscatter"):
         read(make_raster(db(), "x.tif", descriptions=[name]), ("VV|VH",), unit="db")
 
@@ -394,7 +395,7 @@ def test_a_unit_tag_comes_before_a_bands_name(make_raster):
         assert scene.unit == "amplitude"
 
 
-def test_short_runs_and_plain_integers_are_no_fill(make_raster):
+def test_short_runs_and_plain_integers_are_not_fill(make_raster):
     values = db()
     values[20, : LEAST_RUN - 1] = 0
     assert read(make_raster(values, descriptions=["VH dB"]))[1].all()
@@ -403,7 +404,7 @@ def test_short_runs_and_plain_integers_are_no_fill(make_raster):
     assert read(make_raster(grey, "chip.png"))[1].all()
 
 
-def test_hundredths_of_decibels_are_no_fill(make_raster):
+def test_hundredths_of_decibels_are_not_fill(make_raster):
     values = (100 * db()).astype(np.float32)
     assert read(make_raster(values, descriptions=["VH"]), unit="db", scale=0.01)[1].all()
     assert not ends(values[None])[0].any()
@@ -427,7 +428,7 @@ def test_fill_is_counted_across_blocks_of_columns():
     assert right.tolist() == [0, 10, 700]
 
 
-def test_fill_is_said(make_raster, caplog):
+def test_fill_is_logged(make_raster, caplog):
     values = db()
     values[:7, :40] = 0
     with caplog.at_level("INFO", "sar2optical"):
@@ -450,7 +451,7 @@ def test_fill_is_said(make_raster, caplog):
 @pytest.mark.parametrize(
     ("dtype", "scale", "offset"), [("uint8", 0.2, -40.0), ("int16", 0.01, 0.0), ("uint16", 0.001, -50.0)]
 )
-def test_packed_decibels_are_judged_after_scale_and_offset(make_raster, dtype, scale, offset):
+def test_the_unit_of_packed_decibels_is_guessed_after_scale_and_offset(make_raster, dtype, scale, offset):
     stored = np.rint((db() - offset) / scale).astype(dtype)
     path = make_raster(stored, descriptions=["VH"])
     with rasterio.open(path, "r+") as file:
@@ -462,7 +463,7 @@ def test_packed_decibels_are_judged_after_scale_and_offset(make_raster, dtype, s
 
 
 @pytest.mark.parametrize("declared", [(float("nan"), 0.0), (0.0, 0.0), (1.0, float("nan"))])
-def test_a_scale_that_is_none_is_refused_unless_one_is_given(make_raster, declared):
+def test_an_invalid_declared_scale_is_refused_unless_one_is_given(make_raster, declared):
     path = make_raster(np.rint(db() * 100).astype(np.int16), descriptions=["VH"])
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = ((value,) for value in declared)
@@ -472,7 +473,7 @@ def test_a_scale_that_is_none_is_refused_unless_one_is_given(make_raster, declar
 
 
 @pytest.mark.parametrize("unit", ["db", "power", "amplitude", "dn"])
-def test_units_that_the_values_cannot_be_in_are_refused(make_raster, unit):
+def test_units_that_are_impossible_for_the_values_are_refused(make_raster, unit):
     path = make_raster(np.rint(db() * 100).astype(np.int16), descriptions=["VH"])
     with pytest.raises(UnitsUnknown, match=rf"units {unit} given, but the median of the values is -1\d+: .* --scale"):
         read(path, unit=unit)
@@ -482,13 +483,13 @@ def test_units_that_the_values_cannot_be_in_are_refused(make_raster, unit):
 def test_a_negative_stretch_is_refused_where_nothing_is_negative():
     model = ModelSignature(name="m", unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),))
     for source in ("power", "db", "dn"):
-        with pytest.raises(UnitsMismatch, match=r"stretch -25 to 0: the model works on amplitude, .*p1 p99"):
+        with pytest.raises(UnitsMismatch, match=r"stretch -25 to 0: the model expects amplitude, .*p1 p99"):
             choose_stretch(source, model, Stretch(Bound(-25), Bound(0)))
         choose_stretch(source, model, Stretch(Bound(1, True), Bound(99, True)))
     assert choose_stretch("db", ModelSignature(name="m"), Stretch(Bound(-25), Bound(0)))[0] == "db"
 
 
-def test_angles_in_degrees_are_no_power(make_raster):
+def test_angles_in_degrees_are_not_power(make_raster):
     with pytest.raises(UnitsUnknown, match="are not power"):
         read(make_raster((33 + 10 * power()).astype(np.float32), "OPERA_L2_RTC-S1_x_VH.tif"))
 
@@ -545,7 +546,7 @@ def test_a_tiff_of_several_pages_lists_them(tmp_path, pages):
 
 
 @pytest.mark.parametrize(("band", "found"), [("VV", "VV"), ("VH", "VH")])
-def test_a_subdatasets_own_name_tells_its_polarisation(tmp_path, band, found):
+def test_the_polarisation_is_found_in_a_subdatasets_name(tmp_path, band, found):
     from scipy.io import netcdf_file
 
     with netcdf_file(tmp_path / "S1_VV.nc", "w") as file:
@@ -591,10 +592,10 @@ def test_the_raster_of_the_polarisation_is_read_out_of_a_zip_archive(make_raster
     assert f"hyp3.zip: reading /vsizip/{path}/hyp3/{names[1]}" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, "sar2optical"):
-        tell_holdings(path)
-        tell_holdings(tmp_path / names[0])
+        log_contents(path)
+        log_contents(tmp_path / names[0])
     assert [record.message.split(", ")[0] for record in caplog.records] == [
-        f"hyp3.zip: holds /vsizip/{path}/hyp3/{sorted(names)[0]}"
+        f"hyp3.zip: contains /vsizip/{path}/hyp3/{sorted(names)[0]}"
     ]
     np.testing.assert_array_equal(read(path, ("VV|VH",))[0], power())
     np.testing.assert_array_equal(read(path, ("VH",), bands=("VV",))[0], power())
@@ -609,24 +610,24 @@ def test_an_archive_of_several_scenes_lists_its_rasters(make_raster, tmp_path):
     np.testing.assert_array_equal(read(advised)[0], power() + 1)
 
 
-def test_an_archive_without_a_raster_says_so(tmp_path):
+def test_an_archive_without_a_raster_is_refused(tmp_path):
     path = tmp_path / "scene.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("scene/measurement.jp2", "x")
-    with pytest.raises(SceneUnreadable, match=r"scene\.zip: holds no GeoTIFF, \.img or \.vrt: unpack it"):
+    with pytest.raises(SceneUnreadable, match=r"scene\.zip: contains no GeoTIFF, \.img or \.vrt: unpack it"):
         read(path)
 
 
-def test_a_dimap_header_without_its_folder_says_so(tmp_path):
+def test_a_dimap_header_without_its_folder_is_refused(tmp_path):
     (tmp_path / "scene.dim").write_text("<Dimap_Document/>")
-    with pytest.raises(SceneUnreadable, match=r"is SNAP's header alone: put the folder scene\.data beside it"):
+    with pytest.raises(SceneUnreadable, match=r"is only SNAP's header: put the folder scene\.data beside it"):
         read(tmp_path / "scene.dim")
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".zip", ".SAFE", ".dim"])
-def test_an_address_longer_than_a_path_may_be_holds_nothing(suffix, caplog):
+def test_an_address_longer_than_the_limit_of_paths_contains_nothing(suffix, caplog):
     with caplog.at_level(logging.INFO, "sar2optical"):
-        tell_holdings(f"https://host/scene.tif?signature={'a' * 5000}{suffix}")
+        log_contents(f"https://host/scene.tif?signature={'a' * 5000}{suffix}")
     assert caplog.text == ""
 
 
@@ -652,7 +653,7 @@ def test_the_band_of_the_polarisation_is_read_by_a_dimap_header(tmp_path):
 
 def test_a_dimap_header_of_two_bands_of_the_polarisation_names_them(tmp_path):
     path = dimap(tmp_path, "Gamma0_VH", "Sigma0_VH")
-    with pytest.raises(SceneUnreadable, match=r"is no raster itself: give one of .*Sigma0_VH\.img$") as caught:
+    with pytest.raises(SceneUnreadable, match=r"is not a raster itself: give one of .*Sigma0_VH\.img$") as caught:
         read(path)
     np.testing.assert_array_equal(read(str(caught.value).rsplit(", ", 1)[-1])[0], power() + 1)
 

@@ -260,4 +260,4 @@ def test_the_command_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_said_without_a_traceback(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(tmp_path / "absent" / "scene.tif"), "--size", "20", "20"])
     assert result.exit_code == 1
-    assert "make it first" in result.output
+    assert "create it first" in result.output

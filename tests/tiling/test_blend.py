@@ -54,10 +54,10 @@ def slow_blend(grid, images):
     total, weight = np.zeros((3, height, width)), np.zeros((height, width))
     for i, top in enumerate(grid.rows):
         for j, left in enumerate(grid.cols):
-            placed = np.zeros((3, height, width))
-            placed[:, top : top + grid.window, left : left + grid.window] = images[i, j]
+            shifted = np.zeros((3, height, width))
+            shifted[:, top : top + grid.window, left : left + grid.window] = images[i, j]
             here = np.outer(rows[i], cols[j])
-            total += here * placed
+            total += here * shifted
             weight += here
     return (total / weight)[:, : grid.shape[0], : grid.shape[1]]
 
@@ -116,7 +116,7 @@ def test_weights_at_a_production_window_are_positive_and_sum_to_one():
     assert axis_weights(starts, 256).min() > 1e-5
 
 
-def test_two_windows_that_share_two_pixels_weigh_them_by_a_raised_cosine():
+def test_two_windows_that_share_two_pixels_weight_them_by_a_raised_cosine():
     near, far = (1 + np.cos(np.pi / 4)) / 2, (1 - np.cos(np.pi / 4)) / 2  # at a quarter and three quarters
     expected = [[1, 1, near, far], [far, near, 1, 1]]
     np.testing.assert_allclose(axis_weights((0, 2), 4), expected, atol=1e-7)
@@ -185,7 +185,7 @@ def test_a_skipped_window_changes_no_pixel_outside_itself(skipped):
     assert (without[:, ~outside] != whole[:, ~outside]).any()
 
 
-def test_a_skipped_row_of_windows_leaves_its_own_rows_zero_and_the_rest_as_it_is():
+def test_a_skipped_row_of_windows_leaves_its_own_rows_zero_and_the_others_unchanged():
     grid = window_grid((24, 8), 8, 0)
     images = random_images(grid)
     scene = blend(grid, images, skip={(1, 0)})

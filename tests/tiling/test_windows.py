@@ -1,4 +1,4 @@
-"""Where windows lie, and which rows are finished when."""
+"""Positions of windows, and the rows that they finish."""
 
 from __future__ import annotations
 

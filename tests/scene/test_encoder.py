@@ -1,12 +1,22 @@
-"""Units, stretches and grey levels, against values by hand."""
+"""Conversion of units, stretches and bytes, against values by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sar2optical.errors import UnitsMismatch, UnitsUnknown
-from sar2optical.scene.radiometry import AS_IT_IS, Encoding, choose_stretch, convert, decode, guess_unit, resolve
+from sar2optical.errors import UnitsMismatch
+from sar2optical.scene.encoder import (
+    AS_IT_IS,
+    Encoding,
+    choose_stretch,
+    convert,
+    decode,
+    encode_bands,
+    encodings_for,
+    resolve,
+    to_input,
+)
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 LINEAR = ("amplitude", "power", "db")
@@ -42,7 +52,7 @@ def test_one_backscatter_in_three_units(power, amplitude, db):
 
 @pytest.mark.parametrize("source", [*LINEAR, "dn"])
 @pytest.mark.parametrize("target", [*LINEAR, "dn"])
-def test_there_and_back_is_where_it_was(source, target):
+def test_conversion_there_and_back_is_the_identity(source, target):
     values = np.linspace(-40, 10, 201, dtype=np.float32) if source == "db" else np.geomspace(1e-4, 50, 201)
     values = values.astype(np.float32).reshape(3, 67)
     np.testing.assert_allclose(convert(convert(values, source, target), target, source), values, rtol=1e-5, atol=1e-5)
@@ -54,16 +64,16 @@ def test_dn_counts_as_amplitude():
 
 
 @pytest.mark.parametrize("source", ["power", "amplitude", "dn"])
-def test_no_power_is_minus_infinity_in_db_without_a_warning(source):
+def test_a_power_of_0_is_minus_infinity_in_db_without_a_warning(source):
     np.testing.assert_array_equal(convert(floats(0, -0.25), source, "db"), floats(-np.inf, -np.inf))
 
 
-def test_minus_infinity_in_db_is_no_power():
+def test_minus_infinity_in_db_is_a_power_of_0():
     assert convert(floats(-np.inf), "db", "power") == 0
     assert convert(floats(-np.inf), "db", "amplitude") == 0
 
 
-def test_negative_power_counts_as_none():
+def test_negative_power_counts_as_0():
     np.testing.assert_array_equal(convert(floats(-0.5, 4), "power", "amplitude"), floats(0, 2))
     np.testing.assert_array_equal(convert(floats(-2, 3), "amplitude", "power"), floats(0, 9))
 
@@ -108,7 +118,7 @@ def test_infinities_are_clipped():
     np.testing.assert_array_equal(encode(Encoding("power", "db", -25, 0), [0, -1, np.inf]), [-1, -1, 1])
 
 
-def test_invalid_pixels_become_0_whatever_they_hold():
+def test_invalid_pixels_become_0_whatever_their_value():
     values = [np.nan, -32768, np.inf, 0.5, 0.2]
     valid = [False, False, False, False, True]
     for source in LINEAR:
@@ -146,7 +156,7 @@ def test_decoding_leaves_the_image_as_it_was():
     np.testing.assert_array_equal(image, floats(-2, 0.3))
 
 
-def test_an_encoding_says_what_it_does():
+def test_an_encoding_is_described_in_words():
     assert str(AS_IT_IS) == "bytes as they are"
     assert str(Encoding("power", "db", -25, -0.5)) == "power as db, -25 to -0.5"
 
@@ -166,7 +176,7 @@ def test_values_are_values_whatever_the_sample():
     assert resolve(Stretch.parse("0", "p50"), floats(1, 2, 9)) == (0, 2)
 
 
-def test_percentiles_pass_over_pixels_without_power():
+def test_percentiles_ignore_pixels_without_power():
     sample = np.concatenate([np.full(50, -np.inf), np.arange(101)]).astype(np.float32)
     assert resolve(PERCENTILES, sample) == (1, 99)
 
@@ -186,7 +196,7 @@ def test_a_scene_without_a_value_still_has_a_range(sample):
     assert low < high
 
 
-def test_percentiles_in_db_do_not_see_a_calibration_factor():
+def test_percentiles_in_db_are_invariant_to_a_calibration_factor():
     dn = np.random.default_rng(1).gamma(4, 80, (16, 16)).astype(np.float32)
     images = []
     for values in (dn, dn / 437):
@@ -231,7 +241,7 @@ def test_calibrated_values_are_refused_by_a_fixed_range_of_dn(source):
         choose_stretch(source, model("dn", Stretch.parse("0", "800")), None)
 
 
-def test_bytes_pass_as_their_maker_stretched_them():
+def test_bytes_are_taken_as_already_scaled():
     whole = Stretch.parse("0", "255")
     for signature in (model("byte", whole), model("db", FIXED), model("amplitude", PERCENTILES)):
         assert choose_stretch("byte", signature, None) == ("byte", (whole,))
@@ -253,148 +263,47 @@ def test_a_users_stretch_wins_over_the_models(source, unit, expected):
     assert choose_stretch(source, model(unit, theirs, theirs), mine) == (expected, (mine, mine))
 
 
-# telling the unit
-
-DB = floats(-31, -22, -14, -11.5, -9, 2)
-POWER = floats(0.001, 0.01, 0.06, 0.09, 0.4, 3)
-DN = floats(1, 60, 180, 240, 410, 9000)
-SNAP = "S1A_IW_GRDH_1SDV_20200501T054104_20200501T054129_032370_03BF20_DB12_Orb_NR_Cal_TC{}.tif"
-NRB = "s1a-iw-nrb-20220721t051225-044194-05465e-33tuf-vv-g-{}.{}"
-HYP3 = "S1A_IW_20180605T233148_DVP_RTC30_G_{}_FD6A_VV.tif"
-
-TOLD = {
-    "raw GRD": ("uint16", ("s1a-iw-grd-vh-20230108t170615-20230108t170640-046698-0598f1-002.tiff",), DN, "dn"),
-    "raw GRD whose data take is named db": (
-        "uint16",
-        ("s1a-iw-grd-vv-20200501t054104-20200501t054129-032370-03b1db-001.tiff",),
-        DN,
-        "dn",
-    ),
-    "raw GRD of a product whose id begins with DB": (
-        "uint16",
-        ("S1A_IW_GRDH_1SDV_20200501T054104_20200501T054129_032370_03BF20_DB12_VV.tif",),
-        DN,
-        "dn",
-    ),
-    "dB of power": ("float32", ("VH_power_dB",), DB, "db"),
-    "intensity in dB": ("float32", ("Intensity_VH_db",), DB, "db"),
-    "a unit tag before another name": ("float32", ("amplitude", "Sigma0_VH"), np.sqrt(POWER), "amplitude"),
-    "DN that SNAP names": ("float32", ("Amplitude_VV",), DN, "dn"),
-    "Planetary Computer RTC": ("float32", ("iw-vv.rtc.tiff",), POWER, "power"),
-    "HyP3 power": ("float32", (HYP3.format("gpuned"),), POWER, "power"),
-    "HyP3 dB": ("float32", (HYP3.format("gduned"),), DB, "db"),
-    "HyP3 amplitude": ("float32", (HYP3.format("gauned"),), np.sqrt(POWER), "amplitude"),
-    "HyP3 sigma0 power, filtered, clipped, matched": ("float32", (HYP3.format("spufcm"),), POWER, "power"),
-    "HyP3 power, water masked": ("float32", (HYP3.format("gpwned"),), POWER, "power"),
-    "HyP3 amplitude, water masked": ("float32", (HYP3.format("sawfcm"),), np.sqrt(POWER), "amplitude"),
-    "Earth Engine, linear": ("float32", ("COPERNICUS_S1_GRD_FLOAT_VV.tif",), POWER, "power"),
-    "Planetary Computer RTC, saved under a name": ("float32", ("vv_20240105_rtc.tif",), POWER, "power"),
-    "Sentinel Hub, by its coefficient": ("float32", ("VV", "s1_gamma0_terrain.tif"), POWER, "power"),
-    "openEO, by its coefficient": ("float32", ("VH", "sigma0-ellipsoid_2023-05-01.tif"), POWER, "power"),
-    "pyroSAR": ("float32", ("S1A__IW___A_20150309T173017_VV_gamma0-rtc.tif",), POWER, "power"),
-    "pyroSAR, dB": ("float32", ("S1A__IW___A_20150309T173017_VV_gamma0-rtc_db.tif",), DB, "db"),
-    "NRB": ("float32", (NRB.format("lin", "tif"),), POWER, "power"),
-    "NRB, dB": ("float32", (NRB.format("log", "vrt"),), DB, "db"),
-    "Earth Engine": ("float64", ("VV", "scene.tif"), DB, "db"),
-    "SNAP, linear": ("float32", ("Sigma0_VV", "scene.tif"), POWER, "power"),
-    "SNAP, linear, cross-polarised": ("float32", ("Gamma0_VH", "scene.tif"), POWER, "power"),
-    "SNAP, linear, polar waters": ("float32", ("Sigma0_HH", "scene.tif"), POWER, "power"),
-    "SNAP, dB": ("float32", ("Sigma0_VV_db", "scene.tif"), DB, "db"),
-    "SNAP, a stack": ("float32", ("Sigma0_VV_slv1_05Jun2018", "stack.tif"), POWER, "power"),
-    "SNAP, a stack in dB": ("float32", ("Sigma0_VV_slv1_05Jun2018_db", "stack.tif"), DB, "db"),
-    "SNAP, slant range": ("float32", ("Beta0_VH", "scene.tif"), POWER, "power"),
-    "SNAP, by its file name": ("float32", ("band_1", SNAP.format("")), POWER, "power"),
-    "SNAP, dB by its file name": ("float32", ("band_1", SNAP.format("_dB")), DB, "db"),
-    "SNAP, intensity": ("float32", ("Intensity_VH",), POWER, "power"),
-    "OPERA RTC-S1": (
-        "float32",
-        ("OPERA_L2_RTC-S1_T064-135518-IW1_20230101T014939Z_20230101T100000Z_S1A_30_v1.0_VV.tif",),
-        POWER,
-        "power",
-    ),
-    "linear, in words": ("float32", ("vh_linear.tif",), POWER, "power"),
-    "power, in words": ("float32", ("S1_VH_power_2024.tif",), POWER, "power"),
-    "linear and dB, in words": ("float32", ("linear_to_db.tif",), DB, "db"),
-    "amplitude, in words": ("float32", ("scene-amplitude-vv.tif",), np.sqrt(POWER), "amplitude"),
-    "amplitude of integers": ("uint16", ("scene_amplitude.tif",), DN, "dn"),
-    "a dark sea, by the processor's tag": (
-        "uint16",
-        ("Sentinel-1B EW GRD MR L1", "sea.tiff"),
-        floats(20, 33, 90),
-        "dn",
-    ),
-    "a unit tag of dB": ("float32", ("dB", "VV", "scene.tif"), DB, "db"),
-    "a band name before the file's": ("float32", ("Sigma0_VV", "scene_db.tif"), POWER, "power"),
-    "a chip": ("uint8", ("ROIs1868_summer_s1_59_p11.png",), floats(0, 30, 130, 200, 255), "byte"),
-    "a dark chip": ("uint8", (), floats(0, 1, 2), "byte"),
-}
-
-
-@pytest.mark.parametrize(("dtype", "names", "sample", "unit"), TOLD.values(), ids=TOLD.keys())
-def test_the_unit_is_told(dtype, names, sample, unit):
-    found, reason = guess_unit(dtype, names, sample.astype(np.float32))
-    assert found == unit
-    assert reason
-
-
-REFUSED = {
-    "integers with a sign": ("int16", (), DN),
-    "integers of 32 bits": ("int32", (), DN),
-    "power and amplitude in one name": ("float32", ("power_plant_VH_amplitude.tif",), POWER),
-    "SNAP's name of power, and amplitude": ("float32", ("Sigma0_VH_amplitude",), POWER),
-    "a natural logarithm": ("float32", ("Sigma0_VV_ln",), floats(-9, -4, -1)),
-    "a natural logarithm without a name": ("float32", ("scene.tif",), floats(-9, -4, -1)),
-    "a phase that is named": ("float32", ("phase_VV.tif",), floats(-3.1, -0.1, 3.1)),
-    "a natural logarithm in words": ("float32", ("natural logarithm", "VH"), floats(-19, -12, -8)),
-    "a natural logarithm of a description": ("float32", ("natural log of VH",), floats(-19, -12, -8)),
-    "a logarithm of no base": ("float32", ("VH_log.tif",), DB),
-    "radians": ("float32", ("rad", "VV"), DB),
-    "millimetres": ("float32", ("mm", "VV"), DB),
-    "power about 0 that a name calls dB": ("float32", ("VH_dB",), floats(-0.001, -0.00002, 0.001)),
-    "a root of power": ("float32", ("Sigma0_VV_sqrt.tif",), np.sqrt(POWER)),
-    "a phase of negative median": ("float32", ("scene.tif",), floats(-3.1, -0.1, 3.1)),
-    "power below 0 that a name calls dB": ("float32", ("db_export.tif",), floats(-0.001, 0.05, 0.6)),
-    "fractions without a name": ("float32", ("scene.tif",), floats(0, 0.02, 0.1, 0.9)),
-    "large positive floats without a name": ("float32", ("scene.tif",), DN),
-    "hundredths of dB": ("int16", ("scene.tif",), DB * 100),
-    "hundredths of dB that say dB": ("int16", ("Sigma0_VV_db",), DB * 100),
-    "16 bit that never leave a byte": ("uint16", ("scene.tif",), floats(0, 90, 255)),
-    "signed bytes": ("int8", ("scene.tif",), floats(-25, -11, -3)),
-    "floats far below any backscatter": ("float32", ("scene.tif",), floats(-9000, -12, -4)),
-    "DN of floats under a name that says amplitude": ("float32", ("scene_amplitude.tif",), DN),
-    "dB under a name that says linear, in words": ("float32", ("vh_linear.tif",), DB),
-    "a reduction that is called bilinear": ("float32", ("vh_bilinear.tif",), POWER),
-    "a tag that speaks of another product": ("uint16", ("Sentinel-1A IW SLC L1", "sea.tiff"), floats(20, 33, 90)),
-    "a phase": ("float32", ("scene.tif",), floats(-3.1, 0.1, 3.1)),
-    "dB under a name that says linear": ("float32", ("Sigma0_VV",), DB),
-    "dB under a HyP3 name that says power": ("float32", (HYP3.format("gpuned"),), DB),
-    "dB under a HyP3 name that says amplitude": ("float32", (HYP3.format("gauned"),), DB),
-    "Sentinel Hub without a name": ("float32", ("VV", "response.tiff"), POWER),
-    "dB under a SNAP file name that says linear": ("float32", (SNAP.format(""),), DB),
-    "a model's output whose name ends in cal": ("float32", ("s1_optical_cal.tif",), POWER),
-    "DN under a name that says RTC": ("uint16", ("vv_rtc.tif",), DN),
-    "dB under a name that says RTC": ("float32", ("iw-vv.rtc.tiff",), DB),
-    "DN under a name that says dB": ("float32", ("VV_db.tif",), DN),
-    "power under a name that says dB": ("float32", ("VV_db.tif",), POWER),
-    "power under a HyP3 name that says dB": ("float32", (HYP3.format("gduned"),), POWER),
-    "DN under a name that says power": ("uint16", ("Sigma0_VV",), DN),
-    "a chip under a name that says power": ("uint8", ("Sigma0_VV",), floats(0, 30, 130, 200, 255)),
-}
-
-
-@pytest.mark.parametrize(("dtype", "names", "sample"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_unit_that_cannot_be_told_is_asked_for(dtype, names, sample):
-    with pytest.raises(UnitsUnknown, match="give --units") as caught:
-        guess_unit(dtype, names, sample.astype(np.float32))
-    lowest, highest = (f"{value:.4g}" for value in (sample.min(), sample.max()))
-    assert f"{dtype} values from {lowest} to {highest}" in str(caught.value)
-
-
-def test_a_refusal_shows_the_name_that_the_values_contradict():
-    with pytest.raises(UnitsUnknown, match="Sigma0_VV"):
-        guess_unit("float32", ("Sigma0_VV", "scene.tif"), DB)
-
-
-def test_a_mixed_stretch_that_the_scene_turns_upside_down_is_refused():
+def test_a_mixed_stretch_that_the_scene_inverts_is_refused():
     with pytest.raises(ValueError, match="p1"):
         resolve(Stretch(Bound(1, True), Bound(-40)), floats(-20, -10, -5))
+
+
+# from samples to model input
+
+
+def test_each_band_gets_the_percentiles_of_its_own_samples():
+    samples = np.arange(101, dtype=np.float32), np.arange(101, dtype=np.float32) * 2
+    found = encodings_for("db", samples, model("db", PERCENTILES, PERCENTILES))
+    assert found == [Encoding("db", "db", 1, 99), Encoding("db", "db", 2, 198)]
+
+
+def test_percentiles_are_taken_after_conversion_to_the_models_unit():
+    (found,) = encodings_for("dn", [floats(1, 10, 100)], model("db", PERCENTILES), Stretch.parse("p0", "p100"))
+    assert (found.source, found.target) == ("dn", "db")
+    np.testing.assert_allclose((found.low, found.high), (0, 40), atol=1e-5)
+
+
+@pytest.mark.parametrize(("unit", "sample"), [(None, floats(1)), ("dn", floats())])
+def test_a_scene_without_a_valid_pixel_needs_no_stretch(unit, sample):
+    assert encodings_for(unit, [sample], model("db", FIXED)) == [AS_IT_IS]
+
+
+def test_bands_are_encoded_each_by_its_own():
+    values = np.stack([floats(-25, 0)[None], floats(-25, 0)[None]])
+    encodings = [Encoding("db", "db", -25, 0), Encoding("db", "db", -50, 0)]
+    found = encode_bands(encodings, values, np.array([[True, True]]))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [[[-1, 1]], [[0, 1]]])
+
+
+def test_a_small_scene_is_padded_at_the_far_edges_and_copied_to_all_channels():
+    sar, valid = to_input(floats(0.5, -0.5)[None, None], np.array([[True, False]]), shape=(2, 3), channels=3)
+    np.testing.assert_array_equal(sar, np.array([[[0.5, -0.5, 0], [0, 0, 0]]] * 3, np.float32))
+    np.testing.assert_array_equal(valid, [[True, False, False], [False, False, False]])
+
+
+def test_input_of_the_right_size_and_channels_is_not_copied():
+    sar, valid = np.zeros((2, 3, 4), np.float32), np.ones((3, 4), bool)
+    same, mask = to_input(sar, valid, shape=(3, 4), channels=2)
+    assert same is sar
+    assert mask is valid

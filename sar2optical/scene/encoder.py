@@ -1,0 +1,329 @@
+"""The one encoder: scale SAR values to model input, and model output to bytes. Nothing else scales either.
+
+::
+
+    values of a scene -> convert to the model's unit -> stretch to [-1, 1] -> pad and copy to the model's channels
+    [-1, 1] -> decode -> uint8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.errors import UnitsMismatch
+from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
+
+__all__ = [
+    "AS_IT_IS",
+    "Encoding",
+    "choose_stretch",
+    "convert",
+    "decode",
+    "encode_bands",
+    "encodings_for",
+    "resolve",
+    "to_input",
+]
+
+_LINEAR_POWER = {"dn": 2, "amplitude": 2, "power": 1}
+"""Exponent that turns a value in a linear unit into power."""
+
+
+def convert(values: NDArray[np.float32], source: Unit, target: Unit) -> NDArray[np.float32]:
+    """Convert between units: power = amplitude ** 2 = 10 ** (dB / 10).
+
+    `dn` counts as amplitude: the calibration factor between the two is unknown here, see
+    `Stretch.invariant_to_gain`.
+
+    Parameters
+    ----------
+    values
+        float32, any shape, in `source`. Negative power or amplitude (a result of noise removal) counts as 0.
+    source, target
+        Units; `byte` converts only to `byte`.
+
+    Returns
+    -------
+    ndarray
+        float32 of the same shape, in `target`; -inf dB where the power is 0. May be `values` itself.
+
+    Raises
+    ------
+    UnitsMismatch
+        If exactly one of the two units is `byte`.
+    """
+    if source == target or {source, target} == {"dn", "amplitude"}:
+        return values
+    if "byte" in (source, target):
+        raise UnitsMismatch(
+            f"values are {source}, the model expects {target}: the two cannot be converted; "
+            "give --stretch LOW HIGH in the scene's own unit"
+        )
+    with np.errstate(divide="ignore"):
+        if target == "db":
+            scale = np.float32(10 * _LINEAR_POWER[source])
+            return np.asarray(scale * np.log10(np.maximum(values, 0)), np.float32)
+        if source == "db":
+            exponent = values / np.float32(10 * _LINEAR_POWER[target])
+            # Damaged values may have any size: the exponent is limited to the largest that float32 holds.
+            return np.asarray(np.power(np.float32(10), np.minimum(exponent, 38)), np.float32)
+    if target == "power":
+        return np.square(np.maximum(values, 0))
+    return np.sqrt(np.maximum(values, 0))
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Conversion of one band of a scene to model input; one for the whole scene, so that all windows agree."""
+
+    source: Unit
+    """Unit of the scene's values."""
+    target: Unit
+    """Unit in which the stretch is applied."""
+    low: float
+    """Value in `target` that becomes -1."""
+    high: float
+    """Value in `target` that becomes 1."""
+
+    def __str__(self) -> str:
+        if self.source == self.target == "byte" and (self.low, self.high) == (0, 255):
+            return "bytes as they are"
+        return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
+
+    def encode(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Stretch a band to [-1, 1] and clip it; invalid pixels become 0, see `sar2optical.tiling.fill`.
+
+        Parameters
+        ----------
+        values
+            float32 (H, W) in `source`.
+        valid
+            bool (H, W).
+
+        Returns
+        -------
+        ndarray
+            float32 (H, W) in [-1, 1], without NaN.
+        """
+        converted = convert(values, self.source, self.target)
+        # -inf (power of 0, in dB) is clipped to -1; damaged values may overflow, and are clipped as well.
+        with np.errstate(over="ignore"):
+            scaled = (converted - np.float32(self.low)) * np.float32(2 / (self.high - self.low))
+        scaled -= 1
+        np.clip(scaled, -1, 1, out=scaled)
+        scaled[~valid] = 0
+        return scaled
+
+
+AS_IT_IS = Encoding("byte", "byte", 0, 255)
+"""Encoding of values that are already scaled to 8 bits: 0 becomes -1, 255 becomes 1."""
+
+
+def encodings_for(
+    unit: Unit | None,
+    samples: Sequence[NDArray[np.float32]],
+    signature: ModelSignature,
+    stretch: Stretch | None = None,
+) -> list[Encoding]:
+    """Choose the encoding of each band of a scene.
+
+    Parameters
+    ----------
+    unit
+        Unit of the scene's values; None where the scene has no valid pixel to guess it from.
+    samples
+        By band: float32 (n,), valid pixels of the whole scene in `unit`, see `Scene.read_samples`.
+    signature
+        Signature of the model.
+    stretch
+        The user's stretch for all bands; None: the signature's.
+
+    Returns
+    -------
+    list of Encoding
+        One per band of the model; `AS_IT_IS` where no pixel is valid, as none will be encoded.
+
+    Raises
+    ------
+    UnitsMismatch
+        As `choose_stretch` and `resolve` do.
+    """
+    if unit is None or not samples[0].size:
+        return [AS_IT_IS] * len(signature.bands)
+    target, stretches = choose_stretch(unit, signature, stretch)
+    return [
+        Encoding(unit, target, *resolve(chosen, convert(sample, unit, target)))
+        for chosen, sample in zip(stretches, samples, strict=True)
+    ]
+
+
+def encode_bands(
+    encodings: Sequence[Encoding], values: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Encode all bands of a scene, or of a part of it.
+
+    Parameters
+    ----------
+    encodings
+        One per band.
+    values
+        float32 (bands, H, W) in the scene's unit.
+    valid
+        bool (H, W).
+
+    Returns
+    -------
+    ndarray
+        float32 (bands, H, W) in [-1, 1]; 0 where invalid.
+    """
+    return np.stack([encoding.encode(band, valid) for encoding, band in zip(encodings, values, strict=True)])
+
+
+def to_input(
+    sar: NDArray[np.float32], valid: NDArray[np.bool_], *, shape: tuple[int, int], channels: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Pad encoded bands to the size of a window (or of a row of windows), and copy a lone band to all channels.
+
+    Parameters
+    ----------
+    sar
+        float32 (bands, H, W) in [-1, 1], from `encode_bands`.
+    valid
+        bool (H, W).
+    shape
+        Height and width of the result, at least H and W.
+    channels
+        Input channels of the model: as many as bands, or any number where there is one band.
+
+    Returns
+    -------
+    sar
+        float32 (channels, *shape); padded with 0 at the bottom and on the right. Copied channels share their
+        memory and are read-only.
+    valid
+        bool (*shape); padding is invalid.
+    """
+    missing = (0, shape[0] - valid.shape[0]), (0, shape[1] - valid.shape[1])
+    if np.any(missing):
+        sar, valid = np.pad(sar, ((0, 0), *missing)), np.pad(valid, missing)
+    if len(sar) != channels:
+        sar = np.broadcast_to(sar, (channels, *sar.shape[1:]))
+    return sar, valid
+
+
+def choose_stretch(
+    source: Unit, signature: ModelSignature, stretch: Stretch | None
+) -> tuple[Unit, tuple[Stretch, ...]]:
+    """Choose the unit in which values are stretched, and the stretch of each band of the model.
+
+    Parameters
+    ----------
+    source
+        Unit of the scene's values.
+    signature
+        Signature of the model.
+    stretch
+        The user's stretch: in the model's unit, or in the scene's where the two cannot be converted. None: the
+        signature's.
+
+    Returns
+    -------
+    unit, stretches
+        Values in `byte` are already scaled: without a user's stretch, 0 to 255 is theirs.
+
+    Raises
+    ------
+    UnitsMismatch
+        If the model expects bytes and the scene has others, or one of the two is calibrated, the other is not, and
+        the signature's stretch has fixed bounds; or a bound of the user's stretch is below 0 in a linear unit.
+    """
+    bands = len(signature.bands)
+    if source == "byte":
+        return "byte", (stretch or Stretch(Bound(0), Bound(255)),) * bands
+    if signature.unit == "byte":
+        if stretch is None:
+            raise UnitsMismatch(
+                f"values are {source}, the model expects bytes that are already scaled: give --stretch LOW HIGH "
+                "(percentiles as p1 p99), or a byte scene"
+            )
+        return source, (stretch,) * bands
+    if stretch and signature.unit != "db" and any(b.at < 0 for b in (stretch.low, stretch.high)):
+        raise UnitsMismatch(
+            f"stretch {stretch}: the model expects {signature.unit}, which is never below 0: give bounds in "
+            f"{signature.unit}, or percentiles (p1 p99)"
+        )
+    chosen = (stretch,) * bands if stretch else signature.stretch
+    fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]
+    if source != "dn" and fixed and stretch is None and signature.unit == "dn":
+        raise UnitsMismatch(
+            f"values are calibrated {source}, the model expects uncalibrated DN from {fixed[0]}: "
+            "give the uncalibrated scene, or --stretch p1 p99"
+        )
+    if source == "dn" and fixed and stretch is None and signature.unit != "dn":
+        raise UnitsMismatch(
+            f"values are uncalibrated DN, the model expects calibrated {signature.unit} from {fixed[0]}: "
+            "calibrate the scene, or give --stretch p1 p99"
+        )
+    return signature.unit, chosen
+
+
+def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float]:
+    """Compute the two values of a stretch: percentiles are taken from a sample.
+
+    Parameters
+    ----------
+    stretch
+        Values or percentiles.
+    sample
+        float32 (n,), valid pixels of the whole scene (never of one window) in the stretch's unit. May be empty.
+
+    Returns
+    -------
+    low, high
+        low < high. Where percentiles coincide (a flat scene), high is raised by the smallest step that float32
+        resolves, so that the flat value becomes -1.
+
+    Raises
+    ------
+    UnitsMismatch
+        If a percentile and a fixed value give low > high.
+    """
+    low, high = (_value(bound, sample) for bound in (stretch.low, stretch.high))
+    if low > high:  # only where one bound is a percentile and the other a value
+        raise UnitsMismatch(
+            f"stretch {stretch} is {low:.4g} to {high:.4g} on this scene, low above high: give --stretch p1 p99"
+        )
+    return low, max(high, low + max(abs(low) * 1e-6, 1e-12))
+
+
+def decode(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert model output to bytes: clip to [-1, 1], (y + 1) / 2 * 255, rounded.
+
+    Rounding makes this the exact inverse of `AS_IT_IS`. (The re-implemented system truncates, which is half a level
+    darker on average.)
+
+    Parameters
+    ----------
+    image
+        float32, any shape, in [-1, 1].
+
+    Returns
+    -------
+    ndarray
+        uint8 of the same shape.
+    """
+    scaled = image * np.float32(127.5)
+    scaled += np.float32(128)  # 127.5, and half a level for rounding
+    np.clip(scaled, 0, 255, out=scaled)
+    return scaled.astype(np.uint8)
+
+
+def _value(bound: Bound, sample: NDArray[np.float32]) -> float:
+    if not bound.percentile:
+        return bound.at
+    finite = sample[np.isfinite(sample)]  # without -inf dB, where the power is 0
+    return float(np.percentile(finite, bound.at)) if finite.size else 0.0
