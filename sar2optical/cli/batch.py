@@ -131,8 +131,8 @@ def _refuse_rasters(sources: list[str]) -> None:
     if others:
         raise OptionWithoutEffect(
             f"{redacted(others[0])}: {len(others)} of {len(sources)} scenes are not Sentinel-1 products in ESA's "
-            "format and have no calibration table: remove --calibration and --denoise, or translate the products in a "
-            "separate batch"
+            "format and have no calibration table: remove --calibration and --denoise, or translate the products "
+            "in a separate batch"
         )
 
 

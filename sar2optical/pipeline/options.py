@@ -96,6 +96,11 @@ class Report:
     """Versions of the libraries that took part."""
 
     @property
+    def path(self) -> str:
+        """Path or address of the mosaic, for `sar2optical.open_mosaic`."""
+        return self.out
+
+    @property
     def windows_skipped(self) -> int:
         """Windows without a valid pixel, or of strips that an earlier run had finished."""
         return self.windows - self.windows_run

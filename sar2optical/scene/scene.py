@@ -55,6 +55,10 @@ class SceneSource(Described, Protocol):
         """See `Scene.estimate_valid_share`."""
         ...
 
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """See `Scene.read`."""
+        ...
+
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """See `Scene.read_rows`."""
         ...

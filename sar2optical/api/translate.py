@@ -1,0 +1,188 @@
+"""Translate scenes, and estimate runs, with plain keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sar2optical.api.keywords import (
+    Bound,
+    engine_options,
+    model_path,
+    naming_keywords,
+    product_options,
+    scene_options,
+    stretch_of,
+    target_of,
+)
+from sar2optical.api.source import source_path
+from sar2optical.pipeline.estimate import Estimate
+from sar2optical.pipeline.estimate import estimate as estimate_run
+from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
+from sar2optical.pipeline.run import translate as translate_scene
+from sar2optical.scene.geocode.target import Target
+from sar2optical.scene.safe.calibrate import Calibration
+from sar2optical.signature import Stretch, Unit
+from sar2optical.tiling.windows import DEFAULT_OVERLAP
+
+__all__ = ["estimate", "translate"]
+
+
+# More than 8 parameters: `help(translate)` shows every option, as in rasterio and xarray.
+def translate(
+    scene: Any,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    bands: Sequence[str | int] | None = None,
+    unit: Unit | None = None,
+    nodata: float | None = None,
+    scale: float | None = None,
+    calibration: Calibration | None = None,
+    denoise: bool = False,
+    geocode: str | Target | None = None,
+    resolution: float | None = None,
+    stretch: Stretch | tuple[Bound, Bound] | None = None,
+    overlap: int = DEFAULT_OVERLAP,
+    compress: str = "deflate",
+    preview: str | Path | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    batch: int = 1,
+    max_memory: int | None = None,
+    seams: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    options: TranslateOptions | None = None,
+) -> Report:
+    """Translate a SAR scene into an RGB mosaic of the same shape and georeference.
+
+    A run that ends early leaves its strips in `OUT.parts`; the same call resumes from them.
+
+    Parameters
+    ----------
+    scene
+        Path or address of anything that GDAL opens, or of a Sentinel-1 product; an open rasterio dataset; a numpy
+        (masked) array (H, W) or (bands, H, W); an xarray DataArray.
+    out
+        Path of the mosaic: .tif (cloud-optimized GeoTIFF), .png or .jpg; or an `s3://` address. Written atomically.
+    model
+        Path of an engine file (.onnx, .pth, .plan), or a published name; the bundled generator by default.
+    bands
+        Polarisations ("VH") or indices from 1, one for each band of the model.
+    unit
+        Unit of the (scaled) values: dn, amplitude, power, db or byte; by default from the file.
+    nodata
+        Stored value that is no measurement, beside what the file declares.
+    scale
+        Factor from stored values to their unit; by default from the file.
+    calibration
+        Calibration of a Sentinel-1 product: sigma0 (default), gamma0, beta0 or dn.
+    denoise
+        Subtract the thermal noise of a Sentinel-1 product.
+    geocode
+        CRS of a map grid to resample the scene to ("EPSG:32643", "auto-utm").
+    resolution
+        Side of a pixel of that grid, in the CRS's unit.
+    stretch
+        Two bounds, as values (0, 200) or percentiles ("p1", "p99"); by default the model's own.
+    overlap
+        Pixels that neighbouring windows share.
+    compress
+        Compression of a GeoTIFF: deflate, zstd, lzw, jpeg or none.
+    preview
+        Path of a small picture (.png) to write as well.
+    overwrite
+        Replace outputs that exist.
+    restart
+        Delete what an interrupted run has left, instead of resuming it.
+    backend, device, precision, threads, batch
+        See `open_engine`.
+    max_memory
+        Limit of the memory of this process in bytes, engine included.
+    seams
+        Measure the seams, for the report.
+    on_progress
+        Called with (stage, done, total): stage is "check", "translate" or "mosaic", done and total are pixels.
+    stop
+        Called now and then. If it returns True, the current strip is finished and `Interrupted` is raised.
+    options
+        A `TranslateOptions` object instead of all keywords from `bands` to `seams`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    Sar2OpticalError
+        A subclass for each failure that the caller can correct, see `sar2optical.errors`.
+    """
+    given = dict(locals())
+    with naming_keywords(), source_path(scene) as src:
+        options = _options(given)
+        return translate_scene(src, out, model=model_path(model), options=options, on_progress=on_progress, stop=stop)
+
+
+def estimate(scene: Any, out: str | Path, *, model: str | Path | None = None, **keywords: Any) -> Estimate:
+    """Estimate windows, memory, disk and time of a run; writes nothing.
+
+    Reads the whole scene once, and runs a few of its windows.
+
+    Parameters
+    ----------
+    scene, out, model
+        See `translate`.
+    **keywords
+        Options of `translate`, `bands` to `seams`, or `options`.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown.
+    Sar2OpticalError
+        See `translate`.
+    """
+    defaults = dict(_DEFAULTS)
+    for name in ("model", "on_progress", "stop"):
+        defaults.pop(name)
+    if unknown := keywords.keys() - defaults.keys():
+        raise TypeError(f"estimate() got an unexpected keyword argument {min(unknown)!r}")
+    with naming_keywords(), source_path(scene) as src:
+        return estimate_run(src, out, model=model_path(model), options=_options({**defaults, **keywords}))
+
+
+_DEFAULTS: dict[str, Any] = translate.__kwdefaults__ or {}
+_GROUPED = (
+    "bands", "unit", "nodata", "scale", "calibration", "denoise", "geocode", "resolution", "stretch", "overlap",
+    "compress", "preview", "overwrite", "restart", "backend", "device", "precision", "threads", "batch", "max_memory",
+    "seams",
+)  # fmt: skip
+
+
+def _options(given: dict[str, Any]) -> TranslateOptions:
+    """Collect keywords in an options object."""
+    if given["options"] is not None:
+        if changed := [name for name in _GROUPED if given[name] != _DEFAULTS[name]]:
+            raise TypeError(f"options and {changed[0]} are both given: set {changed[0]} in options")
+        found: TranslateOptions = given["options"]
+        return found
+    return TranslateOptions(
+        scene=scene_options(given["bands"], given["unit"], given["nodata"], given["scale"]),
+        product=product_options(given["calibration"], given["denoise"]),
+        geocode=target_of(given["geocode"], given["resolution"]),
+        stretch=stretch_of(given["stretch"]),
+        engine=engine_options(given["device"], given["precision"], given["threads"], given["batch"]),
+        preview=None if given["preview"] is None else Path(given["preview"]),
+        **{name: given[name] for name in ("overlap", "compress", "overwrite", "restart", "backend")},
+        **{name: given[name] for name in ("max_memory", "seams")},
+    )
