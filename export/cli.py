@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from export.precision import OPSETS, PRECISIONS, Method, Storage, Subpixel
-from sar2optical.cli.common import reports_errors, set_up_logging
+from sar2optical.cli.common import context_settings, reports_errors, set_up_logging
 from sar2optical.errors import BackendNotInstalled
 from sar2optical.signature import listed
 
@@ -26,7 +26,7 @@ _EMULATED = ", 16-bit roundings emulated in float32"
 _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=context_settings("export"))
 @click.argument("source")
 @click.argument("out", type=_FILE)
 @click.option(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical._utils.addresses import redacted
-from sar2optical.cli.common import Lines, one_line, reports_errors, set_up_logging
+from sar2optical.cli.common import Lines, context_settings, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
@@ -53,7 +53,7 @@ class _Scene:
     """Why it cannot be translated: an Item without a scene, a list that cannot be read."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=context_settings("batch"))
 @click.argument("scenes", nargs=-1, required=True)
 @click.argument("out_dir")
 @click.option(

@@ -36,6 +36,15 @@ _AGAIN = "nothing is half-written; run the same command again"
 _Command = Callable[..., Any]
 
 
+def context_settings(name: str) -> dict[str, Any]:
+    """Settings of a command: -h, a wide help, and an environment variable `SAR2OPT_NAME_OPTION` for each option."""
+    return {
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": f"SAR2OPT_{name.upper()}",
+    }
+
+
 def options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
     """Make one decorator of several options, in reading order."""
 

@@ -14,6 +14,7 @@ import click
 from sar2optical.cli.common import (
     INTERRUPTED,
     aligned_option,
+    context_settings,
     optical_options,
     reading,
     refuse_bands_of_pictures,
@@ -32,7 +33,7 @@ _SHOWN = 5
 """Problems of a kind that are listed; the JSON file has all."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings=context_settings("data"))
 @click.version_option(package_name="sar2optical")
 def main() -> None:
     """Check, split and fetch pairs of SAR and optical chips.

@@ -12,14 +12,14 @@ from pathlib import Path
 import click
 
 from sar2optical import __version__
-from sar2optical.cli.common import reports_errors, set_up_logging
+from sar2optical.cli.common import context_settings, reports_errors, set_up_logging
 from sar2optical.doctor import AREAS, TIMEOUT, Finding, examine, healthy
 from sar2optical.errors import OptionWithoutEffect
 
 _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broken": "red"}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=context_settings("doctor"))
 @click.option(
     "--only",
     "areas",

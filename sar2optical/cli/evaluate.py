@@ -12,6 +12,7 @@ import click
 
 from sar2optical.cli.common import (
     chip_options,
+    context_settings,
     engine_options,
     reading,
     refuse_bands_of_pictures,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=context_settings("eval"))
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("data", type=_PATH)
 @click.option("--fit-on", type=_PATH, help="Folder of pairs that the baselines are fitted on; DATA where not given.")

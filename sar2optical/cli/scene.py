@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import GentleStop, Lines, reports_errors, set_up_logging
+from sar2optical.cli.common import GentleStop, Lines, context_settings, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
 
@@ -23,7 +23,7 @@ _DOING = {"check": "checking strips", "translate": "translating", "mosaic": "ass
 _IN_HAND = {"translate": "the strip in hand", "mosaic": "the mosaic"}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=context_settings("scene"))
 @click.argument("scene")
 @click.argument("out")
 @scene_options

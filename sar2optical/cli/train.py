@@ -15,6 +15,7 @@ import click
 from sar2optical.cli.common import (
     INTERRUPTED,
     chip_options,
+    context_settings,
     options,
     parse_stretch,
     reading,
@@ -139,7 +140,7 @@ _start = options(
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=context_settings("train"))
 @click.argument("data", type=_FILE)
 @click.argument("out", type=_FILE)
 @_data

@@ -1,0 +1,271 @@
+"""The public functions: inputs of every kind, keywords, errors that name keywords, lazy mosaics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.vrt import WarpedVRT
+
+import sar2optical as s2o
+from sar2optical.errors import (
+    BandNotFound,
+    OptionError,
+    OutputExists,
+    Sar2OpticalError,
+    SceneUnreadable,
+    UnitsMismatch,
+    UnitsUnknown,
+)
+from tests.conftest import BYTES, UTM, make_identity, make_local, speckle
+
+SHAPE = (300, 340)
+
+
+@pytest.fixture
+def decibels() -> np.ndarray:
+    """float32 dB of a textured scene."""
+    rng = np.random.default_rng(3)
+    return (10 * np.log10(rng.gamma(4, 0.02, SHAPE))).astype(np.float32)
+
+
+@pytest.fixture
+def scene(make_raster, decibels):
+    return make_raster(decibels, descriptions=["VH"], tags={"units": "dB"}, **UTM)
+
+
+def test_ten_lines_translate_a_scene(scene, tmp_path):
+    """The lines of the README's first screen, on a real engine."""
+    out = tmp_path / "out.tif"
+    with s2o.open_scene(scene, bands=["VH"]) as opened:
+        sar = opened.read(window=((0, 256), (0, 256)))
+        assert (opened.crs, opened.transform) == (rasterio.crs.CRS.from_epsg(32631), UTM["transform"])
+    with s2o.open_engine() as engine:
+        rgb = s2o.predict(sar, engine)
+    expected = s2o.estimate(scene, out, overlap=96)
+    result = s2o.translate(scene, out, overlap=96, geocode="auto-utm", preview=str(tmp_path / "p.png"))
+    mosaic = s2o.open_mosaic(result.path)
+    assert rgb.shape == (3, 256, 256)
+    assert rgb.dtype == np.uint8
+    assert expected.windows == 4
+    assert mosaic.rgb.dims == ("band", "y", "x")
+    assert (tmp_path / "p.png").is_file()
+
+
+def test_predict_gives_the_pixels_of_translate(scene, tmp_path):
+    model = make_local(tmp_path / "local.onnx")
+    s2o.translate(scene, tmp_path / "out.tif", model=model, stretch=("p1", "p99"))
+    with s2o.open_scene(scene, bands=["VH"]) as opened, s2o.open_engine(model) as engine:
+        rgb = s2o.predict(opened.read(), engine, stretch=("p1", "p99"))
+    with rasterio.open(tmp_path / "out.tif") as mosaic:
+        np.testing.assert_array_equal(mosaic.read(), rgb.data)
+    assert rgb.data.std() > 10
+
+
+def test_percentiles_of_a_window_are_those_of_the_scene(scene, tmp_path):
+    model = make_identity(tmp_path / "identity.onnx", BYTES)
+    with s2o.open_scene(scene) as opened, s2o.open_engine(model) as engine:
+        whole = s2o.predict(opened.read(), engine, stretch=("p1", "p99"))
+        window = s2o.predict(opened.read(((20, 90), (30, 120))), engine, stretch=("p1", "p99"))
+    np.testing.assert_array_equal(window.data, whole.data[:, 20:90, 30:120])
+
+
+def test_arrays_and_datasets_are_scenes(scene, decibels, tmp_path):
+    """A path, an open dataset, a warped one, numpy and xarray give the same pixels."""
+    xarray = pytest.importorskip("xarray")
+    model = make_identity(tmp_path / "identity.onnx", BYTES)
+    array = xarray.DataArray(decibels, dims=("y", "x"), attrs={"units": "dB"})
+    with rasterio.open(scene) as dataset, WarpedVRT(dataset) as warped:
+        sources = {"path": scene, "text": str(scene), "dataset": dataset, "warped": warped, "xarray": array}
+        sources["numpy"] = decibels
+        found, units = {}, {"numpy": "db"}
+        for name, source in sources.items():
+            out = tmp_path / f"{name}.tif"
+            s2o.translate(source, out, model=model, bands=[1], stretch=(0, 0.5), unit=units.get(name))
+            with rasterio.open(out) as mosaic:
+                found[name] = mosaic.read()
+                georeferenced = mosaic.crs is not None
+            assert georeferenced == (name not in ("xarray", "numpy"))
+    assert found["path"].std() > 5
+    for pixels in found.values():
+        np.testing.assert_array_equal(pixels, found["path"])
+
+
+def test_xarray_goes_in_and_comes_out(decibels, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    decibels[40:60, 50:90] = np.nan
+    y, x = 4_800_000 - 10.0 * np.arange(SHAPE[0]), 500_000 + 10.0 * np.arange(SHAPE[1])
+    array = xarray.DataArray(decibels[None], dims=("band", "y", "x"), coords={"y": y, "x": x}, attrs={"units": "db"})
+    with s2o.open_engine(make_identity(tmp_path / "identity.onnx", BYTES)) as engine:
+        rgb = s2o.predict(array, engine, stretch=(0, 0.5))
+        same = s2o.predict(np.ma.masked_invalid(decibels), engine, unit="db", stretch=(0, 0.5))
+    assert rgb.dims == ("band", "y", "x")
+    np.testing.assert_array_equal(rgb.x, x)
+    np.testing.assert_array_equal(rgb.valid, np.isfinite(decibels))
+    np.testing.assert_array_equal(rgb.values, same.filled(0))
+    assert same.mask[:, 50, 60].all()
+
+
+def test_arithmetic_loses_the_unit_and_slices_keep_it(scene, tmp_path):
+    with s2o.open_scene(scene) as opened:
+        sar = opened.read()
+    assert (sar.unit, sar[:, 10:].unit, sar[0, :, ::2].unit) == ("db", "db", "db")
+    assert ((sar + 3).unit, sar.copy().unit, np.exp(sar).unit) == (None, None, None)
+    with pytest.raises(ValueError, match="read-only"):
+        sar += 3
+    with (
+        s2o.open_engine(make_identity(tmp_path / "identity.onnx", BYTES)) as engine,
+        pytest.raises(UnitsUnknown, match="give unit"),
+    ):
+        s2o.predict(np.ma.exp(sar / 10), engine)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "text"),
+    [
+        ({"unit": "watt"}, OptionError, "unit is 'watt': give one of dn"),
+        ({"unit": "power"}, UnitsUnknown, "unit"),
+        ({"bands": ["HH"]}, BandNotFound, "no band HH"),
+        ({"stretch": (1,)}, OptionError, "stretch is (1,): give two bounds"),
+        ({"stretch": ("p1", "far")}, OptionError, "stretch"),
+        ({"stretch": (-20, 0)}, UnitsMismatch, "stretch"),
+        ({"precision": "fp4"}, OptionError, "precision is 'fp4': give auto or one of fp32"),
+        ({"device": "tpu"}, OptionError, "device is 'tpu'"),
+        ({"resolution": 20.0}, OptionError, "resolution is 20, but geocode is None"),
+        ({"geocode": "EPSG:0"}, OptionError, "EPSG:0"),
+        ({"overlap": 256}, OptionError, "overlap"),
+        ({"compress": "zip"}, OptionError, "compress"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_names_its_keyword_and_no_option(scene, tmp_path, keywords, kind, text):
+    model = make_identity(tmp_path / "identity.onnx", BYTES)
+    with pytest.raises(kind) as error:
+        s2o.translate(scene, tmp_path / "out.tif", model=model, **keywords)
+    assert text in str(error.value)
+    assert "--" not in str(error.value)
+    assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("give --units db (and --scale 0.01), or --nodata", 'give unit="db" (and scale=0.01), or nodata'),
+        ("give --band 1 or --band VH", 'give bands=["1"] or bands=["VH"]'),
+        ("give --stretch p1 p99", 'give stretch=("p1", "p99")'),
+        ("give --stretch LOW HIGH in dB", "give stretch=(LOW, HIGH) in dB"),
+        ("pass --overwrite to replace it", "pass overwrite=True to replace it"),
+        ("with --geocode auto-utm --resolution 10", 'with geocode="auto-utm" resolution=10'),
+        ("give another --backend or --precision", "give another backend or precision"),
+        ("--units power given, but", 'unit="power" given, but'),
+    ],
+)
+def test_options_in_messages_become_keywords(message, expected):
+    from sar2optical.api.keywords import naming_keywords
+
+    with pytest.raises(OutputExists) as error, naming_keywords():
+        raise OutputExists(message)
+    assert str(error.value) == expected
+
+
+def test_unknown_keywords_are_refused(scene, tmp_path):
+    for call in (s2o.translate, s2o.estimate):
+        with pytest.raises(TypeError, match="units"):
+            call(scene, tmp_path / "out.tif", units="db")
+
+
+def test_options_objects_stay(make_raster, tmp_path):
+    from sar2optical.pipeline.options import TranslateOptions
+
+    src = make_raster(speckle((40, 50)), descriptions=["VH"])
+    model = make_identity(tmp_path / "identity.onnx", BYTES)
+    options = TranslateOptions(overlap=8, compress="zstd")
+    assert s2o.translate(src, tmp_path / "out.tif", model=model, options=options).manifest["overlap"] == "8"
+    with pytest.raises(TypeError, match="options and overlap are both given"):
+        s2o.translate(src, tmp_path / "two.tif", model=model, options=options, overlap=16)
+
+
+def test_a_mosaic_is_read_by_window(scene, tmp_path):
+    pytest.importorskip("xarray")
+    s2o.translate(scene, tmp_path / "out.tif", model=make_identity(tmp_path / "m.onnx", BYTES), stretch=("p1", "p99"))
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        expected, mask = dataset.read(), dataset.dataset_mask() != 0
+    mosaic = s2o.open_mosaic(tmp_path / "out.tif")
+    np.testing.assert_array_equal(mosaic.rgb[:, 10:60, 20:90], expected[:, 10:60, 20:90])
+    np.testing.assert_array_equal(mosaic.rgb[1, 7], expected[1, 7])
+    np.testing.assert_array_equal(mosaic.rgb[::2, 5:100:3, -4], expected[::2, 5:100:3, -4])
+    np.testing.assert_array_equal(mosaic.valid[3:9], mask[3:9])
+    assert float(mosaic.x[0]) == UTM["transform"].c + 5
+    assert float(mosaic.y[1]) == UTM["transform"].f - 15
+    assert mosaic.attrs["SAR2OPTICAL_MODEL"] == "tiny"
+    with pytest.raises(SceneUnreadable, match="cannot open the mosaic"):
+        s2o.open_mosaic(tmp_path / "absent.tif")
+
+
+def test_windows_outside_the_scene_are_refused(scene):
+    with s2o.open_scene(scene) as opened:
+        for window in (((0, 301), (0, 10)), ((5, 5), (0, 10)), ((0, 10), (-1, 10))):
+            with pytest.raises(OptionError, match="give a window inside it"):
+                opened.read(window)
+
+
+def test_what_is_no_scene_is_refused(tmp_path):
+    for source in (None, 5, np.zeros(4), np.zeros((2, 2), complex), b"scene.tif"):
+        with pytest.raises(Sar2OpticalError, match=r"scene is a"), s2o.open_scene(source):
+            pass
+
+
+def test_all_public_names_are_there_and_documented():
+    for name in s2o.__all__:
+        assert getattr(s2o, name) is not None
+        assert name in dir(s2o)
+    for name in ("translate", "predict", "estimate", "open_scene", "open_engine", "open_mosaic"):
+        assert "Parameters" in getattr(s2o, name).__doc__
+    for keyword in s2o.translate.__kwdefaults__:
+        assert keyword in s2o.translate.__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = s2o.nonsense
+
+
+OLD = {
+    "sar2optical.translate": ("TranslateOptions", "Report", "translate", "prepared", "forecast"),
+    "sar2optical.raster": ("open_raster", "SceneOptions", "Georeference"),
+    "sar2optical.radiometry": ("Encoding", "decode", "guess_unit"),
+    "sar2optical.windows": ("WindowPlan", "plan_windows", "DEFAULT_OVERLAP"),
+    "sar2optical.models.zoo": ("resolve", "bundled", "ZOO"),
+    "sar2optical.cluster": ("translate_all", "connected"),
+    "sar2optical.safe": ("ProductOptions", "open_product"),
+    "sar2optical.engines.auto": ("open_model", "tune"),
+    "sar2optical.training.evaluate": ("evaluate",),
+    "sar2optical.metrics": ("psnr", "seam_score"),
+}
+
+
+@pytest.mark.parametrize("module", OLD)
+def test_old_paths_work_with_a_warning(module):
+    code = (
+        f"from {module} import {', '.join(OLD[module])}\nimport sar2optical\nassert callable(sar2optical.translate)"
+    )
+    run = [sys.executable, "-W", "always::DeprecationWarning", "-c", code]
+    result = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+    assert result.stderr.count("DeprecationWarning") == 1
+    assert f"{module} has moved to sar2optical." in result.stderr
+
+
+def test_every_old_path_leads_to_modules_that_exist():
+    from importlib import import_module
+
+    from sar2optical._moved import MOVED
+
+    for old, new in MOVED.items():
+        for module in new:
+            import_module(f"sar2optical.{module}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import_module(f"sar2optical.{old}")
+    with pytest.raises(ModuleNotFoundError):
+        import_module("sar2optical.nonsense")
