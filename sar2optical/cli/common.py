@@ -1,4 +1,4 @@
-"""What every command shares: one line for an error, its exit code, and where log lines go."""
+"""Shared by all commands: options, errors as one line with an exit code, signals, progress, logging."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import click
 
 from sar2optical._utils.addresses import redacted
 from sar2optical._utils.retries import RetryLog
+from sar2optical.engines.registry import BACKENDS, DEVICES, PRECISIONS
 from sar2optical.errors import Interrupted, OptionError, OptionWithoutEffect, Sar2OpticalError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from sar2optical.data.pairs import Reading
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+"""Exit code after Ctrl-C, as in shells: 128 + SIGINT."""
 
 TERMINATED = 143
-"""Likewise after SIGTERM."""
+"""Exit code after SIGTERM: 128 + SIGTERM."""
 
 
-_AGAIN = "nothing is half-written; run the same command again"
+_AGAIN = "no output is half-written; run the same command again"
 
 _Command = Callable[..., Any]
 
@@ -59,26 +60,34 @@ def options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command],
 engine_options = options(
     click.option(
         "--backend",
-        type=click.Choice(["auto", "openvino", "onnxruntime", "pytorch", "tensorrt"]),
+        type=click.Choice(["auto", *(backend.name for backend in BACKENDS)]),
         default="auto",
         show_default=True,
-        help="Library that runs the model; auto takes the fastest installed.",
+        help="Library that runs the model; auto: the fastest one that is installed.",
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", *DEVICES]),
+        default="auto",
+        show_default=True,
+        help="Device that runs the model; auto: CUDA where it works, else the CPU.",
+    ),
     click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8", "fp8"]),
+        type=click.Choice(["auto", *PRECISIONS]),
         default="auto",
         show_default=True,
-        help="Of the arithmetic; auto takes what is fastest here and close to fp32, which is the reference.",
+        help="Precision of the arithmetic; fp32 is the reference, auto the fastest that is close to it.",
     ),
 )
-"""How a model is run."""
+"""Options of an engine."""
 
 aligned_option = click.option(
-    "--aligned", is_flag=True, help="DATA has pictures of SAR and optical side by side (A|B), and no s1 and s2."
+    "--aligned",
+    is_flag=True,
+    help="DATA holds pictures with SAR and optical side by side (A|B), instead of s1 and s2.",
 )
-"""Where pairs lie."""
+"""Option for the layout of pairs."""
 
 optical_options = options(
     click.option(
@@ -91,10 +100,10 @@ optical_options = options(
         nargs=3,
         type=click.IntRange(1),
         metavar="R G B",
-        help="Bands of optical chips, from 1.  [by name, or a known order]",
+        help="Bands of optical chips, from 1.  [default: by name, or a known order]",
     ),
 )
-"""How optical chips are read; for `reading`."""
+"""Options for reading optical chips; for `reading`."""
 
 chip_options = options(
     click.option(
@@ -102,12 +111,12 @@ chip_options = options(
         type=click.Choice(["auto", *UNITS]),
         default="auto",
         show_default=True,
-        help="Of SAR chips that are no bytes.",
+        help="Unit of SAR chips that are not 8-bit; auto: from the files.",
     ),
     optical_options,
     aligned_option,
 )
-"""How chips are read; for `reading`."""
+"""Options for reading chips; for `reading`."""
 
 
 def reading(
@@ -119,7 +128,7 @@ def reading(
     rgb: tuple[int, int, int] | None,
     bands: tuple[str, ...] = (),
 ) -> Reading:
-    """Turn `chip_options` and bands into how chips of at least `side` pixels are read."""
+    """Return how to read chips of at least `side` pixels, from `chip_options` and bands."""
     from sar2optical.data.pairs import Reading
 
     unit: Any = None if units == "auto" else units
@@ -128,29 +137,31 @@ def reading(
 
 
 def refuse_bands_of_pictures(bands: tuple[str, ...], *, aligned: bool) -> None:
-    """Refuse a band's index for pictures with both halves side by side: their SAR half is one grey band."""
+    """Refuse a band's index for pictures side by side: their SAR half is one grey band."""
     from sar2optical.data.sar_bands import parse_band
 
     chosen = [band for band in bands if parse_band(band)[0].isdecimal()]
     if aligned and chosen:
-        raise OptionError(f"--band {chosen[0]} has no effect on --aligned pictures: give the polarisation, or none")
+        raise OptionError(
+            f"--band {chosen[0]} has no effect on --aligned pictures: give the polarisation instead, or nothing"
+        )
 
 
 def _leave_terminated(*_: object) -> None:
-    """Say what to do, and leave through every context manager."""
-    os.write(2, f"terminated: {_AGAIN}\n".encode())  # not click.echo: it may be in the middle of one
+    """Print what to do, and exit through every context manager."""
+    os.write(2, f"terminated: {_AGAIN}\n".encode())  # click.echo may be running already
     sys.exit(TERMINATED)
 
 
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what a user can mend into one line on stderr: exit 1, or 130 after Ctrl-C.
+    """Print an error that the user can correct as one line on stderr, and exit.
 
-    Usage errors, and options without effect: exit 2.
+    Exit code 1; 2 for usage errors and options without effect; 130 after Ctrl-C.
     """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        # A batch system's way to say stop: leaves through every context manager, as Ctrl-C does.
+        # Batch systems send SIGTERM: exit through every context manager, as after Ctrl-C.
         signal.signal(signal.SIGTERM, _leave_terminated)
         try:
             command(*args, **kwargs)
@@ -158,11 +169,11 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             click.echo(f"error: {one_line(error)}", err=True)
             sys.exit(2 if isinstance(error, OptionWithoutEffect) else 1)
         except MemoryError:
-            click.echo("error: out of memory: lower the batch size or the number of threads", err=True)
+            click.echo("error: out of memory: give a smaller --batch-size, or fewer --threads", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo(f"interrupted: {_AGAIN}", err=True)
-            # Libraries' worker threads may not end by themselves; nothing of ours is left to flush.
+            # Worker threads of libraries may never end; nothing is left to flush.
             sys.stderr.flush()
             os._exit(INTERRUPTED)
 
@@ -170,20 +181,20 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class GentleStop:
-    """Ctrl-C and SIGTERM as a request, while there is something in hand worth finishing; asked twice, as an order.
+    """Finish the current strip after Ctrl-C or SIGTERM, and exit at once after a second one.
 
-    A context manager; what `translate` is given as `stop`.
+    A context manager, and the `stop` callback of `translate`.
     """
 
     def __init__(self) -> None:
-        self.in_hand = ""
-        """What is finished first; nothing: a request is an order."""
+        self.finish_first = ""
+        """Name of what is finished first; empty: exit at once."""
         self._asked = False
         self._exit_code = INTERRUPTED
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Say whether somebody asked."""
+        """Return True after the first signal."""
         return self._asked
 
     def __enter__(self) -> Self:
@@ -200,31 +211,31 @@ class GentleStop:
 
     def _hear(self, number: int, _: object) -> None:
         self._exit_code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
-        if self._asked or not self.in_hand:
+        if self._asked or not self.finish_first:
             if number == signal.SIGTERM:
                 _leave_terminated()
             raise KeyboardInterrupt
         self._asked = True
-        # Not click.echo: it may be in the middle of one.
-        os.write(2, f"\nfinishing {self.in_hand}; again to leave at once\n".encode())
+        # click.echo may be running already.
+        os.write(2, f"\nfinishing {self.finish_first}; press again to exit at once\n".encode())
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
 
 def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Read a number of bytes as people write it: 800MB, 2G, 1.5GiB; click's callback."""
+    """Parse a number of bytes (800MB, 2G, 1.5GiB); a callback for click."""
     if value is None:
         return None
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise click.BadParameter(f"{value!r} is no size: give bytes, or a number with MB or GB (800MB, 2GB)")
+        raise click.BadParameter(f"{value!r} is not a size: give bytes, or a number with MB or GB (800MB, 2GB)")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
 
 
 def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] | None) -> Stretch | None:
-    """Read an option of two bounds; click's callback."""
+    """Parse an option of two bounds; a callback for click."""
     if value is None:
         return None
     try:
@@ -234,17 +245,17 @@ def parse_stretch(_: click.Context, __: click.Parameter, value: tuple[str, str] 
 
 
 def one_line(error: BaseException) -> str:
-    """Give an error's text, and its notes, without line breaks."""
+    """Return an error's text and notes without line breaks."""
     notes = getattr(error, "__notes__", ())
     text = " ".join("; ".join((str(error), *map(redacted, notes))).split())
     return text.encode(errors="replace").decode()  # file names need not be UTF-8
 
 
 @cache
-def _hush_what_rasterio_cannot_log() -> None:
-    """Print nothing where GDAL quotes a damaged tag that is no UTF-8: rasterio's logging of it fails, visibly.
+def _suppress_failed_logging() -> None:
+    """Suppress what rasterio prints when GDAL quotes a damaged tag that is not UTF-8, and logging it fails.
 
-    Cython prints the error by way of `sys.excepthook` first, and then how it came about.
+    Cython prints the error through `sys.excepthook` first, then through `sys.unraisablehook`.
     """
     hook, unraisable_hook = sys.excepthook, sys.unraisablehook
 
@@ -260,12 +271,12 @@ def _hush_what_rasterio_cannot_log() -> None:
 
 
 class Lines:
-    """Progress where no terminal shows a bar: a line on stderr at the start, then one a minute or every 5 %.
+    """Progress without a terminal: a line on stderr at the start, then one per minute or per 5 %.
 
     Parameters
     ----------
     clock
-        Seconds; for tests.
+        Function that returns seconds; for tests.
     """
 
     _SECONDS = 60.0
@@ -278,7 +289,7 @@ class Lines:
         self._said = (0.0, 0.0)
 
     def show(self, doing: str, done: float, total: float, unit: str) -> None:
-        """Print a line where one is due."""
+        """Print a line if one is due."""
         now, share = self._clock(), done / total if total else 1.0
         when, said = self._said
         if doing == self._doing and now - when < self._SECONDS and share - said < self._SHARE:
@@ -296,21 +307,21 @@ class Lines:
 
 
 class _Formatter(logging.Formatter):
-    """Leaves out what may be secret in addresses, of others' messages and tracebacks too."""
+    """Removes secrets of addresses, also from messages and tracebacks of other libraries."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
 def set_up_logging(verbosity: int) -> None:
-    """Send the library's log lines to stderr: warnings at -1, decisions too at 0, everything at 1."""
+    """Print log lines to stderr: warnings at -1, information at 0, everything at 1."""
     levels = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
     logger = logging.getLogger("sar2optical")
     logger.handlers[:] = [handler]
     logger.setLevel(levels[max(-1, min(verbosity, 1))])
-    # GDAL's own complaints come to us as exceptions; without a handler Python would print them a second time.
+    # GDAL's errors are raised as exceptions; without a handler, Python would print them a second time.
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
     logging.getLogger("rasterio._env").handlers[:] = [RetryLog()]
-    _hush_what_rasterio_cannot_log()
+    _suppress_failed_logging()

@@ -1,4 +1,4 @@
-"""What every command that translates scenes lets people choose."""
+"""Options of all commands that translate scenes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CALIBRATIONS = ("sigma0", "gamma0", "beta0", "dn")
 scene_options = options(
     click.option(
         "--model",
-        help="Generator: a file (.onnx, .pth), or a published one by name (pix2pix_gen_180), which is fetched once; "
-        "the bundled one where not given.",
+        help="Generator: an engine file (.onnx, .pth, .plan), or a published name (pix2pix_gen_180), which is "
+        "downloaded once.  [default: the bundled one]",
     ),
     engine_options,
     click.option(
@@ -34,27 +34,27 @@ scene_options = options(
         type=click.Choice(["auto", *UNITS]),
         default="auto",
         show_default=True,
-        help="What the scene's values are; auto tells from the file, or refuses.",
+        help="Unit of the scene's values; auto: from the file, or an error.",
     ),
     click.option(
         "--scale",
         type=float,
-        help="Factor from stored values to their unit (0.01 for 100 x dB); the file's own where not given.",
+        help="Factor from stored values to their unit (0.01 for 100 x dB).  [default: from the file]",
     ),
     click.option(
         "--stretch",
         nargs=2,
         callback=parse_stretch,
         metavar="LOW HIGH",
-        help="Values, or percentiles of the scene (p1 p99); the model's own where not given.",
+        help="Values, or percentiles of the scene (p1 p99).  [default: the model's own]",
     ),
-    click.option("--nodata", type=float, help="Stored value that means nothing, beside what the file declares."),
+    click.option("--nodata", type=float, help="Stored value that is no measurement, beside what the file declares."),
     click.option(
         "--overlap",
         type=click.IntRange(0),
         default=DEFAULT_OVERLAP,
         show_default=True,
-        help="Pixels that neighbours share.",
+        help="Pixels that neighbouring windows share.",
     ),
     click.option(
         "--batch-size",
@@ -63,36 +63,42 @@ scene_options = options(
         show_default=True,
         help="Windows per run of the model.",
     ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads of the model; all where not given."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: all]"),
     click.option(
         "--compress",
         type=click.Choice(["deflate", "zstd", "lzw", "jpeg", "none"]),
         default="deflate",
         show_default=True,
-        help="Of a GeoTIFF.",
+        help="Compression of a GeoTIFF.",
     ),
     click.option(
         "--max-memory",
         callback=parse_size,
         metavar="SIZE",
-        help="Bytes that this process may take, engine included: 800MB, 2GB.",
+        help="Limit of the memory of this process, engine included: 800MB, 2GB.",
     ),
-    click.option("--restart", is_flag=True, help="Throw away what an interrupted run has left in OUT.parts."),
+    click.option(
+        "--restart",
+        is_flag=True,
+        help="Delete what an interrupted run has left in OUT.parts, instead of resuming it.",
+    ),
     click.option(
         "--calibration",
         type=click.Choice(CALIBRATIONS),
-        help="Of a Sentinel-1 product (.SAFE, .zip), by its own table; sigma0 where not given.",
+        help="Calibration of a Sentinel-1 product (.SAFE, .zip), by its own table.  [default: sigma0]",
     ),
     click.option(
         "--geocode",
         metavar="CRS",
-        help="Bring the scene to a map first (EPSG:32643, or auto-utm), by its control points or its own CRS; "
-        "no terrain correction.",
+        help="Resample the scene to a map grid first (EPSG:32643, or auto-utm), by its control points or its CRS; "
+        "without terrain correction.",
     ),
-    click.option("--resolution", type=float, help="Of that map, in its unit; about the scene's own where not given."),
-    click.option("--denoise", is_flag=True, help="Subtract a product's thermal noise."),
+    click.option(
+        "--resolution", type=float, help="Pixel size of that grid, in its unit.  [default: about the scene's own]"
+    ),
+    click.option("--denoise", is_flag=True, help="Subtract the thermal noise of a Sentinel-1 product."),
 )
-"""How scenes become mosaics; for `translate_options`."""
+"""Options of a run; for `translate_options`."""
 
 
 def translate_options(
@@ -104,7 +110,7 @@ def translate_options(
     denoise: bool,
     **choices: Any,
 ) -> TranslateOptions:
-    """Make options of what `scene_options` parsed; whatever else is given goes to `TranslateOptions`."""
+    """Make `TranslateOptions` of the values of `scene_options`, and of further fields."""
     from sar2optical.engines import EngineOptions
     from sar2optical.pipeline.options import TranslateOptions
     from sar2optical.scene.bands import SceneOptions
@@ -112,7 +118,9 @@ def translate_options(
     from sar2optical.scene.safe.product import ProductOptions
 
     if resolution is not None and not geocode:
-        raise OptionWithoutEffect(f"resolution is {resolution:g}, of no map: give --geocode with it")
+        raise OptionWithoutEffect(
+            f"--resolution {resolution:g} has no effect without --geocode: give both, or neither"
+        )
 
     product = None
     if calibration or denoise:

@@ -1,4 +1,4 @@
-"""`sar2opt-scene`: a SAR raster in, an RGB mosaic out."""
+"""`sar2opt-scene`: translate one SAR scene into an RGB mosaic."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 _MPX = 1_000_000
 _DOING = {"check": "checking strips", "translate": "translating", "mosaic": "assembling"}
-_IN_HAND = {"translate": "the strip in hand", "mosaic": "the mosaic"}
+_FINISHED_FIRST = {"translate": "the current strip", "mosaic": "the mosaic"}
 
 
 @click.command(context_settings=context_settings("scene"))
 @click.argument("scene")
 @click.argument("out")
 @scene_options
-@click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
-@click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (.png).")
-@click.option("--dry-run", is_flag=True, help="Say what it would do and take, and do nothing.")
-@click.option("--report", type=click.Path(path_type=Path), help="Also write what the run did and took (.json).")
-@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Everything.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (PNG).")
+@click.option("--dry-run", is_flag=True, help="Estimate windows, memory, disk and time; write nothing.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write a report of the run (JSON).")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print debug messages.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(
@@ -48,9 +48,9 @@ def main(
 ) -> None:
     """Translate a Sentinel-1 raster SCENE into an RGB mosaic OUT.
 
-    OUT is a cloud-optimized GeoTIFF of the scene's shape and place (.tif), or a picture (.png, .jpg). It
-    appears when it is whole; the scene is only read. What an interrupted run had finished lies in OUT.parts; the
-    same command goes on from there.
+    OUT is a cloud-optimized GeoTIFF (.tif) with the scene's shape and georeference, or a picture (.png, .jpg). It is
+    written atomically. An interrupted run keeps its finished strips in OUT.parts; run the same command again to
+    resume.
     """
     set_up_logging(-1 if quiet else int(verbose))
     from sar2optical._utils.files import refuse_existing, write_output
@@ -59,8 +59,8 @@ def main(
 
     found = None if model is None else resolve(model)
     if report:
-        if report.suffix.lower() != ".json":  # so that it is never the scene or the mosaic
-            raise OptionError(f"report {report} is no .json: give a name that ends in .json")
+        if report.suffix.lower() != ".json":  # it can be neither the scene nor the mosaic
+            raise OptionError(f"report {report}: must be JSON: give a name that ends in .json")
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
@@ -77,23 +77,23 @@ def main(
 
 
 def outlook(expected: Estimate) -> str:
-    """Lay out what a run would do and take."""
+    """Format an estimate as a table."""
     rows = [
         ("windows", f"{expected.windows}"),
         ("to run", f"{expected.windows_run} (with {expected.engine})"),
-        ("skipped", f"{expected.windows_skipped} without a valid pixel, or finished before"),
+        ("skipped", f"{expected.windows_skipped} (no valid pixel, or finished before)"),
         ("finished before", f"{expected.rows_kept} rows"),
         ("memory", f"{expected.memory / 1e6:.0f} MB"),
         ("disk, strips", f"{expected.strips / 1e6:.0f} MB"),
         ("disk, mosaic", f"{expected.mosaic / 1e6:.0f} MB"),
         ("disk, free", f"{expected.free / 1e6:.0f} MB"),
-        ("time", f"about {expected.seconds:.0f} s, and {expected.seconds_mosaic:.0f} s for assembling"),
+        ("time", f"about {expected.seconds:.0f} s, and {expected.seconds_mosaic:.0f} s for assembling the mosaic"),
     ]
     return "\n".join(f"{name:<16} {value}" for name, value in rows)
 
 
 def summary(report: Report) -> str:
-    """Give the closing line: size, seconds, rate, engine, file."""
+    """Format the closing line: size, seconds, rate, engine, file."""
     height, width = report.shape
     rate = height * width / _MPX / report.seconds
     return (
@@ -104,7 +104,7 @@ def summary(report: Report) -> str:
 
 @contextmanager
 def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[OnProgress]:
-    """Show a bar of finished megapixels, rate and time left, while windows run; lines where there is no terminal."""
+    """Show a bar of megapixels, rate and time left; lines of text where there is no terminal."""
     from tqdm import tqdm
 
     lines = Lines() if not hidden and not sys.stderr.isatty() else None
@@ -113,7 +113,7 @@ def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[OnProgress]:
     with tqdm(total=0, unit=" Mpx", desc="translating", bar_format=form, leave=False, disable=hidden or None) as bar:
 
         def show(stage: str, done: int, total: int) -> None:
-            stop.in_hand = _IN_HAND.get(stage, "")
+            stop.finish_first = _FINISHED_FIRST.get(stage, "")
             if lines:
                 lines.show(_DOING[stage], done / _MPX, total / _MPX, "Mpx")
             bar.set_description(_DOING[stage])

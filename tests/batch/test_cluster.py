@@ -240,7 +240,7 @@ def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, make_raster, exported):
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in message
-    assert "interrupted: nothing is half-written; run the same command again" in message
+    assert "interrupted: no output is half-written; run the same command again" in message
     assert not list(out.glob("*.tif"))
 
 

@@ -166,7 +166,7 @@ def test_a_calibration_of_what_has_no_table_is_wrong_usage(tmp_path, make_raster
     result = scene(src, tmp_path / "out.tif", "--model", identity_model, *option)
     assert_refused(result, 2, "no calibration table", "leave out --calibration and --denoise")
     assert scene(src, tmp_path / "out.tif", "--model", identity_model).returncode == 0  # the remedy
-    assert_refused(scene(src, tmp_path / "out2.tif", "--resolution", "10"), 2, "give --geocode")
+    assert_refused(scene(src, tmp_path / "out2.tif", "--resolution", "10"), 2, "no effect without --geocode")
 
 
 def test_a_log_file_tells_how_far_a_run_is(tmp_path, make_raster, identity_model):
