@@ -1,4 +1,4 @@
-"""`sar2opt-eval`: generators' scores on held-out pairs."""
+"""`sar2opt-eval`: score generators on held-out pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from sar2optical.errors import OptionWithoutEffect
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
     from sar2optical.engines import Engine
-    from sar2optical.evaluation.evaluate import Evaluation, Predict
+    from sar2optical.evaluation.evaluate import Evaluation
+    from sar2optical.evaluation.predictors import Predict
 
 _PATH = click.Path(path_type=Path)
 
@@ -32,12 +33,12 @@ _PATH = click.Path(path_type=Path)
 @click.command(context_settings=context_settings("eval"))
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("data", type=_PATH)
-@click.option("--fit-on", type=_PATH, help="Folder of pairs that the baselines are fitted on; DATA where not given.")
-@click.option("--split", type=_PATH, help="Split file (JSON): of DATA, only one part is scored.")
+@click.option("--fit-on", type=_PATH, help="Folder of pairs to fit the baselines on.  [DATA]")
+@click.option("--split", type=_PATH, help="Split file (JSON); only one split of DATA is scored.")
 @click.option(
     "--part",
     type=click.Choice(["train", "val", "test"]),
-    help="Which part of the split; test where not given.",
+    help="Split to score.  [test]",
 )
 @engine_options
 @chip_options
@@ -45,14 +46,14 @@ _PATH = click.Path(path_type=Path)
     "--band",
     "bands",
     multiple=True,
-    help="Band of the SAR chips: polarisation, index from 1, or both (2=VH); once for each band of the model.",
+    help="Band of the SAR chips: polarisation, index from 1, or both (2=VH); repeat for each band of the model.",
 )
 @click.option(
     "--window",
     type=click.IntRange(16),
     metavar="N",
-    help="Side of the windows that are scored, at most the model's; the model sees smaller ones mirrored at the "
-    "edges.  [the model's]",
+    help="Side of the windows to score in pixels, at most the model's; smaller windows are padded by reflection.  "
+    "[the model's]",
 )
 @click.option(
     "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
@@ -60,30 +61,35 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--shifts",
     is_flag=True,
-    help="Also compare the outputs of shifted windows: 6 runs for each of at most 16 chips of a class.",
+    help="Also compare the outputs of shifted windows: 6 runs per chip, on at most 16 chips per class.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Score the first N chips alone.", metavar="N")
-@click.option("--json", "json_out", type=_PATH, help="Write every figure (.json).")
-@click.option("--markdown", "markdown_out", type=_PATH, help="Write the tables (.md).")
+@click.option("--limit", type=click.IntRange(1), help="Score only the first N chips.", metavar="N")
+@click.option("--json", "json_out", type=_PATH, help="Write all figures to this file (.json).")
+@click.option("--markdown", "markdown_out", type=_PATH, help="Write the tables to this file (.md).")
 @click.option(
-    "--picture", "picture_out", type=_PATH, help="Draw the first model's best, median and worst windows (.png)."
+    "--picture",
+    "picture_out",
+    type=_PATH,
+    help="Draw the first model's best, median and worst windows to this file (.png).",
 )
-@click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
-@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> None:
-    """Score MODELs on the pairs in DATA, beside a mean colour, a linear fit of the SAR level and the SAR picture.
+    """Score MODELs on the pairs in DATA, and per-pixel baselines and the SAR image itself for comparison.
 
-    A MODEL is a file (.onnx, .pth), or the name of a published generator (pix2pix_gen_180, bundled). DATA holds s1/
-    and s2/, or one folder of those per terrain class.
+    A MODEL is a file (.onnx, .pth) or the name of a published generator (pix2pix_gen_180, bundled). DATA holds s1/
+    and s2/, or one folder with both per terrain class.
     """
     set_up_logging(-1 if quiet else 0)
     from sar2optical._utils.files import write_output
     from sar2optical.evaluation import report
 
     if options["part"] and not options["split"]:
-        raise OptionWithoutEffect(f"--part {options['part']} has no effect without --split: give the split file")
+        raise OptionWithoutEffect(
+            f"--part {options['part']} has no effect without --split: give the split file with --split"
+        )
     outs = {kind: options[f"{kind}_out"] for kind in ("json", "markdown", "picture") if options[f"{kind}_out"]}
     _check_outputs(outs, overwrite=options["overwrite"])
     _require(
@@ -103,13 +109,13 @@ def main(models: tuple[str, ...], data: Path, quiet: bool, **options: Any) -> No
 
 
 def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack) -> dict[str, Engine]:
-    """Open every model; names say what runs."""
+    """Open every model, by a name that includes backend and precision."""
     from sar2optical.engines import EngineOptions, open_engine
     from sar2optical.engines.registry import resolve, variants
     from sar2optical.errors import OptionError
 
     if len(set(models)) < len(models):
-        raise OptionError(f"{max(models, key=models.count)}: given twice: give each model once")
+        raise OptionError(f"{max(models, key=models.count)}: model given twice: give each model once")
     settings = EngineOptions(device=options["device"], precision=options["precision"])
     engines: dict[str, Engine] = {}
     for model in models:
@@ -118,13 +124,13 @@ def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack)
         engine = stack.enter_context(open_engine(file, backend=options["backend"], options=settings))
         runs = f"{engine.backend} {engine.precision}"
         name = f"{Path(model).name}, {runs}"
-        if name in engines:  # of one name in two folders
+        if name in engines:  # two files of one name
             name = f"{model}, {runs}"
         engines[name] = engine
     sides = {engine.signature.window for engine in engines.values()}
     if len(sides) > 1:
         raise OptionError(
-            f"models of windows {' and '.join(map(str, sorted(sides)))} see different pixels: "
+            f"the models have different windows ({' and '.join(map(str, sorted(sides)))} pixels): "
             "score them one at a time"
         )
     return engines
@@ -133,11 +139,12 @@ def _engines(models: tuple[str, ...], options: dict[str, Any], stack: ExitStack)
 def _evaluation(
     engines: dict[str, Engine], data: Path, options: dict[str, Any], *, quiet: bool
 ) -> tuple[Evaluation, Callable[[], bytes]]:
-    """Score; also give what draws the picture, while the engines are open."""
+    """Score the models; also return a function that draws the picture while the engines are open."""
     from sar2optical.data.exposure import refuse_misfit
     from sar2optical.data.splits import load_pairs
-    from sar2optical.evaluation.evaluate import RADAR, baselines, engine_prediction, evaluate, read_samples
+    from sar2optical.evaluation.evaluate import evaluate, read_samples
     from sar2optical.evaluation.fid import open_features
+    from sar2optical.evaluation.predictors import RADAR, baselines, engine_prediction
     from sar2optical.evaluation.shift_runs import spread_pairs, with_shifts
 
     signatures = [engine.signature for engine in engines.values()]
@@ -155,19 +162,18 @@ def _evaluation(
     predictions = {name: engine_prediction(engine) for name, engine in engines.items()}
 
     shifted = spread_pairs(pairs) if options["shifts"] else []
-
-    with _progress(len(fitting) + len(pairs) + len(shifted), hidden=quiet) as step:
-        samples = _told(_alike(read_samples(fitting, fit_on or data, how), signatures), step)
+    with _progress(len(fitting) + len(pairs) + len(shifted), hidden=quiet) as on_progress:
+        samples = _counted(_alike(read_samples(fitting, fit_on or data, how), signatures), on_progress)
         fitted = baselines((sample.chips for sample in samples), "" if fit_on else "of these chips")
         evaluation = evaluate(
             {**predictions, **fitted, **RADAR},
             _alike(read_samples(pairs, data, how), signatures),
             window=window,
             features=features,
-            on_chip=step,
+            on_progress=on_progress,
         )
         samples = _alike(read_samples(shifted, data, how), signatures)
-        evaluation = with_shifts(evaluation, predictions, samples, on_chip=step)
+        evaluation = with_shifts(evaluation, predictions, samples, on_progress=on_progress)
     first = next(iter(predictions))
     return evaluation, lambda: _picture(evaluation, pairs, how, first, predictions[first])
 
@@ -176,26 +182,28 @@ def _window(of_model: int, asked: int | None) -> int:
     from sar2optical.errors import OptionError
 
     if asked is not None and asked > of_model:
-        raise OptionError(f"window is {asked}, the model takes {of_model}: give at most that, or leave it out")
+        raise OptionError(
+            f"--window is {asked}, but the model takes {of_model}: give at most {of_model}, or remove --window"
+        )
     return asked or of_model
 
 
-def _told(samples: Iterator[Any], step: Callable[[], None]) -> Iterator[Any]:
+def _counted(samples: Iterator[Any], on_progress: Callable[[], None]) -> Iterator[Any]:
     for sample in samples:
         yield sample
-        step()
+        on_progress()
 
 
 def _alike(samples: Iterator[Any], signatures: list[Any]) -> Iterator[Any]:
-    """Refuse values that the models would encode differently: the chips are encoded once, for all."""
+    """Refuse values that the models encode differently: chips are encoded once for all models."""
     from sar2optical.errors import OptionError
 
     kinds = {(signature.bands, signature.unit, signature.stretch) for signature in signatures}
     for sample in samples:
         if len(kinds) > 1 and sample.chips.sar.dtype != "uint8":
             raise OptionError(
-                f"{sample.name}: no bytes, and the models want its values in {len(kinds)} encodings: "
-                "score them one at a time"
+                f"{sample.name}: not an 8-bit chip, and the models need {len(kinds)} different encodings of it: "
+                "score the models one at a time"
             )
         yield sample
 
@@ -208,12 +216,12 @@ def _picture(evaluation: Evaluation, pairs: list[Pair], how: Reading, name: str,
     shown = []
     for which, at in report.chosen(evaluation.windows):
         sar, real = grid_windows(read_pair(pairs[at.chip], how), evaluation.window)[at.window]
-        place = (
+        position = (
             f", window {at.window}" if evaluation.windows[-1].window or len(evaluation.windows) > len(pairs) else ""
         )
-        label = f"{which}: {at.psnr:.2f} dB\n{Path(evaluation.chips[at.chip]).stem}{place}"
+        label = f"{which}: {at.psnr:.2f} dB\n{Path(evaluation.chips[at.chip]).stem}{position}"
         shown.append(report.Shown(label, sar, predict(sar), real))
-    return report.picture(shown, f"{name}: by PSNR, of {len(evaluation.windows)} windows")
+    return report.picture(shown, f"{name}: windows by PSNR, from {len(evaluation.windows)}")
 
 
 @contextmanager
@@ -225,13 +233,13 @@ def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
 
 
 def _require(*libraries: str) -> None:
-    """Say what is missing before the hours of scoring, and not after."""
+    """Refuse before scoring, which may take hours, if a library is missing."""
     from sar2optical.errors import BackendNotInstalled
 
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
         raise BackendNotInstalled(
-            f"--picture or --features need {', '.join(missing)}: pip install 'sar2optical[train]'"
+            f"--picture or --features needs {', '.join(missing)}: pip install 'sar2optical[train]'"
         )
 
 
@@ -240,8 +248,10 @@ def _check_outputs(outs: Mapping[str, Path], *, overwrite: bool) -> None:
     from sar2optical.errors import OptionError
 
     if len(set(outs.values())) < len(outs):
-        raise OptionError(f"{max(outs.values(), key=list(outs.values()).count)}: two outputs of one name: rename one")
+        raise OptionError(
+            f"{max(outs.values(), key=list(outs.values()).count)}: two outputs have this name: rename one"
+        )
     for kind, path in outs.items():
         if kind == "picture" and path.suffix.lower() != ".png":
-            raise OptionError(f"{path}: pictures are .png: give a name that ends so")
+            raise OptionError(f"{path}: a picture must be a PNG file: give a name that ends in .png")
         refuse_existing(path, overwrite=overwrite)

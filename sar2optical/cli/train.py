@@ -1,4 +1,4 @@
-"""`sar2opt-train`: pairs in, a generator out."""
+"""`sar2opt-train`: train a generator on pairs of SAR and optical chips."""
 
 from __future__ import annotations
 
@@ -28,115 +28,144 @@ from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
     from sar2optical.data.pairs import Pair, Reading
-    from sar2optical.training.loop import StepReport
+    from sar2optical.training.loop import StepReport, TrainingJob
     from sar2optical.training.seed_config import FileSettings
 
 _FILE = click.Path(path_type=Path)
 
 _WINDOW = 256
-"""Window of a generator that is trained on larger ones."""
+"""Largest window in the signature, even if training windows are larger."""
 
-# None stands for "as in --config, else the default": TrainConfig and RunOptions hold the defaults, and nothing else.
+# None means the value of --config, else the default of TrainConfig or RunOptions.
 _data = options(
-    click.option("--split", type=_FILE, help="Which chips are train, val and test (sar2opt-data split)."),
-    click.option("--val-data", type=_FILE, help="Validation pairs in a folder of their own."),
-    click.option("--name", default="pix2pix", show_default=True, help="What the model is called."),
+    click.option("--split", type=_FILE,
+                 help="Split file with the chips of train, val and test (made by sar2opt-data split)."),
+    click.option("--val-data", type=_FILE, help="Folder of validation pairs, in place of the split's."),
+    click.option("--name", default="pix2pix", show_default=True, help="Name of the model."),
     click.option("--band", "bands", multiple=True,
-                 help="Polarisation of the SAR chips, index from 1, or both (2=VH); once for each.  [VH]"),
+                 help="Band of the SAR chips: polarisation, index from 1, or both (2=VH); repeat for several.  [VH]"),
     click.option("--unit", type=click.Choice(UNITS), default="amplitude", show_default=True,
-                 help="In which the stretch is applied; of 8-bit chips: what they were stretched from."),
+                 help="Unit in which the stretch is applied; for 8-bit chips, the unit before they were stretched."),
     click.option("--stretch", nargs=2, default=("0", "p99"), show_default=True, callback=parse_stretch,
-                 metavar="LOW HIGH", help="What becomes -1 and 1: values, or percentiles (p99)."),
+                 metavar="LOW HIGH", help="Values or percentiles (p99) that become -1 and 1."),
     click.option("--pixel-size", type=click.FloatRange(0, min_open=True), metavar="METRES",
-                 help="Of the chips, for the signature: scenes of other sizes get a warning.  [not told]"),
+                 help="Pixel size of the chips, for the signature; other scenes get a warning.  [unknown]"),
     chip_options,
-    click.option("--channels", type=click.IntRange(1), help="Copies of a single band as input.  [one per band]"),
-    click.option("--skip-unreadable", is_flag=True, help="Leave out pairs that cannot be read, and name them."),
-    click.option("--cache", type=click.FloatRange(0), metavar="GB", help="Memory for chips.  [half of the free]"),
+    click.option("--channels", type=click.IntRange(1),
+                 help="Input channels of the generator; a single band is repeated.  [one per band]"),
+    click.option("--skip-unreadable", is_flag=True, help="Skip pairs that cannot be read, with a warning for each."),
+    click.option("--cache", type=click.FloatRange(0), metavar="GB",
+                 help="Memory for decoded chips.  [half of the free memory]"),
 )  # fmt: skip
 _model = options(
     click.option("--architecture", type=click.Choice(["pix2pix", "detail"]),
-                 help="detail: the SAR image at the head, bilinear upsampling; no chequerboard.  [pix2pix]"),
+                 help="Architecture; detail has the SAR image at the head and no chequerboard.  [pix2pix]"),
     click.option("--base-channels", type=int, help="Width of the generator.  [64]"),
     click.option("--upsampling", type=click.Choice(["none", "nearest", "bilinear", "bicubic"]),
-                 help="Upsampling and convolution in place of transposed convolution.  [none]"),
-    click.option("--discriminator", type=click.Choice(["patch", "pixel"]), help="[patch]"),
-    click.option("--discriminator-channels", type=int, help="Its width.  [64]"),
-    click.option("--discriminator-layers", type=int, help="Depth of patch: 3 sees 70 x 70 pixels.  [3]"),
-    click.option("--discriminator-scales", type=int, help="Discriminators, each at half the size.  [1]"),
-    click.option("--spectral-norm/--batch-norm", default=None, help="Of the discriminator.  [batch-norm]"),
-    click.option("--conditional/--unconditional", default=None, help="Whether it sees the SAR image.  [conditional]"),
+                 help="Upsampling and convolution instead of transposed convolution.  [none]"),
+    click.option("--discriminator", type=click.Choice(["patch", "pixel"]),
+                 help="Type of the discriminator.  [patch]"),
+    click.option("--discriminator-channels", type=int, help="Width of the discriminator.  [64]"),
+    click.option("--discriminator-layers", type=int,
+                 help="Depth of a patch discriminator; 3 sees 70 x 70 pixels.  [3]"),
+    click.option("--discriminator-scales", type=int,
+                 help="Number of discriminators, each at half the size of the one before.  [1]"),
+    click.option("--spectral-norm/--batch-norm", default=None,
+                 help="Normalisation of the discriminator.  [batch-norm]"),
+    click.option("--conditional/--unconditional", default=None,
+                 help="Whether the discriminator sees the SAR image.  [conditional]"),
 )  # fmt: skip
 _objective = options(
-    click.option("--objective", type=click.Choice(["vanilla", "lsgan", "hinge"]), help="[vanilla]"),
-    click.option("--gan-weight", type=float, help="Of the adversarial term; 0: no discriminator.  [1]"),
-    click.option("--gan-from", type=float, help="Share of the steps after which it joins in.  [0]"),
-    click.option("--l1-weight", type=float, help="Of L1.  [100]"),
-    click.option("--ssim-weight", type=float, help="Of 1 - SSIM.  [0]"),
-    click.option("--texture-weight", type=float, help="Of the error of local gradient energy.  [0]"),
-    click.option("--multiscale-ssim-weight", type=float, help="Of 1 - SSIM of 2 x 2 and 4 x 4 means.  [0]"),
-    click.option("--correlation-weight", type=float, help="Of 1 - correlation at three scales.  [0]"),
-    click.option("--octave-weight", type=float, help="Of the error of gradient energy per octave.  [0]"),
-    click.option("--squared-weight", type=float, help="Of the mean squared difference.  [0]"),
-    click.option("--shift-weight", type=float, help="Of the difference to shifted copies of windows.  [0]"),
+    click.option(
+        "--objective", type=click.Choice(["vanilla", "lsgan", "hinge"]), help="Adversarial objective.  [vanilla]"
+    ),
+    click.option(
+        "--gan-weight", type=float, help="Weight of the adversarial term; 0 trains without a discriminator.  [1]"
+    ),
+    click.option("--gan-from", type=float, help="Share of the steps after which the adversarial term is used.  [0]"),
+    click.option("--l1-weight", type=float, help="Weight of L1.  [100]"),
+    click.option("--ssim-weight", type=float, help="Weight of 1 - SSIM.  [0]"),
+    click.option("--texture-weight", type=float, help="Weight of the error of local gradient energy.  [0]"),
+    click.option("--multiscale-ssim-weight", type=float, help="Weight of 1 - SSIM of 2 x 2 and 4 x 4 means.  [0]"),
+    click.option("--correlation-weight", type=float, help="Weight of 1 - correlation at three scales.  [0]"),
+    click.option("--octave-weight", type=float, help="Weight of the error of gradient energy per octave.  [0]"),
+    click.option("--squared-weight", type=float, help="Weight of the mean squared difference.  [0]"),
+    click.option("--shift-weight", type=float, help="Weight of the difference to shifted copies of windows.  [0]"),
 )
 _steps = options(
     click.option("--epochs", type=int, help="Passes over the training windows.  [200]"),
-    click.option("--steps", type=int, help="Updates of the generator, in place of --epochs."),
-    click.option("--batch", type=int, help="Pairs per forward pass, on all devices together.  [32]"),
+    click.option("--steps", type=int, help="Updates of the generator, instead of --epochs."),
+    click.option("--batch", type=int, help="Pairs per forward pass, summed over all devices.  [32]"),
     click.option("--accumulate", type=int, help="Forward passes per update.  [1]"),
-    click.option("--learning-rate", type=float, help="[0.0002]"),
-    click.option("--beta1", type=float, help="[0.5]"),
-    click.option("--beta2", type=float, help="[0.999]"),
-    click.option("--decay-from", type=float, help="Share of the steps after which the rate falls; 1: never.  [0.5]"),
-    click.option("--ema-decay", type=float, help="Moving average of weights; 0: none.  [0.999]"),
-    click.option("--window", type=int, help="Side of a training window, a multiple of 256; of 64 for detail.  [256]"),
-    click.option("--crop/--no-crop", default=None, help="Windows anywhere, or on a grid.  [crop]"),
-    click.option("--flip/--no-flip", default=None, help="[flip]"),
-    click.option("--turn/--no-turn", default=None, help="Quarter turns.  [turn]"),
-    click.option("--zoom", type=int, help="Largest factor by which larger chips are reduced.  [1]"),
+    click.option("--learning-rate", type=float, help="Learning rate of Adam.  [0.0002]"),
+    click.option("--beta1", type=float, help="First momentum of Adam.  [0.5]"),
+    click.option("--beta2", type=float, help="Second momentum of Adam.  [0.999]"),
+    click.option(
+        "--decay-from", type=float, help="Share of the steps after which the learning rate falls; 1: never.  [0.5]"
+    ),
+    click.option(
+        "--ema-decay", type=float, help="Decay of the moving average of the weights; 0: no average.  [0.999]"
+    ),
+    click.option(
+        "--window", type=int, help="Side of a training window, a multiple of 256 (of 64 for detail).  [256]"
+    ),
+    click.option("--crop/--no-crop", default=None, help="Cut windows at random positions, or on a grid.  [crop]"),
+    click.option("--flip/--no-flip", default=None, help="Mirror windows.  [flip]"),
+    click.option("--turn/--no-turn", default=None, help="Turn windows by quarters.  [turn]"),
+    click.option("--zoom", type=int, help="Largest factor by which windows of larger chips are reduced.  [1]"),
     click.option(
         "--vary-sar",
         type=click.FloatRange(0, 1),
         metavar="SHARE",
-        help="Of the windows: speckle, looks, incidence, stretch and unit are varied.  [0]",
+        help="Share of the windows with varied speckle, looks, incidence, stretch and unit.  [0]",
     ),
-    click.option("--balance", type=float, help="0: each window once an epoch; 1: each class equally often.  [0]"),
-    click.option("--seed", type=int, help="[42]"),
+    click.option(
+        "--balance",
+        type=float,
+        help="Balance of classes; 0: each window once per epoch, 1: each class equally often.  [0]",
+    ),
+    click.option("--seed", type=int, help="Seed of weights, windows and dropout.  [42]"),
 )
 _arithmetic = options(
     click.option("--windows-on", type=click.Choice(["host", "device"]),
-                 help="device: chips lie in its memory and windows are made there; for GPUs.  [host]"),
+                 help="Where windows are made; device keeps all chips in the GPU's memory.  [host]"),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-                 help="auto: bf16 where the hardware computes in it.  [auto]"),
+                 help="Precision; auto takes bf16 if the hardware computes in it, else fp32.  [auto]"),
     click.option("--channels-last/--contiguous", default=None, help="Memory layout.  [channels-last]"),
-    click.option("--compile/--no-compile", default=None, help="torch.compile; minutes at the start.  [no-compile]"),
-    click.option("--device", help="auto, cpu, cuda.  [auto]"),
-    click.option("--devices", type=int, help="GPUs, or processes on a CPU.  [1]"),
+    click.option("--compile/--no-compile", default=None,
+                 help="Use torch.compile, which takes minutes at the start.  [no-compile]"),
+    click.option("--device", help="Device: auto, cpu or cuda.  [auto]"),
+    click.option("--devices", type=int, help="Number of GPUs, or of processes on a CPU.  [1]"),
     click.option("--threads", type=int, help="CPU threads of the arithmetic."),
-    click.option("--workers", type=int, help="Threads that prepare windows.  [2]"),
+    click.option("--workers", type=int, help="CPU threads that prepare windows.  [2]"),
 )  # fmt: skip
 _records = options(
-    click.option("--save-every", type=float, metavar="EPOCHS", help="[5]"),
-    click.option("--eval-every", type=float, metavar="EPOCHS", help="[5]"),
-    click.option("--keep", type=int, help="Numbered generators beside the newest; 0: all.  [3]"),
-    click.option("--tensorboard/--no-tensorboard", default=None, help="[tensorboard, where installed]"),
-    click.option("--comet", metavar="PROJECT", help="Report to Comet."),
-    click.option("--comet-name", help="What the run is called there."),
-    click.option("--comet-entity", help="Workspace there."),
+    click.option("--save-every", type=float, metavar="EPOCHS", help="Epochs between saves.  [5]"),
+    click.option("--eval-every", type=float, metavar="EPOCHS", help="Epochs between evaluations.  [5]"),
+    click.option("--keep", type=int, help="Numbered generators to keep; 0: all.  [3]"),
+    click.option(
+        "--tensorboard/--no-tensorboard", default=None, help="Write TensorBoard's files.  [tensorboard, if installed]"
+    ),
+    click.option("--comet", metavar="PROJECT", help="Report to this Comet project."),
+    click.option("--comet-name", help="Name of the run in Comet."),
+    click.option("--comet-entity", help="Comet workspace."),
 )
 _start = options(
     click.option(
         "--config",
         "settings",
         type=_FILE,
-        help="YAML: pix2pix's config.yaml, or name: value of what changes the training.",
+        help="Settings in YAML: pix2pix's config.yaml, or lines of the form name: value.",
     ),
-    click.option("--restart", is_flag=True, help="Begin anew where OUT holds a run."),
-    click.option("--from-generator", metavar="MODEL", help="First weights: a checkpoint, or a published name."),
-    click.option("--from-discriminator", type=_FILE, help="First weights of the discriminator."),
-    click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
-    click.option("-v", "--verbose", is_flag=True, help="Everything."),
+    click.option("--restart", is_flag=True, help="Start a new run even if OUT holds one."),
+    click.option(
+        "--from-generator",
+        metavar="MODEL",
+        help="Initial weights: a checkpoint, or the name of a published generator.",
+    ),
+    click.option("--from-discriminator", type=_FILE, help="Initial weights of the discriminator."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Print all log messages."),
 )
 
 
@@ -152,59 +181,26 @@ _start = options(
 @_start
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(
-    data: Path,
-    out: Path,
-    settings: Path | None,
-    restart: bool,
-    from_generator: str | None,
-    from_discriminator: Path | None,
-    quiet: bool,
-    verbose: bool,
-    **choices: Any,
-) -> None:
-    """Train a generator on the pairs in DATA; everything that the run makes goes to the folder OUT.
+def main(data: Path, out: Path, quiet: bool, verbose: bool, **choices: Any) -> None:
+    """Train a generator on the pairs in DATA; all outputs are written to the folder OUT.
 
-    DATA holds s1/ and s2/ with chips of equal names, or folders that do, or the folders of SEN1-2 and SEN12MS as
-    they are published; with --aligned, pictures of both halves side by side. Stopped, killed or interrupted, the same
-    command goes on from the last save.
+    DATA holds s1/ and s2/ with chips of equal names, or folders with both, or the folders of SEN1-2 and SEN12MS as
+    published; with --aligned, images with both halves side by side. If the run is interrupted or killed, the same
+    command resumes it from the last save.
     """
     set_up_logging(-1 if quiet else int(verbose))
     missing = [name for name in ("torch", "lightning_fabric", "matplotlib", "yaml") if find_spec(name) is None]
     if missing:
         raise BackendNotInstalled(f"training needs {', '.join(missing)}: pip install 'sar2optical[train]'")
-    from sar2optical.data.sar_bands import name_bands
-    from sar2optical.engines.registry import resolve
-    from sar2optical.training.config import RunOptions, TrainConfig
-    from sar2optical.training.seed_config import FileSettings, read_settings
+    job = _job(data, out, choices, hidden=quiet)
+    from sar2optical.training.loop import train
 
-    file = read_settings(settings) if settings else FileSettings()
-    given = _given(choices, TrainConfig)
-    if "epochs" in given and "steps" not in given:
-        given["steps"] = None  # of the file: what is given here comes first
-    if file.ignored:
-        click.echo(f"{settings}: {', '.join(file.ignored)}: not used here, DATA and OUT say where", err=True)
-    config = TrainConfig(**file.config | given)
-    run = RunOptions(**file.options | _given(choices, RunOptions))
-    first = resolve(from_generator) if from_generator else file.generator
-    refuse_bands_of_pictures(choices["bands"], aligned=choices["aligned"])
-    pairs = _pairs(data, choices, file)
-    bands, read_bands = name_bands(choices["bands"] or ("VH",), pairs[0][0].sar)
-    signature = _signature(choices, bands, file.channels, config.window)
-    chips, validation = _chips(pairs, choices, signature, read_bands, config.window, hidden=quiet)
-    from sar2optical.training.loop import train  # PyTorch takes seconds to load; what is wrong so far has been said
-
-    with _stopping() as should_stop, _progress(hidden=quiet) as show:
-        trained = train(
-            chips, config, signature, out,
-            validation=validation, options=run, restart=restart,
-            first_weights=(first, from_discriminator or file.discriminator),
-            on_step=show, should_stop=should_stop,
-        )  # fmt: skip
+    with _stopping() as should_stop, _progress(hidden=quiet) as on_step:
+        trained = train(job, on_step=on_step, should_stop=should_stop)
     if not trained.finished:
-        less = ", without --restart" if restart else ""
+        again = "the same command without --restart" if job.restart else "the same command again"
         click.echo(
-            f"interrupted: saved at step {trained.step} of {trained.steps}; run the same command again{less}",
+            f"interrupted: saved at step {trained.step} of {trained.steps}; run {again} to resume",
             err=True,
         )
         sys.exit(INTERRUPTED)
@@ -213,8 +209,49 @@ def main(
         click.echo(f"{trained.generator}: {trained.steps} steps in {trained.precision}{end}")
 
 
+def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> TrainingJob:
+    """Combine the options and the configuration file, and read the chips."""
+    from sar2optical.data.sar_bands import name_bands
+    from sar2optical.engines.registry import resolve
+    from sar2optical.training.config import RunOptions, TrainConfig
+    from sar2optical.training.seed_config import FileSettings, read_settings
+
+    settings = choices["settings"]
+    file = read_settings(settings) if settings else FileSettings()
+    given = _given(choices, TrainConfig)
+    if "epochs" in given and "steps" not in given:
+        given["steps"] = None  # the option overrides the file's steps
+    if file.ignored:
+        ignored = ", ".join(file.ignored)
+        click.echo(
+            f"{settings}: {ignored}: not used by sar2opt-train; paths are the arguments DATA and OUT", err=True
+        )
+    config = TrainConfig(**file.config | given)
+    run = RunOptions(**file.options | _given(choices, RunOptions))
+    first = resolve(choices["from_generator"]) if choices["from_generator"] else file.generator
+    refuse_bands_of_pictures(choices["bands"], aligned=choices["aligned"])
+    pairs = _pairs(data, choices, file)
+    bands, read_bands = name_bands(choices["bands"] or ("VH",), pairs[0][0].sar)
+    signature = _signature(choices, bands, file.channels, config.window)
+    chips, validation = _chips(pairs, choices, signature, read_bands, config.window, hidden=hidden)
+    # Imported after all checks, because PyTorch takes seconds to load.
+    from sar2optical.training.loop import TrainingJob
+
+    return TrainingJob(
+        chips=chips,
+        config=config,
+        signature=signature,
+        out=out,
+        validation=validation,
+        options=run,
+        restart=choices["restart"],
+        first_generator=first,
+        first_discriminator=choices["from_discriminator"] or file.discriminator,
+    )
+
+
 def _given(choices: dict[str, Any], kind: type) -> dict[str, Any]:
-    """Give the options that were given and are fields of `kind`."""
+    """Select the options that were given and are fields of `kind`."""
     from dataclasses import fields
 
     names = {field.name for field in fields(kind)}
@@ -227,9 +264,11 @@ def _given(choices: dict[str, Any], kind: type) -> dict[str, Any]:
 def _signature(choices: dict[str, Any], bands: tuple[str, ...], channels: int | None, window: int) -> ModelSignature:
     stretch: Stretch = choices["stretch"]
     if len(bands) > 1:
-        channels = choices["channels"]  # a file's 3 channels are copies of one band
+        channels = choices["channels"]  # the file's 3 channels are copies of one band
     if channels not in (None, len(bands)) and len(bands) > 1:
-        raise OptionError(f"channels is {channels} for bands {', '.join(bands)}: leave it out")
+        raise OptionError(
+            f"--channels is {channels}, but there are {len(bands)} bands ({', '.join(bands)}): remove --channels"
+        )
     return ModelSignature(
         name=choices["name"],
         bands=bands,
@@ -256,8 +295,8 @@ def _pairs(data: Path, choices: dict[str, Any], file: FileSettings) -> tuple[lis
             val = load_pairs(data, split, "val", aligned=aligned)
     elif file.split_mode == "random":
         pairs = find_pairs(data, aligned=aligned)
-        parts = random_split(pairs, data, file.split_ratio, file.split_seed)
-        train, val = (pairs_of(parts, name, pairs, data) for name in ("train", "val"))
+        splits = random_split(pairs, data, file.split_ratio, file.split_seed)
+        train, val = (pairs_of(splits, name, pairs, data) for name in ("train", "val"))
         val = val if validates else []
     else:
         train = find_pairs(data, aligned=aligned)
@@ -275,15 +314,17 @@ def _chips(
     *,
     hidden: bool,
 ) -> tuple[Any, Any]:
-    """Open the training and validation pairs."""
+    """Read the training and validation pairs."""
     from sar2optical.data.exposure import refuse_misfit
 
     given = {name: choices[name] for name in ("units", "optical_max", "rgb")}
-    trained_on, seen = (reading(signature, side, bands=bands, **given) for side in (window, signature.window))
-    refuse_misfit(pairs[0], trained_on)
+    for_training, for_validation = (
+        reading(signature, side, bands=bands, **given) for side in (window, signature.window)
+    )
+    refuse_misfit(pairs[0], for_training)
     return tuple(  # type: ignore[return-value]
         _store(some, how, choices, hidden=hidden) if some else ()
-        for some, how in zip(pairs, (trained_on, seen), strict=True)
+        for some, how in zip(pairs, (for_training, for_validation), strict=True)
     )
 
 
@@ -299,13 +340,13 @@ def _store(pairs: Any, how: Reading, choices: dict[str, Any], *, hidden: bool) -
             how,
             cache_bytes=cache,
             skip_unreadable=choices["skip_unreadable"],
-            progress=lambda done, _: bar.update(done - bar.n),
+            on_progress=lambda done, _: bar.update(done - bar.n),
         )
 
 
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM end the run after its step; a second one ends it at once."""
+    """Stop the run after its step on the first Ctrl-C or SIGTERM, and at once on the second."""
     asked = []
 
     def ask(number: int, _: Any) -> None:
@@ -324,14 +365,14 @@ def _stopping() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(*, hidden: bool) -> Iterator[Callable[[StepReport], None]]:
-    """Show a bar of steps, images per second and losses."""
+    """Show a progress bar with steps, images per second and losses."""
     from tqdm import tqdm
 
     with ExitStack() as stack:
         bars: list[Any] = []
 
-        def show(report: StepReport) -> None:
-            if not bars:  # only now is it known how far there is to go
+        def on_step(report: StepReport) -> None:
+            if not bars:  # the first report has the number of steps
                 form = {"initial": report.step - 1, "total": report.steps, "unit": "step", "desc": "training"}
                 bars.append(stack.enter_context(tqdm(**form, disable=hidden or None, mininterval=1)))
             (bar,) = bars
@@ -342,8 +383,8 @@ def _progress(*, hidden: bool) -> Iterator[Callable[[StepReport], None]]:
             if report.score:
                 bar.write(
                     f"step {report.step}: PSNR {report.score.psnr:.2f} dB, SSIM {report.score.ssim:.3f}, "
-                    f"gradient energy {report.score.gradient_ratio:.2f} of the real one's",
+                    f"gradient energy {report.score.gradient_ratio:.2f} of the truth's",
                     file=sys.stderr,
                 )
 
-        yield show
+        yield on_step

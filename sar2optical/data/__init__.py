@@ -1,1 +1,1 @@
-"""Training pairs: found, read, augmented."""
+"""Training data: find, check, read, split and augment pairs of SAR and optical chips."""

@@ -1,6 +1,6 @@
 """Random windows of chips: crops, flips, quarter turns and reductions, the same for both halves of a pair.
 
-What may differ between SAR scenes of one place is varied in the SAR half alone.
+The SAR half is also varied by itself, in the properties that differ between SAR images of the same area.
 """
 
 from __future__ import annotations
@@ -12,20 +12,47 @@ from numpy.typing import NDArray
 
 from sar2optical.data.pairs import Chips, SarArray, encoded
 
+__all__ = [
+    "ABOVE",
+    "AMPLITUDE",
+    "BELOW",
+    "HIGH_SPREAD",
+    "LOOKS",
+    "LOW_SPREAD",
+    "OF_A_SCENE",
+    "SHADOW",
+    "SIDES",
+    "SMOOTHED",
+    "SPAN_DB",
+    "SPECKLED",
+    "TILT",
+    "TILTED",
+    "ZOOMED",
+    "grid_windows",
+    "random_window",
+    "vary_sar",
+]
+
 SPAN_DB = 18.0
-"""dB that [-1, 1] is taken for where SAR is stretched between its 1st and 99th percentile in dB. Measured: 13 to 17
-on pairs of 1024 x 1024 at 10 m, VH of Los Angeles."""
+"""Assumed width in dB of [-1, 1], if SAR is stretched between its 1st and 99th percentile in dB. Measured: 13 to 17
+dB on pairs of 1024 x 1024 at 10 m, VH of Los Angeles."""
 
 ZOOMED = 1 / 6
-"""Share of the windows that are reduced, where a chip allows it."""
+"""Share of the windows that are reduced, if the chip is large enough."""
 SPECKLED, LOOKS = 0.25, (1.0, 10.0)
+"""Share of the windows with added speckle; range of its looks."""
 SMOOTHED, SIDES = 0.12, (2, 4)
+"""Share of the windows that are multilooked; range of the side in pixels."""
 TILTED, TILT = 0.3, 0.1
+"""Share of the windows with a slope of brightness; standard deviation of the slope."""
 AMPLITUDE = 0.25
+"""Share of the windows that are converted to amplitude."""
 LOW_SPREAD, HIGH_SPREAD = 0.12, 0.16
+"""Standard deviations of the two ends of the stretch."""
 OF_A_SCENE, BELOW, ABOVE = 0.3, 1.2, 0.8
-"""Share of the windows whose stretch is that of a scene with darker and brighter places; how far beyond, at most."""
-SHADOW = 1e-3  # least factor of speckle: -30 dB
+"""Share of the windows stretched as part of a scene with darker and brighter areas; largest offsets of both ends."""
+SHADOW = 1e-3
+"""Lower limit of the speckle factor: -30 dB."""
 
 
 def random_window(
@@ -38,36 +65,36 @@ def random_window(
     turns: bool = True,
     zoom: int = 1,
 ) -> tuple[SarArray, NDArray[np.uint8]]:
-    """Cut a random window; with flips and turns, each of the eight ways to lay it alike.
+    """Cut a random window; with flips and turns, all eight orientations are equally likely.
 
     Parameters
     ----------
     chips
-        A pair whose sides are at least `size`.
+        Pair whose sides are at least `size`.
     size
         Side of the window in pixels.
     rng
-        Decides; the same state gives the same window.
+        Random generator; the same state gives the same window.
     crop
-        Whether the window lies anywhere; if not, it is one of `grid_windows`.
+        Cut at a random position; False cuts one of `grid_windows`.
     flips
-        Whether it is mirrored left to right, half of the time.
+        Mirror half of the windows left to right.
     turns
-        Whether it is turned by 0, 90, 180 or 270 degrees.
+        Turn by 0, 90, 180 or 270 degrees.
     zoom
-        Largest whole factor by which a larger window is reduced to `size`, by area: SAR as power, see `SPAN_DB`.
+        Largest integer factor by which a larger window is averaged down to `size`; SAR as power, see `SPAN_DB`.
 
     Returns
     -------
     sar, optical
-        (C, size, size) of the chip's type, float32 where it was reduced, and uint8 (3, size, size).
+        (C, size, size) of the chip's dtype, float32 if it was reduced, and uint8 (3, size, size).
     """
     height, width = chips.sar.shape[1:]
     factor = 1
     if zoom > 1 and rng.random() < ZOOMED:
         factor = min(int(rng.integers(2, zoom + 1)), height // size, width // size)
     target, size = size, size * factor
-    # As many numbers are drawn whatever is asked for, so that runs with other choices see the same order of chips.
+    # The number of draws does not depend on the options, so that other options keep the same windows.
     row, col = (
         int(rng.integers(side - size + 1)) if crop else int(rng.integers(side // size)) * size
         for side in (height, width)
@@ -86,19 +113,19 @@ def random_window(
 
 
 def vary_sar(sar: SarArray, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Vary what differs between SAR images of one place.
+    """Vary the properties that differ between SAR images of the same area.
 
-    Each with a probability of its own: speckle of 1 to 10 looks (gamma-distributed power, Goodman 1976, "Some
-    fundamental properties of speckle"); means of 2 x 2 or 3 x 3 pixels' power (multilooking); a slope of brightness
-    across the image (incidence); amplitude in place of dB (8-bit chips come as either). The two ends of the stretch
-    are always moved, and often far outwards: they are those of a scene, of which a window is a part.
+    Each with its own probability: speckle of 1 to 10 looks (gamma-distributed power, Goodman 1976, "Some fundamental
+    properties of speckle"); multilooking over 2 x 2 or 3 x 3 pixels; a slope of brightness across the image
+    (incidence angle); amplitude instead of dB (8-bit chips may be either). The two ends of the stretch are always
+    moved, often far outwards, because a scene's stretch covers more than one window.
 
     Parameters
     ----------
     sar
-        (C, H, W) as in `Chips`, taken for dB over `SPAN_DB`.
+        (C, H, W) as in `Chips`, taken as dB over `SPAN_DB`.
     rng
-        Decides.
+        Random generator.
 
     Returns
     -------
@@ -125,23 +152,23 @@ def vary_sar(sar: SarArray, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _power(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """DB over `SPAN_DB` in [-1, 1] -> linear power; 1 becomes 1."""
+    """Convert dB over `SPAN_DB` in [-1, 1] to linear power; 1 becomes 1."""
     return np.asarray(np.power(np.float32(10), (image - 1) * np.float32(SPAN_DB / 20)), np.float32)
 
 
 def _decibels(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Undo `_power`."""
+    """Invert `_power`."""
     return np.asarray(1 + np.float32(20 / SPAN_DB) * np.log10(power), np.float32)
 
 
 def _block_means(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """(C, k * side, k * side) -> (C, side, side): means of k x k pixels."""
+    """Average k x k pixels: (C, k * side, k * side) -> (C, side, side)."""
     k = image.shape[-1] // side
     return np.asarray(image.reshape(len(image), side, k, side, k).mean(axis=(2, 4)), np.float32)
 
 
 def _running_means(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Means of side x side pixels around each one; edges are repeated."""
+    """Average side x side pixels around each pixel; edges are repeated."""
     height, width = image.shape[1:]
     before, after = (side - 1) // 2, side // 2
     padded = np.pad(image, ((0, 0), (before, after), (before, after)), mode="edge")
@@ -150,12 +177,12 @@ def _running_means(image: NDArray[np.float32], side: int) -> NDArray[np.float32]
 
 
 def grid_windows(chips: Chips, size: int) -> list[tuple[SarArray, NDArray[np.uint8]]]:
-    """Cut a pair into windows side by side, row by row; what is left over at the far edges is dropped.
+    """Cut a pair into adjacent windows, row by row; remaining rows and columns are dropped.
 
     Returns
     -------
     list of (sar, optical)
-        As for `random_window`.
+        See `random_window`.
     """
     height, width = chips.sar.shape[1:]
     return [

@@ -1,4 +1,4 @@
-"""What is wrong with a folder of pairs, and what its values look like."""
+"""Check a folder of pairs for problems, and compute histograms of its values."""
 
 from __future__ import annotations
 
@@ -21,38 +21,44 @@ from sar2optical.data.pairs import Pair, Reading, SarArray, look_for_pairs, noth
 from sar2optical.data.store import in_order
 from sar2optical.errors import DataError
 
+__all__ = ["KINDS", "Kind", "Problem", "Report", "check", "plot"]
+
 Kind = Literal["no partner", "unreadable", "sizes differ", "small", "wrong scale", "empty", "saturated", "duplicate"]
-"""What can be wrong with a chip; "wrong scale" is of all 16-bit optical chips together, and names the folder.
-Training refuses the first five. It takes the others, but an empty or saturated (white) chip teaches nothing, and a
-duplicate may be in training and test both."""
+"""Kinds of problems with a chip; "wrong scale" applies to all 16-bit optical chips together and names the folder.
+Training refuses the first five. It accepts the others, but an empty or saturated (white) chip is useless, and a
+duplicate may be in both training and test."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All kinds, in the order of a report."""
 
 _LEVELS = 256
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one chip."""
+    """A problem with a chip."""
 
     kind: Kind
     chip: Path
+    """Path of the chip."""
     detail: str
+    """Explanation of the problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `check` found."""
+    """Result of `check`."""
 
     root: Path
+    """Folder that was checked."""
     classes: dict[str, int]
-    """Pairs per terrain, usable or not; the key is empty where there are no class folders."""
+    """Number of pairs per terrain class, usable or not; the key is empty without class folders."""
     problems: tuple[Problem, ...]
-    """By kind, then in the order of chips."""
+    """Problems, sorted by kind and then by chip."""
     sar: NDArray[np.int64] = field(compare=False)
-    """(256,): pixels per grey level of all readable pairs; encoded values fall on the level that shows them."""
+    """Histogram of all readable SAR chips, (256,); encoded values count for the grey level that shows them."""
     optical: NDArray[np.int64] = field(compare=False)
-    """(3, 256): likewise of red, green and blue."""
+    """Histograms of red, green and blue, (3, 256)."""
 
     @property
     def pairs(self) -> int:
@@ -60,11 +66,11 @@ class Report:
         return sum(self.classes.values())
 
     def count(self, kind: Kind) -> int:
-        """Give how many problems are of a kind."""
+        """Count the problems of a kind."""
         return sum(problem.kind == kind for problem in self.problems)
 
     def to_json(self) -> str:
-        """Write as JSON: paths relative to the folder, histograms as lists."""
+        """Format as JSON: paths relative to the folder, histograms as lists."""
         record = {
             "root": str(self.root),
             "classes": self.classes,
@@ -79,14 +85,14 @@ class Report:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of a pair that was looked at: no pixels."""
+    """Findings of one pair, without its pixels."""
 
     problems: tuple[Problem, ...]
     digest: bytes = b""
     sar: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_LEVELS, np.int64))
     optical: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, _LEVELS), np.int64))
     stored: NDArray[np.int64] | None = None
-    """See `counts_of`; None for bytes."""
+    """Counts of the stored optical values, see `counts_of`; None for bytes."""
 
 
 def check(
@@ -95,22 +101,22 @@ def check(
     *,
     aligned: bool = False,
     workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Look at every chip of a folder.
+    """Check every chip of a folder.
 
     Parameters
     ----------
     root
-        As for `sar2optical.data.pairs.find_pairs`.
+        Folder of pairs, see `sar2optical.data.pairs.find_pairs`.
     reading
-        How chips are read; `min_side` is the window that they must hold.
+        How to read the chips; `min_side` is the window that they must hold.
     aligned
-        As for `find_pairs`.
+        Whether pairs are side by side in one image, see `find_pairs`.
     workers
-        Threads that read.
-    progress
-        Called with the pairs looked at so far, and their number in all.
+        Number of reading threads.
+    on_progress
+        Called after each pair with the number of pairs done and the total.
 
     Returns
     -------
@@ -119,17 +125,17 @@ def check(
     Raises
     ------
     DataError
-        Where the folder is missing, holds no chips at all, or two of one name.
+        If the folder is missing, holds no chips, or two chips have the same name.
     """
     reading = reading or Reading()
     found = look_for_pairs(root, aligned=aligned)
     if not found.pairs and not found.lonely:
         raise nothing_found(root)
-    problems = [Problem("no partner", chip, f"no {partner}") for chip, partner in found.lonely]
+    problems = [Problem("no partner", chip, f"its partner {partner} is missing") for chip, partner in found.lonely]
     sar, optical = np.zeros(_LEVELS, np.int64), np.zeros((3, _LEVELS), np.int64)
     stored: NDArray[np.int64] | None = None
     first: dict[bytes, Path] = {}
-    for done, (pair, seen) in enumerate(in_order(lambda p: _look(p, reading), found.pairs, workers), 1):
+    for done, (pair, seen) in enumerate(in_order(lambda p: _check_pair(p, reading), found.pairs, workers), 1):
         problems += seen.problems
         sar += seen.sar
         optical += seen.optical
@@ -139,29 +145,31 @@ def check(
             original = first.setdefault(seen.digest, pair.sar)
             if original is not pair.sar:
                 problems.append(Problem("duplicate", pair.sar, f"same values as {original}"))
-        if progress:
-            progress(done, len(found.pairs))
+        if on_progress:
+            on_progress(done, len(found.pairs))
     if stored is not None and (misfits := misfit(stored, reading.optical_max)):
-        problems = [problem for problem in problems if problem.kind != "saturated"]  # all of them have this cause
+        problems = [problem for problem in problems if problem.kind != "saturated"]  # the wrong scale explains them
         problems.append(Problem("wrong scale", root, misfits))
     problems.sort(key=lambda problem: KINDS.index(problem.kind))
     classes = dict(sorted(Counter(pair.terrain for pair in found.pairs).items()))
     return Report(root=root, classes=classes, problems=tuple(problems), sar=sar, optical=optical)
 
 
-def _look(pair: Pair, reading: Reading) -> _Seen:
+def _check_pair(pair: Pair, reading: Reading) -> _Seen:
     images, stored, problems = _read(pair, reading)
     if problems:
         return _Seen(tuple(problems))
     sar, optical = images
     (height, width), other = sar.shape[1:], optical.shape[1:]
     if (height, width) != other:
-        problems.append(Problem("sizes differ", pair.sar, f"{width} x {height}, partner {other[1]} x {other[0]}"))
+        problems.append(Problem("sizes differ", pair.sar, f"{width} x {height}, its partner {other[1]} x {other[0]}"))
     if min(height, width) < reading.min_side:
-        problems.append(Problem("small", pair.sar, f"{width} x {height}, less than {reading.min_side}"))
+        problems.append(
+            Problem("small", pair.sar, f"{width} x {height}, smaller than the window of {reading.min_side}")
+        )
     flat = [path for path, image in ((pair.sar, sar), (pair.optical, optical)) if _is_flat(image)]
-    problems += [Problem("empty", path, "one value throughout, or no valid pixel") for path in flat]
-    # Empty chips are alike, which says nothing more about them.
+    problems += [Problem("empty", path, "one value everywhere, or no valid pixel") for path in flat]
+    # Empty chips are equal to each other, and reported as empty already.
     digest = b"" if pair.sar in flat else blake2b(sar.tobytes(), digest_size=16).digest() + repr(sar.shape).encode()
     colours = np.stack([_histogram(band) for band in optical])
     if stored is not None:
@@ -171,7 +179,7 @@ def _look(pair: Pair, reading: Reading) -> _Seen:
 
 
 def _read(pair: Pair, reading: Reading) -> tuple[list[NDArray[Any]], NDArray[np.int64] | None, list[Problem]]:
-    """Read both halves, count the stored values of 16-bit optical ones, and say what is unreadable."""
+    """Read both halves, count the stored values of 16-bit optical chips, and report unreadable chips."""
     if pair.sar_side:
         try:
             return list(read_halves(pair, reading)), None, []
@@ -207,29 +215,29 @@ def _histogram(image: SarArray) -> NDArray[np.int64]:
 
 
 def plot(report: Report, out: Path) -> None:
-    """Draw the histograms of SAR and of red, green and blue side by side.
+    """Draw the histograms of SAR and of red, green and blue.
 
     Parameters
     ----------
     report
-        Of `check`.
+        Result of `check`.
     out
-        A picture (.png); replaced where it is there.
+        Path of the PNG file; replaced if it exists.
 
     Raises
     ------
     DataError
-        Where matplotlib is not installed, or no pair could be read.
+        If matplotlib is not installed, or no pair could be read.
     OutputUnwritable
-        Where the folder takes no files.
+        If the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise DataError("a plot needs matplotlib: pip install 'sar2optical[train]'") from error
+        raise DataError("--plot needs matplotlib: pip install 'sar2optical[train]'") from error
     if not report.sar.any():
-        raise DataError(f"{report.root}: no pair could be read, so there is nothing to plot: leave --plot out")
+        raise DataError(f"{report.root}: no readable pair to plot: correct the chips, or remove --plot")
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

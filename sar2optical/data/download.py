@@ -1,6 +1,6 @@
-"""Fetch training data: archives by HTTP that go on where they broke off, and the Kaggle set by its own client.
+"""Download training data: archives by HTTP with resume, and the Kaggle set with kagglehub.
 
-Tried against servers on this machine only: neither the real Kaggle set nor TUM's archive has been fetched with it.
+Tested against local servers only, not against Kaggle or TUM's archive.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from urllib.request import Request, urlopen
 from sar2optical._utils.files import refuse_existing
 from sar2optical.errors import DataError, OutputUnwritable
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the bytes that are there, and their number in all (0 where the server does not tell)."""
+__all__ = ["SOURCES", "OnProgress", "Source", "fetch", "fetch_kaggle"]
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Callback with the number of bytes downloaded and the total (0 if the server does not send it)."""
 
 _CHUNK = 1 << 20  # bytes per read
-_PATIENCE = 60  # seconds without a byte, after which a connection counts as broken
+_PATIENCE = 60  # seconds without data before a connection is given up
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where training data can be had."""
+    """A source of training data."""
 
     by: Literal["kagglehub", "http"]
+    """Client."""
     where: str
-    """A Kaggle handle, or the page that links to the archive."""
+    """Kaggle handle, or address of the page that links to the archive."""
     what: str
+    """Description of the data."""
 
 
 SOURCES = {
@@ -45,21 +49,21 @@ SOURCES = {
     ),
     "tum": Source("http", "https://mediatum.ub.tum.de/1436631", "all of SEN1-2, 282,384 pairs, by season"),
 }
-"""Archives' own addresses are not listed: none has been tried, so the user gives the one that the page links to."""
+"""Known sources. Addresses of archives are not listed, because none has been tested; the page links to them."""
 
 
 def fetch_kaggle() -> Path:
-    """Fetch the Kaggle set with kagglehub, into its cache (`KAGGLEHUB_CACHE` moves it).
+    """Download the Kaggle set with kagglehub into its cache (set by `KAGGLEHUB_CACHE`).
 
     Returns
     -------
     Path
-        Folder of the set.
+        Folder of the data set.
 
     Raises
     ------
     DataError
-        Where kagglehub is not installed, or fails.
+        If kagglehub is not installed, or fails.
     """
     handle = SOURCES["kaggle"].where
     try:
@@ -68,53 +72,53 @@ def fetch_kaggle() -> Path:
         raise DataError(f"{handle} needs kagglehub: pip install 'sar2optical[download]'") from error
     try:
         return Path(kagglehub.dataset_download(handle))
-    except Exception as error:  # whatever its transport raises
-        raise DataError(f"{handle}: kagglehub failed ({error}): check connection and login") from error
+    except Exception as error:  # kagglehub lets errors of its transport through
+        raise DataError(f"{handle}: kagglehub failed ({error}): check the connection and the login") from error
 
 
-def fetch(url: str, out: Path, *, sha256: str | None = None, progress: Progress | None = None) -> None:
-    """Fetch a file by HTTP, beside `out` as `OUT.part` first. Called again, it goes on where it broke off.
+def fetch(url: str, out: Path, *, sha256: str | None = None, on_progress: OnProgress | None = None) -> None:
+    """Download a file by HTTP to `OUT.part`, then rename it; an interrupted download is resumed by the next call.
 
-    It goes on only if that is the same file: the server says so (If-Range), or a checksum will tell. Where neither
-    is at hand, or the server ignores ranges, it begins anew.
+    A download is resumed only if the file is known to be the same: by the server's answer to If-Range, or by a
+    checksum. Otherwise, or if the server ignores ranges, it starts again.
 
     Parameters
     ----------
     url
-        Of http or https.
+        Address, http or https.
     out
-        Where the file is to be.
+        Path of the file.
     sha256
-        Checksum in hexadecimal, if known. A file with another is deleted.
-    progress
-        See `Progress`.
+        Checksum in hexadecimal, if known. A file with another checksum is deleted.
+    on_progress
+        Called after each block, see `OnProgress`.
 
     Raises
     ------
     DataError
-        Where the address is refused, the connection breaks off, or the checksum differs.
+        If the address is refused, the connection is lost, or the checksum differs.
     OutputExists
-        Where `out` is there.
+        If `out` exists.
     OutputUnwritable
-        Where its folder is missing, takes no files or is full.
+        If its folder is missing, not writable or full.
     """
     if not re.match(r"https?://[^/]", url):
-        raise DataError(f"{url}: no address of http or https: give one")
+        raise DataError(f"{url}: not an http or https address: give one")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise DataError(f"sha256 is {sha256!r}: give 64 hexadecimal digits")
+        raise DataError(f"--sha256 is {sha256!r}: give 64 hexadecimal digits")
     refuse_existing(out, overwrite=False)
     part, tag = _part(out), _tag(out)
     try:
-        done, total = _transfer(url, part, tag, progress, checked=sha256 is not None)
+        done, total = _transfer(url, part, tag, on_progress, checked=sha256 is not None)
     except HTTPError as error:
         error.close()
         raise DataError(f"{url}: the server answers {error.code} {error.reason}: check the address") from error
     except OutputUnwritable:  # an OSError too
         raise
     except (OSError, HTTPException) as error:
-        raise DataError(f"{url}: {getattr(error, 'reason', error)}: run the same command again to go on") from error
+        raise DataError(f"{url}: {getattr(error, 'reason', error)}: run the same command again to resume") from error
     if total and done < total:
-        raise DataError(f"{url}: broke off after {done} of {total} bytes: run the same command again to go on")
+        raise DataError(f"{url}: interrupted after {done} of {total} bytes: run the same command again to resume")
     _finish(url, part, out, sha256)
 
 
@@ -123,12 +127,12 @@ def _part(out: Path) -> Path:
 
 
 def _tag(out: Path) -> Path:
-    """Name the file that says which version of the server's file the part is of."""
+    """Path of the file that records the version of the partial download."""
     return out.with_name(f"{out.name}.part.tag")
 
 
-def _transfer(url: str, part: Path, tag: Path, progress: Progress | None, *, checked: bool) -> tuple[int, int]:
-    """Add what is missing to the part; give its size and the whole's, 0 where that is not told."""
+def _transfer(url: str, part: Path, tag: Path, on_progress: OnProgress | None, *, checked: bool) -> tuple[int, int]:
+    """Download the missing bytes; return the bytes present and the total, 0 if unknown."""
     have = part.stat().st_size if part.is_file() else 0
     version = tag.read_text(encoding="latin-1") if tag.is_file() else ""
     headers = {"User-Agent": "sar2optical"}
@@ -142,37 +146,37 @@ def _transfer(url: str, part: Path, tag: Path, progress: Progress | None, *, che
         if error.code != 416 or "Range" not in headers:
             raise
         error.close()
-        # Nothing lies beyond: the part is whole, or of another file.
+        # No bytes follow: the partial file is complete, or belongs to another file.
         if error.headers.get("Content-Range", "") == f"bytes */{have}":
             return have, have
         part.unlink()
-        return _transfer(url, part, tag, progress, checked=checked)
+        return _transfer(url, part, tag, on_progress, checked=checked)
     with response:
         start, total = _extent(response, have)
         if start == 0:
             with _writing(part):
-                part.write_bytes(b"")  # before the tag: a part is never of another version than its tag says
+                part.write_bytes(b"")  # emptied before the tag is written, so that the tag always matches the data
                 tag.write_text(_version(response), encoding="latin-1")
-        return _append(response, part, start, total, progress), total
+        return _append(response, part, start, total, on_progress), total
 
 
 def _extent(response: HTTPResponse, have: int) -> tuple[int, int]:
-    """Tell from which byte on the answer is, and the whole's size."""
+    """Read the first byte of the answer and the total size from its headers."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if not match or int(match[1]) != have:
-            raise HTTPException(f"asked for bytes from {have}, got {response.headers.get('Content-Range')}")
+            raise HTTPException(f"requested bytes from {have}, received {response.headers.get('Content-Range')}")
         return have, 0 if match[2] == "*" else int(match[2])
     return 0, int(response.headers.get("Content-Length") or 0)
 
 
 def _version(response: HTTPResponse) -> str:
-    """Give what names this version for If-Range: a strong ETag, or a date (RFC 9110, 13.1.5); else nothing."""
+    """Get the validator for If-Range: a strong ETag, else a date (RFC 9110, 13.1.5), else an empty string."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _append(response: HTTPResponse, part: Path, start: int, total: int, progress: Progress | None) -> int:
+def _append(response: HTTPResponse, part: Path, start: int, total: int, on_progress: OnProgress | None) -> int:
     done = start
     with _writing(part):
         file = part.open("ab")
@@ -181,8 +185,8 @@ def _append(response: HTTPResponse, part: Path, start: int, total: int, progress
             with _writing(part):
                 file.write(chunk)
             done += len(chunk)
-            if progress:
-                progress(done, total)
+            if on_progress:
+                on_progress(done, total)
         with _writing(part):
             file.flush()
             os.fsync(file.fileno())
@@ -210,5 +214,5 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputUnwritable(
-            f"{path}: cannot be written ({error.strerror}): free space, or choose another folder"
+            f"{path}: cannot be written ({error.strerror}): free disk space, or choose another folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Whether 16-bit optical chips fit the value that becomes white: chips of another scale become white or black."""
+"""Check that 16-bit optical chips fit `--optical-max`, the value that becomes white."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from sar2optical.data.optical import Stored, read_stored
 from sar2optical.data.pairs import Pair, Reading
 from sar2optical.errors import DataError
 
+__all__ = ["WHITE", "counts_of", "misfit", "refuse_misfit", "too_white"]
+
 WHITE = 0.5
-"""Share of the values that may become white: clouds and salt pans do, and most land does not."""
+"""Largest share of the values that may become white, as clouds and salt pans do."""
 
 _LEVELS, _BYTE = 65536, 255
-_BLACK = 0.1  # of the value that becomes white: a set with no value above it is black throughout
-_FITTING = 0.99  # share of the values under the one that is advised
-_ASKED = 64  # chips that a set's values are taken from
+_BLACK = 0.1  # share of the white value; a data set with no value above it is black
+_FITTING = 0.99  # share of the values below the suggested maximum
+_SAMPLED = 64  # chips read to check a data set
 
 
 def counts_of(stored: Stored) -> NDArray[np.int64]:
@@ -28,12 +30,12 @@ def counts_of(stored: Stored) -> NDArray[np.int64]:
     Parameters
     ----------
     stored
-        (3, H, W), as `read_stored` gives it.
+        Stored values (3, H, W), from `read_stored`.
 
     Returns
     -------
     ndarray
-        int64 (65536,): how often each value occurs; 0 and what is negative count as 0. All zero for bytes.
+        int64 (65536,): number of pixels per value; negative values count as 0. All zero for bytes.
     """
     if stored.dtype == np.uint8:
         return np.zeros(_LEVELS, np.int64)
@@ -41,19 +43,20 @@ def counts_of(stored: Stored) -> NDArray[np.int64]:
 
 
 def too_white(counts: NDArray[np.int64], optical_max: float) -> str | None:
-    """Say that too many values become white, and which maximum fits.
+    """Describe the problem if too many values become white, with a maximum that fits.
 
     Parameters
     ----------
     counts
-        int64 (65536,), from `counts_of`, of one chip or added up. Zeros are no measurement and do not count.
+        int64 (65536,), from `counts_of`, of one chip or summed over several. Zeros are not measurements and are
+        ignored.
     optical_max
-        See `Reading`.
+        Value that becomes white, see `Reading`.
 
     Returns
     -------
     str or None
-        None where no more than `WHITE` do, or there are no 16-bit values.
+        None if at most `WHITE` of the values become white, or there are no 16-bit values.
     """
     total = int(counts[1:].sum())
     white = int(counts[max(1, math.ceil(optical_max * 254.5 / 255)) :].sum())
@@ -64,7 +67,7 @@ def too_white(counts: NDArray[np.int64], optical_max: float) -> str | None:
 
 
 def misfit(counts: NDArray[np.int64], optical_max: float) -> str | None:
-    """Say that a set of chips becomes white or black, and which maximum fits; parameters are those of `too_white`."""
+    """Describe the problem if a data set becomes white or black, with a maximum that fits; see `too_white`."""
     found = np.flatnonzero(counts[1:])
     if not found.size or (top := int(found[-1]) + 1) >= _BLACK * optical_max:
         return too_white(counts, optical_max)
@@ -78,20 +81,20 @@ def refuse_misfit(pairs: Sequence[Pair], reading: Reading) -> None:
     Parameters
     ----------
     pairs
-        Of one set. What is unreadable is left to whoever reads all of them.
+        Pairs of one data set. Unreadable chips are ignored here.
     reading
-        How they are read.
+        How the pairs are read.
 
     Raises
     ------
     DataError
-        Names a fitting `--optical-max`.
+        If the chips become white or black; the message suggests `--optical-max`.
     """
     chips = [pair.optical for pair in pairs if pair.sar_side is None]
     if not chips:
         return
     counts = np.zeros(_LEVELS, np.int64)
-    for k in np.unique(np.linspace(0, len(chips) - 1, min(_ASKED, len(chips))).round().astype(int)):
+    for k in np.unique(np.linspace(0, len(chips) - 1, min(_SAMPLED, len(chips))).round().astype(int)):
         with suppress(DataError):
             counts += counts_of(read_stored(chips[k], reading.rgb))
     if problem := misfit(counts, reading.optical_max):

@@ -1,4 +1,4 @@
-"""Bring pairs of different makers to one radiometry, so that one generator learns from all of them."""
+"""Convert pairs from different sources to one radiometry, so that one generator can be trained on all of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from sar2optical.data.pairs import Pair, Reading, encoded, read_pair
 from sar2optical.data.sar_bands import parse_band, polarisation_of
 from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
 
+__all__ = ["STRETCH", "harmonise", "png"]
+
 STRETCH = Stretch(Bound(1, True), Bound(99, True))
-"""SAR is written in dB between the 1st and the 99th percentile of its chip. A gain moves both percentiles, so
-calibrated and uncalibrated chips agree; so do chips that their makers stretched in dB between other bounds."""
+"""Stretch of the SAR: dB between the 1st and the 99th percentile of the chip. A gain moves both percentiles, so
+calibrated and uncalibrated chips agree, and so do chips that were already stretched in dB between other bounds."""
 
 
 def harmonise(
@@ -31,32 +33,32 @@ def harmonise(
     band: str = "VV",
     optical_max: float = 3000.0,
     rgb: Indices | None = None,
-    on_pair: Callable[[], None] | None = None,
+    on_progress: Callable[[], None] | None = None,
 ) -> None:
-    """Write pairs as 8-bit PNG files: SAR in dB, see `STRETCH`, and RGB.
+    """Write pairs as 8-bit PNG files: SAR in dB (see `STRETCH`) and RGB.
 
     Parameters
     ----------
     pairs
-        To read; equal names in different folders are an error of the caller.
+        Pairs to convert; SAR chips must have different names, even in different folders.
     out
-        Folder that gets `s1` and `s2`, with files named after the SAR chips.
+        Folder to write `s1` and `s2` to, with files named after the SAR chips.
     unit
-        Unit that the SAR files' values are in, or were in before their maker stretched them to 8 bits: `amplitude`
-        or `db`. None: told from each file; bytes are then written as they are.
+        Unit of the SAR files' values, or of the values before they were scaled to 8 bits: `amplitude` or `db`. None
+        detects it per file and writes bytes unchanged.
     band
-        Index from 1 or polarisation, where a SAR file has several bands.
+        Index from 1 or polarisation, for SAR files with several bands.
     optical_max, rgb
         See `Reading`.
-    on_pair
+    on_progress
         Called after each pair.
 
     Raises
     ------
     DataError
-        Where a pair cannot be read, or 16-bit optical chips become white or black.
+        If a pair cannot be read, or 16-bit optical chips become white or black.
     OutputUnwritable
-        Where a file cannot be written.
+        If a file cannot be written.
     """
     signature = ModelSignature(name="harmonised", bands=(polarisation_of(band),), unit="db", stretch=(STRETCH,))
     reading = Reading(
@@ -75,8 +77,8 @@ def harmonise(
         grey = np.rint((encoded(chips.sar) + 1) * 127.5).astype(np.uint8)
         for half, image in (("s1", grey), ("s2", chips.optical)):
             write_output(out / half / f"{pair.sar.stem}.png", png(image))
-        if on_pair:
-            on_pair()
+        if on_progress:
+            on_progress()
 
 
 def png(image: NDArray[np.uint8]) -> bytes:

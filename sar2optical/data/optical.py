@@ -1,4 +1,4 @@
-"""Optical chips: which bands are red, green and blue, and how 16-bit values become bytes."""
+"""Read optical chips: choose the bands of red, green and blue, and convert 16-bit values to bytes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from rasterio.enums import ColorInterp
 from sar2optical.data.chipfile import RGB, opened, refuse_damaged
 from sar2optical.errors import DataError
 
+__all__ = ["KNOWN_ORDERS", "Indices", "Stored", "read_stored", "to_bytes"]
+
 _log = logging.getLogger(__name__)
 
 Indices: TypeAlias = tuple[int, int, int]
-"""Bands of red, green and blue, from 1."""
+"""Indices of red, green and blue, from 1."""
 
 Stored: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16]"
+"""Stored values of an optical chip."""
 
 KNOWN_ORDERS: dict[int, tuple[Indices, str]] = {
     12: ((4, 3, 2), "Sentinel-2 L2A: B1 to B8, B8A, B9, B11, B12"),
     13: ((4, 3, 2), "Sentinel-2 L1C and SEN12MS: B1 to B8, B8A, B9 to B12"),
 }
-"""Band orders that the number of unnamed bands tells; sources: ESA, Sentinel-2 products specification; Schmitt et al.
-2019, "SEN12MS", section 3. Files of 10 or 4 bands are in use in several orders."""
+"""Band orders by number of unnamed bands; sources: ESA, Sentinel-2 products specification; Schmitt et al. 2019,
+"SEN12MS", section 3. Files of 10 or 4 bands are not listed, because several orders are in use."""
 
 _COLOURS = ("red", "green", "blue")
 _EXACT = ({"red", "r", "b4", "b04"}, {"green", "g", "b3", "b03"}, {"blue", "b", "b2", "b02"})
-_NUMBERS = ("4", "3", "2")  # of Sentinel-2's bands (ESA, Sentinel-2 products specification)
+_NUMBERS = ("4", "3", "2")  # Sentinel-2 bands (ESA, Sentinel-2 products specification)
 _BAND = re.compile(r"(?<![a-z0-9])(?:b(?:0?[1-9]|1[0-2]|8a)|(?:red|green|blue|nir|swir|rededge)\d*)(?![a-z0-9])")
 _NAME_TAGS = ("bandname", "band_name", "name", "long_name", "description")
 _OPAQUE = 0.5
-"""Least share of an alpha band's values that are 0 or full; of reflectances few are."""
+"""Smallest share of an alpha band's values that are 0 or the maximum; few reflectances are."""
 
 
 def read_stored(path: Path, rgb: Indices | None = None) -> Stored:
@@ -44,9 +47,9 @@ def read_stored(path: Path, rgb: Indices | None = None) -> Stored:
     Parameters
     ----------
     path
-        Optical chip.
+        Path of the optical chip.
     rgb
-        Bands of red, green and blue; None: by names of bands, colour interpretation, or a known order.
+        Bands of red, green and blue. None uses band names, colour interpretation, or a known order.
 
     Returns
     -------
@@ -56,32 +59,34 @@ def read_stored(path: Path, rgb: Indices | None = None) -> Stored:
     Raises
     ------
     DataError
-        Where the file is unreadable, damaged, of another type, or does not tell which bands these are.
+        If the file is unreadable, damaged or of another dtype, or its bands of red, green and blue are unknown.
     """
     refuse_damaged(path)
     with opened(path) as chip:
         stored = np.asarray(chip.read(list(_indices(chip, path, rgb))))
     if stored.dtype not in (np.uint8, np.uint16, np.int16):
-        raise DataError(f"{path}: {stored.dtype}: an optical chip is 8 bit, or 16 bit reflectance x 10000")
+        raise DataError(
+            f"{path}: dtype {stored.dtype}: give optical chips of 8 bits, or of 16 bits (reflectance x 10000)"
+        )
     return stored
 
 
 def to_bytes(stored: Stored, optical_max: float) -> NDArray[np.uint8]:
-    """Bring stored values of any shape to grey levels; `optical_max` becomes 255, bytes stay as they are."""
+    """Convert stored values of any shape to grey levels; `optical_max` becomes 255, bytes are unchanged."""
     if stored.dtype == np.uint8:
         return np.asarray(stored, np.uint8)
-    # Half a level for rounding, as model output is brought to bytes.
+    # Adding half a level rounds, as for model output.
     levels = np.clip(stored * np.float32(255 / optical_max) + np.float32(0.5), 0, 255)
     return np.asarray(levels, np.uint8)
 
 
 def _indices(chip: Any, path: Path, asked: Indices | None) -> Indices:
-    """Choose the bands: as asked for, by names, by colour interpretation, or by a known order."""
+    """Choose the bands: as given, by names, by colour interpretation, or by a known order."""
     if chip.count < 3:
-        raise DataError(f"{path}: {chip.count} bands: an optical chip has red, green and blue")
+        raise DataError(f"{path}: {chip.count} bands: give an optical chip with red, green and blue")
     if asked:
         if max(asked) > chip.count:
-            raise DataError(f"{path}: no band {max(asked)}: --rgb takes numbers from 1 to {chip.count}")
+            raise DataError(f"{path}: no band {max(asked)}: give --rgb numbers from 1 to {chip.count}")
         return asked
     names = [_name(chip, index) for index in chip.indexes]
     if any(_BAND.search(name) for name in names):
@@ -90,21 +95,21 @@ def _indices(chip: Any, path: Path, asked: Indices | None) -> Indices:
     if all(kinds.count(kind) == 1 for kind in RGB):
         _refuse_reflectance_as_alpha(chip, path)
         red, green, blue = (kinds.index(kind) + 1 for kind in RGB)
-        return _told((red, green, blue), "by their colour interpretation")
+        return _logged((red, green, blue), "by colour interpretation")
     plain = [index for index, kind in zip(chip.indexes, kinds, strict=True) if kind != ColorInterp.alpha]
     if len(plain) == 3:
         return plain[0], plain[1], plain[2]
     if len(plain) in KNOWN_ORDERS:
         indices, order = KNOWN_ORDERS[len(plain)]
-        return _told(indices, f"{len(plain)} bands without names are taken for {order}")
+        return _logged(indices, f"{len(plain)} bands without names, assumed order: {order}")
     raise DataError(
-        f"{path}: {len(plain)} bands without names, so which are red, green and blue cannot be told: "
-        "give --rgb with their numbers, such as --rgb 3 2 1"
+        f"{path}: {len(plain)} bands without names, so red, green and blue are unknown: give their numbers with "
+        "--rgb, such as --rgb 3 2 1"
     )
 
 
 def _name(chip: Any, index: int) -> str:
-    """Give a band's name in lower case: its description, else a tag; empty where it has none."""
+    """Get a band's name in lower case: its description, else a tag, else an empty string."""
     tags = {key.lower(): value for key, value in chip.tags(index).items()}
     texts = [chip.descriptions[index - 1], *(tags.get(key) for key in _NAME_TAGS)]
     return next((text.strip().lower() for text in texts if text), "")
@@ -115,22 +120,22 @@ def _by_names(names: list[str], path: Path) -> Indices:
              for exact, colour, number in zip(_EXACT, _COLOURS, _NUMBERS, strict=True)]  # fmt: skip
     if all(len(matches) == 1 for matches in found):
         red, green, blue = (matches[0] for matches in found)
-        return _told((red, green, blue), "by their names")
+        return _logged((red, green, blue), "by band names")
     lacking = next(k for k, matches in enumerate(found) if len(matches) != 1)
     shown = ", ".join(f"{index} ({name or 'not named'})" for index, name in enumerate(names, 1))
-    problem = "several bands are" if found[lacking] else "no band is"
+    problem = "several bands are named" if found[lacking] else "no band is named"
     raise DataError(
-        f"{path}: by name {problem} {_COLOURS[lacking]} (B{_NUMBERS[lacking]} of Sentinel-2); it has {shown}: "
+        f"{path}: {problem} {_COLOURS[lacking]} (B{_NUMBERS[lacking]} of Sentinel-2); the bands are {shown}: "
         "give --rgb with the numbers of red, green and blue"
     )
 
 
 def _matches(names: list[str], exact: set[str], colour: str, number: str) -> list[int]:
-    """Give the bands of one colour: those called exactly so, else those whose names contain it as a word."""
+    """Find the bands of one colour: those with exactly this name, else those that contain it as a word."""
     same = [index for index, name in enumerate(names, 1) if name in exact]
     if same:
         return same
-    # Not red edge, infra-red and coastal blue.
+    # Excludes red edge, infra-red and coastal blue.
     pattern = (
         rf"(?<![a-z0-9])b0?{number}(?![a-z0-9])|"
         rf"(?<![a-z])(?<!infra[-_ ])(?<!coastal[-_ ]){colour}(?![a-z])(?![-_ ]?edge)"
@@ -139,25 +144,25 @@ def _matches(names: list[str], exact: set[str], colour: str, number: str) -> lis
 
 
 def _refuse_reflectance_as_alpha(chip: Any, path: Path) -> None:
-    """Refuse a fourth band that is alpha only by GDAL's default for four bands of bytes."""
+    """Refuse a fourth band that GDAL calls alpha only by its default for four bands of bytes."""
     if list(chip.colorinterp) != [*RGB, ColorInterp.alpha]:
         return
     alpha = np.asarray(chip.read(4))
     full = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1
     if np.mean((alpha == 0) | (alpha == full)) < _OPAQUE:
         raise DataError(
-            f"{path}: its fourth band is called alpha, and its values are not: which bands are red, green and blue "
-            "cannot be told: give --rgb with their numbers, such as --rgb 3 2 1"
+            f"{path}: the fourth band is marked as alpha but does not have its values, so red, green and blue are "
+            "unknown: give their numbers with --rgb, such as --rgb 3 2 1"
         )
 
 
-def _told(indices: Indices, reason: str) -> Indices:
+def _logged(indices: Indices, reason: str) -> Indices:
     if indices != (1, 2, 3):
-        _say(f"optical chips: bands {', '.join(map(str, indices))} are red, green and blue ({reason})")
+        _log_once(f"optical chips: bands {', '.join(map(str, indices))} are red, green and blue ({reason})")
     return indices
 
 
 @cache
-def _say(text: str) -> None:
-    """Log once what holds for many chips."""
+def _log_once(text: str) -> None:
+    """Log a message that applies to many chips only once."""
     _log.info(text)

@@ -1,33 +1,35 @@
-"""Whether a PNG file is whole: GDAL reads what is left of a truncated one without a word."""
+"""Detect damaged PNG files: GDAL reads the start of a truncated file without an error."""
 
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
 
+__all__ = ["png_damage"]
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FRAME = 12  # bytes around a chunk's data: length, type and checksum, four each
 
 
 def png_damage(path: Path) -> str | None:
-    """Say what is wrong with a PNG file, without decoding it.
+    """Describe the damage of a PNG file, without decoding it.
 
-    A PNG is a row of chunks, each with a CRC-32 of its type and data; the last is `IEND` (ISO/IEC 15948, 5.3).
+    A PNG file is a sequence of chunks, each with a CRC-32 of type and data; the last is `IEND` (ISO/IEC 15948, 5.3).
 
     Parameters
     ----------
     path
-        A file; one that does not begin as a PNG is not looked into.
+        Path of the file; a file without a PNG signature is not examined.
 
     Returns
     -------
     str or None
-        None where it is whole, or no PNG.
+        None if the file is intact, or not a PNG file.
 
     Raises
     ------
     OSError
-        Where it cannot be read.
+        If the file cannot be read.
     """
     data = memoryview(path.read_bytes())
     if data[: len(_SIGNATURE)] != _SIGNATURE:
@@ -44,4 +46,4 @@ def png_damage(path: Path) -> str | None:
         if kind == b"IEND":
             return None
         start = end
-    return f"truncated: it ends at byte {len(data)}, within the picture"
+    return f"truncated: it ends at byte {len(data)}, before the end of the image"

@@ -1,4 +1,4 @@
-"""Which pairs train, validate and test: at random, by scene, or as a file says."""
+"""Split pairs into train, val and test: at random, by scene, or by a split file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.data.pairs import Pair, find_pairs
 from sar2optical.errors import DataError, OptionError
 
+__all__ = [
+    "RATIO",
+    "SPLITS",
+    "Ratio",
+    "SplitName",
+    "Splits",
+    "load_pairs",
+    "pairs_of",
+    "random_split",
+    "read_split",
+    "scene_key",
+    "scene_split",
+    "scenes_shared",
+    "write_split",
+]
+
 SplitName = Literal["train", "val", "test"]
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -22,16 +38,16 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 Ratio: TypeAlias = tuple[float, float, float]
 
 RATIO: Ratio = (0.7, 0.15, 0.15)
-"""Shares of train, val and test, as the seed's configuration has them."""
+"""Default shares of train, val and test, those of the re-implemented system's configuration."""
 
 _SEN12 = re.compile(r"(?P<roi>ROIs\d+_[a-z]+)_s[12]_(?P<scene>\d+)_p\d+")
 
-_TRIES = 100  # orders of scenes, of which the one that comes nearest to the ratio is taken
+_TRIES = 100  # random orders of scenes to try; the one nearest to the ratio is used
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Paths of SAR chips, relative to the folder of the data, with forward slashes."""
+    """SAR chips of each split: paths relative to the data folder, with forward slashes."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -39,56 +55,56 @@ class Splits:
 
     def __getitem__(self, name: SplitName) -> tuple[str, ...]:
         if name not in SPLITS:
-            raise OptionError(f"no split {name!r}: one of {', '.join(SPLITS)}")
+            raise OptionError(f"no split {name!r}: give one of {', '.join(SPLITS)}")
         return tuple(getattr(self, name))
 
 
 def scene_key(chip: str) -> str:
-    """Tell the scene that a chip was cut from: region, season and scene of a SEN1-2 name.
+    """Get the scene that a chip was cut from: region, season and scene number of a SEN1-2 name.
 
     Parameters
     ----------
     chip
-        Relative path, as in `Splits`. Class folders do not matter: one scene lies in several.
+        Relative path, as in `Splits`. Class folders are ignored, because a scene may be in several.
 
     Returns
     -------
     str
-        `ROIs1970_fall_13` of `agri/s1/ROIs1970_fall_s1_13_p265.png`; the path itself where the name is of another
-        form, so that such a chip is a scene of its own.
+        `ROIs1970_fall_13` for `agri/s1/ROIs1970_fall_s1_13_p265.png`; the path itself for names of another form, so
+        that each such chip counts as one scene.
     """
     match = _SEN12.fullmatch(PurePosixPath(chip).stem)
     return f"{match['roi']}_{match['scene']}" if match else chip
 
 
 def random_split(pairs: Iterable[Pair], root: Path, ratio: Ratio = RATIO, seed: int = 42) -> Splits:
-    """Split chip by chip. Neighbours of a test chip are then in training: figures flatter; see `scene_split`.
+    """Split chip by chip. Neighbours of test chips are then in training, so scores are too good; see `scene_split`.
 
     Parameters
     ----------
     pairs
-        Of `root`.
+        Pairs under `root`.
     root
-        Folder that paths are relative to.
+        Data folder; paths in the split are relative to it.
     ratio
-        Shares of train, val and test; any scale.
+        Shares of train, val and test, of any sum.
     seed
-        Decides; the same chips and seed give the same split on every machine.
+        Seed; the same chips and seed give the same split on every machine.
 
     Raises
     ------
     OptionError
-        Where a share is negative, or train has none.
+        If a share is negative, or that of train is 0.
     """
     chips = [_relative(pair, root) for pair in pairs]
     return _partition({chip: [chip] for chip in chips}, ratio, seed)
 
 
 def scene_split(pairs: Iterable[Pair], root: Path, ratio: Ratio = RATIO, seed: int = 42) -> Splits:
-    """Split scene by scene: none is in two splits.
+    """Split scene by scene, so that no scene is in two splits.
 
-    Sizes are as near the ratio as whole scenes allow, among orders drawn at random; no split with a share stays
-    empty while there are scenes for it. Parameters and errors are those of `random_split`.
+    The best of several random orders is used, with sizes nearest to the ratio. No split with a share stays empty
+    if there are enough scenes. Parameters and errors are those of `random_split`.
     """
     scenes: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
@@ -98,11 +114,11 @@ def scene_split(pairs: Iterable[Pair], root: Path, ratio: Ratio = RATIO, seed: i
 
 
 def _partition(groups: dict[str, list[str]], ratio: Ratio, seed: int) -> Splits:
-    """Deal whole groups to the splits; of several random orders, keep the outcome nearest to the ratio."""
+    """Distribute whole groups over the splits; of several random orders, keep the one nearest to the ratio."""
     if len(ratio) != len(SPLITS) or not all(0 <= share < float("inf") for share in ratio) or not ratio[0] > 0:
         shown = " ".join(f"{share:g}" for share in ratio)
         raise OptionError(
-            f"ratio is {shown}: give shares of train, val and test, none negative, such as 0.7 0.15 0.15"
+            f"--ratio is {shown}: give shares of train, val and test, none negative, such as 0.7 0.15 0.15"
         )
     total = sum(map(len, groups.values()))
     wanted = [total * share / sum(ratio) for share in ratio]
@@ -119,12 +135,12 @@ def _partition(groups: dict[str, list[str]], ratio: Ratio, seed: int) -> Splits:
 
 
 def _order(keys: Iterable[str], salt: str) -> list[str]:
-    # By hash: the same on every machine and version, which shuffles of libraries do not promise.
+    # Sorted by hash, which is the same on every machine and version, unlike shuffles of libraries.
     return sorted(keys, key=lambda key: (blake2b(f"{salt}/{key}".encode(), digest_size=8).digest(), key))
 
 
 def _deal(order: Sequence[str], groups: dict[str, list[str]], wanted: Sequence[float]) -> list[list[str]]:
-    """Give each group to the split that lacks most; the last ones to splits that have none."""
+    """Assign each group to the split that lacks most; the last groups go to empty splits."""
     dealt: list[list[str]] = [[] for _ in wanted]
     lacks = list(wanted)
     for k, key in enumerate(order):
@@ -137,7 +153,7 @@ def _deal(order: Sequence[str], groups: dict[str, list[str]], wanted: Sequence[f
 
 
 def scenes_shared(splits: Splits) -> set[str]:
-    """Give the scenes that are in more than one split, see `scene_key`."""
+    """Find the scenes that are in more than one split, see `scene_key`."""
     train, val, test = ({scene_key(chip) for chip in splits[name]} for name in SPLITS)
     return (train & val) | (train & test) | (val & test)
 
@@ -148,37 +164,41 @@ def read_split(path: Path) -> Splits:
     Raises
     ------
     DataError
-        Where it is missing, of another form, or has a chip twice.
+        If the file is missing, has another form, or lists a chip twice.
     """
     try:
         record = json.loads(path.read_bytes())
         lists = [record["data"][name] for name in SPLITS]
     except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}): make one with sar2opt-data split") from error
+        raise DataError(
+            f"{path}: not readable ({error.strerror}): create a split file with sar2opt-data split"
+        ) from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
-            f'{path}: no split file: needs {{"data": {{"train": [...], "val": ..., "test": ...}}}}'
+            f'{path}: not a split file: its content must be {{"data": {{"train": [...], "val": ..., "test": ...}}}}'
         ) from error
     seen: dict[str, str] = {}
     for name, chips in zip(SPLITS, lists, strict=True):
         if not isinstance(chips, list) or not all(isinstance(chip, str) for chip in chips):
-            raise DataError(f"{path}: {name} is no list of paths: give paths of s1 chips relative to the data")
+            raise DataError(
+                f"{path}: {name} is not a list of paths: give paths of s1 chips relative to the data folder"
+            )
         for chip in chips:
             if chip in seen:
-                raise DataError(f"{path}: {chip} is in {seen[chip]} and in {name}: a chip belongs to one split, once")
+                raise DataError(f"{path}: {chip} is in {seen[chip]} and in {name}: list each chip once, in one split")
             seen[chip] = name
     return Splits(*map(tuple, lists))
 
 
 def write_split(path: Path, splits: Splits, *, overwrite: bool = False) -> None:
-    """Write a split file, whole or not at all; `read_split` reads it back to equal splits.
+    """Write a split file for `read_split`, atomically.
 
     Raises
     ------
     OutputExists
-        Where it is there and `overwrite` is false.
+        If the file exists and `overwrite` is False.
     OutputUnwritable
-        Where there is no such folder, or it takes no files.
+        If the folder is missing or not writable.
     """
     refuse_existing(path, overwrite=overwrite)
     record = {"data": {field.name: getattr(splits, field.name) for field in fields(splits)}}
@@ -186,23 +206,26 @@ def write_split(path: Path, splits: Splits, *, overwrite: bool = False) -> None:
 
 
 def pairs_of(splits: Splits, name: SplitName, pairs: Iterable[Pair], root: Path) -> list[Pair]:
-    """Give the pairs of one split, in its order.
+    """Select the pairs of one split, in its order.
 
     Raises
     ------
     DataError
-        Where the split names chips that are not among `pairs`, or none at all; the first, and how many.
+        If the split lists chips that are not among `pairs`, or none at all.
     OptionError
-        Where there is no split of that name.
+        If there is no split of this name.
     """
     by_path = {_relative(pair, root): pair for pair in pairs}
     chips = splits[name]
     missing = [chip for chip in chips if chip not in by_path]
     if missing:
-        more = f"{len(missing)} of {len(chips)} chips of {name} are not there"
-        raise DataError(f"{root / missing[0]}: named in the split, but no pair ({more}): fetch them, or split anew")
+        more = f"{len(missing)} of {len(chips)} chips of {name} are missing"
+        raise DataError(
+            f"{root / missing[0]}: listed in the split file, but there is no such pair ({more}): add the chips, or "
+            "make a new split file"
+        )
     if not chips:
-        raise DataError(f"split {name} has no chips: give another split, or split anew")
+        raise DataError(f"split {name} has no chips: choose another split, or make a new split file")
     return [by_path[chip] for chip in chips]
 
 
@@ -214,23 +237,23 @@ def load_pairs(
     aligned: bool = False,
     incomplete: Literal["raise", "skip"] = "raise",
 ) -> list[Pair]:
-    """Find the pairs of a folder: all of them, or those of one split.
+    """Find all pairs of a folder, or those of one split.
 
     Parameters
     ----------
     root
-        As for `find_pairs`.
+        Data folder, see `find_pairs`.
     split
-        A split file; None takes all pairs.
+        Path of the split file; None takes all pairs.
     name
-        Which of its splits.
+        Name of the split.
     aligned, incomplete
-        As for `find_pairs`.
+        See `find_pairs`.
 
     Raises
     ------
     DataError
-        As `find_pairs`, `read_split` and `pairs_of` do.
+        See `find_pairs`, `read_split` and `pairs_of`.
     """
     pairs = find_pairs(root, aligned=aligned, incomplete=incomplete)
     return pairs if split is None else pairs_of(read_split(split), name, pairs, root)

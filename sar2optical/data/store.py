@@ -1,4 +1,4 @@
-"""Chips of many pairs: each read once before work begins, as many kept in memory as fit."""
+"""Store of chips: read every pair once, and keep as many in memory as fit."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeAlias, TypeVar, overload
 
 from sar2optical.data.pairs import Chips, Pair, Reading, read_pair
 from sar2optical.errors import DataError, OptionError
 
+__all__ = ["ChipStore", "OnProgress", "available_memory", "in_order"]
+
 logger = logging.getLogger(__name__)
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Callback with the number of pairs done and the total."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 64  # pairs that are decoded and wait to be kept or dropped: bounds the memory of a first pass
+_AHEAD = 64  # decoded pairs that wait for use; limits the memory of the first pass
 
 
 class ChipStore(Sequence[Chips]):
-    """Pairs as chips, by index; made by `ChipStore.open`. May be read from several threads.
+    """Sequence of chips, created by `ChipStore.open`. Thread-safe.
 
     Parameters
     ----------
     pairs
-        In the order of indices.
+        Pairs, in the order of the indices.
     reading
-        How they are read.
+        How the pairs are read.
     shapes
-        Of each pair, in pixels.
+        Height and width of each pair, in pixels.
     kept
-        Chips by index that need no reading.
+        Chips in memory, by index.
     skipped
-        Pairs that were left out, and why.
+        Pairs that were skipped, each with the reason.
     """
 
     def __init__(
@@ -49,9 +53,9 @@ class ChipStore(Sequence[Chips]):
         self.pairs = tuple(pairs)
         self.reading = reading
         self.shapes = list(shapes)
-        """Height and width of each pair, so that sampling can be weighted by area."""
+        """Height and width of each pair, to weight sampling by area."""
         self.skipped = tuple(skipped)
-        # Never changed again, so threads need no lock.
+        # Not modified after this, so threads need no lock.
         self._kept = kept
 
     @classmethod
@@ -63,60 +67,57 @@ class ChipStore(Sequence[Chips]):
         cache_bytes: int | None = None,
         skip_unreadable: bool = False,
         workers: int = 2,
-        progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> ChipStore:
-        """Read every pair once, so that all that cannot be used are known before work begins.
+        """Read every pair once, so that unusable pairs are found before training starts.
 
         Parameters
         ----------
         pairs
-            As `find_pairs` gives them.
+            Pairs, from `find_pairs`.
         reading
-            How; bytes of at least 256 x 256 where not given.
+            How to read them; None reads bytes of at least 256 x 256.
         cache_bytes
-            Decoded chips that are kept, in bytes, first come first; the others are decoded again when asked for.
-            None: half of the memory that is available now.
+            Memory for decoded chips, filled in order; other chips are decoded again when indexed. None takes half of
+            the available memory.
         skip_unreadable
-            Leave pairs out that cannot be used, with a warning each, instead of failing.
+            Skip pairs that cannot be used, with a warning for each, instead of failing.
         workers
-            Threads that read.
-        progress
-            Called with the pairs read so far, and their number in all.
+            Number of reading threads.
+        on_progress
+            Called after each pair with the number of pairs done and the total.
 
         Returns
         -------
         ChipStore
-            In the order of `pairs`.
+            Chips in the order of `pairs`.
 
         Raises
         ------
         DataError
-            Where a pair cannot be used; names the first, and says how many there are. Where none is left.
+            If a pair cannot be used, with the first such pair and their number; or if no pair is left.
         OptionError
-            Where `workers` is less than 1, or `cache_bytes` less than 0.
+            If `workers` is less than 1, or `cache_bytes` less than 0.
         """
-        _refuse_nonsense(workers, cache_bytes)
+        _check_limits(workers, cache_bytes)
         pairs, reading = list(pairs), reading or Reading()
-        room = available_memory() // 2 if cache_bytes is None else cache_bytes
+        budget = available_memory() // 2 if cache_bytes is None else cache_bytes
         used: list[Pair] = []
         shapes: list[tuple[int, int]] = []
         kept: dict[int, Chips] = {}
-        bad: list[tuple[Pair, str]] = []
-        read = partial(_read_or_tell, reading)
-        for done, (pair, chips) in enumerate(in_order(read, pairs, workers), 1):
-            if isinstance(chips, Chips):
-                size = chips.sar.nbytes + chips.optical.nbytes
-                if size <= room:
-                    kept[len(used)] = chips
-                    room -= size
-                used.append(pair)
-                shapes.append((chips.optical.shape[1], chips.optical.shape[2]))
-            else:
-                bad.append((pair, str(chips)))
-            if progress:
-                progress(done, len(pairs))
-        _judge(bad, len(pairs), skip=skip_unreadable)
-        return cls(used, reading, shapes, kept, bad)
+        skipped: list[tuple[Pair, str]] = []
+        for pair, chips in _read_all(pairs, reading, workers, on_progress):
+            if isinstance(chips, DataError):
+                skipped.append((pair, str(chips)))
+                continue
+            size = chips.sar.nbytes + chips.optical.nbytes
+            if size <= budget:
+                kept[len(used)] = chips
+                budget -= size
+            used.append(pair)
+            shapes.append((chips.optical.shape[1], chips.optical.shape[2]))
+        _report_skipped(skipped, len(pairs), allowed=skip_unreadable)
+        return cls(used, reading, shapes, kept, skipped)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -126,14 +127,14 @@ class ChipStore(Sequence[Chips]):
     @overload
     def __getitem__(self, index: slice) -> list[Chips]: ...
     def __getitem__(self, index: int | slice) -> Chips | list[Chips]:
-        """Give chips, from memory or read again.
+        """Get chips, from memory or read again.
 
         Raises
         ------
         IndexError
-            Where there is no such pair.
+            If there is no such pair.
         DataError
-            Where the files have changed since, and cannot be used any more.
+            If the files have changed and cannot be used any more.
         """
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
@@ -145,49 +146,63 @@ class ChipStore(Sequence[Chips]):
         return read_pair(self.pairs[k], self.reading)
 
 
-def _refuse_nonsense(workers: int, cache_bytes: int | None) -> None:
+def _check_limits(workers: int, cache_bytes: int | None) -> None:
     if workers < 1:
         raise OptionError(f"workers is {workers}: give 1 or more")
     if cache_bytes is not None and cache_bytes < 0:
         raise OptionError(f"cache of {cache_bytes} bytes: give 0 or more")
 
 
-def _read_or_tell(reading: Reading, pair: Pair) -> Chips | DataError:
-    try:
-        return read_pair(pair, reading)
-    except DataError as error:
-        return error
+def _read_all(
+    pairs: Sequence[Pair], reading: Reading, workers: int, on_progress: OnProgress | None
+) -> Iterator[tuple[Pair, Chips | DataError]]:
+    """Read pairs in order; a pair that cannot be used comes with its error."""
+
+    def read(pair: Pair) -> Chips | DataError:
+        try:
+            return read_pair(pair, reading)
+        except DataError as error:
+            return error
+
+    for done, result in enumerate(in_order(read, pairs, workers), 1):
+        yield result
+        if on_progress:
+            on_progress(done, len(pairs))
 
 
 def in_order(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
-    """Work in threads (GDAL and zlib let go of Python's lock), give in order, with few results waiting."""
+    """Apply a function in threads, and yield items and results in order; few results wait at a time.
+
+    Threads are enough, because GDAL and zlib release Python's global lock.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix="chips") as pool:
         for start in range(0, len(items), _AHEAD):
             some = items[start : start + _AHEAD]
             yield from zip(some, pool.map(work, some), strict=True)
 
 
-def _judge(bad: Sequence[tuple[Pair, str]], total: int, *, skip: bool) -> None:
-    if bad and not skip:
-        more = f"{len(bad)} of {total} pairs cannot be used" if len(bad) > 1 else f"1 of {total} pairs"
-        raise DataError(f"{bad[0][1]} ({more}; --skip-unreadable leaves them out)")
-    if len(bad) == total:
-        raise DataError(f"{bad[0][1]} (and none of {total} pairs can be used)" if bad else "no pairs: give some")
-    for _, reason in bad:
-        logger.warning("left out: %s", reason)
+def _report_skipped(skipped: Sequence[tuple[Pair, str]], total: int, *, allowed: bool) -> None:
+    """Raise an error for unusable pairs, or log a warning for each."""
+    if skipped and not allowed:
+        more = f"{len(skipped)} of {total} pairs cannot be used" if len(skipped) > 1 else f"1 of {total} pairs"
+        raise DataError(f"{skipped[0][1]} ({more}; give --skip-unreadable to skip such pairs)")
+    if len(skipped) == total:
+        raise DataError(f"{skipped[0][1]} (none of {total} pairs can be used)" if skipped else "no pairs: give some")
+    for _, reason in skipped:
+        logger.warning("pair skipped: %s", reason)
 
 
 def available_memory() -> int:
-    """Give the bytes that can be taken without swapping: the machine's, or what a container leaves of them."""
-    free = 2_000_000_000  # where nothing tells
+    """Get the bytes that are available without swapping, on the machine or in the container."""
+    free = 2_000_000_000  # used if the system does not report it
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    with suppress(OSError, ValueError, StopIteration):  # no limit reads "max"
+    with suppress(OSError, ValueError, StopIteration):  # "max" if there is no limit
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         taken = int((group / "memory.current").read_text(encoding="ascii"))
         stat = (group / "memory.stat").read_text(encoding="ascii").splitlines()
         files = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
-        free = min(free, max(0, limit - taken + files))  # files that are cached give way
+        free = min(free, max(0, limit - taken + files))  # cached files are evicted on demand
     return free

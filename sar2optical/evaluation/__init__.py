@@ -1,4 +1,4 @@
-"""Measurements of predicted images that periodic patterns and noise cannot improve: numpy, no torch."""
+"""Metrics of predicted optical images. Importing this package loads numpy only, neither torch nor rasterio."""
 
 from sar2optical.evaluation.dark import DarkArea, dark_areas, dark_in_both
 from sar2optical.evaluation.detail import (
@@ -12,7 +12,7 @@ from sar2optical.evaluation.detail import (
     octave_energies,
     radar_picture,
 )
-from sar2optical.evaluation.figures import METRICS, Figure, Score, Scores, measure, scores_of
+from sar2optical.evaluation.scores import METRICS, Figure, Score, Scores, measure, scores_of
 from sar2optical.evaluation.shifts import SHIFTS, Shifted, ShiftScore, shift_consistency, shift_score
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Areas that are dark to the radar and in the truth, water above all: whether a prediction is dark there too."""
+"""Areas that are dark in both SAR and truth, mostly water: find them, and check that a prediction is dark too."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_SMOOTHING = 5  # side of the running mean in pixels: single speckles neither make nor break an area
-_DARK = -0.7  # of the encoded range -1 to 1
-_LEAST_AREA = 300  # pixels, of means: 3 hectares at 10 m
-_RING = 8  # pixels around an area
-_CONTRAST = 10.0  # grey levels by which the truth's ring must be brighter
-_ROUNDING = 1e-6  # grey levels: means of a constant differ by less
+__all__ = ["DarkArea", "dark_areas", "dark_in_both"]
+
+_SMOOTHING = 5  # side of the running mean in pixels; removes the effect of single speckles
+_DARK = -0.7  # in the encoded range -1 to 1
+_LEAST_AREA = 300  # pixels; 3 hectares at 10 m
+_RING = 8  # width of the ring around an area, in pixels
+_CONTRAST = 10.0  # grey levels by which the ring must be brighter in the truth
+_ROUNDING = 1e-6  # grey levels; larger than the rounding error of the mean of a constant
 
 
 class DarkArea(NamedTuple):
-    """A connected area that is dark in the SAR picture, with what surrounds it."""
+    """A connected area that is dark in the SAR image, with the ring around it."""
 
     inside: NDArray[np.bool_]
-    """(H, W)."""
+    """Mask of the area, (H, W)."""
     ring: NDArray[np.bool_]
-    """(H, W): pixels within 8 rows and columns of the area, and not in it."""
+    """Mask of the pixels outside the area and within 8 rows and columns of it, (H, W)."""
 
 
 def dark_areas(band: NDArray[np.floating]) -> list[DarkArea]:
-    """Find connected areas of 300 pixels or more whose running mean of 5 x 5 is below -0.7.
+    """Find connected areas of at least 300 pixels whose 5 x 5 running mean is below -0.7.
 
-    Pixels are connected by their sides. Beyond the border the running mean sees the outermost pixels repeated. An
-    area that leaves no ring, because it fills the image, is left out.
+    Pixels are connected by their sides. The running mean repeats the outermost pixels beyond the border. An area
+    that fills the image has no ring and is omitted.
 
     Parameters
     ----------
     band
-        (H, W), the SAR picture encoded to [-1, 1].
+        SAR band encoded to [-1, 1], (H, W).
     """
     from rasterio import features
 
@@ -49,7 +51,7 @@ def dark_areas(band: NDArray[np.floating]) -> list[DarkArea]:
     for label in np.flatnonzero(sizes >= _LEAST_AREA):
         inside = labels == label
         ring = _grown(inside) & ~inside
-        if label and ring.any():  # 0 is what belongs to no area
+        if label and ring.any():  # label 0 is the background
             areas.append(DarkArea(inside, ring))
     return areas
 
@@ -57,20 +59,20 @@ def dark_areas(band: NDArray[np.floating]) -> list[DarkArea]:
 def dark_in_both(
     areas: Sequence[DarkArea], truth: NDArray[np.generic], prediction: NDArray[np.generic]
 ) -> tuple[int, int]:
-    """Count the areas that the prediction shows darker than their ring, and those that the truth does.
+    """Count the areas that are darker than their ring in the truth, and how many of them are in the prediction too.
 
     Parameters
     ----------
     areas
         See `dark_areas`.
     truth, prediction
-        (C, H, W) in grey levels; luminance is the mean of the channels.
+        Images in grey levels, (C, H, W); luminance is the mean of the channels.
 
     Returns
     -------
     agreeing, counted
-        An area counts where the truth is darker inside than in the ring by 10 grey levels or more. It agrees where
-        the prediction is darker inside by any amount.
+        An area is counted if the truth is at least 10 grey levels darker inside than in the ring. It agrees if the
+        prediction is darker inside by any amount.
     """
     if not areas:
         return 0, 0
@@ -80,7 +82,7 @@ def dark_in_both(
 
 
 def _contrast(area: DarkArea, luminance: NDArray[np.float64]) -> float:
-    """Mean of the ring minus mean of the inside."""
+    """Mean luminance of the ring minus that of the area."""
     return float(luminance[area.ring].mean() - luminance[area.inside].mean())
 
 
@@ -92,7 +94,7 @@ def _running_mean(band: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Add the pixels within `_RING` rows and columns: a square dilation, one axis after the other."""
+    """Dilate a mask by `_RING` rows and columns, one axis after the other."""
     out = np.pad(mask, _RING)
     for axis in (0, 1):
         views = np.lib.stride_tricks.sliding_window_view(out, 2 * _RING + 1, axis=axis)

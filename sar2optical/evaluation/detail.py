@@ -1,4 +1,4 @@
-"""Detail of an image by scale, and how much of the truth it explains."""
+"""Detail of an image by scale, and the share of the truth's variance that it explains."""
 
 from __future__ import annotations
 
@@ -9,32 +9,44 @@ from numpy.typing import NDArray
 
 from sar2optical.evaluation.metrics import gradient_energy
 
-OCTAVES = (1, 2, 4, 8)
-"""Sides of the blocks, in pixels, that gradient energies are taken of."""
+__all__ = [
+    "OCTAVES",
+    "Fit",
+    "better_sign",
+    "block_means",
+    "corner_share",
+    "fitted",
+    "low_passed",
+    "octave_energies",
+    "radar_picture",
+]
 
-_LOW_PASS = 16  # side of the low pass's blocks: 160 m at 10 m a pixel, so fields and towns remain, texture does not
-_CORNER = 7 / 16  # cycles per pixel; a pattern of period 2 along both axes lies at 1/2
-_FLAT = 1e-9  # variance in squared grey levels; below lies only the rounding of constants
+OCTAVES = (1, 2, 4, 8)
+"""Sides in pixels of the blocks that are averaged before the gradient energy is computed."""
+
+_LOW_PASS = 16  # side of the low pass's blocks: 160 m at 10 m per pixel keeps fields and towns and removes texture
+_CORNER = 7 / 16  # cycles per pixel; a pattern of period 2 has 1/2
+_FLAT = 1e-9  # variance in squared grey levels; larger than the rounding error of a constant
 
 
 class Fit(NamedTuple):
-    """How well an image matches another after the best gain and offset for each colour."""
+    """Agreement of an image with the truth after the best gain and offset for each colour."""
 
     r2: float
-    """Share of the truth's variance that is explained, 0 to 1."""
+    """Share of the truth's variance that is explained, from 0 to 1."""
     psnr: float
-    """dB, for a data range of 255."""
+    """PSNR in dB, for a data range of 255."""
 
 
 def block_means(image: NDArray[np.generic], side: int) -> NDArray[np.float64]:
-    """Average blocks of `side` x `side` pixels; rows and columns that fill no block are dropped.
+    """Average blocks of `side` x `side` pixels; remaining rows and columns are dropped.
 
     Parameters
     ----------
     image
         (C, H, W), any real dtype.
     side
-        Of the blocks, which lie side by side.
+        Side of the blocks in pixels.
 
     Returns
     -------
@@ -54,10 +66,10 @@ def low_passed(image: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def octave_energies(image: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Gradient energy after averaging blocks of each side in `OCTAVES`.
+    """Compute the gradient energy after averaging blocks of each side in `OCTAVES`.
 
-    Detail at one scale cannot stand in for detail at another: averaging 2 x 2 pixels removes a one-pixel
-    chequerboard wholly, whereas the gradients of a landscape remain.
+    Detail at one scale does not count for another: averaging 2 x 2 pixels removes a one-pixel chequerboard completely
+    and keeps the gradients of a landscape.
 
     Parameters
     ----------
@@ -67,17 +79,18 @@ def octave_energies(image: NDArray[np.generic]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray
-        float64 (4,), in squared grey levels; nan where fewer than two blocks fit.
+        float64 (4,), in squared grey levels; nan if fewer than two blocks fit.
     """
     return np.array([gradient_energy(block_means(image, side)) for side in OCTAVES])
 
 
 def corner_share(image: NDArray[np.generic]) -> float:
-    """Share of the gradient energy that lies at the highest frequencies of both axes.
+    """Compute the share of the gradient energy at the highest frequencies of both axes.
 
-    Of the channels' mean, minus its own mean: the FFT's power is weighted by sin(pi fy)^2 + sin(pi fx)^2, the power
-    transfer of forward differences, and the share where |fy| and |fx| are both at least 7/16 cycles per pixel is
-    taken. A one-pixel chequerboard has 1, white noise about 0.03, optical images of 10 m about 0.002.
+    Computed on the mean of the channels, minus its own mean. The FFT's power is weighted by
+    sin(pi fy)^2 + sin(pi fx)^2, the power transfer of forward differences; the result is the share where |fy| and
+    |fx| are both at least 7/16 cycles per pixel. A one-pixel chequerboard has 1, white noise about 0.03, optical
+    images at 10 m about 0.002.
 
     Parameters
     ----------
@@ -87,7 +100,7 @@ def corner_share(image: NDArray[np.generic]) -> float:
     Returns
     -------
     float
-        0 to 1; nan for a flat image, which has no gradients.
+        From 0 to 1; nan for a flat image, which has no gradients.
     """
     grey = image.astype(np.float64).mean(axis=0)
     grey -= grey.mean()
@@ -99,11 +112,11 @@ def corner_share(image: NDArray[np.generic]) -> float:
 
 
 def fitted(truth: NDArray[np.generic], prediction: NDArray[np.generic]) -> Fit:
-    """Fit a gain of 0 or more and an offset for each colour by least squares, and compare.
+    """Fit a gain of 0 or more and an offset for each colour by least squares, and compare with the truth.
 
-    A colour explains max(covariance, 0)^2 / var(prediction) of its truth's variance; a negative image explains
-    nothing. R2 is the sum of that over colours by the sum of the truth's variances, and what is left is the mean
-    squared error.
+    A colour explains max(covariance, 0)^2 / var(prediction) of its truth's variance, so a negative image explains
+    nothing. R2 is the sum of that over the colours divided by the sum of the truth's variances; the unexplained
+    variance is the mean squared error.
 
     Parameters
     ----------
@@ -113,8 +126,7 @@ def fitted(truth: NDArray[np.generic], prediction: NDArray[np.generic]) -> Fit:
     Returns
     -------
     Fit
-        nan where the truth is flat or holds no pixel: nothing is there to explain. The PSNR is inf where nothing is
-        left.
+        nan if the truth is flat or holds no pixel. The PSNR is inf if everything is explained.
     """
     x, y = (image.reshape(len(image), -1).astype(np.float64) for image in (prediction, truth))
     if not x.size:
@@ -131,15 +143,15 @@ def fitted(truth: NDArray[np.generic], prediction: NDArray[np.generic]) -> Fit:
 
 
 def radar_picture(band: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Repeat the SAR picture as three colours: (H, W) in [-1, 1] -> grey levels (3, H, W)."""
+    """Repeat a SAR band as three colours: (H, W) in [-1, 1] -> grey levels (3, H, W)."""
     grey = (band.astype(np.float64) + 1) * 127.5
     return np.stack([grey, grey, grey])
 
 
 def better_sign(truth: NDArray[np.generic], picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Choose the picture or its negative, 255 minus it: whichever explains more of the truth after the low pass.
+    """Choose the image or its negative (255 minus it), whichever explains more of the truth after the low pass.
 
-    It sees the truth, so it is a bound on what inverting a whole window can give, and no prediction.
+    This uses the truth: it is an upper bound for inverting whole windows, not a prediction.
 
     Parameters
     ----------
@@ -149,7 +161,7 @@ def better_sign(truth: NDArray[np.generic], picture: NDArray[np.float64]) -> NDA
     Returns
     -------
     ndarray
-        float64 (C, H, W); the picture itself where both explain the same.
+        float64 (C, H, W); the image itself if both explain the same.
     """
     coarse = low_passed(truth)
     negative = 255 - picture

@@ -1,4 +1,4 @@
-"""FID and KID over the features of a network that the user has in a file: none is fetched, none is assumed."""
+"""FID and KID over the features of a network file that the user supplies; no network is downloaded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from sar2optical.errors import BackendNotInstalled, ModelUnreadable
 
+__all__ = ["NO_FEATURES", "Distances", "Features", "distances", "open_features"]
+
 _log = logging.getLogger(__name__)
 
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """Images uint8 (N, 3, H, W) -> features float64 (N, d)."""
 
 NO_FEATURES = "FID, KID: no feature extractor given (--features FILE)"
-"""What reports say where there are no distances."""
+"""Note in reports without FID and KID."""
 
 _KID_SUBSET = 1000  # images in a subset (Binkowski et al. 2018, section 4)
 _KID_SUBSETS = 100
@@ -29,18 +31,19 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Distances:
-    """How far the predictions' features are from the truths', as sets."""
+    """Distances between the feature sets of predictions and truths."""
 
     fid: float
     """Frechet distance of the two normal distributions (Heusel et al. 2017); nan for fewer than two images."""
     kid: float
-    """Squared maximum mean discrepancy, polynomial kernel of degree 3 (Binkowski et al. 2018); nan likewise."""
+    """Squared maximum mean discrepancy, polynomial kernel of degree 3 (Binkowski et al. 2018); nan for fewer than
+    two images."""
     images: int
-    """In each set."""
+    """Number of images in each set."""
     features: int
-    """Their number."""
+    """Number of features."""
     note: str = ""
-    """What to know before comparing; empty where there are images enough."""
+    """Caution for comparisons; empty if there are enough images."""
 
 
 def open_features(path: Path) -> Features:
@@ -49,69 +52,72 @@ def open_features(path: Path) -> Features:
     Parameters
     ----------
     path
-        TorchScript (`.pt`, `.ts`) or ONNX (`.onnx`): images uint8 (N, 3, H, W), red, green, blue, to features
-        (N, d). Scaling to what the network was trained on belongs into the file. A TorchScript file is a program:
-        its operations run on your machine, though none of Python's (it is not unpickled as objects are). Open none
-        that you do not trust.
+        TorchScript (`.pt`, `.ts`) or ONNX (`.onnx`) file that maps images, uint8 (N, 3, H, W) in RGB order, to
+        features (N, d). The file must include the scaling that its network needs. A TorchScript file is a program
+        whose operations run on your machine (no Python code is unpickled): open only files that you trust.
 
     Returns
     -------
     callable
-        Runs on the CPU.
+        Extractor that runs on the CPU.
 
     Raises
     ------
     ModelUnreadable
-        Where the file is missing or of another kind; from the callable, where its output is not finite (N, d).
+        If the file is missing or has another format. The callable raises it if its output is not finite (N, d).
     BackendNotInstalled
-        Where the library that runs it is missing.
+        If the library that runs the file is missing.
     """
     openers = {".onnx": _open_onnx, ".pt": _open_torchscript, ".ts": _open_torchscript}
     opener = openers.get(path.suffix.lower())
     if opener is None:
         raise ModelUnreadable(
-            f"{path}: unknown kind of feature extractor: give TorchScript (.pt, .ts) or ONNX (.onnx)"
+            f"{path}: unknown type of feature extractor: give a TorchScript (.pt, .ts) or ONNX (.onnx) file"
         )
     if not path.is_file():
         raise ModelUnreadable(f"{path}: no such file: check the path")
     run = opener(path)
 
-    def features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def extract(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         batches = [run(images[k : k + _BATCH]) for k in range(0, len(images), _BATCH)]
         for out in batches:
             if out.ndim != 2:
-                raise ModelUnreadable(f"{path}: gives {out.shape}: a feature extractor gives (N, features)")
+                raise ModelUnreadable(
+                    f"{path}: output has shape {out.shape}: a feature extractor must return (N, features)"
+                )
             if not np.isfinite(out).all():
-                raise ModelUnreadable(f"{path}: gives features that are not finite: check what input it wants")
+                raise ModelUnreadable(f"{path}: features are not finite: check the input that the network expects")
         found = np.concatenate(batches).astype(np.float64)
         if len(found) != len(images):
-            raise ModelUnreadable(f"{path}: gives {len(found)} rows for {len(images)} images: one each is needed")
+            raise ModelUnreadable(
+                f"{path}: {len(found)} rows for {len(images)} images: a feature extractor must return one per image"
+            )
         return found
 
-    return features
+    return extract
 
 
 def distances(real: NDArray[np.float64], fake: NDArray[np.float64]) -> Distances:
-    """Compute FID and KID with torchmetrics, from features.
+    """Compute FID and KID from features with torchmetrics.
 
     Parameters
     ----------
     real, fake
-        float64 (N, d).
+        Features of truths and predictions, float64 (N, d).
 
     Returns
     -------
     Distances
-        KID is the mean over 100 subsets of 1000 images, drawn with a fixed seed; fewer images are one subset.
+        KID is the mean over 100 subsets of 1000 images, drawn with a fixed seed; fewer images form one subset.
 
     Raises
     ------
     BackendNotInstalled
-        Where torchmetrics is missing.
+        If torchmetrics is missing.
     """
     count, width = fake.shape
     if min(len(real), count) < 2:
-        return Distances(float("nan"), float("nan"), count, width, f"{count} image: two or more are needed")
+        return Distances(float("nan"), float("nan"), count, width, f"{count} image: FID and KID need two or more")
     note = ""
     if count <= width:
         note = f"{count} images for {width} features: FID is biased, compare it only within this table"
@@ -125,10 +131,10 @@ def distances(real: NDArray[np.float64], fake: NDArray[np.float64]) -> Distances
     given.num_features = width
     size = min(_KID_SUBSET, count, len(real))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", UserWarning)  # that features are kept in memory: they are here already
+        warnings.simplefilter("ignore", UserWarning)  # about memory for features, which are in memory already
         torch.manual_seed(0)
         fid = FrechetInceptionDistance(feature=given)
-        # Every subset of all images is the same one.
+        # A subset of all images is always the same, so one is enough.
         kid = KernelInceptionDistance(given, subsets=_KID_SUBSETS if size < count else 1, subset_size=size)
         for metric in (fid.set_dtype(torch.float64), kid):
             metric.update(torch.from_numpy(real), real=True)
@@ -151,11 +157,13 @@ def _open_torchscript(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]
         raise BackendNotInstalled(f"{path.name} needs {error.name}: pip install 'sar2optical[train]'") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such: these files are around
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # TorchScript is deprecated, its files are still in use
             module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except Exception as error:  # a corrupt file surfaces as any of several types
         raise ModelUnreadable(
-            f"{path}: corrupt, or no TorchScript: save it with torch.jit.save, or give ONNX (.onnx)"
+            f"{path}: corrupt, or not a TorchScript file: save it with torch.jit.save, or give an ONNX file (.onnx)"
         ) from error
 
     def run(images: NDArray[np.uint8]) -> NDArray[Any]:
@@ -164,6 +172,8 @@ def _open_torchscript(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]
                 return np.asarray(module(torch.from_numpy(np.ascontiguousarray(images))).numpy())
         except Exception as error:
             reason = " ".join(str(error).split())[-100:]
-            raise ModelUnreadable(f"{path}: does not run on uint8 {images.shape} ({reason}): export it so") from error
+            raise ModelUnreadable(
+                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, 3, H, W)"
+            ) from error
 
     return run

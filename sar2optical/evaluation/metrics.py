@@ -1,4 +1,4 @@
-"""How close two images are: numpy, valid pixels only."""
+"""Image metrics on valid pixels, in numpy."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def ssim(
     data_range: float,
     valid: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Structural similarity, Gaussian window of 11 x 11 with sigma 1.5, mean over channels and pixels.
+    """Compute the SSIM with an 11 x 11 Gaussian window of sigma 1.5, mean over channels and pixels.
 
-    Wang et al. 2004, equation 13. Pixels whose window leaves the image, or touches an invalid pixel, do
-    not count.
+    Wang et al. 2004, equation 13. Pixels whose window crosses the image border or contains an invalid pixel are
+    excluded.
 
     Parameters
     ----------
@@ -34,22 +34,24 @@ def ssim(
     data_range
         Largest minus smallest possible value.
     valid
-        bool (H, W); pixels that count. All where not given.
+        bool (H, W); pixels to include. None includes all.
 
     Returns
     -------
     float
-        In [-1, 1]; nan where no pixel counts.
+        In [-1, 1]; nan if no pixel is included.
 
     Raises
     ------
     ValueError
-        Where shapes differ or a side is under 11 pixels.
+        If the shapes differ or a side is under 11 pixels.
     """
     same_shape(reference, other)
     size = 2 * _SSIM_RADIUS + 1
     if min(reference.shape[-2:]) < size:
-        raise ValueError(f"images of {reference.shape[-2:]} are smaller than the {size} x {size} window")
+        raise ValueError(
+            f"images of {reference.shape[-2:]} are smaller than the {size} x {size} window: give larger images"
+        )
     x, y = reference.astype(np.float64), other.astype(np.float64)
     mean_x, mean_y = _smooth(x), _smooth(y)
     var_x = _smooth(x * x) - mean_x**2
@@ -68,28 +70,28 @@ def ssim(
 def sam(
     reference: NDArray[np.generic], other: NDArray[np.generic], *, valid: NDArray[np.bool_] | None = None
 ) -> float:
-    """Spectral angle: arccos of the cosine between the colour vectors of a pixel, mean over pixels.
+    """Compute the spectral angle between the colour vectors of a pixel, mean over pixels.
 
-    Kruse et al. 1993, "The spectral image processing system (SIPS)", equation for alpha. Blind to brightness: a
-    multiple of a colour is at 0 degrees from it. A zero vector has no direction, so a pixel that is zero in
-    either image does not count.
+    Kruse et al. 1993, "The spectral image processing system (SIPS)", equation for alpha. The angle ignores
+    brightness: a multiple of a colour is at 0 degrees from it. A pixel that is zero in either image has no direction
+    and is excluded.
 
     Parameters
     ----------
     reference, other
         (C, H, W), any real dtype; the origin must be black (grey levels, not [-1, 1]).
     valid
-        bool (H, W); pixels that count. All where not given.
+        bool (H, W); pixels to include. None includes all.
 
     Returns
     -------
     float
-        In degrees, 0 to 90 where no value is negative; nan where no pixel counts.
+        In degrees, 0 to 90 if no value is negative; nan if no pixel is included.
 
     Raises
     ------
     ValueError
-        Where shapes differ.
+        If the shapes differ.
     """
     same_shape(reference, other)
     x, y = reference.astype(np.float64), other.astype(np.float64)
@@ -99,7 +101,7 @@ def sam(
     counts = lengths > 0
     if not counts.any():
         return float("nan")
-    # Rounding leaves cosines of equal colours a hair above 1, where arccos has no value.
+    # Rounding can lift the cosine of equal colours above 1, where arccos is undefined.
     cosine = np.clip(np.sum(x * y, axis=0)[counts] / lengths[counts], -1, 1)
     return float(np.degrees(np.arccos(cosine)).mean())
 
@@ -107,24 +109,24 @@ def sam(
 def l1(
     reference: NDArray[np.generic], other: NDArray[np.generic], *, valid: NDArray[np.bool_] | None = None
 ) -> float:
-    """Mean absolute error.
+    """Compute the mean absolute error.
 
     Parameters
     ----------
     reference, other
         (..., H, W), any real dtype, in the same unit.
     valid
-        bool (H, W); pixels that count. All where not given.
+        bool (H, W); pixels to include. None includes all.
 
     Returns
     -------
     float
-        In the images' unit; nan where no pixel is valid.
+        In the images' unit; nan if no pixel is included.
 
     Raises
     ------
     ValueError
-        Where shapes differ.
+        If the shapes differ.
     """
     same_shape(reference, other)
     difference = np.abs(np.subtract(reference, other, dtype=np.float64))
@@ -134,23 +136,23 @@ def l1(
 
 
 def gradient_energy(image: NDArray[np.generic], valid: NDArray[np.bool_] | None = None) -> float:
-    """Mean squared forward difference along rows plus that along columns, mean over channels.
+    """Compute the mean squared forward difference along rows plus that along columns, mean over channels.
 
-    mean((x[r, c + 1] - x[r, c]) ** 2) + mean((x[r + 1, c] - x[r, c]) ** 2). Between a prediction and the truth the
-    ratio tells sharpness, whatever lies where: below 1 the prediction is smoother, above 1 it has detail (or noise)
-    that the truth has not.
+    mean((x[r, c + 1] - x[r, c]) ** 2) + mean((x[r + 1, c] - x[r, c]) ** 2). The ratio of a prediction's energy to the
+    truth's measures sharpness, independent of position: below 1 the prediction is smoother, above 1 it has detail or
+    noise that the truth lacks.
 
     Parameters
     ----------
     image
         (C, H, W), any real dtype.
     valid
-        bool (H, W); a difference counts where both of its pixels are valid. All where not given.
+        bool (H, W); a difference is included if both of its pixels are valid. None includes all.
 
     Returns
     -------
     float
-        In the image's unit squared; an axis without a difference that counts adds nothing, nan where neither has one.
+        In the image's unit squared; an axis without any difference adds 0, nan if neither axis has one.
     """
     x = image.astype(np.float64)
     energies = []
@@ -182,28 +184,28 @@ def _smooth(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def low_passed_rms(
     reference: NDArray[np.generic], other: NDArray[np.generic], valid: NDArray[np.bool_], *, side: int = 32
 ) -> float:
-    """Root mean square of the difference of two images after a box mean of `side` x `side`.
+    """Compute the root mean square difference of two images after a box mean of `side` x `side`.
 
-    Sees patches of slightly different brightness, which leave steps too small for `seam_score`.
+    Detects patches of slightly different brightness, whose steps are too small for `seam_score`.
 
     Parameters
     ----------
     reference, other
         (C, H, W), any real dtype, in the same unit.
     valid
-        bool (H, W); only boxes of valid pixels alone count.
+        bool (H, W); only boxes without an invalid pixel are included.
     side
-        Of the boxes, which lie side by side.
+        Side of the boxes in pixels.
 
     Returns
     -------
     float
-        In the images' unit; nan where no box counts.
+        In the images' unit; nan if no box is included.
 
     Raises
     ------
     ValueError
-        Where shapes differ.
+        If the shapes differ.
     """
     same_shape(reference, other)
     height, width = (n // side * side for n in valid.shape)
@@ -221,7 +223,7 @@ def low_passed_rms(
 def bootstrap_ratios(
     tally: NDArray[np.float64], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Give ratios of sums, and the percentile interval of them when rows are drawn with replacement.
+    """Compute ratios of sums with percentile intervals, drawing rows with replacement.
 
     Efron 1979, "Bootstrap methods: another look at the jackknife".
 
@@ -230,18 +232,18 @@ def bootstrap_ratios(
     tally
         float64 (n, 2, k): numerators and denominators of each chip.
     resamples, level, seed
-        Draws, share of them inside the interval, and what decides them.
+        Number of draws, share of the draws inside the interval, and seed of the draws.
 
     Returns
     -------
     values, low, high
-        float64 (k,) each; the ends are nan where n is 1.
+        float64 (k,) each; `low` and `high` are nan if n is 1.
     """
     rng = np.random.default_rng(seed)
     n = len(tally)
 
     def ratios(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore", invalid="ignore"):  # a flat truth has no gradients to compare with
+        with np.errstate(divide="ignore", invalid="ignore"):  # the gradient energy of a flat truth is 0
             above, below = rows.sum(axis=0)
             return np.asarray(above / below)
 
@@ -250,6 +252,6 @@ def bootstrap_ratios(
         nothing = np.full(len(values), np.nan)
         return values, nothing, nothing
     drawn = np.sort([ratios(tally[rng.integers(n, size=n)]) for _ in range(resamples)], axis=0)
-    # Order statistics, not interpolated: an infinite PSNR between them would leave nan.
+    # Order statistics without interpolation, which would turn an infinite PSNR into nan.
     outside = int((1 - level) / 2 * resamples)
     return values, drawn[outside], drawn[resamples - 1 - outside]

@@ -1,4 +1,4 @@
-"""What an evaluation found, for readers: a table, a file, a picture."""
+"""Reports of an evaluation: text tables, Markdown, JSON and a picture of windows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,30 @@ from numpy.typing import NDArray
 from sar2optical.data.pairs import SarArray, encoded
 from sar2optical.data.splits import scene_key
 from sar2optical.errors import BackendNotInstalled
-from sar2optical.evaluation import SHIFTS, Figure, Scores, ShiftScore
 from sar2optical.evaluation.evaluate import Evaluation, Result, WindowScore
 from sar2optical.evaluation.fid import NO_FEATURES
-from sar2optical.evaluation.figures import LEVEL
+from sar2optical.evaluation.scores import LEVEL, Figure, Scores
 from sar2optical.evaluation.shift_runs import MOST_SHIFTED
+from sar2optical.evaluation.shifts import SHIFTS, ShiftScore
+
+__all__ = [
+    "DETAIL",
+    "HEADER",
+    "SHIFTED",
+    "Shown",
+    "as_json",
+    "chosen",
+    "detail_rows",
+    "markdown",
+    "notes",
+    "picture",
+    "rows",
+    "shift_rows",
+    "terrain_detail_rows",
+    "terrain_rows",
+    "terrain_shift_rows",
+    "text",
+]
 
 HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "FID", "KID")
 DETAIL = (
@@ -27,53 +46,53 @@ DETAIL = (
     "dark areas",
 )  # fmt: skip
 SHIFTED = ("shifted windows", "mean, dB", "worst, dB", "chips")
-"""Headers of the tables of all chips."""
+"""Header of the table of shift consistency; `HEADER` and `DETAIL` are those of the other tables."""
 
 _NONE = "-"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One row of the picture."""
+    """One row of the picture: SAR, prediction and truth of a window."""
 
     label: str
     sar: SarArray
-    """(C, H, W), as in `Chips`; the first band is drawn."""
+    """SAR (C, H, W), as in `Chips`; the first band is drawn."""
     fake: NDArray[np.float64]
-    """(3, H, W) in grey levels."""
+    """Prediction (3, H, W) in grey levels."""
     real: NDArray[np.uint8]
-    """(3, H, W)."""
+    """Truth (3, H, W)."""
 
 
 def rows(evaluation: Evaluation) -> list[list[str]]:
-    """Lay out the figures of all chips; the first row is the header."""
+    """Table the figures of all chips; the first row is the header."""
     return [list(HEADER), *(_row(result.name, result.overall, result) for result in evaluation.results)]
 
 
 def detail_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Lay out what the predictions explain and their detail by scale, of all chips."""
+    """Table R2 and the detail by scale of all chips; the first row is the header."""
     return [list(DETAIL), *([result.name, *_detail(result.overall)] for result in evaluation.results)]
 
 
 def shift_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Lay out shift consistency; empty where it was not measured."""
+    """Table the shift consistency; empty if it was not measured."""
     lines = [[one.name, *_shifts(one.shifts.overall)] for one in evaluation.results if one.shifts]
     return [list(SHIFTED), *lines] if lines else []
 
 
 def terrain_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Lay out the figures by class; empty where chips have none."""
+    """Table the figures by terrain class; empty if the chips have no classes."""
     header = ["terrain", "chips", "model", *HEADER[1:5]]
     return _by_class(evaluation, header, _figures, chips=True)
 
 
 def terrain_detail_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Lay out `detail_rows` by class; empty where chips have none."""
+    """Table `detail_rows` by terrain class; empty if the chips have no classes."""
     return _by_class(evaluation, ["terrain", "model", *DETAIL[1:]], _detail, chips=False)
 
 
 def terrain_shift_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Lay out `shift_rows` by class; empty where chips have none, or it was not measured."""
+    """Table `shift_rows` by terrain class; empty if the chips have no classes or it was not measured."""
     lines = [
         [name, result.name, *_shifts(result.shifts.terrain[name])]
         for name in evaluation.results[0].terrain
@@ -84,7 +103,7 @@ def terrain_shift_rows(evaluation: Evaluation) -> list[list[str]]:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """Say what the figures are of, a line each."""
+    """Explain the figures, one line per note."""
     chips, windows = len(evaluation.chips), len(evaluation.windows)
     scenes = len({scene_key(name) for name in evaluation.chips})
     lines = [
@@ -92,7 +111,9 @@ def notes(evaluation: Evaluation) -> list[str]:
         f"in brackets: {LEVEL:.0%} bootstrap interval over chips" + (" (none: one chip)" if chips < 2 else ""),
     ]
     if scenes < chips:
-        lines.append(f"the chips are of {scenes} scenes; those of one scene are alike, so intervals are too narrow")
+        lines.append(
+            f"the chips come from {scenes} scenes; chips of one scene are alike, so the intervals are too narrow"
+        )
     lines += _detail_notes(evaluation)
     found = [result.distances for result in evaluation.results if result.distances]
     if not found:
@@ -103,42 +124,42 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 def _detail_notes(evaluation: Evaluation) -> list[str]:
     lines = [
-        "R2: share of the truth's variance explained, after a fit of gain (0 or more) and offset to each window and "
-        "colour, mean over windows; PSNR fitted is after the same fit",
-        "low-passed: the same of means of 16 x 16 pixels",
-        "gradient 1, 2, 4, 8: gradient energy over the truth's after averaging blocks of so many pixels; "
+        "R2: share of the truth's variance explained, after fitting gain (0 or more) and offset to each window and "
+        "colour, mean over windows; PSNR fitted: PSNR after the same fit",
+        "low-passed: the same after averaging blocks of 16 x 16 pixels",
+        "gradient 1, 2, 4, 8: gradient energy divided by the truth's, after averaging blocks of this side in pixels; "
         "below 1 is smoother than the truth",
         "corner share: share of the gradient energy at the highest frequencies of both axes; 1 for a one-pixel "
         f"chequerboard, {_number(evaluation.truth_corner_share, 4)} for the truth",
-        "dark areas: share of the areas dark in SAR and truth, mostly water, that the prediction too shows darker "
-        "than their surroundings",
-        "intervals of the other detail figures are in the file of --json",
-        "radar: the SAR picture itself; better sign: it or its negative, chosen by the truth for each window: "
-        "a bound, and no prediction",
+        "dark areas: share of the areas that are dark in SAR and truth, mostly water, where the prediction is also "
+        "darker than the surroundings",
+        "the JSON file (--json) has the intervals of all detail figures",
+        "radar: the SAR image itself; better sign: the SAR image or its negative, chosen by the truth for each "
+        "window: an upper bound, not a prediction",
     ]
     if any(result.shifts for result in evaluation.results):
         shifts = ", ".join(f"({down}, {right})" for down, right in SHIFTS)
         lines.append(
-            f"shifted windows: PSNR between a window's output and that of the window cut {shifts} pixels further, "
-            f"on the ground that both show; at most {MOST_SHIFTED} chips of each terrain class, spread over the set, "
-            "mirrored where they end; models only: baselines of single pixels do not depend on the window"
+            f"shifted windows: PSNR between the output of a window and that of a window shifted by {shifts} pixels, "
+            f"on the ground that both show; at most {MOST_SHIFTED} chips of each terrain class, spread over the set "
+            "and padded by reflection; models only: per-pixel baselines do not depend on the window"
         )
     return lines
 
 
 def text(evaluation: Evaluation) -> str:
-    """Lay out tables and notes for a terminal."""
+    """Format tables and notes for a terminal."""
     return "\n\n".join([*(_columns(*table) for table in _tables(evaluation)), "\n".join(notes(evaluation))])
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """Lay out tables and notes as Markdown."""
+    """Format tables and notes as Markdown."""
     tables = [_pipes(*table) for table in _tables(evaluation)]
     return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(evaluation))]) + "\n"
 
 
 def _tables(evaluation: Evaluation) -> list[tuple[list[list[str]], int]]:
-    """Give every table that has rows, with how many of its columns are text."""
+    """List the tables that have rows, each with its number of text columns."""
     tables = [
         (rows(evaluation), 1),
         (detail_rows(evaluation), 1),
@@ -151,26 +172,26 @@ def _tables(evaluation: Evaluation) -> list[tuple[list[list[str]], int]]:
 
 
 def as_json(evaluation: Evaluation) -> str:
-    """Write every figure; infinite and undefined ones are null."""
+    """Format every figure as JSON; infinite and undefined ones are null."""
     return json.dumps({**evaluation.to_dict(), "notes": notes(evaluation)}, indent=1, allow_nan=False) + "\n"
 
 
 def chosen(windows: Sequence[WindowScore]) -> list[tuple[str, WindowScore]]:
-    """Choose the windows of best, median and worst PSNR; fewer where there are fewer."""
+    """Choose the windows with the best, median and worst PSNR; fewer if there are fewer windows."""
     ranked = sorted(windows, key=lambda one: (-one.psnr, one.chip, one.window))
-    places = {0: "best", len(ranked) - 1: "worst"} if len(ranked) > 1 else {0: "only"}
+    ranks = {0: "best", len(ranked) - 1: "worst"} if len(ranked) > 1 else {0: "only"}
     if len(ranked) > 2:
-        places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"}
-    return [(name, ranked[k]) for k, name in places.items()]
+        ranks = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"}
+    return [(name, ranked[k]) for k, name in ranks.items()]
 
 
 def picture(shown: Sequence[Shown], title: str) -> bytes:
-    """Draw rows of SAR, prediction and truth as a PNG.
+    """Draw rows of SAR, prediction and truth; returns a PNG file.
 
     Raises
     ------
     BackendNotInstalled
-        Where matplotlib is missing.
+        If matplotlib is missing.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -212,7 +233,7 @@ def _figures(scores: Scores) -> list[str]:
 
 
 def _detail(scores: Scores) -> list[str]:
-    """Lay out `DETAIL`; intervals of R2 alone, for twelve columns of them are no table any more."""
+    """Format the columns of `DETAIL`; only R2 gets intervals, to keep the table narrow."""
     agreement = _number(scores.dark_agreement.value, 2)
     ratios = (scores.gradient_ratio, scores.gradient_ratio_2, scores.gradient_ratio_4, scores.gradient_ratio_8)
     return [

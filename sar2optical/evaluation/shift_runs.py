@@ -1,4 +1,4 @@
-"""Shift consistency of models on some chips of each terrain class."""
+"""Measure the shift consistency of models on a few chips of each terrain class."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.data.pairs import Pair
-from sar2optical.evaluation import SHIFTS, Shifted, shift_consistency, shift_score
-from sar2optical.evaluation.evaluate import Evaluation, Predict, Sample
+from sar2optical.evaluation.evaluate import Evaluation, Sample
+from sar2optical.evaluation.predictors import Predict
+from sar2optical.evaluation.shifts import SHIFTS, Shifted, shift_consistency, shift_score
+
+__all__ = ["MOST_SHIFTED", "spread_pairs", "with_shifts"]
 
 MOST_SHIFTED = 16
-"""Chips of each terrain class, at most: each costs as many engine runs as there are shifts, and one more."""
+"""Largest number of chips per terrain class. Each chip costs one engine run per shift and one more."""
 
 
 def spread_pairs(pairs: Sequence[Pair], most: int = MOST_SHIFTED) -> list[Pair]:
-    """Choose at most so many pairs of each terrain class, evenly spread from the first to the last, in order."""
+    """Choose at most `most` pairs of each terrain class, evenly spread and in order."""
     chosen: list[int] = []
     for terrain in {pair.terrain for pair in pairs}:
-        places = [k for k, pair in enumerate(pairs) if pair.terrain == terrain]
-        spread = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
-        chosen += [places[k] for k in spread]
+        indices = [k for k, pair in enumerate(pairs) if pair.terrain == terrain]
+        spread = np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int)
+        chosen += [indices[k] for k in spread]
     return [pairs[k] for k in sorted(chosen)]
 
 
@@ -32,29 +35,29 @@ def with_shifts(
     samples: Iterable[Sample],
     *,
     shifts: Sequence[tuple[int, int]] = SHIFTS,
-    on_chip: Callable[[], None] | None = None,
+    on_progress: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """Add shift consistency to the results of some predictors.
+    """Add shift consistency to the results of predictors.
 
-    Predictions are clipped to 0 to 255 first, as for all figures.
+    Predictions are clipped to 0 to 255 first, as for all other figures.
 
     Parameters
     ----------
     evaluation
-        Gives the window's side, and the results to add to.
+        Evaluation to add to; its window is used.
     predictions
-        Names of results to predictors.
+        Predictors by the names of their results.
     samples
-        The chips to compare on, read once; those smaller than a window are left out.
+        Chips to compare on, read once; chips smaller than a window are skipped.
     shifts
-        See `shift_consistency`.
-    on_chip
-        Told after each sample.
+        Shifts in rows and columns, see `shift_consistency`.
+    on_progress
+        Called after each sample.
 
     Returns
     -------
     Evaluation
-        The same one where no chip holds a window.
+        The given one if no chip holds a window.
     """
     side = evaluation.window
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in predictions}
@@ -65,8 +68,8 @@ def with_shifts(
         for name, predict in predictions.items():
             found[name].append(shift_consistency(_clipped(predict), sample.chips.sar, side, shifts=shifts))
         terrains.append(sample.terrain)
-        if on_chip:
-            on_chip()
+        if on_progress:
+            on_progress()
     if not terrains:
         return evaluation
     shifted = {name: _shifted(rows, terrains) for name, rows in found.items()}
@@ -79,7 +82,7 @@ def _clipped(predict: Predict) -> Predict:
 
 
 def _shifted(rows: Sequence[NDArray[np.float64]], terrains: Sequence[str]) -> Shifted:
-    """Score all chips, and those of each class."""
+    """Score all chips, and the chips of each class."""
     by_class = {
         name: shift_score([row for row, terrain in zip(rows, terrains, strict=True) if terrain == name])
         for name in sorted(set(terrains))

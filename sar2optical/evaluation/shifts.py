@@ -1,4 +1,4 @@
-"""Shift consistency: whether a window cut a few pixels further gives the same image of the same ground."""
+"""Shift consistency: compare the outputs of overlapping windows on the ground that both show."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from sar2optical.evaluation.metrics import psnr
 
-SHIFTS = ((0, 1), (1, 1), (3, 2), (8, 8), (16, 17))
-"""Rows and columns that windows are shifted by: odd and even ones, and the strides of a U-Net's first levels."""
+__all__ = ["SHIFTS", "ShiftScore", "Shifted", "shift_consistency", "shift_score"]
 
-_MARGIN = 32  # pixels from either window's edges, where padding counts
+SHIFTS = ((0, 1), (1, 1), (3, 2), (8, 8), (16, 17))
+"""Shifts of the windows in rows and columns: odd, even, and the strides of a U-Net's first levels."""
+
+_MARGIN = 32  # pixels excluded at the edges of both windows, where padding has an effect
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,11 @@ class ShiftScore:
     """Shift consistency over windows and shifts."""
 
     mean: float
-    """dB; nan where windows are too small to compare."""
+    """Mean PSNR in dB; nan if the windows are too small to compare."""
     worst: float
-    """dB, the lowest of all windows and shifts."""
+    """Lowest PSNR in dB of all windows and shifts."""
     chips: int
-    """One window of each was compared."""
+    """Number of chips; one window of each was compared."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Shifted:
     """Shift consistency of one predictor."""
 
     overall: ShiftScore
+    """Score over all chips."""
     terrain: dict[str, ShiftScore]
-    """By terrain class; empty where chips have none."""
+    """Scores by terrain class; empty if the chips have no classes."""
 
 
 def shift_consistency(
@@ -46,29 +49,29 @@ def shift_consistency(
     shifts: Sequence[tuple[int, int]] = SHIFTS,
     margin: int = _MARGIN,
 ) -> NDArray[np.float64]:
-    """Compare a prediction at the chip's corner with predictions of windows cut further down and right.
+    """Compare the prediction of the chip's corner window with those of windows shifted down and right.
 
-    A prediction that depends on the ground alone is the same wherever the window begins (inf); one with a pattern
-    fixed to the window's pixels is not.
+    A prediction that depends only on the ground is the same for every window (inf dB); one with a pattern fixed to
+    the window's pixels is not.
 
     Parameters
     ----------
     predict
-        SAR (C, window, window), of the type of `sar` -> grey levels (K, window, window).
+        Predictor: SAR (C, window, window) of the dtype of `sar` -> grey levels (K, window, window).
     sar
-        (C, H, W), at least a window. What it lacks for the farthest shift is added by mirroring its far edges.
+        SAR chip (C, H, W) of at least one window. It is padded by reflection if the largest shift needs more.
     window
-        Side in pixels.
+        Side of the windows in pixels.
     shifts
-        Rows and columns of each shift, 0 or more.
+        Shifts in rows and columns, 0 or more.
     margin
-        Pixels from the edges of either window that do not count.
+        Pixels to exclude at the edges of both windows.
 
     Returns
     -------
     ndarray
-        float64 (len(shifts),): PSNR in dB, data range 255, where both windows exist and edges are `margin` away; nan
-        where that leaves no pixel.
+        float64 (len(shifts),): PSNR in dB, data range 255, on the ground that both windows show, without the
+        margins; nan if no pixel remains.
     """
     lacking = [max(0, window + max(shift[axis] for shift in shifts) - sar.shape[axis + 1]) for axis in (0, 1)]
     larger = np.pad(sar, ((0, 0), *((0, n) for n in lacking)), mode="reflect")
@@ -91,6 +94,6 @@ def shift_consistency(
 
 
 def shift_score(found: Sequence[NDArray[np.float64]]) -> ShiftScore:
-    """Mean and lowest PSNR of some chips' `shift_consistency`; nan where a shift could not be compared."""
+    """Compute mean and lowest PSNR of the `shift_consistency` of chips; nan if a shift could not be compared."""
     every = np.stack(found)
     return ShiftScore(float(every.mean()), float(every.min()), len(found))

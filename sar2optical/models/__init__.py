@@ -1,1 +1,1 @@
-"""Generator and discriminators (torch), and their checkpoints."""
+"""Generators and discriminators (torch), and their checkpoints."""

@@ -1,8 +1,8 @@
-"""Generator checkpoints: ours, and the bare state dicts that pix2pix projects publish.
+"""Read and write generator checkpoints: our own, and bare state dicts that pix2pix projects publish.
 
-Ours hold weights, the arguments that rebuild the model, and the signature. A bare state dict has its
-shape read off the tensors; it may lie in an entry of the file, and its names may have a prefix, see
-`sar2optical.models.foreign`. Both load strictly: no key missing, none unknown, no other shape.
+Our checkpoints hold weights, the arguments that rebuild the model, and the signature. The arguments of a bare state
+dict follow from the shapes of its tensors; it may be an entry of the file, and its names may have a prefix, see
+`sar2optical.models.foreign`. Both load strictly: no missing keys, no unknown keys, no other shapes.
 """
 
 from __future__ import annotations
@@ -25,42 +25,55 @@ from sar2optical.models.generator import Generator, build_generator
 from sar2optical.models.unet import GeneratorArguments, Upsampling
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
+__all__ = [
+    "FORMAT",
+    "TRAINING_FORMAT",
+    "bare_state_dict",
+    "load_generator",
+    "read_arguments",
+    "read_tensors",
+    "save_atomically",
+    "save_generator",
+    "seed_signature",
+]
+
 FORMAT = "sar2optical.generator"
+"""Entry "format" of a generator checkpoint."""
 TRAINING_FORMAT = "sar2optical.training"
-"""What our files call themselves: a generator, or all that a training run goes on from."""
+"""Entry "format" of the state of a training run."""
 
 _FIRST = "encoder.enc1.conv_block.0.weight"
 _UPSAMPLED = "decoder.dec1.conv_block.0.1.weight"
 _HEAD = "head.0.weight"
 _MAGIC = (b"PK\x03\x04", b"\x80")  # a zip, as torch.save writes, or a bare pickle
 _RGB = 3
-_SHOWN = 4  # keys named in a message before it only counts
+_SHOWN = 4  # keys listed in a message; more are counted
 
 
 def seed_signature(name: str, channels: int) -> ModelSignature:
-    """Give the signature of a generator trained on SEN1-2 chips, which its bare state dict cannot tell.
+    """Make the signature of a generator trained on SEN1-2 chips, for a bare state dict without one.
 
-    Those chips are VV in dB, stretched per image by about the 1st and 99th percentiles (measured on
-    summer and fall chips), and repeated over the input channels.
+    SEN1-2 chips are VV in dB, stretched per image between about the 1st and 99th percentiles (measured on summer and
+    fall chips), and repeated over the input channels.
     """
     stretch = Stretch(Bound(1, True), Bound(99, True))
     return ModelSignature(name=name, bands=("VV",), unit="db", stretch=(stretch,), channels=channels)
 
 
 def read_arguments(state_dict: Mapping[str, Tensor], *, upsampling: Upsampling = "nearest") -> GeneratorArguments:
-    """Read a generator's arguments off its tensors.
+    """Derive a generator's arguments from its tensors.
 
     Parameters
     ----------
     state_dict
-        Parameter names to tensors.
+        Tensors by parameter name.
     upsampling
-        Mode to assume where the decoder upsamples: the modes differ in no tensor.
+        Mode to assume if the decoder upsamples; the tensors are the same for all modes.
 
     Raises
     ------
     CheckpointMismatch
-        Where the tensors that tell are absent.
+        If the tensors that determine the arguments are missing.
     """
     try:
         first, head = state_dict[_FIRST], state_dict[_HEAD]
@@ -73,38 +86,40 @@ def read_arguments(state_dict: Mapping[str, Tensor], *, upsampling: Upsampling =
         )
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointMismatch(
-            f"no generator: needs {_FIRST} and {_HEAD}, has {_some(list(state_dict))}"
+            f"not a generator: expected keys {_FIRST} and {_HEAD}, found {_some(list(state_dict))}: "
+            "give a pix2pix generator's checkpoint"
         ) from error
 
 
 def load_generator(
     path: Path, *, upsampling: Upsampling | None = None, signature: ModelSignature | None = None
 ) -> tuple[Generator, ModelSignature]:
-    """Load a generator in eval mode, weights in float32 on the CPU.
+    """Load a generator in eval mode, with float32 weights on the CPU.
 
     Parameters
     ----------
     path
-        A checkpoint of ours; or a bare state dict, by itself, in an entry of a dict ("state_dict", "netG", "ema"), or
-        with a prefix to its names ("module.", "_orig_mod.", "generator."). Of several, the moving average is taken.
+        Our checkpoint, or a bare state dict: by itself, as an entry of a dict ("state_dict", "netG", "ema"), or with
+        a prefix to its names ("module.", "_orig_mod.", "generator."). Of several, the moving average is taken.
     upsampling
-        Mode of a bare state dict whose decoder upsamples; nearest where not given. Our own checkpoints
-        know theirs.
+        Mode of a bare state dict whose decoder upsamples; None means nearest. Our checkpoints contain it.
     signature
-        Replaces the one that the file has, or that a bare state dict is assumed to have.
+        Signature to use instead of the one in the file, or the one assumed for a bare state dict.
 
     Raises
     ------
     ModelUnreadable
-        Where the file is missing, corrupt, or needs more than plain tensors to load.
+        If the file is missing, corrupt, or holds more than plain tensors.
     CheckpointMismatch
-        Where keys or shapes are not the generator's; missing and unknown ones are named.
+        If keys or shapes are not the generator's; the message lists missing and unknown keys.
     SignatureError
-        Where the signature is of another version.
+        If the signature does not fit, or has another version.
     """
     content = read_tensors(path)
     if content.get("format") == TRAINING_FORMAT:
-        raise CheckpointMismatch(f"{path}: the state of a training run: give generator.pth, which lies beside it")
+        raise CheckpointMismatch(
+            f"{path}: the state of a training run, not a generator: give generator.pth in the same folder"
+        )
     if content.get("format") == FORMAT:
         arguments, stored, state_dict = _own(content, path)
     else:
@@ -115,19 +130,21 @@ def load_generator(
             raise CheckpointMismatch(f"{path}: {error}") from error
         if signature is None and arguments.in_channels not in (1, 3):
             raise SignatureError(
-                f"{path}: takes {arguments.in_channels} channels, and a bare state dict does not say of which bands: "
+                f"{path}: takes {arguments.in_channels} channels, but a bare state dict does not record their bands: "
                 "save it with its signature (sar2optical.models.checkpoint.save_generator)"
             )
         stored = seed_signature(path.stem, arguments.in_channels)
     generator = build_generator(arguments)
     _load_strictly(generator, state_dict, path)
     if arguments.out_channels != _RGB:
-        raise CheckpointMismatch(f"{path}: gives {arguments.out_channels} channels: give an RGB generator")
+        raise CheckpointMismatch(
+            f"{path}: the generator has {arguments.out_channels} output channels: give a generator with 3 (RGB)"
+        )
     chosen = signature or stored
     if chosen.channels != arguments.in_channels:
         raise SignatureError(
-            f"{path}: signature of {chosen.channels} channels, generator of {arguments.in_channels}: "
-            "give a signature that fits"
+            f"{path}: the signature has {chosen.channels} channels, the generator {arguments.in_channels}: "
+            "give a signature with the generator's channels"
         )
     return generator.eval(), chosen
 
@@ -140,23 +157,23 @@ def save_generator(
     half: bool = False,
     notes: Mapping[str, str | int | float] | None = None,
 ) -> None:
-    """Write a checkpoint, atomically.
+    """Write a checkpoint atomically.
 
     Parameters
     ----------
     path
-        Replaced when there.
+        Path of the file; replaced if it exists.
     generator, signature
-        What is saved.
+        Generator and its signature.
     half
-        Store floating weights as float16: half the file, and a rounding that becomes the reference.
+        Store floating-point weights as float16: half the size; the rounded weights become the reference.
     notes
-        Plain values for whoever opens the file: steps, scores.
+        Plain values to store for information, such as steps and scores.
 
     Raises
     ------
     OutputUnwritable
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {
@@ -174,12 +191,12 @@ def save_generator(
 
 
 def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """`torch.save`, such that `path` is the old file or the new one, never a part.
+    """Save with `torch.save`, replacing `path` atomically.
 
     Raises
     ------
     OutputUnwritable
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
@@ -187,37 +204,39 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain values; nothing in it is executed.
+    """Read a file of tensors and plain values, without executing code from it.
 
     Raises
     ------
     ModelUnreadable
-        Where the file is missing, corrupt, or holds anything else.
+        If the file is missing, corrupt, or holds anything else.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on old pickles: what matters comes as an exception
+            warnings.simplefilter("ignore")  # torch warns about old pickles; errors come as exceptions
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelUnreadable(f"{path}: no such file: check the path") from error
     except IsADirectoryError as error:
-        raise ModelUnreadable(f"{path}: is a folder: give the checkpoint's file") from error
+        raise ModelUnreadable(f"{path}: is a folder: give the path of the checkpoint file") from error
     except PermissionError as error:
-        raise ModelUnreadable(f"{path}: may not be read: check its permissions") from error
+        raise ModelUnreadable(f"{path}: permission denied: check the file's permissions") from error
     except pickle.UnpicklingError as error:
         if kind := kind_of_file(path):
             raise ModelUnreadable(f"{path}: {kind}") from error
         with path.open("rb") as file:
             if not file.read(4).startswith(_MAGIC):
-                raise ModelUnreadable(f"{path}: no checkpoint, but something else: fetch it again") from error
+                raise ModelUnreadable(
+                    f"{path}: not a checkpoint: check the path, or download the file again"
+                ) from error
         raise ModelUnreadable(
-            f"{path}: not a file of plain tensors: save the generator's state_dict() by itself"
+            f"{path}: holds other objects than plain tensors: save only the generator's state_dict()"
         ) from error
-    except Exception as error:  # a corrupt file surfaces as any of a dozen types
+    except Exception as error:  # a corrupt file raises one of many types
         if kind := kind_of_file(path):
             raise ModelUnreadable(f"{path}: {kind}") from error
         raise ModelUnreadable(
-            f"{path}: corrupt, or no checkpoint ({type(error).__name__}): fetch it again"
+            f"{path}: corrupt, or not a checkpoint ({type(error).__name__}): download the file again"
         ) from error
     if not isinstance(content, dict):
         raise ModelUnreadable(
@@ -227,18 +246,18 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def bare_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a bare state dict, whichever network's.
+    """Read a bare state dict of any network.
 
     Raises
     ------
     ModelUnreadable, CheckpointMismatch
-        Where the file is missing, corrupt, or holds anything but tensors.
+        If the file is missing, corrupt, or holds anything but tensors.
     """
     return without_wrappers(_bare(read_tensors(path), path), path)
 
 
 def _weights(content: dict[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Find a generator's weights; say what else the file holds where there are none."""
+    """Find a generator's weights; refuse files of other known networks with an explanation."""
     found = find_weights(content, _FIRST, path)
     if found is not None:
         return _bare(found, path)
@@ -252,19 +271,20 @@ def _own(content: dict[str, Any], path: Path) -> tuple[GeneratorArguments, Model
         arguments = GeneratorArguments(**content["arguments"])
         text, state_dict = content["signature"], without_wrappers(_bare(content["state_dict"], path), path)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelUnreadable(f"{path}: a checkpoint with parts missing ({error}): save it again") from error
+        raise ModelUnreadable(f"{path}: incomplete checkpoint ({error}): save it again") from error
     return arguments, ModelSignature.from_json(text, source=str(path)), state_dict
 
 
 def _bare(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
-        raise CheckpointMismatch(f"{path}: weights are a {type(content).__name__}, no state dict: save it again")
+        raise CheckpointMismatch(
+            f"{path}: the weights are a {type(content).__name__}, not a state dict: save it again"
+        )
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor) or value.is_sparse]
     strangers += [key for key in content if not isinstance(key, str) and key not in strangers]
     if strangers or not content:
         raise CheckpointMismatch(
-            f"{path}: not a state dict of tensors (holds {_some(strangers)}): "
-            "save the generator's state_dict() by itself"
+            f"{path}: not a state dict of tensors (holds {_some(strangers)}): save only the generator's state_dict()"
         )
     return content
 
@@ -275,14 +295,14 @@ def _load_strictly(generator: Generator, state_dict: Mapping[str, Tensor], path:
     unknown = [key for key in state_dict if key not in expected]
     if missing or unknown:
         raise CheckpointMismatch(
-            f"{path}: not this generator: missing {_some(missing)}; unknown {_some(unknown)}: "
+            f"{path}: keys do not fit the generator (missing: {_some(missing)}; unknown: {_some(unknown)}): "
             "give a pix2pix generator's checkpoint"
         )
     for key, tensor in expected.items():
         if state_dict[key].shape != tensor.shape:
             raise CheckpointMismatch(
-                f"{path}: {key} is {tuple(state_dict[key].shape)}, a generator of this width has "
-                f"{tuple(tensor.shape)}: give a pix2pix generator's checkpoint"
+                f"{path}: {key} has shape {tuple(state_dict[key].shape)}, expected {tuple(tensor.shape)} for this "
+                "width: give a pix2pix generator's checkpoint"
             )
     generator.load_state_dict(dict(state_dict), strict=True)
 

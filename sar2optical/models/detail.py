@@ -1,16 +1,16 @@
-"""A U-Net that keeps fine detail and draws no chequerboard.
+"""The generator "detail": a U-Net that keeps fine detail and draws no chequerboard.
 
 Differences from pix2pix's U-Net (`sar2optical.models.unet`):
 
 - The SAR image itself is concatenated with the features before the head: a skip connection at full resolution.
 - The decoder convolves, then upsamples bilinearly by two. A transposed convolution leaves a pattern of its stride
   (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts").
-- The encoder averages 4 x 4 pixels at every second one before it convolves. A strided convolution aliases what is
-  finer than its stride, and the image changes when its window moves by a pixel (Zhang 2019, "Making Convolutional
-  Networks Shift-Invariant Again").
-- Six halvings, so that sides must be multiples of 64, and a window of 256 x 256 is 4 x 4 at the bottleneck: no tap of
-  a kernel meets nothing but padding.
-- No dropout: variety comes from the data.
+- The encoder averages 4 x 4 pixels with stride 2 before it convolves. A strided convolution aliases detail finer than
+  its stride, so the output changes when the window moves by a pixel (Zhang 2019, "Making Convolutional Networks
+  Shift-Invariant Again").
+- Six halvings, so sides must be multiples of 64, and a window of 256 x 256 is 4 x 4 at the bottleneck, where every
+  kernel still covers pixels and not only padding.
+- No dropout: variation comes from the data.
 """
 
 from __future__ import annotations
@@ -20,16 +20,29 @@ from torch import Tensor, nn
 
 from sar2optical.models.unet import GeneratorArguments, refuse_sides
 
+__all__ = [
+    "DEPTH",
+    "MULTIPLE",
+    "Decoder",
+    "DetailGenerator",
+    "DownBlock",
+    "Encoder",
+    "FirstBlock",
+    "Head",
+    "UpBlock",
+]
+
 DEPTH = 6
+"""Number of halvings."""
 MULTIPLE = 2**DEPTH
 """Height and width must be multiples of this."""
 
 _WIDTHS = (1, 2, 4, 8, 8, 8)
-"""Channels of each level in units of base_channels; those of Isola et al. 2017, section 6.1.1, as far as they go."""
+"""Channels of each level in units of base_channels, as in Isola et al. 2017, section 6.1.1."""
 _FULL = 2 / 3
-"""Channels that reach full resolution, in units of base_channels: memory traffic there costs more than arithmetic."""
+"""Channels at full resolution, in units of base_channels; few, because memory traffic dominates the cost there."""
 _HEAD = 1 / 2
-"""Channels between the head's two convolutions, likewise."""
+"""Channels between the head's two convolutions, in units of base_channels."""
 
 
 class FirstBlock(nn.Module):
@@ -48,7 +61,7 @@ class FirstBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Halve height and width: means of 4 x 4, stride 2 -> Conv 3 x 3 -> BatchNorm -> LeakyReLU(0.2)."""
+    """Halve height and width: mean of 4 x 4, stride 2 -> Conv 3 x 3 -> BatchNorm -> LeakyReLU(0.2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -84,7 +97,7 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Six down blocks; every level's output is kept for the skips."""
+    """Six down blocks; returns the output of every level, for the skip connections."""
 
     def __init__(self, in_channels: int, base_channels: int) -> None:
         super().__init__()
@@ -104,7 +117,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Six up blocks; from the second on, each takes the skip of its size in front of what came up."""
+    """Six up blocks; from the second on, the input is the skip connection concatenated with the previous output."""
 
     def __init__(self, base_channels: int, full_channels: int) -> None:
         super().__init__()
@@ -124,7 +137,7 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Module):
-    """SAR image and features -> RGB: Conv 3 x 3 -> BatchNorm -> ReLU -> Conv 3 x 3 -> tanh."""
+    """Convert SAR image and features to RGB: Conv 3 x 3 -> BatchNorm -> ReLU -> Conv 3 x 3 -> tanh."""
 
     def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
         super().__init__()
@@ -140,12 +153,12 @@ class Head(nn.Module):
 
 
 class DetailGenerator(nn.Module):
-    """SAR in [-1, 1] to optical in [-1, 1].
+    """Generator "detail": SAR in [-1, 1] to optical in [-1, 1].
 
     Parameters
     ----------
     arguments
-        Channels and width; `architecture` is "detail".
+        Channels and width; `architecture` must be "detail".
     """
 
     def __init__(self, arguments: GeneratorArguments | None = None) -> None:
@@ -158,22 +171,9 @@ class DetailGenerator(nn.Module):
         self.head = Head(bands + full, hidden, self.arguments.out_channels)
 
     def forward(self, sar: Tensor) -> Tensor:
-        """Translate.
+        """Translate (N, in_channels, H, W) to (N, out_channels, H, W), as `UNetGenerator.forward`.
 
-        Parameters
-        ----------
-        sar
-            float (N, in_channels, H, W) in [-1, 1]; H and W multiples of 64.
-
-        Returns
-        -------
-        Tensor
-            float (N, out_channels, H, W) in [-1, 1].
-
-        Raises
-        ------
-        ValueError
-            Where H or W is no multiple of 64.
+        Raises ValueError if H or W is not a multiple of 64.
         """
         refuse_sides(sar, MULTIPLE)
         out: Tensor = self.head(torch.cat((sar, self.decoder(self.encoder(sar))), dim=1))

@@ -1,4 +1,4 @@
-"""Files of other programs: where the weights lie in a checkpoint, under which prefix, and what other files are."""
+"""Checkpoints of other programs: find the weights and their prefix, and identify files that are not checkpoints."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from torch import Tensor
 
 from sar2optical.errors import CheckpointMismatch
 
+__all__ = ["find_weights", "kind_of_file", "other_network", "without_wrappers"]
+
 _log = logging.getLogger(__name__)
 
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # of DataParallel and torch.compile, also both
-_DEEPEST = 4  # dicts in dicts that are searched
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile, or both
+_DEEPEST = 4  # levels of nested dicts to search
 _AVERAGES = re.compile(r"(?:^|[._])(?:ema|average|averaged)(?:[._]|$)")
-_HEAD_BYTES = 1 << 24  # of a pickle that is looked through
+_HEAD_BYTES = 1 << 24  # bytes of a pickle to examine
 _SAFETENSORS_HEADER = 100_000_000  # bytes at most (the format's own limit)
-_PICKLES = 4  # one after another in files of PyTorch before 1.6: two numbers, the system, the object
+_PICKLES = 4  # files of PyTorch before 1.6 are four pickles: two numbers, the system, the object
 _COMMON = ("torch", "collections", "_codecs", "builtins", "__builtin__")  # modules that pickles of tensors refer to
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -34,28 +36,28 @@ _LEVEL = re.compile(r"model\.(?:1|3)\.(?=model)")
 
 
 def find_weights(content: Mapping[Any, Any], key: str, path: Path) -> dict[str, Tensor] | None:
-    """Find the tensors of a network in what a file holds, and take the prefix off their names.
+    """Find the tensors of a network in the content of a file, and remove the prefix of their names.
 
-    A log line says where they were found, and what was left aside.
+    Logs where they were found and how many other entries were ignored.
 
     Parameters
     ----------
     content
-        What the file holds: tensors by name, or dicts that hold such ("state_dict", "netG", "params_ema").
+        Content of the file: tensors by name, or dicts of them ("state_dict", "netG", "params_ema").
     key
-        Name of one tensor of the network; in the file, a prefix may precede it ("module.", "generator.").
+        Name of one tensor of the network, without a prefix such as "module." or "generator.".
     path
-        For messages.
+        Path of the file, for messages.
 
     Returns
     -------
     dict or None
-        Tensors by name; None where no dict has the key.
+        Tensors by name; None if no dict has the key.
 
     Raises
     ------
     CheckpointMismatch
-        Where there are several, and none or more than one of them is a moving average.
+        If there are several networks, and not exactly one of them is a moving average.
     """
     found = [
         (where, name[: -len(key)], tensors)
@@ -68,38 +70,38 @@ def find_weights(content: Mapping[Any, Any], key: str, path: Path) -> dict[str, 
     if not chosen:
         return None
     if len(chosen) > 1:
-        places = ", ".join(_place(where, prefix) for where, prefix, _ in chosen)
+        found_at = ", ".join(_location(where, prefix) for where, prefix, _ in chosen)
         raise CheckpointMismatch(
-            f"{path}: holds {len(chosen)} generators ({places}): save the state_dict() of one of them by itself"
+            f"{path}: holds {len(chosen)} generators ({found_at}): save the state_dict() of only one of them"
         )
     where, prefix, tensors = chosen[0]
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if str(name).startswith(prefix)}
     if where or prefix:
-        aside = sum(1 for _ in tensors) - len(own)
-        rest = f", {aside} other entries beside them are left aside" if aside else ""
-        _log.info("%s: weights under %s%s", path, _place(where, prefix), rest)
+        others = sum(1 for _ in tensors) - len(own)
+        ignored = f" ({others} other entries ignored)" if others else ""
+        _log.info("%s: weights found under %s%s", path, _location(where, prefix), ignored)
     return own
 
 
 def without_wrappers(state_dict: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Take "module." and "_orig_mod." off the names, where all have them; a log line says so."""
+    """Remove the prefixes "module." and "_orig_mod." if all names have them, and log it."""
     prefixes = {match[0] if (match := _WRAPPERS.match(str(name))) else "" for name in state_dict}
     if len(prefixes) != 1 or prefixes == {""}:
         return dict(state_dict)
     (prefix,) = prefixes
-    _log.info("%s: weights under prefix %s", path, prefix)
+    _log.info("%s: weights found under prefix %s", path, prefix)
     return {name.removeprefix(prefix): value for name, value in state_dict.items()}
 
 
-def _place(where: tuple[str, ...], prefix: str) -> str:
-    parts = [*(["entry " + ".".join(where)] if where else []), *([f"prefix {prefix}"] if prefix else [])]
-    return ", ".join(parts) or "no prefix"
+def _location(where: tuple[str, ...], prefix: str) -> str:
+    found = [*(["entry " + ".".join(where)] if where else []), *([f"prefix {prefix}"] if prefix else [])]
+    return ", ".join(found) or "no prefix"
 
 
 def _dicts(
     content: Mapping[Any, Any], where: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Give a dict and all dicts in it that hold tensors, with the keys that lead to them."""
+    """Yield a dict and all nested dicts that hold tensors, with the keys that lead to them."""
     if any(isinstance(value, Tensor) for value in content.values()):
         yield where, content
     if len(where) < _DEEPEST:
@@ -109,10 +111,10 @@ def _dicts(
 
 
 def other_network(content: Mapping[Any, Any]) -> str | None:
-    """Say which generator of pytorch-CycleGAN-and-pix2pix a file holds, and what to do; None for others.
+    """Identify a generator of pytorch-CycleGAN-and-pix2pix, with a remedy; None for other files.
 
-    Its U-Net ends in a transposed convolution where ours has another level and a 3 x 3 head, so that no weights of
-    ours would give its images. Names: models/networks.py there (Zhu et al. 2017, Isola et al. 2017).
+    Its U-Net ends in a transposed convolution where ours has another level and a 3 x 3 head, so its weights cannot be
+    converted. Names are from its models/networks.py (Zhu et al. 2017, Isola et al. 2017).
     """
     for _, tensors in _dicts(content):
         kept = {str(name): value for name, value in tensors.items() if isinstance(value, Tensor)}
@@ -130,25 +132,25 @@ def other_network(content: Mapping[Any, Any]) -> str | None:
 def _export_it(what: str, first: Tensor) -> str:
     width, channels = first.shape[:2]
     return (
-        f"{what} of pytorch-CycleGAN-and-pix2pix (ngf {width}, {channels} channels in), whose layers are not those "
-        "of our generators: export it there with torch.onnx.export(netG.eval(), ...), then give sar2opt-export the "
-        ".onnx file and --signature FILE"
+        f"{what} of pytorch-CycleGAN-and-pix2pix (ngf {width}, {channels} input channels) has other layers than "
+        "our generators: export it in that project with torch.onnx.export(netG.eval(), ...), then give "
+        "sar2opt-export the .onnx file and --signature FILE"
     )
 
 
 def kind_of_file(path: Path) -> str | None:
-    """Say what a file is that is no checkpoint of plain tensors, and what to do; None where nothing tells.
+    """Identify a file that is not a checkpoint of plain tensors, with a remedy; None if its type is unknown.
 
-    Nothing in the file is executed.
+    No code from the file is executed.
     """
     if zipfile.is_zipfile(path):
         return _kind_of_zip(path)
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_HDF5):
-        return "an HDF5 file, of Keras perhaps: convert the model to ONNX, and give the .onnx file"
+        return "an HDF5 file, perhaps from Keras: convert the model to ONNX, and give the .onnx file"
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= _SAFETENSORS_HEADER:
-        return "a safetensors file: torch.save(safetensors.torch.load_file(...)) makes a checkpoint of it"
+        return "a safetensors file: convert it with torch.save(safetensors.torch.load_file(...), ...)"
     return _kind_of_pickle(head) if head.startswith(b"\x80") else None
 
 
@@ -172,20 +174,20 @@ def _kind_of_zip(path: Path) -> str | None:
 
 
 def _kind_of_pickle(content: bytes) -> str | None:
-    """Tell a whole model from other objects: one refers to classes of torch.nn."""
+    """Identify a pickle of a whole model by its references to classes of torch.nn."""
     classes = list(_classes(content))
     own = next((name for name in classes if name.partition(".")[0] not in _COMMON), None)
     if any(name.startswith("torch.nn.modules.") for name in classes):
         what = own or classes[0]
         return (
-            f"a pickle of a whole model ({what}): in the program that made it, save the generator's state_dict() by "
-            "itself: torch.save(model.state_dict(), ...)"
+            f"a pickle of a whole model ({what}): in the program that made it, save only the generator's "
+            "state_dict(): torch.save(model.state_dict(), ...)"
         )
     return None
 
 
 def _classes(content: bytes) -> Iterator[str]:
-    """Give the classes and functions that a pickle refers to, without loading it."""
+    """Yield the classes and functions that a pickle refers to, without loading it."""
     file = io.BytesIO(content)
     try:
         for _ in range(_PICKLES):
@@ -198,4 +200,4 @@ def _classes(content: bytes) -> Iterator[str]:
                 elif isinstance(argument, str):
                     texts.append(argument)
     except (ValueError, IndexError, UnicodeDecodeError, pickle.UnpicklingError):
-        return  # damaged, or cut: what was seen so far tells enough
+        return  # damaged or truncated: the names so far are enough

@@ -1,6 +1,6 @@
-"""The discriminators: PatchGAN of any depth, and PixelGAN.
+"""Discriminators: PatchGAN of any depth, and PixelGAN.
 
-Source: Isola et al. 2017, section 6.1.2. Outputs are logits, one per patch: no sigmoid.
+Source: Isola et al. 2017, section 6.1.2. Outputs are logits, one per patch, without a sigmoid.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils.parametrizations import spectral_norm
+
+__all__ = ["Discriminator", "DiscriminatorKind", "ScaledDiscriminators", "with_spectral_norm"]
 
 DiscriminatorKind = Literal["patch", "pixel"]
 
@@ -33,7 +35,7 @@ class _Block(nn.Module):
 
 
 class _Stack(nn.Module):
-    """Holds the layers under the name `model`, as the published checkpoints do."""
+    """Hold the layers under the name `model`, as in the published checkpoints."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -64,18 +66,18 @@ def _pixel_layers(in_channels: int, base: int) -> list[nn.Module]:
 
 
 class Discriminator(nn.Module):
-    """Real or fake, patch by patch.
+    """Classify an image as real or generated, patch by patch.
 
     Parameters
     ----------
     in_channels
-        Channels of cat([sar, optical]) where conditional, else of the optical image.
+        Channels of cat([sar, optical]) if conditional, else of the optical image.
     base_channels
         Channels of the first layer.
     kind
-        "patch" judges overlapping patches, "pixel" each pixel by itself.
+        "patch" classifies overlapping patches, "pixel" single pixels.
     n_layers
-        Depth of "patch", at least 1: 1 sees 16 x 16 pixels, 3 sees 70 x 70. "pixel" has none.
+        Depth of "patch", at least 1: 1 sees 16 x 16 pixels, 3 sees 70 x 70. Ignored for "pixel".
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Discriminator(nn.Module):
         elif kind == "pixel":
             layers = _pixel_layers(in_channels, base_channels)
         else:
-            raise ValueError(f"discriminator kind is {kind!r}: patch or pixel")
+            raise ValueError(f"discriminator kind is {kind!r}: give patch or pixel")
         self.model = _Stack(layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class ScaledDiscriminators(nn.Module):
     Parameters
     ----------
     discriminators
-        The first is for images as they are.
+        Discriminators, the first for images at full size.
     """
 
     def __init__(self, discriminators: list[Discriminator]) -> None:
@@ -117,14 +119,14 @@ class ScaledDiscriminators(nn.Module):
         self.scales = nn.ModuleList(discriminators)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> logits of each scale, the k-th of x averaged over 2 ** k pixels."""
+        """(N, in_channels, H, W) -> logits of each scale; the k-th sees x averaged over 2 ** k pixels."""
         return tuple(net(avg_pool2d(x, 2**k) if k else x) for k, net in enumerate(self.scales))
 
 
 def with_spectral_norm(net: nn.Module) -> nn.Module:
-    """Divide each convolution's weights by their largest singular value, in place of batch norm.
+    """Replace batch norm by spectral norm: divide each convolution's weights by their largest singular value.
 
-    Such a discriminator cannot change faster than its input does, and learns a small data set by heart more slowly
+    This limits how fast the output changes with the input, so the discriminator overfits a small data set more slowly
     (Miyato et al. 2018).
     """
     for module in list(net.modules()):

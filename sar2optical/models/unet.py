@@ -1,7 +1,7 @@
-"""The generator: pix2pix's U-Net in the variant with a 3 x 3 head.
+"""The generator "pix2pix": pix2pix's U-Net in the variant with a 3 x 3 head.
 
-Structure and parameter names are those under which the published checkpoints were saved, so these
-load strictly. Eight halvings take 256 x 256 to 1 x 1: sides must be multiples of 256.
+Structure and parameter names are those of the published checkpoints, so these load strictly. Eight halvings take
+256 x 256 to 1 x 1: sides must be multiples of 256.
 
 Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks",
 section 6.1.1, with batch normalisation also at the bottleneck and in the last decoder block.
@@ -15,10 +15,25 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+__all__ = [
+    "DEPTH",
+    "MULTIPLE",
+    "Architecture",
+    "Decoder",
+    "DownBlock",
+    "Encoder",
+    "GeneratorArguments",
+    "UNetGenerator",
+    "UpBlock",
+    "Upsampling",
+    "refuse_sides",
+]
+
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
 Architecture = Literal["pix2pix", "detail"]
 
 DEPTH = 8
+"""Number of halvings."""
 MULTIPLE = 2**DEPTH
 """Height and width must be multiples of this."""
 
@@ -30,16 +45,16 @@ _DROPOUT_BLOCKS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorArguments:
-    """What rebuilds a generator; saved beside its weights."""
+    """Arguments that rebuild a generator; saved with its weights."""
 
     in_channels: int = 3
     """SAR channels."""
     out_channels: int = 3
     """Optical channels: red, green, blue."""
     base_channels: int = 64
-    """Channels of the first level; all others are multiples of it."""
+    """Channels of the first level; those of other levels are multiples of it."""
     upsampling: Upsampling | None = None
-    """None: transposed convolution; else upsampling by this mode, then a 3 x 3 convolution. Of "pix2pix" only."""
+    """Mode of upsampling before a 3 x 3 convolution; None uses transposed convolution. Only for "pix2pix"."""
     architecture: Architecture = "pix2pix"
     """"pix2pix" is `UNetGenerator`, "detail" is `sar2optical.models.detail.DetailGenerator`."""
 
@@ -49,14 +64,14 @@ class GeneratorArguments:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}: give a positive integer")
         if self.upsampling is not None and self.upsampling not in get_args(Upsampling):
-            raise ValueError(f"upsampling is {self.upsampling!r}: one of {get_args(Upsampling)} or None")
+            raise ValueError(f"upsampling is {self.upsampling!r}: give one of {get_args(Upsampling)} or None")
         if self.architecture not in get_args(Architecture):
-            raise ValueError(f"architecture is {self.architecture!r}: one of {get_args(Architecture)}")
+            raise ValueError(f"architecture is {self.architecture!r}: give one of {get_args(Architecture)}")
         if self.architecture == "detail" and self.upsampling is not None:
             raise ValueError(f"upsampling {self.upsampling!r} has no effect on architecture 'detail': remove it")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the arguments as plain values."""
+        """Convert the arguments to plain values."""
         return asdict(self)
 
 
@@ -101,7 +116,7 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Eight down blocks; every level's output is kept for the skips."""
+    """Eight down blocks; returns the output of every level, for the skip connections."""
 
     def __init__(self, in_channels: int, base_channels: int) -> None:
         super().__init__()
@@ -121,7 +136,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Eight up blocks; from the second on, each takes the skip of its size in front of what came up."""
+    """Eight up blocks; from the second on, the input is the skip connection concatenated with the previous output."""
 
     def __init__(self, base_channels: int, upsampling: Upsampling | None) -> None:
         super().__init__()
@@ -142,17 +157,17 @@ class Decoder(nn.Module):
         blocks = iter(self.children())
         x: Tensor = next(blocks)(levels[-1])
         for block, skip in zip(blocks, reversed(levels[:-1]), strict=True):
-            x = block(torch.cat((skip, x), dim=1))  # skip first: the order is part of the weights' meaning
+            x = block(torch.cat((skip, x), dim=1))  # skip first, the order of the published weights
         return x
 
 
 class UNetGenerator(nn.Module):
-    """SAR in [-1, 1] to optical in [-1, 1].
+    """Generator "pix2pix": SAR in [-1, 1] to optical in [-1, 1].
 
     Parameters
     ----------
     arguments
-        Channels, width and kind of upsampling.
+        Channels, width and mode of upsampling.
     """
 
     def __init__(self, arguments: GeneratorArguments | None = None) -> None:
@@ -164,7 +179,7 @@ class UNetGenerator(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(base, self.arguments.out_channels, 3, padding=1), nn.Tanh())
 
     def forward(self, sar: Tensor) -> Tensor:
-        """Translate.
+        """Translate SAR images to optical images.
 
         Parameters
         ----------
@@ -179,7 +194,7 @@ class UNetGenerator(nn.Module):
         Raises
         ------
         ValueError
-            Where H or W is no multiple of 256.
+            If H or W is not a multiple of 256.
         """
         refuse_sides(sar, MULTIPLE)
         out: Tensor = self.head(self.decoder(self.encoder(sar)))
@@ -187,12 +202,13 @@ class UNetGenerator(nn.Module):
 
 
 def refuse_sides(sar: Tensor, multiple: int) -> None:
-    """Refuse an image whose height or width is no multiple of `multiple`.
+    """Refuse an image whose height or width is not a multiple of `multiple`.
 
     Raises
     ------
     ValueError
+        If it is refused.
     """
     height, width = sar.shape[-2:]
     if not torch.compiler.is_compiling() and (height % multiple or width % multiple):
-        raise ValueError(f"input is {height} x {width}: sides must be multiples of {multiple}; pad it")
+        raise ValueError(f"input is {height} x {width}: sides must be multiples of {multiple}: pad it")

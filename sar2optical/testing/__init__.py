@@ -1,4 +1,4 @@
-"""Simulated scenes, for the demo, tests and benches."""
+"""Simulated scenes for the demo, tests and benches."""
 
 from sar2optical.testing.simulate import SimulatedScene, write_scene
 

@@ -6,17 +6,19 @@ import numpy as np
 
 from sar2optical.testing.noise import Area, Bools, Floats, Hashes, unit
 
+__all__ = ["land_cover"]
+
 SEA, LAKE, RIVER, SAND, ROAD = -26.0, -26.5, -25.0, -21.5, -19.5
 SOIL, CROP, ORCHARD, SCRUB, FOREST = -20.0, -16.5, -14.0, -14.5, -13.5
 PARK, STREET, HOUSES, LOT, HALL = -16.0, -14.0, -11.0, -10.5, -7.0
-"""VH sigma0 in dB. Chosen, typical of C band at 30 to 45 degrees of incidence. Water is darker than the noise
+"""VH sigma0 in dB: chosen values, typical of C band at 30 to 45 degrees of incidence. Water is darker than the noise
 floor that IW guarantees (-22 dB: ESA, Sentinel-1 Product Specification), so no noise is added."""
 
-# The landscape. Lengths are in pixels of 10 m; all of them were chosen for the look of the picture.
+# Lengths are in pixels of 10 m, chosen for the look of the image.
 
 
 def land_cover(area: Area) -> Floats:
-    """VH sigma0 of the ground in dB, float32 (h, w), before speckle."""
+    """Compute the VH sigma0 of the ground in dB, float32 (h, w), before speckle."""
     height, width = area.scene.height, area.scene.width
     u, v = area.x / width, area.y / height
     coast = (0.9 * u + 0.55 * (1 - v) - 0.3 + 0.04 * area.noise("coast", width / 6)) * width
@@ -32,7 +34,7 @@ def land_cover(area: Area) -> Floats:
 
 
 def _raggedness(area: Area) -> Floats:
-    """Push the city's edge to and fro by half-mile squares, as land is sold; float32 (h, w)."""
+    """Offsets of the city's edge by half-mile squares, as land is sold; float32 (h, w)."""
     return 0.3 * area.chance("plots", np.floor(area.x / 80), np.floor(area.y / 80)) - np.float32(0.15)
 
 
@@ -47,13 +49,13 @@ def _turned(area: Area, cosine: float, sine: float) -> tuple[Floats, Floats]:
 def _hills(area: Area, rise: Floats) -> Floats:
     """Scrub and forest on ridges, bright towards a sensor in the west; float32 (h, w), dB.
 
-    Brightness follows the slope along the range direction, and more steeply where it faces the sensor:
-    there foreshortening gathers many metres of ground in one pixel.
+    Brightness follows the slope along the range direction, more steeply on slopes that face the sensor, where
+    foreshortening gathers many metres of ground in one pixel.
     """
     one_more = Area(area.scene, np.append(area.x, area.x[:, -1:] + 1, axis=1), area.y)
     ground = 60 * one_more.noise("massif", 120, stretch=1.3)
     for wavelength, size in ((62, 40.0), (33, 24.0), (17, 9.0)):
-        # Creases at the zeros of the noise make crests; they run with the range, from north to south.
+        # Creases at the zeros of the noise make crests that run from north to south.
         ground -= size * np.abs(one_more.noise(f"crests {wavelength}", wavelength, stretch=2.2))
     slope = np.diff(ground, axis=1) * rise - np.float32(0.15)
     lit = np.clip(slope * np.where(slope > 0, np.float32(6), np.float32(2.6)), -5.5, 6.5)
@@ -62,7 +64,7 @@ def _hills(area: Area, rise: Floats) -> Floats:
 
 
 def _farmland(area: Area) -> Floats:
-    """Fields cut from square miles, tracks between them, woods; float32 (h, w), dB."""
+    """Fields cut from square miles, with tracks and woods; float32 (h, w), dB."""
     x, y = _turned(area, 0.9962, 0.0872)  # 5 degrees
     x = x + 5 * area.noise("bent x", 190)
     y = y + 5 * area.noise("bent y", 190)
@@ -83,13 +85,13 @@ def _farmland(area: Area) -> Floats:
 
 
 def _split_fields(area: Area, x: Floats, y: Floats, size: float, *, turns: int = 5) -> tuple[Hashes, Floats]:
-    """Split squares of `size` at random, by turns in x and in y.
+    """Split squares of `size` at random, alternately in x and in y.
 
     Returns
     -------
     tuple
-        The field that each pixel is in, uint32 (h, w), and its distance to that field's edge, float32
-        (h, w), in pixels.
+        Field of each pixel, uint32 (h, w), and the pixel's distance to the field's edge, float32 (h, w), in
+        pixels.
     """
     i, j = np.floor(x / size), np.floor(y / size)
     field = area.hash("mile", i, j)
@@ -99,7 +101,7 @@ def _split_fields(area: Area, x: Floats, y: Floats, size: float, *, turns: int =
     for turn in range(turns):
         axis = turn % 2
         share = area.chance(f"split {turn}", field, field)
-        # Beyond 0.75 a field stays whole, which makes sizes uneven.
+        # Above 0.75 a field is not split, which makes sizes uneven.
         cut = low[axis] + (high[axis] - low[axis]) * np.where(share < 0.75, 0.3 + 0.5 * share, 1)
         after = at[axis] > cut
         low[axis] = np.where(after, cut, low[axis])
@@ -137,7 +139,7 @@ def _houses(area: Area, in_x: Floats, in_y: Floats, north: Bools) -> Floats:
     street = (short - 8 * row < 1.5) | (long - 26 * block < 1.5)
     i, j = np.floor(area.x / 2), np.floor(area.y / 2)
     house = area.hash("house", i, j)
-    # The sum of two uniform numbers is bell-shaped enough for the spread between roofs.
+    # The sum of two uniform numbers approximates the spread between roofs.
     spread = area.chance("roof", house, house) + area.chance("yard", house, house) - 1
     bright = unit(house)
     level = HOUSES + 7 * spread + np.where(bright > 0.98, np.float32(9), np.float32(0))
@@ -157,7 +159,7 @@ def _halls(area: Area, x: Floats, y: Floats) -> Floats:
 
 
 def _with_freeways(area: Area, decibel: Floats, hilly: Floats) -> Floats:
-    """Lay wide dark roads over the plain; float32 (h, w), dB."""
+    """Draw wide dark roads on the plain; float32 (h, w), dB."""
     bend = area.noise("bend", 620)
     distance = np.full_like(decibel, np.inf)
     for cosine, sine, period, sway in ((0.848, 0.53, 940, 85), (-0.616, 0.788, 1180, -70)):
@@ -169,13 +171,13 @@ def _with_freeways(area: Area, decibel: Floats, hilly: Floats) -> Floats:
 
 
 def _with_water(area: Area, decibel: Floats, hilly: Floats) -> Floats:
-    """Cut a meandering river with its banks, and lakes; float32 (h, w), dB."""
+    """Draw a meandering river with its banks, and lakes; float32 (h, w), dB."""
     height, width = area.scene.height, area.scene.width
     middle = Area(area.scene, area.x[:, :1] * 0, np.append(area.y, area.y[-1:] + 1, axis=0))
     course = 70 * middle.noise("valley", 520) + 46 * middle.noise("meander", 150) + 9 * middle.noise("bank", 48)
     course += np.float32(0.74 * width) - np.float32(0.2 * width / height) * middle.y
     fall = np.diff(course, axis=0)
-    # Over the course's own slope, so that the river is as wide where it runs across the rows.
+    # Divided by the slope of the course, so that the river has the same width where it runs across the rows.
     distance = np.abs(area.x - course[:-1]) / np.sqrt(1 + fall * fall)
     breadth = 2.5 + 5.5 * area.y / height
     decibel = np.where(distance < breadth + 3.5, np.float32(FOREST), decibel)

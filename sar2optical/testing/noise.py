@@ -1,4 +1,4 @@
-"""Noise and hashes that give the same values on every machine, in cells of any size."""
+"""Noise and hashes with the same values on every machine, for areas of any size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+__all__ = ["Area", "Bools", "Extent", "Floats", "Hashes", "unit"]
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -35,7 +37,7 @@ class Extent(Protocol):
 
 @dataclass(frozen=True)
 class Area:
-    """Where a cell lies, and the noise and hashes of that place.
+    """Position of a cell in the scene, with the noise and hashes there.
 
     `x` is float32 (1, w) and `y` float32 (h, 1): columns and rows of the scene, in pixels.
     """
@@ -45,12 +47,12 @@ class Area:
     y: Floats
 
     def noise(self, name: str, wavelength: float, *, stretch: float = 1.0) -> Floats:
-        """Smooth noise of mean 0 and standard deviation about 0.55; float32 (h, w).
+        """Compute smooth noise of mean 0 and standard deviation about 0.55; float32 (h, w).
 
         `wavelength` is in pixels along x, and `stretch` times that along y.
 
-        Random values on a lattice, interpolated by cubic B-splines (de Boor 1978), which have the
-        continuous slopes that lit terrain needs.
+        Random values on a lattice are interpolated by cubic B-splines (de Boor 1978), whose slopes are continuous, as
+        illuminated terrain needs.
         """
         salt = self._salt(name)
         first_i, weights_x = _spline(self.x[0], wavelength)
@@ -66,7 +68,7 @@ class Area:
         return _hash(i, j, self._salt(name))
 
     def chance(self, name: str, i: Floats | Hashes, j: Floats | Hashes) -> Floats:
-        """Uniform float32 in [0, 1), the same wherever `i` and `j` are the same."""
+        """Hash two arrays to uniform float32 in [0, 1), equal for equal `i` and `j`."""
         return unit(self.hash(name, i, j))
 
     def _salt(self, name: str) -> int:
@@ -74,7 +76,7 @@ class Area:
 
 
 def _spline(position: Floats, wavelength: float) -> tuple[npt.NDArray[np.int32], list[Floats]]:
-    """First lattice index of each position, int32 (n,), and its four cubic B-spline weights, float32 (n,)."""
+    """Compute the first lattice index of each position, int32 (n,), and its four B-spline weights, float32 (n,)."""
     scaled = position / np.float32(wavelength)
     first = np.floor(scaled)
     t = scaled - first
@@ -85,7 +87,7 @@ def _spline(position: Floats, wavelength: float) -> tuple[npt.NDArray[np.int32],
 
 
 def _interpolate(values: Floats, first: npt.NDArray[np.int32], weights: list[Floats]) -> Floats:
-    """Weigh four neighbours along the last axis: values (m, lattice), the rest (n,); float32 (m, n)."""
+    """Interpolate along the last axis from four neighbours: values (m, lattice), others (n,) -> float32 (m, n)."""
     total = weights[0] * values[:, first]
     for k in range(1, 4):
         total += weights[k] * values[:, first + k]
@@ -93,9 +95,9 @@ def _interpolate(values: Floats, first: npt.NDArray[np.int32], weights: list[Flo
 
 
 def _hash(i: npt.NDArray[Any], j: npt.NDArray[Any], salt: int) -> Hashes:
-    """Mix two arrays of whole numbers; uint32 of their common shape.
+    """Hash two arrays of whole numbers; uint32 of their common shape.
 
-    The mixer is `lowbias32` (C. Wellons, hash-prospector, public domain), once for each coordinate.
+    Applies `lowbias32` (C. Wellons, hash-prospector, public domain) once for each coordinate.
     """
     return _mix(_mix(_whole(i) ^ np.uint32(salt)) + _whole(j))
 
@@ -110,10 +112,10 @@ def _mix(value: Hashes) -> Hashes:
 
 
 def _whole(value: npt.NDArray[Any]) -> Hashes:
-    # Through int32: a negative float32 has no defined uint32.
+    # Through int32, because the conversion of a negative float32 to uint32 is undefined.
     return value if value.dtype == np.uint32 else value.astype(np.int32).view(np.uint32)
 
 
 def unit(value: Hashes) -> Floats:
-    """Uniform in [0, 1): the upper 24 bits, which float32 holds exactly."""
+    """Convert to uniform float32 in [0, 1): the upper 24 bits, which float32 represents exactly."""
     return (value >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)

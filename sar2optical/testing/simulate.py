@@ -1,10 +1,9 @@
 """A simulated Sentinel-1 IW GRD scene: VH amplitude DN of a coast, a city, fields, hills and a river.
 
-Nothing here was measured, and the picture is of no place. It stands in for a real scene where none may be
-downloaded: in the demo, in tests and in benches. Every pixel is a function of the seed, the scene's size
-and the pixel's position, made of integer hashes and of float32 `+ - * /` and roots (which IEEE 754 rounds
-alike on every machine); logarithms and powers enter only through small tables that are rounded. So one
-seed and size give the same pixels anywhere, streamed in strips of any height.
+The landscape is invented, not measured. It replaces a real scene in the demo, tests and benches, which download
+nothing. Every pixel is a function of the seed, the scene's size and the pixel's position, computed from integer
+hashes and float32 `+ - * /` and roots, which IEEE 754 rounds equally on every machine; logarithms and powers are used
+only in small rounded tables. So the same seed and size give the same pixels everywhere, in strips of any height.
 """
 
 from __future__ import annotations
@@ -31,24 +30,26 @@ LOOKS = 4.4
 """Equivalent number of looks of IW GRDH (ESA, Sentinel-1 Product Specification, Level-1 GRD IW HR)."""
 
 CALIBRATION = 400.0
-"""DN of sigma0 = 1. Chosen: the sigmaNought tables of real products hold values of a few hundred."""
+"""DN for sigma0 = 1; a chosen value, since the sigmaNought tables of real products hold values of a few hundred."""
 
 PIXEL_M = 10.0
 """Pixel spacing of IW GRDH in metres."""
 
 UTM = "EPSG:32611"
+"""CRS of the scene."""
+
 ORIGIN_M = (380_000.0, 3_790_000.0)
-"""Upper left corner, easting and northing in metres: any place inside the zone would do."""
+"""Upper left corner, easting and northing in metres; any position inside the zone would do."""
 
 BLOCK = 512
 """Block of the GeoTIFF, in pixels."""
 
 CELL_ROWS, CELL_COLS = 256, 512
-"""Pixels that are drawn together; small, because a dozen float32 layers of them should fit the cache."""
+"""Rows and columns that are computed together; small enough for a dozen float32 layers to fit the cache."""
 
 SWATH_SLOPE = 0.06
-"""Columns per row of the swath's edge on the map grid. An orbit at 98 degrees inclination gives about 0.2 at
-mid latitudes; less than that leaves more land in a small scene."""
+"""Slope of the swath's edge on the map grid, in columns per row. An orbit at 98 degrees inclination gives about 0.2
+at mid latitudes; a smaller slope leaves more land in a small scene."""
 
 LOWEST_DB, HIGHEST_DB, STEP_DB = -40.0, 12.0, 0.05
 """Range and step of the table from dB to DN."""
@@ -56,12 +57,12 @@ LOWEST_DB, HIGHEST_DB, STEP_DB = -40.0, 12.0, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedScene:
-    """What decides every pixel of a simulated scene.
+    """Size and seed of a simulated scene, which determine every pixel.
 
     Raises
     ------
     OptionError
-        A height or width below 1, or a negative seed.
+        If height or width is below 1, or the seed is negative.
     """
 
     height: int = 2000
@@ -71,22 +72,22 @@ class SimulatedScene:
     """Columns."""
 
     seed: int = 11
-    """Which landscape and which speckle."""
+    """Seed of landscape and speckle."""
 
     border: bool = True
-    """Whether the swath ends inside the raster: slanted edges, DN 0 outside."""
+    """Whether the swath ends inside the raster, with slanted edges and DN 0 outside."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Refuse invalid sizes and seeds."""
         if self.height < 1 or self.width < 1:
-            raise OptionError(f"A scene needs at least 1 x 1 pixels, not {self.height} x {self.width}")
+            raise OptionError(f"scene size is {self.height} x {self.width} pixels: give at least 1 x 1")
         if self.seed < 0:
-            raise OptionError(f"The seed is {self.seed}; give 0 or a positive number")
+            raise OptionError(f"seed is {self.seed}: give 0 or a positive number")
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
-        """Draw the rows from `start` up to `stop`.
+        """Compute the rows from `start` up to `stop`.
 
-        Whole cells are drawn and cut, so strips that are a multiple of `CELL_ROWS` cost least.
+        Whole cells are computed and cropped, so strips that are a multiple of `CELL_ROWS` cost least.
 
         Returns
         -------
@@ -96,7 +97,7 @@ class SimulatedScene:
         Raises
         ------
         IndexError
-            If the rows are not all inside the scene.
+            If the rows are not inside the scene.
         """
         if not 0 <= start <= stop <= self.height:
             raise IndexError(f"rows {start} to {stop} are not inside 0 to {self.height}")
@@ -110,22 +111,22 @@ class SimulatedScene:
         return out
 
 
-def write_scene(path: Path, scene: SimulatedScene, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write a scene as a tiled GeoTIFF, strip by strip; a file already at `path` is replaced when done.
+def write_scene(path: Path, scene: SimulatedScene, on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Write a scene as a tiled GeoTIFF, strip by strip; an existing file is replaced at the end.
 
     Parameters
     ----------
     path
-        The GeoTIFF: uint16 DN, band "VH", nodata 0 (declared even where there is no border).
+        Path of the GeoTIFF: uint16 DN, band "VH", nodata 0 (declared even without a border).
     scene
-        What to draw.
-    progress
-        Called after each strip with the rows done and the rows in all.
+        Scene to write.
+    on_progress
+        Called after each strip with the number of rows done and the total.
 
     Raises
     ------
     rasterio.errors.RasterioIOError
-        If the file cannot be written. Nothing is left at `path`, nor beside it.
+        If the file cannot be written. No partial file is left.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -135,15 +136,15 @@ def write_scene(path: Path, scene: SimulatedScene, progress: Callable[[int, int]
             for start in range(0, scene.height, BLOCK):
                 stop = min(start + BLOCK, scene.height)
                 target.write(scene.rows(start, stop), 1, window=Window(0, start, scene.width, stop - start))
-                if progress is not None:
-                    progress(stop, scene.height)
+                if on_progress is not None:
+                    on_progress(stop, scene.height)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _profile(scene: SimulatedScene) -> dict[str, Any]:
-    """Return rasterio's creation options; level 1, since speckle hardly compresses at any level."""
+    """Make rasterio's creation options, with deflate level 1, because speckle hardly compresses at any level."""
     return {
         "driver": "GTiff",
         "height": scene.height,
@@ -163,11 +164,8 @@ def _profile(scene: SimulatedScene) -> dict[str, Any]:
     }
 
 
-# One cell: land cover in dB, through a table to DN, times speckle.
-
-
 def _draw_cell(scene: SimulatedScene, top: int, left: int) -> npt.NDArray[np.uint16]:
-    """Draw the cell at a corner: uint16 DN, shape (CELL_ROWS, CELL_COLS)."""
+    """Compute the cell at a corner: uint16 DN, shape (CELL_ROWS, CELL_COLS)."""
     x = np.arange(left - 1, left + CELL_COLS + 1, dtype=np.float32)[None, :]
     y = np.arange(top - 1, top + CELL_ROWS + 1, dtype=np.float32)[:, None]
     amplitude = np.sqrt(_resolved(land_cover(Area(scene, x, y)))) * _speckle(scene.seed, top, left)
@@ -178,9 +176,9 @@ def _draw_cell(scene: SimulatedScene, top: int, left: int) -> npt.NDArray[np.uin
 
 
 def _in_swath(scene: SimulatedScene, x: Floats, y: Floats) -> Bools:
-    """Where the slanted swath lies; bool (h, w). It touches all four sides of the raster."""
+    """Compute the mask of the slanted swath, bool (h, w). The swath touches all four sides of the raster."""
     height, width = scene.height, scene.width
-    # Less slanted in a long and narrow scene, of which nothing else would be left.
+    # Less slanted in a long and narrow scene, where the swath would otherwise vanish.
     slope = np.float32(min(SWATH_SLOPE, 0.2 * min(height, width) / max(height, width)))
     across, along = x + slope * y, y - slope * x
     inside = (across >= slope * height) & (across < width) & (along >= 0) & (along < height - slope * width)
@@ -188,10 +186,10 @@ def _in_swath(scene: SimulatedScene, x: Floats, y: Floats) -> Bools:
 
 
 def _resolved(decibel: Floats) -> Floats:
-    """Return the power that a sensor of 20 m resolution sees: float32 (h - 2, w - 2), in DN ** 2.
+    """Compute the power at a resolution of 20 m: float32 (h - 2, w - 2), in DN ** 2.
 
-    GRDH resolves 20 m by 22 m at a spacing of 10 m (ESA, Sentinel-1 Product Specification), so that every
-    pixel holds something of its neighbours: [1, 2, 1] / 4 both ways, on power.
+    GRDH resolves 20 m by 22 m at a spacing of 10 m (ESA, Sentinel-1 Product Specification), so neighbouring pixels
+    overlap: the power is filtered with [1, 2, 1] / 4 along both axes.
     """
     index = np.clip((decibel - LOWEST_DB) / STEP_DB + 0.5, 0, len(_power_table()) - 1).astype(np.int32)
     power = _power_table()[index]
@@ -202,23 +200,23 @@ def _resolved(decibel: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _power_table() -> Floats:
-    """DN ** 2 = A ** 2 * sigma0 of every step in dB, rounded so that no libm's last digit shows."""
+    """Tabulate DN ** 2 = A ** 2 * sigma0 for every step in dB, rounded to hide differences between libms."""
     decibel = np.arange(LOWEST_DB, HIGHEST_DB + STEP_DB, STEP_DB)
     return np.round(CALIBRATION**2 * 10 ** (decibel / 10), 2).astype(np.float32)
 
 
 def _speckle(seed: int, top: int, left: int) -> Floats:
-    """Speckle of one cell: amplitude factors, float32 (CELL_ROWS, CELL_COLS), of mean power 1.
+    """Compute the speckle of one cell: amplitude factors, float32 (CELL_ROWS, CELL_COLS), of mean power 1.
 
-    The factor is the square root of a Gamma variable of shape L and scale 1/L, the distribution of
-    multilooked power (Oliver & Quegan, Understanding Synthetic Aperture Radar Images, 4.3). Bytes are
-    smoothed as the ground is (see `_resolved`), and a table takes each sum to the Gamma quantile of the same
-    rank: correlated neighbours, and still exactly L looks.
+    The factor is the square root of a Gamma variable of shape L and scale 1/L, the distribution of multilooked power
+    (Oliver & Quegan, Understanding Synthetic Aperture Radar Images, 4.3). Random bytes are smoothed as the ground is
+    (see `_resolved`), and a table maps each sum to the Gamma quantile of the same rank, which correlates neighbours
+    and keeps exactly L looks.
     """
     generator = np.random.Generator(np.random.PCG64([seed, top // CELL_ROWS, left // CELL_COLS]))
     count = CELL_ROWS * CELL_COLS
     white = np.frombuffer(generator.bytes(count), np.uint8).reshape(CELL_ROWS, CELL_COLS).astype(np.uint16)
-    # Wrapped round the cell, so that no neighbour need be drawn; a seam in speckle cannot be seen.
+    # Wrapped around the cell, which avoids computing its neighbours; a seam in speckle is not visible.
     across = np.roll(white, 1, 1) + 2 * white + np.roll(white, -1, 1)
     total = np.roll(across, 1, 0) + 2 * across + np.roll(across, -1, 0)
     factor: Floats = _speckle_table()[total]
@@ -227,7 +225,7 @@ def _speckle(seed: int, top: int, left: int) -> Floats:
 
 @lru_cache(maxsize=1)
 def _speckle_table() -> Floats:
-    """Amplitude factor of each weighted sum of nine bytes; float32 (16 * 255 + 1,)."""
+    """Tabulate the amplitude factor of each weighted sum of nine bytes; float32 (16 * 255 + 1,)."""
     mass = np.ones(1)
     for weight in (1, 2, 1, 2, 4, 2, 1, 2, 1):
         byte = np.zeros(255 * weight + 1)

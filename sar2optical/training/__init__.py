@@ -1,1 +1,1 @@
-"""Training and evaluating the generator (torch)."""
+"""Train the generator (torch, Lightning Fabric)."""

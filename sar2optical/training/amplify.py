@@ -1,11 +1,11 @@
-"""Amplify a generator's own detail: its last blocks learn to draw its picture with every octave stronger.
+"""Amplify a generator's detail: train its last blocks to draw its own output with stronger octaves.
 
-A generator that is trained to explain as much of the truth as it can draws faint detail: the less of an octave it
-can tell, the fainter. Made stronger, the same detail looks as sharp as a picture, and correlates with the truth as
-before. Detail that a discriminator or a texture term asks for is invented instead.
+A generator trained to explain as much of the truth as possible draws faint detail: the less it can predict of an
+octave, the fainter. Amplified, this detail looks as sharp as an optical image and correlates with the truth as
+before, whereas detail that a discriminator or a texture term adds is invented.
 
-The blocks before the last ones keep their weights and their batch-norm statistics, so what is drawn where does not
-change. No optical image is needed.
+The earlier blocks keep their weights and batch-norm statistics, so the position of the detail does not change. No
+optical image is needed.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ from torch.nn.functional import conv2d, pad
 from sar2optical.models.detail import DetailGenerator
 from sar2optical.training.losses import correlation_loss, octave_loss, reconstruction_loss, ssim_loss
 
+__all__ = ["SIGMAS", "amplified", "amplify"]
+
 SIGMAS = (0.8, 1.6, 3.2, 6.4)
-"""Pixels; of the Gaussian blurs between which octaves lie."""
+"""Sigmas in pixels of the Gaussian blurs that separate the octaves."""
 _TRAINED = ("decoder.dec4", "decoder.dec5", "decoder.dec6", "head")
 _WEIGHTS = (100.0, 30.0, 3.0, 20.0)  # L1, SSIM, octave, correlation
 _DECAY_FROM = 0.4
 
 
 def amplified(image: Tensor, gains: Sequence[float]) -> Tensor:
-    """Multiply each octave of an image, the finest first.
+    """Multiply each octave of an image by a gain.
 
     Parameters
     ----------
     image
-        float32 (N, C, H, W), sides of 20 or more. Beyond its edges it is mirrored.
+        float32 (N, C, H, W), sides of at least 20 pixels; padded by reflection.
     gains
-        As many as `SIGMAS`; the k-th multiplies the difference between the blurs before and after the k-th sigma,
-        applied one after the other.
+        One gain per sigma, the finest first; the k-th multiplies the difference between the blurs before and after
+        the k-th sigma, which are applied one after the other.
 
     Returns
     -------
     Tensor
-        float32 (N, C, H, W). The mean stays as it is.
+        float32 (N, C, H, W), with an unchanged mean.
     """
     result = finer = image
     for sigma, gain in zip(SIGMAS, gains, strict=True):
@@ -60,27 +62,27 @@ def amplify(
     ema_decay: float = 0.99,
     precision: torch.dtype = torch.float32,
 ) -> DetailGenerator:
-    """Train the last blocks of a copy towards the generator's amplified pictures.
+    """Train the last blocks of a copy of the generator towards its amplified outputs.
 
     Parameters
     ----------
     generator
-        Stays as it is.
+        Generator to start from; it is not changed.
     windows
-        Gives the step's SAR, float32 (N, C, H, W) in [-1, 1], and the gains of each window.
+        Function of the step that returns SAR, float32 (N, C, H, W) in [-1, 1], and the gains of each window.
     steps
-        Updates; the learning rate falls to 0 after 40 % of them.
+        Number of updates; the learning rate falls linearly to 0 after 40 % of them.
     learning_rate
-        Adam's step.
+        Learning rate of Adam.
     ema_decay
-        Of the moving average of the weights, which is given back.
+        Decay of the moving average of the weights, which is returned.
     precision
-        Of the convolutions' arithmetic.
+        Dtype of the convolutions.
 
     Returns
     -------
     DetailGenerator
-        In evaluation mode.
+        The moving average, in eval mode.
     """
     teacher = copy.deepcopy(generator).eval().requires_grad_(False)
     student = copy.deepcopy(teacher)

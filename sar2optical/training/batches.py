@@ -1,4 +1,4 @@
-"""Which windows a step trains on: decided by the seed and the window's number alone, prepared ahead by threads."""
+"""Training windows, determined by the seed and the window's number, prepared ahead in threads."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from sar2optical.data.pairs import Chips
 from sar2optical.errors import DataError
 from sar2optical.training.config import TrainConfig
 
+__all__ = ["Batches", "Window", "plan_visits", "shapes_of", "to_tensor"]
+
 Window = tuple[NDArray[Any], NDArray[np.uint8]]
 """SAR (C, H, W), uint8 or float32 in [-1, 1], and optical uint8 (3, H, W)."""
 
-_AHEAD = 2  # micro-batches in preparation
+_AHEAD = 2  # batches that are prepared ahead
 
 
 class Batches:
-    """The endless sequence of training windows, in batches.
+    """Endless sequence of training windows, in batches.
 
-    An epoch visits each chip as often as whole windows fit into it, those of small terrain classes more often where
-    the settings balance them, in an order of its own. The window with number i
-    is the same whatever the batch size, the number of ranks or of threads, so a run that goes on needs to know no
-    more than its step.
+    An epoch visits each chip once per whole window that fits into it, chips of small terrain classes more often if
+    the settings balance them, in random order. Window i does not depend on the batch size, the number of ranks or
+    the number of threads, so a run can be resumed from its step number alone.
 
     Parameters
     ----------
     chips
-        Training pairs; may decode when asked.
+        Training pairs; may decode when indexed.
     config
-        Batch, window, augmentation and seed are used.
+        Settings; batch, window, augmentation and seed are used.
     rank, ranks
-        Which share of every batch to give, of how many.
+        Share of every batch to return, and number of shares.
     workers
-        Threads that prepare windows ahead; 0: none.
+        Threads that prepare windows ahead; 0 prepares them when needed.
 
     Raises
     ------
     DataError
-        Where there is no chip, or one is smaller than a window.
+        If there is no chip, or one is smaller than a window.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Batches:
 
     @property
     def windows_per_epoch(self) -> int:
-        """Windows in one epoch."""
+        """Number of windows in one epoch."""
         return len(self._visits)
 
     def __enter__(self) -> Self:
@@ -76,7 +77,7 @@ class Batches:
             self._pool.shutdown(cancel_futures=True)
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Give this rank's share of the batch with that number, counted from 0.
+        """Return this rank's share of a batch, numbered from 0.
 
         Returns
         -------
@@ -93,7 +94,7 @@ class Batches:
             windows = [future.result() for future in self._ahead.pop(number)]
             for k in [k for k in self._ahead if k < number]:
                 del self._ahead[k]
-        # One by one: a set may hold bytes beside encoded values.
+        # One by one, because a data set may mix bytes and encoded values.
         sar, optical = ([to_tensor(half) for half in halves] for halves in zip(*windows, strict=True))
         return torch.stack(sar), torch.stack(optical)
 
@@ -102,8 +103,8 @@ class Batches:
         return range(first, first + self._share)
 
     def _window(self, index: int) -> Window:
-        epoch, place = divmod(index, len(self._visits))
-        chip = self._chips[self._visits[self._order(epoch)[place]]]
+        epoch, position = divmod(index, len(self._visits))
+        chip = self._chips[self._visits[self._order(epoch)[position]]]
         rng = np.random.default_rng([self._config.seed, index])
         config = self._config
         sar, optical = random_window(
@@ -116,46 +117,47 @@ class Batches:
 
 
 def to_tensor(images: NDArray[Any]) -> Tensor:
-    """Images of any shape -> float32 in [-1, 1]: bytes by (x / 255 - 0.5) / 0.5, floats as they are."""
+    """Convert images of any shape to float32 in [-1, 1]: bytes by (x / 255 - 0.5) / 0.5, floats unchanged."""
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     return tensor.float().div_(127.5).sub_(1) if images.dtype == np.uint8 else tensor.float()
 
 
 def plan_visits(chips: Sequence[Chips], config: TrainConfig) -> NDArray[np.intp]:
-    """Give the chip of each window of an epoch, in no order: see `Batches`.
+    """List the chip index of each window of an epoch, before shuffling.
 
     Raises
     ------
     DataError
-        Where there is no chip, or one is smaller than a window.
+        If there is no chip, or one is smaller than a window.
     """
     return _visits(shapes_of(chips), config.window, _classes(chips), config.balance)
 
 
 def shapes_of(chips: Sequence[Chips]) -> list[tuple[int, int]]:
-    """Give height and width of each chip."""
-    known: list[tuple[int, int]] | None = getattr(chips, "shapes", None)  # a store knows them without decoding
+    """List height and width of each chip."""
+    known: list[tuple[int, int]] | None = getattr(chips, "shapes", None)  # a store has them without decoding
     return known if known is not None else [chip.optical.shape[1:] for chip in chips]
 
 
 def _classes(chips: Sequence[Chips]) -> list[str]:
-    pairs = getattr(chips, "pairs", None)  # of a store
+    pairs = getattr(chips, "pairs", None)  # only a store has them
     return [pair.terrain for pair in pairs] if pairs is not None else [""] * len(chips)
 
 
 def _visits(
     shapes: Sequence[tuple[int, int]], window: int, classes: Sequence[str], balance: float
 ) -> NDArray[np.intp]:
-    """Repeat each chip's index as often as whole windows fit into it, in small classes a whole number of times more.
+    """Repeat each chip's index once per whole window, in small classes an integer multiple of that.
 
-    A class of n windows has a weight of n ** (1 - balance), so each of its windows one of n ** -balance.
+    A class of n windows has a weight of n ** (1 - balance), so each of its windows has n ** -balance.
     """
     if not shapes:
-        raise DataError("no training pair is left: give a folder with s1 and s2")
+        raise DataError("no training pair left: give a folder that holds s1 and s2")
     smallest = min(shapes, key=min)
     if min(smallest) < window:
         raise DataError(
-            f"a chip of {smallest[0]} x {smallest[1]} is smaller than the window of {window}: leave it out"
+            f"a chip of {smallest[0]} x {smallest[1]} is smaller than the window of {window}: remove it, or give a "
+            "smaller --window"
         )
     fitting = [(h // window) * (w // window) for h, w in shapes]
     windows: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What a training run is made of: what changes its result, and what only changes how it is run."""
+"""Settings of a training run: `TrainConfig` changes its result, `RunOptions` only its execution."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sar2optical.errors import OptionError
 
+__all__ = [
+    "MULTIPLES",
+    "SEED_RECIPE",
+    "WEIGHTS",
+    "Architecture",
+    "DiscriminatorKind",
+    "Objective",
+    "Precision",
+    "RunOptions",
+    "Side",
+    "TrainConfig",
+    "Upsampling",
+    "differences",
+]
+
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
 Architecture = Literal["pix2pix", "detail"]
 DiscriminatorKind = Literal["patch", "pixel"]
@@ -15,53 +30,52 @@ Objective = Literal["vanilla", "lsgan", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Side = Literal["host", "device"]
 
-
 WEIGHTS = (
     "gan_weight", "l1_weight", "ssim_weight", "texture_weight", "multiscale_ssim_weight", "correlation_weight",
     "octave_weight", "squared_weight", "shift_weight",
 )  # fmt: skip
-"""Weights of the generator's terms, in the order of `sar2optical.training.trainer.Losses`."""
-
+"""Names of the weights of the generator's terms, in the order of `sar2optical.training.trainer.Losses`."""
 
 MULTIPLES: dict[str, int] = {"pix2pix": 256, "detail": 64}
-"""What the side of a window is a multiple of, by architecture: 2 ** depth of the generator."""
+"""By architecture, the number that the side of a window must be a multiple of: 2 ** depth of the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that changes a run's weights; saved whole in its state.
+    """All settings that change a run's weights; saved in its state.
 
-    The defaults are pix2pix's, with augmentation, a falling learning rate and a moving average of the weights;
-    `SEED_RECIPE` takes those away again, as in the system that this one re-implements.
+    The defaults are pix2pix's, with augmentation, a falling learning rate and a moving average of the weights.
+    `SEED_RECIPE` switches these off, as in the re-implemented system.
     """
 
     architecture: Architecture = "pix2pix"
-    """Of the generator: pix2pix's U-Net, or "detail", see `sar2optical.models.detail`."""
+    """Architecture of the generator: pix2pix's U-Net, or "detail", see `sar2optical.models.detail`."""
     base_channels: int = 64
     """Width of the generator (64 in Isola et al. 2017)."""
     upsampling: Upsampling | None = None
-    """None: transposed convolution; else upsampling by this mode, then a 3 x 3 convolution."""
+    """Mode of upsampling before a 3 x 3 convolution; None uses transposed convolution."""
     discriminator: DiscriminatorKind = "patch"
-    """Judges overlapping patches, or single pixels."""
+    """Type of the discriminator: classifies overlapping patches, or single pixels."""
     discriminator_channels: int = 64
     """Width of the discriminator (64 in Isola et al. 2017)."""
     discriminator_layers: int = 3
-    """Depth of "patch": 3 sees 70 x 70 pixels."""
+    """Depth of "patch"; 3 gives a receptive field of 70 x 70 pixels."""
     discriminator_scales: int = 1
-    """Discriminators, each for images of half the size of the one before."""
+    """Number of discriminators, each for images of half the size of the one before."""
     spectral_norm: bool = False
-    """Of the discriminator's convolutions, in place of batch norm, see `patchgan.with_spectral_norm`."""
+    """Use spectral norm instead of batch norm in the discriminator, see `patchgan.with_spectral_norm`."""
     conditional: bool = True
-    """Whether the discriminator sees the SAR image beside the optical one."""
+    """Whether the discriminator's input includes the SAR image."""
 
     objective: Objective = "vanilla"
-    """Cross entropy (Goodfellow et al. 2014), least squares (Mao et al. 2017) or hinge (Lim and Ye 2017)."""
+    """Adversarial objective: cross entropy (Goodfellow et al. 2014), least squares (Mao et al. 2017) or
+    hinge (Lim and Ye 2017)."""
     gan_weight: float = 1.0
     """Weight of the adversarial term; 0 trains without a discriminator."""
     gan_from: float = 0.0
-    """Share of the steps after which the discriminator joins in."""
+    """Share of the steps after which the adversarial term is used."""
     l1_weight: float = 100.0
-    """Weight of L1 against the adversarial term (Isola et al. 2017, equation 4)."""
+    """Weight of L1 (Isola et al. 2017, equation 4)."""
     ssim_weight: float = 0.0
     """Weight of 1 - SSIM."""
     texture_weight: float = 0.0
@@ -71,64 +85,64 @@ class TrainConfig:
     correlation_weight: float = 0.0
     """Weight of 1 - correlation at three scales, see `losses.correlation_loss`."""
     octave_weight: float = 0.0
-    """Weight of the error of local gradient energy per octave, see `losses.octave_loss`: without it, images blur."""
+    """Weight of the error of local gradient energy per octave, see `losses.octave_loss`; without it, images
+    are blurred."""
     squared_weight: float = 0.0
-    """Weight of the mean squared difference. Where `octave_weight` asks for detail, L1 is least with few bright
-    specks; this one does not prefer them."""
+    """Weight of the mean squared difference. With `octave_weight`, L1 alone is minimised by a few bright specks; this
+    term prevents them."""
     shift_weight: float = 0.0
-    """Weight of the difference between windows and copies shifted by up to 17 pixels, which join the batch and double
-    its cost; see `sar2optical.training.shifting`."""
+    """Weight of the difference between windows and copies shifted by up to 17 pixels, which double a batch's cost;
+    see `sar2optical.training.shifting`."""
 
     epochs: int = 200
-    """Passes over the training windows; `steps` overrules it."""
+    """Passes over the training windows; ignored if `steps` is given."""
     steps: int | None = None
-    """Updates of the generator."""
+    """Number of updates of the generator."""
     batch: int = 32
-    """Pairs per forward pass, on all devices together."""
+    """Pairs per forward pass, summed over all devices."""
     accumulate: int = 1
     """Forward passes per update."""
     learning_rate: float = 2e-4
-    """Adam's step (Isola et al. 2017, section 3.3)."""
+    """Learning rate of Adam (Isola et al. 2017, section 3.3)."""
     beta1: float = 0.5
     """Adam's first momentum (same source)."""
     beta2: float = 0.999
     """Adam's second momentum (same source)."""
     decay_from: float = 0.5
-    """Share of the steps after which the learning rate falls linearly to 0; 1: never."""
+    """Share of the steps after which the learning rate falls linearly to 0; 1 keeps it constant."""
     ema_decay: float = 0.999
-    """Of the moving average of weights and batch-norm statistics, which is what is evaluated and kept; 0: the
-    weights themselves are."""
+    """Decay of the moving average of weights and batch-norm statistics, which is evaluated and saved; 0 uses the
+    weights themselves."""
 
     window: int = 256
-    """Side of a training window in pixels, see `MULTIPLES`."""
+    """Side of a training window in pixels, a multiple of `MULTIPLES`."""
     crop: bool = True
-    """Cut windows at random places; else on the grid of whole windows."""
+    """Cut windows at random positions; False cuts on the grid of whole windows."""
     flip: bool = True
     """Mirror half of the windows."""
     turn: bool = True
     """Turn windows by 0, 90, 180 or 270 degrees."""
     zoom: int = 1
-    """Largest whole factor by which windows of larger chips are reduced: 3 makes 30 m of 10 m. A sixth of the windows
-    is reduced, where a chip allows it."""
+    """Largest integer factor by which windows of larger chips are reduced; 3 simulates 30 m from 10 m. A sixth of the
+    windows is reduced, if the chip is large enough."""
     vary_sar: float = 0.0
-    """Share of the SAR windows whose speckle, looks, incidence, stretch and unit are varied, see
-    `data.augment.vary_sar`."""
+    """Share of the windows with varied speckle, looks, incidence, stretch and unit, see `data.augment.vary_sar`."""
     balance: float = 0.0
-    """How far small terrain classes are shown as often as large ones: a class of n windows has a weight of
-    n ** (1 - balance). 0: each window once an epoch; 1: each class equally often."""
+    """Balance of the terrain classes: a class of n windows has a weight of n ** (1 - balance). 0 uses each window
+    once per epoch, 1 uses each class equally often."""
 
     windows_on: Side = "host"
-    """Where windows are cut and varied: "host" by threads, from chips of any number; "device" in the memory of the
-    device, which holds all chips, see `sar2optical.training.device_batches`."""
+    """Where windows are cut and varied: "host" in CPU threads, for any number of chips; "device" on the device, whose
+    memory must hold all chips, see `sar2optical.training.device_batches`."""
     precision: Precision = "auto"
-    """Of the arithmetic: torch.autocast to bf16 or fp16 (with loss scaling); auto takes bf16 where the hardware
-    has it, and a run that goes on takes what it began with."""
+    """Precision of the arithmetic: torch.autocast to bf16 or fp16 (with loss scaling). "auto" takes bf16 if the
+    hardware supports it; a resumed run keeps its precision."""
     channels_last: bool = True
-    """Memory layout of the images."""
+    """Use the channels-last memory layout."""
     compile: bool = False
-    """Compile generator, discriminator and losses (torch.compile)."""
+    """Compile generator, discriminator and losses with torch.compile."""
     seed: int = 42
-    """Of the first weights, the order of the windows and the dropout."""
+    """Seed of the initial weights, the order of the windows and the dropout."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -137,9 +151,9 @@ class TrainConfig:
                      "epochs", "accumulate", "zoom"):  # fmt: skip
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
-        # At the bottleneck a window is one pixel, and batch norm has nothing to normalise it with.
+        # At the bottleneck a window is one pixel, so batch norm needs two of them.
         _check("batch", self.batch, self.batch >= 2, "2 or more")
-        if self.architecture in MULTIPLES:  # others are refused below
+        if self.architecture in MULTIPLES:  # other names are refused below
             self._check_window(MULTIPLES[self.architecture])
         for name in ("gan_from", "decay_from", "balance", "vary_sar"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
@@ -161,20 +175,20 @@ class TrainConfig:
 
     def _check_window(self, multiple: int) -> None:
         smaller = MULTIPLES["detail"]
-        fits = f", or architecture detail, which takes multiples of {smaller}" if multiple > smaller else ""
+        fits = f", or use architecture detail, which takes multiples of {smaller}" if multiple > smaller else ""
         holds = self.window >= multiple and self.window % multiple == 0
         _check("window", self.window, holds, f"a multiple of {multiple}{fits}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the settings as plain values."""
+        """Convert the settings to plain values."""
         return asdict(self)
 
     def gan_at(self, step: int, steps: int) -> bool:
-        """Say whether the discriminator takes part in a step, of so many."""
+        """Whether the adversarial term is used in a step of a run of `steps`."""
         return self.gan_weight > 0 and step >= self.gan_from * steps
 
     def rate_at(self, step: int, steps: int) -> float:
-        """Give the learning rate of a step: constant, then linearly down to 0 past the last one."""
+        """Compute the learning rate of a step: constant, then falling linearly to 0 after the last step."""
         left = (steps - step) / max(steps - self.decay_from * steps, 1)
         return self.learning_rate * min(1.0, left)
 
@@ -188,33 +202,33 @@ SEED_RECIPE: dict[str, Any] = {
     "precision": "fp32",
     "channels_last": False,
 }
-"""What the re-implemented system does where its configuration file has no say, so that the file gives its run."""
+"""Settings of the re-implemented system that its configuration file does not contain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out; may differ when it goes on."""
+    """Settings of the execution of a run; may change when the run is resumed."""
 
     device: str = "auto"
-    """auto, cpu, cuda, or one of Lightning's other accelerators (mps)."""
+    """Device: auto, cpu, cuda, or another accelerator of Lightning Fabric (mps)."""
     devices: int | None = None
-    """Devices, or processes on a CPU; where None, one, or under torchrun as many as it has started here."""
+    """Number of devices, or of processes on a CPU; None takes one, or under torchrun the number of its processes."""
     threads: int | None = None
-    """CPU threads of the arithmetic; PyTorch's choice where None."""
+    """CPU threads of the arithmetic; None takes PyTorch's default."""
     workers: int = 2
-    """Threads that prepare windows ahead; 0: prepared when needed."""
+    """Threads that prepare windows ahead; 0 prepares them when needed."""
     save_every: float = 5.0
     """Epochs between saves."""
     eval_every: float = 5.0
     """Epochs between evaluations."""
     keep: int = 3
-    """Numbered generators that are kept beside the newest; 0: all."""
+    """Number of numbered generators to keep; 0 keeps all."""
     tensorboard: bool = True
-    """Write TensorBoard's event files, where it is installed."""
+    """Write TensorBoard's event files, if it is installed."""
     comet: str | None = None
-    """Comet project to report to."""
+    """Comet project to report to; None does not report."""
     comet_name: str | None = None
-    """What the run is called there."""
+    """Name of the run in Comet."""
     comet_entity: str | None = None
     """Comet workspace."""
 
@@ -237,7 +251,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _check_types(settings: Any) -> None:
-    """Refuse values of other types than the fields': a configuration file may hold anything."""
+    """Refuse values that do not have the fields' types, since a configuration file may hold anything."""
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -254,7 +268,7 @@ def _is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    # Which words a Literal allows is checked, and listed, by the fields themselves.
+    # `__post_init__` checks the values of a Literal and lists them.
     return get_origin(kind) is Literal or isinstance(value, kind)
 
 

@@ -1,4 +1,4 @@
-"""Training windows cut and varied where they are used: for a GPU that takes more than CPU threads can prepare."""
+"""Training windows cut and varied on the device, for GPUs that are faster than the CPU threads of `Batches`."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from sar2optical.errors import DataError
 from sar2optical.training.batches import plan_visits, shapes_of
 from sar2optical.training.config import TrainConfig
 
-_ALIKE = 8  # ways to lay a square: four quarter turns, each mirrored or not
+__all__ = ["DeviceBatches", "vary_sar"]
+
+_ORIENTATIONS = 8  # of a square: four quarter turns, each mirrored or not
 
 
 class DeviceBatches:
-    """The endless sequence of training windows, as `sar2optical.training.batches.Batches`, prepared on a device.
+    """Endless sequence of training windows like `sar2optical.training.batches.Batches`, prepared on a device.
 
-    All chips lie in the device's memory. A batch is cut by one indexing operation, and the SAR half is varied in
-    PyTorch. The order of chips, crops and the shares of varied windows follow the same rules as in `Batches`; the
-    random numbers are others, so are the windows. A batch depends on the seed, its number and the rank.
+    The device's memory holds all chips. A batch is cut by one indexing operation, and the SAR half is varied in
+    PyTorch. Order of chips, crops and shares of varied windows follow the rules of `Batches`, but the random numbers
+    differ, and so do the windows. A batch depends on the seed, its number and the rank.
 
     Parameters
     ----------
     chips
         Training pairs; all are decoded and copied at the start.
     config
-        Batch, window, augmentation and seed are used.
+        Settings; batch, window, augmentation and seed are used.
     device
-        Where windows are made.
+        Device that makes the windows.
     rank, ranks
-        Which share of every batch to give, of how many.
+        Share of every batch to return, and number of shares.
 
     Raises
     ------
     DataError
-        Where there is no chip, one is smaller than a window, or the device has too little memory for them.
+        If there is no chip, one is smaller than a window, or the device's memory is too small.
     """
 
     def __init__(
@@ -65,11 +67,11 @@ class DeviceBatches:
 
     @property
     def windows_per_epoch(self) -> int:
-        """Windows in one epoch."""
+        """Number of windows in one epoch."""
         return len(self._visits)
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Give this rank's share of the batch with that number, counted from 0.
+        """Return this rank's share of a batch, numbered from 0.
 
         Returns
         -------
@@ -82,17 +84,17 @@ class DeviceBatches:
         torch.manual_seed(int(rng.integers(2**62)))
         chips = np.array([self._chip(index) for index in range(first, first + n)])
         side, factor = config.window, self._factors(chips, rng)
-        room = self._shapes[chips] - side * factor[:, None]
+        margin = self._shapes[chips] - side * factor[:, None]
         if config.crop:
-            corner = rng.integers(room + 1)
+            corner = rng.integers(margin + 1)
         else:
             corner = rng.integers(self._shapes[chips] // (side * factor[:, None])) * side * factor[:, None]
-        laid = rng.integers(4, size=n) * config.turn + 4 * rng.integers(2, size=n) * config.flip
+        orientation = rng.integers(4, size=n) * config.turn + 4 * rng.integers(2, size=n) * config.flip
         sar = torch.empty((n, self._sar.shape[0], side, side), device=self._device)
         optical = torch.empty((n, 3, side, side), device=self._device)
         for k in np.unique(factor):
             which = np.flatnonzero(factor == k)
-            where = self._places(chips[which], corner[which], laid[which], side * int(k))
+            where = self._pixels(chips[which], corner[which], orientation[which], side * int(k))
             radar, colours = (_encoded(half[:, where].movedim(0, 1)) for half in (self._sar, self._optical))
             if k > 1:
                 radar, colours = _decibels(avg_pool2d(_power(radar), int(k))), avg_pool2d(colours, int(k))
@@ -105,32 +107,32 @@ class DeviceBatches:
         return sar, optical
 
     def _chip(self, index: int) -> int:
-        epoch, place = divmod(index, len(self._visits))
+        epoch, position = divmod(index, len(self._visits))
         if self._order is None or self._order[0] != epoch:
             shuffled = np.random.default_rng([self._config.seed, epoch, 1]).permutation(len(self._visits))
             self._order = epoch, shuffled
-        return int(self._visits[self._order[1][place]])
+        return int(self._visits[self._order[1][position]])
 
     def _factors(self, chips: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Say by how much each window is reduced."""
+        """Draw the factor by which each window is reduced."""
         zoomed = rng.random(len(chips)) < augment.ZOOMED
         drawn = rng.integers(2, max(self._config.zoom, 2) + 1, size=len(chips))
         fits = self._shapes[chips].min(axis=1) // self._config.window
         return np.where(zoomed & (self._config.zoom > 1), np.minimum(drawn, fits), 1)
 
-    def _places(self, chips: NDArray[Any], corner: NDArray[Any], laid: NDArray[Any], side: int) -> Tensor:
-        """Give the index of each pixel of each window: int64 (n, side, side)."""
+    def _pixels(self, chips: NDArray[Any], corner: NDArray[Any], orientation: NDArray[Any], side: int) -> Tensor:
+        """Compute the index of each pixel of each window: int64 (n, side, side)."""
         line = torch.arange(side, device=self._device)
         grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))
-        rows, columns = torch.stack([_laid(grid, k) for k in range(_ALIKE)], dim=1)  # (8, side, side) each
+        rows, columns = torch.stack([_turned(grid, k) for k in range(_ORIENTATIONS)], dim=1)  # (8, side, side) each
         widths = self._shapes[chips, 1]
         starts = self._starts[chips] + corner[:, 0] * widths + corner[:, 1]
-        start, width, way = (torch.from_numpy(v).to(self._device) for v in (starts, widths, laid))
-        places: Tensor = start[:, None, None] + rows[way] * width[:, None, None] + columns[way]
-        return places
+        start, width, turn = (torch.from_numpy(v).to(self._device) for v in (starts, widths, orientation))
+        pixels: Tensor = start[:, None, None] + rows[turn] * width[:, None, None] + columns[turn]
+        return pixels
 
     def _packed(self, halves: list[NDArray[Any]]) -> Tensor:
-        """Lay images of any shapes one after the other: (C, pixels), on the device."""
+        """Concatenate the pixels of images of any shapes: (C, pixels), on the device."""
         exact = all(half.dtype == np.uint8 for half in halves)
         flat = [
             torch.from_numpy(np.ascontiguousarray(half)).flatten(1).to(self._device) if exact
@@ -141,12 +143,12 @@ class DeviceBatches:
 
 
 def vary_sar(sar: Tensor) -> Tensor:
-    """Vary what differs between SAR images of one place, as `sar2optical.data.augment.vary_sar` does.
+    """Vary the SAR half as `sar2optical.data.augment.vary_sar` does.
 
     Parameters
     ----------
     sar
-        float32 (n, C, H, W) in [-1, 1], taken for dB over `SPAN_DB`. PyTorch's own random numbers decide.
+        float32 (n, C, H, W) in [-1, 1], taken as dB over `SPAN_DB`. Random numbers are PyTorch's.
 
     Returns
     -------
@@ -180,7 +182,7 @@ def vary_sar(sar: Tensor) -> Tensor:
 
 
 def _smoothed(image: Tensor) -> Tensor:
-    """Means of power over 2 x 2 or 3 x 3 pixels, by chance; edges are repeated."""
+    """Average power over 2 x 2 or 3 x 3 pixels, chosen at random; edges are repeated."""
     power = _power(image)
     means = []
     for side in range(*augment.SIDES):
@@ -199,11 +201,11 @@ def _decibels(power: Tensor) -> Tensor:
 
 
 def _encoded(images: Tensor) -> Tensor:
-    """Bytes -> float32 in [-1, 1]; floats as they are."""
+    """Convert bytes to float32 in [-1, 1]; floats are unchanged."""
     return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images.float()
 
 
-def _laid(grid: Tensor, k: int) -> Tensor:
-    """Turn by k quarters; past 3, mirror left to right after it."""
+def _turned(grid: Tensor, k: int) -> Tensor:
+    """Turn by k quarters; from 4 on, also mirror left to right."""
     turned = torch.rot90(grid, k % 4, dims=(1, 2))
     return turned.flip(2) if k >= 4 else turned

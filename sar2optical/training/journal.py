@@ -1,10 +1,9 @@
-"""What a run writes down as it goes: a table of figures, TensorBoard, Comet."""
+"""Records of a run: `metrics.csv`, TensorBoard and Comet."""
 
 from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,7 @@ from sar2optical._utils.files import write_output
 from sar2optical.errors import BackendNotInstalled, OptionError, OutputUnwritable
 from sar2optical.training.config import RunOptions
 
-_log = logging.getLogger(__name__)
+__all__ = ["COLUMNS", "METRICS", "TENSORBOARD", "Journal", "Row", "read_metrics"]
 
 COLUMNS = (
     "step", "epoch", "images_per_s", "learning_rate", "loss_D", "loss_G", "loss_G_GAN", "loss_G_L1", "loss_G_SSIM",
@@ -23,11 +22,12 @@ COLUMNS = (
     "val_gradient_ratio", "val_gradient_ratio_2", "val_gradient_ratio_4",
     "val_r2", "val_r2_low_passed", "val_corner_share",
 )  # fmt: skip
-"""Of metrics.csv: means since the row before; val_* where there was an evaluation that defines it."""
+"""Columns of metrics.csv: means since the row before; val_* only after evaluations that define the figure."""
 
 METRICS = "metrics.csv"
+"""File name of the table in a run folder."""
 TENSORBOARD = "tensorboard"
-"""Names in a run's folder."""
+"""Name of TensorBoard's folder in a run folder."""
 
 Row = Mapping[str, float]
 
@@ -38,23 +38,23 @@ class _Sink(Protocol):
 
 
 class Journal:
-    """Figures of a run, to every place that was asked for.
+    """Write the figures of a run to `metrics.csv`, and to TensorBoard and Comet if asked for.
 
     Parameters
     ----------
     folder
-        Gets `metrics.csv` and, where asked for and installed, `tensorboard/`.
+        Run folder: gets `metrics.csv` and, if asked for and installed, `tensorboard/`.
     options
-        TensorBoard and Comet.
+        Choose TensorBoard and Comet.
     settings
-        Told to Comet.
+        Settings to report to Comet.
     step
-        What the run goes on from: later rows, which a killed run wrote after its last save, are dropped.
+        Step that the run resumes from; later rows, written by a killed run after its last save, are dropped.
 
     Raises
     ------
     BackendNotInstalled
-        Where Comet is asked for and not installed.
+        If Comet is asked for and not installed.
     """
 
     def __init__(self, folder: Path, options: RunOptions, settings: Mapping[str, Any], *, step: int) -> None:
@@ -67,12 +67,12 @@ class Journal:
             self._sinks.append(_Comet(options, settings))
 
     def write(self, row: Row) -> None:
-        """Add a row; the table on disk is the old one or the new one, never a part.
+        """Add a row and replace the table on disk atomically.
 
         Raises
         ------
         OutputUnwritable
-            Where the disk takes no more.
+            If the file cannot be written.
         """
         self.rows.append(dict(row))
         text = io.StringIO()
@@ -84,18 +84,18 @@ class Journal:
             sink.write(row)
 
     def close(self) -> None:
-        """Finish what is still being sent."""
+        """Flush and close TensorBoard and Comet."""
         for sink in self._sinks:
             sink.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read `metrics.csv`; an absent one has no rows.
+    """Read `metrics.csv`; a missing file has no rows.
 
     Raises
     ------
     OutputUnwritable
-        Where it is no table of ours: it would be overwritten.
+        If the file is not such a table, because training would overwrite it.
     """
     if not path.exists():
         return []
@@ -104,7 +104,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             rows = list(csv.DictReader(file))
         return [{key: float(value) for key, value in row.items() if value} for row in rows if row["step"]]
     except (KeyError, ValueError, TypeError, AttributeError, OSError, csv.Error) as error:
-        raise OutputUnwritable(f"{path}: no table of a run: move it away, or choose another folder") from error
+        raise OutputUnwritable(
+            f"{path}: not the table of a training run: move it away, or choose another folder"
+        ) from error
 
 
 class _TensorBoard:
@@ -136,8 +138,10 @@ class _Comet:
             raise BackendNotInstalled("--comet needs comet_ml: pip install 'sar2optical[comet]'") from error
         try:
             self._experiment = comet_ml.Experiment(project_name=options.comet, workspace=options.comet_entity)
-        except Exception as error:  # of its own many kinds: no key, no network
-            raise OptionError(f"comet: {' '.join(str(error).split())[:120]}: log in, or leave --comet out") from error
+        except Exception as error:  # many types: no key, no network
+            raise OptionError(
+                f"--comet: {' '.join(str(error).split())[:120]}: log in to Comet, or remove --comet"
+            ) from error
         if options.comet_name:
             self._experiment.set_name(options.comet_name)
         self._experiment.log_parameters(dict(settings))

@@ -1,4 +1,4 @@
-"""The training loop: steps, saves, evaluations and pictures, from the first step or from where a run stopped."""
+"""Training loop: steps, saves, evaluations and graphs of a new or resumed run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from sar2optical._utils.files import alone_in, write_output
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
 from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
-from sar2optical.evaluation import Score
-from sar2optical.evaluation.evaluate import generator_prediction, score
+from sar2optical.evaluation.evaluate import score
+from sar2optical.evaluation.predictors import generator_prediction
 from sar2optical.evaluation.report import Shown, picture
+from sar2optical.evaluation.scores import Score
 from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
@@ -33,84 +34,94 @@ from sar2optical.training.device_batches import DeviceBatches
 from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal
 from sar2optical.training.trainer import Losses, Trainer
 
+__all__ = ["GENERATOR", "STATE", "StepReport", "Trained", "TrainingJob", "train"]
+
 _log = logging.getLogger(__name__)
 
 STATE = "state.pth"
-"""What a run goes on from."""
+"""File name of the state that a run resumes from."""
 GENERATOR = "generator.pth"
-"""The newest generator, with its signature."""
+"""File name of the newest generator, with its signature."""
 
-_SHOWN = 6  # chips on a sheet
-_LOG_STEPS = 50  # between rows of metrics.csv, at most
-_DRAW_SECONDS = 20.0
+_SHOWN = 6  # windows on a sheet
+_LOG_STEPS = 50  # largest number of steps between rows of metrics.csv
+_DRAW_SECONDS = 20.0  # least time between drawings of the graphs
 _Source = Batches | DeviceBatches
 _NUMBERED = "generator-*.pth"
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What is told after each step."""
+    """Progress of a run after a step."""
 
     step: int
     steps: int
     losses: Losses
     images_per_second: float
-    """Since the run began or went on, evaluations and saves included."""
+    """Mean rate since the run was started or resumed, including evaluations and saves."""
     score: Score | None
-    """Where this step was followed by an evaluation."""
+    """Score of the evaluation that followed this step, or None."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended."""
+    """Outcome of a run."""
 
     generator: Path
+    """Path of the generator's checkpoint."""
     step: int
     steps: int
     precision: str
     score: Score | None
-    """Of the last evaluation."""
+    """Score of the last evaluation, or None."""
 
     @property
     def finished(self) -> bool:
-        """Whether no step is left."""
+        """Whether all steps are done."""
         return self.step >= self.steps
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """Everything that a training run needs."""
+
+    chips: Sequence[Chips]
+    """Pairs to train on, with sides of at least a window."""
+    config: TrainConfig
+    """Settings that change the result."""
+    signature: ModelSignature
+    """Signature of the generator; saved with it."""
+    out: Path
+    """Run folder: `state.pth`, `generator.pth` and numbered ones, `metrics.csv`, graphs, sheets of validation windows
+    and TensorBoard's files. Created if missing."""
+    validation: Sequence[Chips] = ()
+    """Pairs to evaluate on during training."""
+    options: RunOptions = field(default_factory=RunOptions)
+    """Settings of the execution, which may change when the run is resumed."""
+    restart: bool = False
+    """Start a new run even if `out` holds one; the old run's files are deleted when the new state is saved."""
+    first_generator: Path | None = None
+    """File with the generator's initial weights, for a new run."""
+    first_discriminator: Path | None = None
+    """File with the discriminator's initial weights, for a new run."""
+
+
 def train(
-    chips: Sequence[Chips],
-    config: TrainConfig,
-    signature: ModelSignature,
-    out: Path,
+    job: TrainingJob,
     *,
-    validation: Sequence[Chips] = (),
-    options: RunOptions | None = None,
-    restart: bool = False,
-    first_weights: tuple[Path | None, Path | None] = (None, None),
     on_step: Callable[[StepReport], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train a generator, or go on with the run that `out` holds.
+    """Train a generator, or resume the run in `job.out`.
 
     Parameters
     ----------
-    chips, validation
-        Pairs to train on, and to evaluate on while training; sides of at least a window.
-    config, signature
-        The run's settings; what the generator expects, saved beside it.
-    out
-        Folder for `state.pth`, `generator.pth` (and numbered ones), `metrics.csv`, graphs, sheets of validation chips
-        and TensorBoard's files; made where it is not there.
-    options
-        How the run is carried out.
-    restart
-        Begin anew where `out` holds a run: its files give way to the new one's first state.
-    first_weights
-        A generator's and a discriminator's file to start from, where the run is new.
+    job
+        Data, settings and run folder.
     on_step
-        Told of each step, on the first rank.
+        Called after each step, on the first rank.
     should_stop
-        Asked before each step; the run is saved then, and can go on later.
+        Called after each step; if it returns True, the run is saved and can be resumed.
 
     Returns
     -------
@@ -119,74 +130,71 @@ def train(
     Raises
     ------
     DataError
-        Where there is no pair, or a chip is smaller than a window.
+        If there is no pair, or a chip is smaller than a window.
     CheckpointMismatch, ModelUnreadable
-        Where `out` holds a run with other settings or a state that is none.
+        If `job.out` holds a run with other settings, or an unreadable state.
     DeviceUnavailable, OptionError
-        Where the device is not here, or does not fit the batch.
+        If the device is not available, or does not fit the batch.
     TrainingDiverged
-        Where losses are no numbers any more; the last saved state is good.
+        If losses are not finite; the last saved state is usable.
     OutputExists
-        Where `out` holds a generator and no run that made it.
+        If `job.out` holds a generator without the run that made it.
     OutputUnwritable
-        Where something cannot be written, or another run is writing there; what was there stays.
+        If a file cannot be written, or another run is writing to the folder; existing files are kept.
     """
-    options = options or RunOptions()
-    fabric = _launched(options)
+    config, fabric = job.config, _launched(job.options)
     if config.batch % fabric.world_size or config.batch // fabric.world_size < 2:
         raise OptionError(
-            f"batch is {config.batch} on {fabric.world_size} devices: give a multiple, 2 or more for each"
+            f"batch is {config.batch} on {fabric.world_size} devices: give a multiple, at least 2 per device"
         )
-    _make_folder(out)
+    _make_folder(job.out)
     with ExitStack() as stack:
         if fabric.is_global_zero:
-            stack.enter_context(alone_in(out))
-        batches = _batches(chips, config, options, fabric, stack)
+            stack.enter_context(alone_in(job.out))
+        batches = _batches(job, fabric, stack)
         per_epoch = -(-batches.windows_per_epoch // (config.batch * config.accumulate))
         steps = config.steps or config.epochs * per_epoch
-        trainer = Trainer(config, signature, steps=steps, fabric=fabric)
-        state = out / STATE
-        if state.exists() and not restart:
-            trainer.load(state)
-            _log.info("going on from step %d of %d in %s", trainer.step, steps, out)
-        else:
-            trainer.start_from(*first_weights)
-            if fabric.is_global_zero:
-                _make_room(out, trainer, restart=restart)
-            fabric.barrier()
-        run = _Run(trainer, batches, out, options, validation, per_epoch)
-        trained = run.until_the_end(on_step, should_stop)
-        if fabric.world_size > 1:  # a rank that ends while another still talks to it takes that one down
+        trainer = Trainer(config, job.signature, steps=steps, fabric=fabric)
+        _load_or_start(job, trainer)
+        trained = _Run(job, trainer, batches, per_epoch).run(on_step, should_stop)
+        if fabric.world_size > 1:  # a rank that exits while another still communicates makes that one fail
             fabric.barrier()
             torch.distributed.destroy_process_group()
         return trained
 
 
-class _Run:
-    """One run's cadence; only the first rank writes."""
+def _load_or_start(job: TrainingJob, trainer: Trainer) -> None:
+    """Resume from the state in the run folder, or prepare the folder for a new run."""
+    state = job.out / STATE
+    if state.exists() and not job.restart:
+        trainer.load(state)
+        _log.info("resuming at step %d of %d in %s", trainer.step, trainer.steps, job.out)
+        return
+    trainer.start_from(job.first_generator, job.first_discriminator)
+    if trainer.fabric.is_global_zero:
+        _replace_run(job.out, trainer, restart=job.restart)
+    trainer.fabric.barrier()
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        batches: _Source,
-        out: Path,
-        options: RunOptions,
-        validation: Sequence[Chips],
-        per_epoch: int,
-    ) -> None:
-        self._trainer, self._batches, self._out, self._options = trainer, batches, out, options
-        self._validation, self._per_epoch = validation, per_epoch
+
+class _Run:
+    """Loop over the steps with saves, evaluations and graphs; only the first rank writes."""
+
+    def __init__(self, job: TrainingJob, trainer: Trainer, batches: _Source, per_epoch: int) -> None:
+        self._trainer, self._batches, self._out, self._options = trainer, batches, job.out, job.options
+        self._validation, self._per_epoch = job.validation, per_epoch
         self._leads = trainer.fabric.is_global_zero
-        self._save_steps = max(1, round(options.save_every * per_epoch))
-        self._eval_steps = max(1, round(options.eval_every * per_epoch))
+        self._save_steps = max(1, round(job.options.save_every * per_epoch))
+        self._eval_steps = max(1, round(job.options.eval_every * per_epoch))
         self._log_steps = min(_LOG_STEPS, per_epoch)
-        self._journal = Journal(out, options, trainer.config.to_dict(), step=trainer.step) if self._leads else None
+        settings = trainer.config.to_dict()
+        self._journal = Journal(job.out, job.options, settings, step=trainer.step) if self._leads else None
         self._losses: list[Losses] = []
         self._drawn = 0.0
         self._score: Score | None = None
         self._began, self._images = time.perf_counter(), 0
 
-    def until_the_end(self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool]) -> Trained:
+    def run(self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool]) -> Trained:
+        """Take all remaining steps, or stop after the step at which `should_stop` returns True."""
         trainer, config = self._trainer, self._trainer.config
         stopped = False
         while trainer.step < trainer.steps and not stopped:
@@ -210,7 +218,7 @@ class _Run:
         evaluates = bool(self._validation) and (step % self._eval_steps == 0 or last)
         if saves or evaluates:
             self._trainer.sync_statistics()
-            self._trainer.refuse_unsound()
+            self._trainer.check_finite()
         if self._leads and evaluates:
             scored = self._score = self._evaluate()
         if self._leads and (step % self._log_steps == 0 or saves or evaluates):
@@ -232,8 +240,8 @@ class _Run:
         side = self._trainer.signature.window
         found = score(predict, self._validation, window=side)
         windows = [window for chip in self._validation for window in grid_windows(chip, side)]
-        chosen = np.linspace(0, len(windows) - 1, min(_SHOWN, len(windows))).round().astype(int)
-        rows = [Shown(f"window {k}", windows[k][0], predict(windows[k][0]), windows[k][1]) for k in chosen]
+        shown = np.linspace(0, len(windows) - 1, min(_SHOWN, len(windows))).round().astype(int)
+        rows = [Shown(f"window {k}", windows[k][0], predict(windows[k][0]), windows[k][1]) for k in shown]
         net.train(training)
         step = self._trainer.step
         title = f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}, R2 low-passed {found.r2_low_passed:.3f}"
@@ -260,7 +268,7 @@ class _Run:
         self._losses = []
 
     def _save(self, *, numbered: bool) -> None:
-        """Write the generator, and last the state: a kill between them repeats some steps, and loses nothing."""
+        """Write the generator, then the state: a run killed in between repeats some steps and loses nothing."""
         trainer = self._trainer
         notes = {"step": trainer.step, "images": trainer.step * trainer.config.batch * trainer.config.accumulate}
         paths = [self._out / GENERATOR]
@@ -274,58 +282,59 @@ class _Run:
             path.unlink()
 
     def _due(self) -> bool:
-        """Say whether graphs may be drawn again: of epochs of a second, not each is worth one."""
+        """Whether to draw graphs again: drawing after every short epoch would slow the run down."""
         return time.perf_counter() - self._drawn > _DRAW_SECONDS
 
     def _rate(self) -> float:
         return self._images / (time.perf_counter() - self._began)
 
     def _agree(self, stop: bool) -> bool:
-        """Stop on all ranks where one is told to."""
+        """Whether any rank wants to stop."""
         fabric = self._trainer.fabric
         if fabric.world_size == 1:
             return stop
         return bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)  # type: ignore[operator]
 
 
-def _batches(
-    chips: Sequence[Chips], config: TrainConfig, options: RunOptions, fabric: Fabric, stack: ExitStack
-) -> _Source:
-    """Choose where windows are made; threads end with the stack."""
-    if config.windows_on == "device":
-        return DeviceBatches(chips, config, fabric.device, rank=fabric.global_rank, ranks=fabric.world_size)
-    return stack.enter_context(
-        Batches(chips, config, rank=fabric.global_rank, ranks=fabric.world_size, workers=options.workers)
-    )
+def _batches(job: TrainingJob, fabric: Fabric, stack: ExitStack) -> _Source:
+    """Choose where windows are made; the stack ends the threads."""
+    rank, ranks = fabric.global_rank, fabric.world_size
+    if job.config.windows_on == "device":
+        return DeviceBatches(job.chips, job.config, fabric.device, rank=rank, ranks=ranks)
+    return stack.enter_context(Batches(job.chips, job.config, rank=rank, ranks=ranks, workers=job.options.workers))
 
 
 def _launched(options: RunOptions) -> Fabric:
     torch.set_num_threads(options.threads or min(torch.get_num_threads(), usable_cores()))
     device = options.device
     if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceUnavailable("device cuda is not available here: give --device cpu")
-    started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # by torchrun, on this machine
+        raise DeviceUnavailable("--device cuda is not available on this machine: give --device cpu")
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes that torchrun started on this machine
     if started and options.devices not in (None, started):
-        raise OptionError(f"devices is {options.devices}, torchrun has started {started} processes: leave it out")
+        raise OptionError(
+            f"--devices is {options.devices}, but torchrun started {started} processes: remove --devices"
+        )
     devices = options.devices or started or 1
     try:
         fabric = Fabric(accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto")
-    except Exception as error:  # of many types
+    except Exception as error:  # Fabric raises many types
         raise DeviceUnavailable(
-            f"{devices} x {device} cannot be had ({' '.join(str(error).split())[:120]}): give --device cpu"
+            f"{devices} x {device}: device not available ({' '.join(str(error).split())[:120]}): give --device cpu"
         ) from error
     fabric.launch()
     torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # all windows have one size
     return fabric
 
 
-def _make_room(out: Path, trainer: Trainer, *, restart: bool) -> None:
-    """Let a new run's first state take the place of an old run's files; refuse what no run of ours has left."""
+def _replace_run(out: Path, trainer: Trainer, *, restart: bool) -> None:
+    """Save the first state of a new run, then delete an old run's files; refuse files of unknown origin."""
     state, generator, table = out / STATE, out / GENERATOR, out / METRICS
     if not restart and (generator.exists() or table.exists()):
         found = generator if generator.exists() else table
-        raise OutputExists(f"{found}: exists, and no run to go on with: choose another folder, or give --restart")
-    trainer.save(state)  # from here on the folder is known as a run's, whenever it is killed
+        raise OutputExists(
+            f"{found}: exists, but there is no run to resume: choose another folder, or give --restart to replace it"
+        )
+    trainer.save(state)  # saved first, so that a run killed from here on can be resumed
     if restart:
         for path in (generator, table, *out.glob(_NUMBERED), *out.glob("sheet-*.png")):
             path.unlink(missing_ok=True)
@@ -336,4 +345,4 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputUnwritable(f"{out}: cannot be made ({error.strerror}): choose another folder") from error
+        raise OutputUnwritable(f"{out}: cannot be created ({error.strerror}): choose another folder") from error

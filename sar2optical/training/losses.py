@@ -1,4 +1,4 @@
-"""Objectives: adversarial terms in three forms, and how far an image is from the true one."""
+"""Losses: adversarial objectives, and distances between a generated image and the truth."""
 
 from __future__ import annotations
 
@@ -8,27 +8,39 @@ from torch.nn.functional import avg_pool2d, conv2d, l1_loss, mse_loss, relu, sof
 
 from sar2optical.training.config import Objective
 
+__all__ = [
+    "adversarial_loss",
+    "correlation_loss",
+    "discriminator_loss",
+    "multiscale_ssim_loss",
+    "octave_loss",
+    "reconstruction_loss",
+    "squared_loss",
+    "ssim_loss",
+    "texture_loss",
+]
+
 _SIDE = 11  # of the SSIM window, and its sigma (Wang et al. 2004, section III-B)
 _SIGMA = 1.5
 _C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # same source; the range of [-1, 1] is 2
-_BOX = 32  # pixels; a texture is judged over a few of its grains
-_SSIM_SCALES = (2, 4)  # at full resolution, pairs that lie some pixels apart cost SSIM whatever is drawn
+_BOX = 32  # pixels; large enough for several grains of a texture
+_SSIM_SCALES = (2, 4)  # at full resolution, misregistered pairs dominate SSIM
 _CORRELATION_SCALES = (1, 4, 16)
-_OCTAVES = {1: 0.3, 2: 1.0, 4: 1.0, 8: 1.0}  # block side: weight; little for single pixels, where a chequerboard fits
-_LEAST_BOX = 4  # blocks; under so many, a box is no sample of a texture
-_FLAT = 1e-5  # gradient energy, or variance, that counts as none: 0.4 grey levels
+_OCTAVES = {1: 0.3, 2: 1.0, 4: 1.0, 8: 1.0}  # block side: weight; low for single pixels, where a chequerboard fits
+_LEAST_BOX = 4  # blocks; a smaller box does not sample a texture
+_FLAT = 1e-5  # gradient energy or variance treated as 0: 0.4 grey levels
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective = "vanilla") -> Tensor:
-    """Say how badly a discriminator tells real from fake: the mean over both halves.
+    """Compute the discriminator's loss, mean over real and fake.
 
-    The mean halves the objective, which slows the discriminator down against the generator
-    (Isola et al. 2017, section 3.3).
+    The mean halves the objective, which slows the discriminator relative to the generator (Isola et al. 2017,
+    section 3.3).
 
     Parameters
     ----------
     real, fake
-        Logits of any shape.
+        Logits of real and generated images, of any shape.
     objective
         "vanilla": cross entropy against 1 and 0 (Goodfellow et al. 2014); "lsgan": squared distance from 1 and 0
         (Mao et al. 2017, equation 9); "hinge": max(0, 1 - real) and max(0, 1 + fake) (Lim and Ye 2017).
@@ -49,7 +61,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective = "vanil
 
 
 def adversarial_loss(fake: Tensor, objective: Objective = "vanilla") -> Tensor:
-    """Say how little a generator is believed: the same sources' terms for fake logits; "hinge" may be negative."""
+    """Compute the generator's adversarial loss, see `discriminator_loss`; "hinge" may be negative."""
     fake = fake.float()
     if objective == "vanilla":
         return softplus(-fake).mean()
@@ -59,22 +71,22 @@ def adversarial_loss(fake: Tensor, objective: Objective = "vanilla") -> Tensor:
 
 
 def reconstruction_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """Mean absolute difference of images in [-1, 1]."""
+    """Compute the mean absolute difference of images in [-1, 1]."""
     return l1_loss(fake.float(), optical)
 
 
 def squared_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """Mean squared difference of images in [-1, 1]."""
+    """Compute the mean squared difference of images in [-1, 1]."""
     return mse_loss(fake.float(), optical.float())
 
 
 def ssim_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """1 - SSIM, mean over images, channels and full windows (Wang et al. 2004, equation 13).
+    """Compute 1 - SSIM, mean over images, channels and full windows (Wang et al. 2004, equation 13).
 
     Parameters
     ----------
     optical, fake
-        (N, C, H, W) in [-1, 1], sides of 11 or more.
+        Images (N, C, H, W) in [-1, 1], sides of at least 11 pixels.
     """
     x, y = optical.float().contiguous(), fake.float().contiguous()
     mean_x, mean_y, xx, yy, xy = _smooth(torch.cat((x, y, x * x, y * y, x * y), 1)).chunk(5, 1)
@@ -85,77 +97,77 @@ def ssim_loss(optical: Tensor, fake: Tensor) -> Tensor:
 
 
 def texture_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """Compare how much detail there is, not where: squared error of local gradient energy, over its mean square.
+    """Compute the squared error of local gradient energy, divided by its mean square.
 
-    L1 and SSIM both reward a blur where details cannot be told from the SAR image. The energy of details can be told:
-    cities have it, water has not. The error is squared because the energy that is then expected of an image is the
-    true one's mean, and not its median, which is lower.
+    Compares the amount of detail, not its position. L1 and SSIM reward blur where details cannot be predicted from
+    the SAR image, but the energy of details can: cities have it, water does not. The error is squared so that its
+    minimum is at the mean of the true energy, not at the median, which is lower.
 
     Parameters
     ----------
     optical, fake
-        (N, C, H, W) in [-1, 1], sides of 32 or more.
+        Images (N, C, H, W) in [-1, 1], sides of at least 32 pixels.
 
     Returns
     -------
     Tensor
-        float32 scalar; 0 for equal energies in all boxes of 32 x 32 pixels, near 1 for a flat fake.
+        float32 scalar; 0 for equal energies in all boxes of 32 x 32 pixels, near 1 for a flat image.
     """
     real, made = _local_energy(optical.float()), _local_energy(fake.float())
     return (made - real).square().mean() / real.square().mean().clamp_min(1e-12)
 
 
 def multiscale_ssim_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """1 - SSIM after averaging blocks of 2 x 2 and of 4 x 4 pixels, mean of both.
+    """Compute 1 - SSIM after averaging blocks of 2 x 2 and of 4 x 4 pixels, mean of both.
 
     Parameters
     ----------
     optical, fake
-        (N, C, H, W) in [-1, 1], sides of 44 or more.
+        Images (N, C, H, W) in [-1, 1], sides of at least 44 pixels.
     """
     losses = [ssim_loss(_averaged(optical, k), _averaged(fake, k)) for k in _SSIM_SCALES]
     return torch.stack(losses).mean()
 
 
 def correlation_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """1 - Pearson's correlation, mean over images and three scales: single pixels, blocks of 4 x 4 and of 16 x 16.
+    """Compute 1 - Pearson's correlation, mean over images and three scales: pixels, 4 x 4 and 16 x 16 blocks.
 
-    Colours of an image count by their share of its variance. Gain and offset of an image do not count, so chips that
-    were stretched one by one to different brightness can be learned from together. The square of the correlation is
-    the share of variance that is explained after the best fit of gain and offset.
+    The colours of an image are weighted by their share of its variance. Gain and offset have no effect, so chips that
+    were stretched individually can be used together. The square of the correlation is the share of variance that is
+    explained after the best fit of gain and offset.
 
     Parameters
     ----------
     optical, fake
-        (N, C, H, W) in [-1, 1], sides of 32 or more.
+        Images (N, C, H, W) in [-1, 1], sides of at least 32 pixels.
 
     Returns
     -------
     Tensor
-        float32 scalar from 0 to 2; 1 for a flat fake.
+        float32 scalar from 0 to 2; 1 for a flat image.
     """
     return torch.stack([_uncorrelated(_averaged(optical, k), _averaged(fake, k)) for k in _CORRELATION_SCALES]).mean()
 
 
 def octave_loss(optical: Tensor, fake: Tensor) -> Tensor:
-    """Compare how much detail there is in each octave, not where; see `texture_loss`.
+    """Compare the amount of detail in each octave, not its position; see `texture_loss`.
 
-    Images are averaged over blocks of 1, 2, 4 and 8 pixels. `texture_loss` sees single pixels only, and was satisfied
-    by a chequerboard of one pixel. Errors are those of the root of local gradient energy: its slope does not vanish
-    where the fake is flat.
+    Images are averaged over blocks of 1, 2, 4 and 8 pixels, because `texture_loss`, which sees single pixels only,
+    was minimised by a one-pixel chequerboard. The error is that of the root of local gradient energy, whose gradient
+    does not vanish for a flat image.
 
-    Detail is asked for in brightness. In colour it is only held down to the true image's: asked for there too, it
-    came as pink and green grains, which cost the energy no more than grey ones.
+    The loss asks for detail in brightness. In colour it only penalises more detail than the truth has: asking for
+    detail there gave pink and green grains, which have the same energy as grey ones.
 
     Parameters
     ----------
     optical, fake
-        (N, 3, H, W) in [-1, 1], sides of 72 or more.
+        Images (N, 3, H, W) in [-1, 1], sides of at least 72 pixels.
 
     Returns
     -------
     Tensor
-        float32 scalar; 0 for equal energies in all boxes and octaves, near 3.3 for a flat fake.
+        float32 scalar; 0 for equal energies in all boxes and octaves, near 3.3 for a flat image.
     """
     optical, fake = _opponent(optical), _opponent(fake)
     total = torch.zeros((), device=fake.device)
@@ -171,7 +183,7 @@ def octave_loss(optical: Tensor, fake: Tensor) -> Tensor:
 
 
 def _opponent(image: Tensor) -> Tensor:
-    """RGB -> brightness, red against blue, green against both: orthonormal, so energies add up to those of RGB."""
+    """Convert RGB to brightness, red - blue and green - magenta: orthonormal, so the energies add up to RGB's."""
     red, green, blue = image.float().unbind(1)
     axes = (red + green + blue) / 3**0.5, (red - blue) / 2**0.5, (2 * green - red - blue) / 6**0.5
     return torch.stack(axes, dim=1)
@@ -190,19 +202,19 @@ def _uncorrelated(optical: Tensor, fake: Tensor) -> Tensor:
 
 
 def _local_energy(image: Tensor) -> Tensor:
-    """Mean squared step to the right and down: (N, C, H, W) -> (N, 1, h, w), a box of 32 every 16 pixels."""
+    """Average `_energy` over channels and boxes of 32 pixels, every 16 pixels: (N, C, H, W) -> (N, 1, h, w)."""
     return avg_pool2d(_energy(image).mean(1, keepdim=True), _BOX, _BOX // 2)
 
 
 def _energy(image: Tensor) -> Tensor:
-    """Squared step to the right and down, at each pixel: (N, C, H, W) -> (N, C, H - 1, W - 1)."""
+    """Sum the squared forward differences along both axes: (N, C, H, W) -> (N, C, H - 1, W - 1)."""
     right = image.diff(dim=-1)[..., :-1, :]
     down = image.diff(dim=-2)[..., :-1]
     return right.square() + down.square()
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Gaussian-weighted mean of each full window: (N, C, H, W) -> (N, C, H - 10, W - 10)."""
+    """Compute the Gaussian-weighted mean of each full window: (N, C, H, W) -> (N, C, H - 10, W - 10)."""
     offsets = torch.arange(_SIDE, dtype=x.dtype, device=x.device) - _SIDE // 2
     kernel = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, _SIDE)

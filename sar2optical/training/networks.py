@@ -1,4 +1,4 @@
-"""What is done to networks before, between and after steps."""
+"""Helpers for networks in training: build, initialise, load, average, choose the precision."""
 
 from __future__ import annotations
 
@@ -11,23 +11,35 @@ import torch
 from torch import Tensor, nn
 
 from sar2optical.errors import CheckpointMismatch, DeviceUnavailable
-from sar2optical.training.config import Precision
+from sar2optical.models.patchgan import Discriminator, ScaledDiscriminators, with_spectral_norm
+from sar2optical.signature import ModelSignature
+from sar2optical.training.config import Precision, TrainConfig
 
+__all__ = [
+    "blend_in",
+    "build_discriminator",
+    "choose_precision",
+    "initialized",
+    "load_strictly",
+    "statistics_kept",
+]
+
+_RGB = 3
 _N = TypeVar("_N", bound=nn.Module)
 
 
 def choose_precision(asked: Precision, device: str) -> Precision:
-    """Take bf16 where the hardware computes in it and nothing else is asked for.
+    """Choose the precision: "auto" takes bf16 if the hardware computes in it, else fp32.
 
-    A CPU without AVX512-BF16 or AMX-BF16 emulates it, many times slower than fp32.
+    A CPU without AVX512-BF16 or AMX-BF16 emulates bf16, many times slower than fp32.
 
     Raises
     ------
     DeviceUnavailable
-        Where fp16 is asked for on a CPU, whose convolutions have no gradient in it.
+        If fp16 is asked for on a CPU, where convolutions have no fp16 gradient.
     """
     if asked == "fp16" and device == "cpu":
-        raise DeviceUnavailable("precision fp16 is not available for training on a CPU: give bf16 or fp32")
+        raise DeviceUnavailable("--precision fp16 is not available for training on a CPU: give bf16 or fp32")
     if asked != "auto":
         return asked
     if device == "cuda":
@@ -37,7 +49,7 @@ def choose_precision(asked: Precision, device: str) -> Precision:
 
 
 def initialized(net: _N) -> _N:
-    """First weights as in pix2pix: N(0, 0.02); batch norm N(1, 0.02); biases 0 (Isola et al. 2017, 6.2)."""
+    """Initialise weights as pix2pix: N(0, 0.02), batch norm N(1, 0.02), biases 0 (Isola et al. 2017, 6.2)."""
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -49,9 +61,25 @@ def initialized(net: _N) -> _N:
     return net.train()
 
 
+def build_discriminator(config: TrainConfig, signature: ModelSignature) -> nn.Module:
+    """Build the discriminator that the settings describe, with initial weights."""
+    channels = _RGB + (signature.channels if config.conditional else 0)
+    nets = [
+        Discriminator(
+            channels,
+            config.discriminator_channels,
+            kind=config.discriminator,
+            n_layers=config.discriminator_layers,
+        )
+        for _ in range(config.discriminator_scales)
+    ]
+    net = initialized(nets[0] if len(nets) == 1 else ScaledDiscriminators(nets))
+    return with_spectral_norm(net) if config.spectral_norm else net
+
+
 @contextmanager
 def statistics_kept(net: nn.Module) -> Iterator[None]:
-    """Leave batch norm's running statistics as they are during a forward pass in training mode."""
+    """Keep the running statistics of batch norm unchanged during forward passes in training mode."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -64,12 +92,12 @@ def statistics_kept(net: nn.Module) -> Iterator[None]:
 
 
 def load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load weights from a file's state dict, no key missing, none unknown, none of another shape.
+    """Load a state dict without missing keys, unknown keys or other shapes.
 
     Raises
     ------
     CheckpointMismatch
-        Where it does not fit; the first misfit is named.
+        If it does not fit; the message names the first key that differs.
     """
     try:
         net.load_state_dict(state)
@@ -78,14 +106,14 @@ def load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         odd = next((k for k in own if k not in state or state[k].shape != own[k].shape), next(iter(state), "nothing"))
         found, wanted = (tuple(s[odd].shape) if odd in s else "absent" for s in (state, own))
         raise CheckpointMismatch(
-            f"{path}: does not fit this network ({odd} is {found}, wanted {wanted}): give the file's width and kind, "
-            "or another file"
+            f"{path}: does not fit this network ({odd} is {found}, expected {wanted}): give the options of the "
+            "network in the file, or another file"
         ) from error
 
 
 @torch.no_grad()
 def blend_in(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move the average towards the current weights and batch-norm statistics."""
+    """Update the moving average with the current weights and batch-norm statistics."""
     for kept, new in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1 - decay)

@@ -1,4 +1,4 @@
-"""Graphs of a run: the losses and the validation figures. matplotlib, without a screen."""
+"""Draw graphs of a run with matplotlib: losses and validation figures."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 from sar2optical._utils.files import write_output
 from sar2optical.training.journal import Row
 
+__all__ = ["LOSSES", "draw"]
+
 LOSSES = {
     "lossD": ("loss_D", "Discriminator"),
     "lossG": ("loss_G", "Generator, weighted sum"),
     "lossG_GAN": ("loss_G_GAN", "Generator, adversarial"),
     "lossG_L1": ("loss_G_L1", "Generator, L1"),
 }
-"""File name -> column and title: the four graphs of the re-implemented system."""
+"""File name -> column and title of the four graphs of the re-implemented system."""
 
 _VALIDATION = {
     "val_psnr": "PSNR, dB",
     "val_ssim": "SSIM",
     "val_l1": "L1, grey levels",
     "val_gradient_ratio": "gradient energy, fake / real",
-    "val_gradient_ratio_2": "the same of 2 x 2 means",
-    "val_gradient_ratio_4": "the same of 4 x 4 means",
+    "val_gradient_ratio_2": "fake / real of 2 x 2 means",
+    "val_gradient_ratio_4": "fake / real of 4 x 4 means",
     "val_r2": "R2 after a fit",
     "val_r2_low_passed": "R2 of 16 x 16 means",
     "val_corner_share": "corner share",
@@ -32,24 +34,24 @@ _VALIDATION = {
 
 
 def draw(folder: Path, rows: Sequence[Row]) -> list[Path]:
-    """Draw `lossD.png`, `lossG.png`, `lossG_GAN.png`, `lossG_L1.png`, and `validation.png` where there are figures.
+    """Draw `lossD.png`, `lossG.png`, `lossG_GAN.png`, `lossG_L1.png`, and `validation.png` if there are figures.
 
     Parameters
     ----------
     folder
-        Where to.
+        Folder for the graphs.
     rows
-        Of `metrics.csv`.
+        Rows of `metrics.csv`.
 
     Returns
     -------
     list of Path
-        What was drawn.
+        Paths of the graphs.
 
     Raises
     ------
     OutputUnwritable
-        Where the disk takes no more.
+        If a file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -60,8 +62,8 @@ def draw(folder: Path, rows: Sequence[Row]) -> list[Path]:
         drawn.append(_save(figure, folder / f"{name}.png"))
     if any("val_psnr" in row for row in rows):
         figure = Figure(figsize=(13, 9), layout="constrained")
-        for place, (column, label) in enumerate(_VALIDATION.items(), 1):
-            _line(figure.add_subplot(3, 3, place), rows, column, "", label)
+        for position, (column, label) in enumerate(_VALIDATION.items(), 1):
+            _line(figure.add_subplot(3, 3, position), rows, column, "", label)
         drawn.append(_save(figure, folder / "validation.png"))
     return drawn
 

@@ -1,4 +1,4 @@
-"""Settings from a YAML file: the re-implemented system's `config.yaml` as it is, or names of our own."""
+"""Read settings from a YAML file: the re-implemented system's `config.yaml`, or fields of our settings."""
 
 from __future__ import annotations
 
@@ -12,33 +12,38 @@ from typing import Any
 from sar2optical.errors import OptionError
 from sar2optical.training.config import SEED_RECIPE, RunOptions, TrainConfig
 
+__all__ = ["FileSettings", "read_settings"]
+
 
 @dataclass(frozen=True)
 class FileSettings:
-    """What a configuration file says."""
+    """Settings of a configuration file."""
 
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of `TrainConfig`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of `RunOptions`."""
     generator: Path | None = None
-    """First weights of the generator."""
+    """File with the generator's initial weights."""
     discriminator: Path | None = None
-    """First weights of the discriminator."""
+    """File with the discriminator's initial weights."""
     channels: int | None = None
     """Input channels of the generator."""
     split_mode: str | None = None
-    """random or split."""
+    """How pairs are split: "random", "split" (by `split_file`), or None."""
     split_ratio: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of train, val and test of a random split."""
     split_file: Path | None = None
+    """Split file."""
     split_seed: int = 42
+    """Seed of a random split."""
     validate: bool = True
-    """Whether to evaluate on the validation part while training."""
+    """Whether to evaluate on the validation split during training."""
     ignored: tuple[str, ...] = ()
-    """Keys that other commands, or arguments, stand for here."""
+    """Keys and sections of the file that have no effect on training here."""
 
 
-# section.key -> field of TrainConfig or RunOptions, where the value passes as it is.
+# section.key -> field of TrainConfig or RunOptions, for values that need no conversion.
 _CONFIG = {
     "dataset.seed": "seed",
     "model.netD": "discriminator",
@@ -65,7 +70,7 @@ _TREATED = {
     "training.disc_checkpoint",
     "logging.comet",
 }  # fmt: skip
-# DATA and OUT are arguments here, order is always shuffled by the seed, and a run knows its own step.
+# DATA and OUT are arguments here, and the order is always shuffled by the seed.
 _IGNORED = {
     "dataset.root_dir", "dataset.shuffle", "training.checkpoint_dir", "training.results_dir",
 }  # fmt: skip
@@ -89,7 +94,7 @@ def read_settings(path: Path) -> FileSettings:
     Raises
     ------
     OptionError
-        Where it is missing, no YAML, or has a key or value that nothing here understands.
+        If the file is missing, not YAML, or has an unknown key or an invalid value.
     """
     import yaml
 
@@ -98,9 +103,11 @@ def read_settings(path: Path) -> FileSettings:
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: no YAML ({' '.join(str(error).split())[:100]}): correct it") from error
+        raise OptionError(f"{path}: not a YAML file ({' '.join(str(error).split())[:100]}): correct it") from error
     if not isinstance(content, dict) or not content:
-        raise OptionError(f"{path}: holds {type(content).__name__}, no settings: give name: value lines")
+        raise OptionError(
+            f"{path}: holds {type(content).__name__}, not settings: write lines of the form `name: value`"
+        )
     if _SECTIONS & content.keys():
         return _seed_settings(content, path)
     ours = {f.name for f in fields(TrainConfig)}, {f.name for f in fields(RunOptions)}
@@ -119,7 +126,7 @@ def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
     if flat.get("model.use_upsampling"):
         config["upsampling"] = flat.get("model.mode", "nearest")
     if flat.get("model.c_out", 3) != 3:
-        raise OptionError(f"{path}: model.c_out is {flat['model.c_out']}: optical images have 3 channels")
+        raise OptionError(f"{path}: model.c_out is {flat['model.c_out']}: give 3, the channels of optical images")
     comet = flat.get("logging.comet") or {}
     if not isinstance(comet, dict):
         raise OptionError(f"{path}: logging.comet is {comet!r}: give enabled, project, name, entity")
@@ -131,7 +138,7 @@ def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
             "comet_entity": comet.get("entity"),
         }
     resume = bool(flat.get("training.resume"))
-    if resume and "epochs" in config:  # the epochs that the files have behind them are not trained again
+    if resume and "epochs" in config:  # epochs that the loaded weights were already trained for are not repeated
         config["epochs"] -= flat.get("training.resume_epoch") or 0
     files = [_path(flat.get(f"training.{net}_checkpoint")) if resume else None for net in ("gen", "disc")]
     return FileSettings(
@@ -147,7 +154,7 @@ def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:
 
 
 def _check_seed_values(flat: Mapping[str, Any], path: Path) -> None:
-    """Refuse what becomes no field of ours by itself, and would fail later without its name."""
+    """Refuse invalid values that would otherwise fail later, in a message without the key."""
     whole = {"model.c_in": 1, "dataset.seed": 0, "training.num_epochs": 1, "training.resume_epoch": 0}
     for key, least in whole.items():
         value = flat.get(key, least)
@@ -163,7 +170,7 @@ def _split(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
     mode, file = flat.get("dataset.split_mode"), _path(flat.get("dataset.split_file"))
     if mode not in (None, "random", "split") or (mode == "split" and file is None):
         raise OptionError(
-            f"{path}: dataset.split_mode is {mode!r} and split_file {file}: give random, or split with its file"
+            f"{path}: dataset.split_mode is {mode!r} and split_file {file}: give random, or split with a split_file"
         )
     found: dict[str, Any] = {"split_mode": mode, "split_file": file, "split_seed": flat.get("dataset.seed", 42)}
     ratio = flat.get("dataset.split_ratio")
@@ -176,12 +183,12 @@ def _split(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _flattened(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Give the training sections as section.key: value; check the other sections' keys."""
+    """Flatten the training sections to section.key: value; check the keys of the other sections."""
     flat: dict[str, Any] = {}
     _refuse_unknown(content, _SECTIONS, path)
     for section, values in content.items():
         if not isinstance(values, dict):
-            raise OptionError(f"{path}: section {section} is {values!r}: give name: value lines")
+            raise OptionError(f"{path}: section {section} is {values!r}: write lines of the form `name: value`")
         if section in _OTHER_COMMANDS:
             _refuse_unknown(values, _OTHER_COMMANDS[section], path)
         else:
@@ -197,7 +204,7 @@ def _refuse_unknown(given: Mapping[str, Any], known: set[str], path: Path) -> No
 
 
 def _number(value: Any) -> Any:
-    """Take 2e-4 for the number that it is: YAML 1.1 wants 2.0e-4, and gives text otherwise."""
+    """Convert numbers such as 2e-4, which YAML 1.1 reads as text."""
     if isinstance(value, str):
         with suppress(ValueError):
             return float(value)

@@ -1,4 +1,4 @@
-"""Windows beside copies of them that are shifted by some pixels: a generator should draw the same on both."""
+"""Shifted copies of windows, and the loss that makes a generator draw the same on both."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+__all__ = ["MOST", "Shift", "shift_loss", "shift_of", "with_shifted"]
+
 MOST = 17
-"""Pixels that a window is shifted by, at most, in both directions: every offset to the grid of four halvings."""
+"""Largest shift of a window in rows and columns, in pixels; covers every offset to the grid of four halvings."""
 
 _MARGIN = 32
-"""Pixels from a window's edge that are not compared: padding decides there."""
+"""Pixels at a window's edges that are not compared, because padding affects them."""
 
 Shift = tuple[int, int]
-"""Rows and columns."""
+"""Shift in rows and columns, in pixels."""
 
 
 def shift_of(seed: int, step: int) -> Shift:
-    """Choose a step's shift, from the run's seed and the step alone."""
+    """Draw the shift of a step; it depends only on the seed and the step."""
     rows, columns = np.random.default_rng([seed, step, 2]).integers(0, MOST + 1, 2)
     return int(rows), int(columns)
 
 
 def with_shifted(images: Tensor, shift: Shift) -> Tensor:
-    """Append copies shifted up and to the left; what comes in from the other side is mirrored.
+    """Append copies shifted up and left, filled by reflection.
 
     Parameters
     ----------
     images
-        (N, C, H, W).
+        Images (N, C, H, W).
     shift
-        Rows and columns.
+        Shift in rows and columns.
 
     Returns
     -------
@@ -43,17 +45,19 @@ def with_shifted(images: Tensor, shift: Shift) -> Tensor:
 
 
 def shift_loss(fake: Tensor, shift: Shift) -> Tensor:
-    """Mean absolute difference of images and their shifted copies, shifted back, away from edges.
+    """Compute the mean absolute difference between images and their copies shifted back, without the edges.
 
     Parameters
     ----------
     fake
-        (2 N, C, H, W), what was made of `with_shifted`; sides of 82 or more.
+        Generator output for `with_shifted`, (2 N, C, H, W); sides of at least 82 pixels.
     shift
-        Rows and columns.
+        Shift in rows and columns.
     """
     rows, columns = shift
     height, width = fake.shape[-2:]
     image, moved = fake.float().chunk(2)
-    there = image[..., _MARGIN + rows : height - _MARGIN, _MARGIN + columns : width - _MARGIN]
-    return (there - moved[..., _MARGIN : height - _MARGIN - rows, _MARGIN : width - _MARGIN - columns]).abs().mean()
+    original = image[..., _MARGIN + rows : height - _MARGIN, _MARGIN + columns : width - _MARGIN]
+    return (
+        (original - moved[..., _MARGIN : height - _MARGIN - rows, _MARGIN : width - _MARGIN - columns]).abs().mean()
+    )

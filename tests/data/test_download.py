@@ -110,7 +110,7 @@ def broken_off(server: Server, out: Path, at: int = 1_234_567) -> None:
 
 def test_a_file_comes_whole_and_alone(server, tmp_path):
     told: list[tuple[int, int]] = []
-    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), progress=lambda *counts: told.append(counts))
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), on_progress=lambda *counts: told.append(counts))
     assert (tmp_path / "set.zip").read_bytes() == BODY
     assert names(tmp_path) == ["set.zip"]
     assert told[-1] == (len(BODY), len(BODY))
@@ -183,7 +183,7 @@ def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
 def test_a_length_that_is_not_told_needs_no_length(server, tmp_path):
     server.length_told = False
     told: list[tuple[int, int]] = []
-    fetch(server.url, tmp_path / "set.zip", progress=lambda *counts: told.append(counts))
+    fetch(server.url, tmp_path / "set.zip", on_progress=lambda *counts: told.append(counts))
     assert told[-1] == (len(BODY), 0)
     assert (tmp_path / "set.zip").read_bytes() == BODY
 

@@ -111,7 +111,7 @@ def test_a_set_without_any_good_pair_is_refused_even_when_skipping(pairs):
 
 def test_progress_tells_every_pair(pairs):
     told: list[tuple[int, int]] = []
-    ChipStore.open(pairs, READING, progress=lambda done, total: told.append((done, total)))
+    ChipStore.open(pairs, READING, on_progress=lambda done, total: told.append((done, total)))
     assert told == [(k, 7) for k in range(1, 8)]
 
 

@@ -25,7 +25,8 @@ from sar2optical.evaluation import (
     report,
     shift_consistency,
 )
-from sar2optical.evaluation.evaluate import RADAR, Sample, SeesTruth, evaluate, mean_colour, radar
+from sar2optical.evaluation.evaluate import Sample, evaluate
+from sar2optical.evaluation.predictors import RADAR, SeesTruth, mean_colour, radar
 from sar2optical.evaluation.shift_runs import spread_pairs, with_shifts
 from tests.conftest import speckle
 
@@ -326,7 +327,7 @@ def test_shift_consistency_is_added_to_results_by_class():
     told = []
     shifts = ((0, 1), (2, 3))
     found = with_shifts(
-        found, {"even": pointwise, "parity": parity}, chips, shifts=shifts, on_chip=lambda: told.append(1)
+        found, {"even": pointwise, "parity": parity}, chips, shifts=shifts, on_progress=lambda: told.append(1)
     )
     even, odd, other = found.results
     assert (even.shifts.overall.mean, even.shifts.overall.worst, len(told)) == (inf, inf, 3)

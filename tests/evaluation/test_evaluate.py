@@ -9,21 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sar2optical.data.pairs import Chips
+from sar2optical.data.pairs import Chips, encoded
 from sar2optical.engines import open_engine
 from sar2optical.errors import DataError
 from sar2optical.evaluation import report
-from sar2optical.evaluation.evaluate import (
-    Sample,
-    WindowScore,
+from sar2optical.evaluation.evaluate import Sample, WindowScore, evaluate, score
+from sar2optical.evaluation.predictors import (
     baselines,
-    encoded,
     engine_prediction,
-    evaluate,
     generator_prediction,
     linear_fit,
     mean_colour,
-    score,
 )
 from tests.conftest import BYTES, make_identity, speckle
 

@@ -23,14 +23,15 @@ from sar2optical.errors import (
     OptionError,
     TrainingDiverged,
 )
-from sar2optical.evaluation.evaluate import mean_colour, score
+from sar2optical.evaluation.evaluate import score
 from sar2optical.evaluation.metrics import gradient_energy, ssim
+from sar2optical.evaluation.predictors import mean_colour
 from sar2optical.models import detail, unet
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.training.batches import Batches, to_tensor
 from sar2optical.training.config import MULTIPLES, RunOptions, TrainConfig
 from sar2optical.training.journal import read_metrics
-from sar2optical.training.loop import train
+from sar2optical.training.loop import TrainingJob, train
 from sar2optical.training.losses import (
     adversarial_loss,
     correlation_loss,
@@ -74,7 +75,10 @@ def flat(content):
 
 
 def run(out, config=TINY, chips=None, **kwargs):
-    return train(chips or pairs(), config, BYTES, out, options=kwargs.pop("options", QUIET), **kwargs)
+    """Train; other arguments are those of `train`, else of the job."""
+    calls = {name: kwargs.pop(name) for name in ("on_step", "should_stop") if name in kwargs}
+    settings = {"options": QUIET, **kwargs}
+    return train(TrainingJob(chips=chips or pairs(), config=config, signature=BYTES, out=out, **settings), **calls)
 
 
 def steps(trainer, batches, count):
@@ -633,4 +637,4 @@ def test_chips_that_cannot_be_trained_on_are_refused(tmp_path):
     with pytest.raises(DataError, match="smaller than the window of 256"):
         run(tmp_path, chips=pairs(1, size=128))
     with pytest.raises(DataError, match="no training pair"):
-        train([], TINY, BYTES, tmp_path, options=QUIET)
+        train(TrainingJob(chips=[], config=TINY, signature=BYTES, out=tmp_path, options=QUIET))

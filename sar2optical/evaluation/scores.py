@@ -1,4 +1,4 @@
-"""All figures of a window, and their means with intervals over chips."""
+"""Figures of a window, and their means with bootstrap intervals over chips."""
 
 from __future__ import annotations
 
@@ -13,41 +13,46 @@ from sar2optical.evaluation.dark import DarkArea, dark_in_both
 from sar2optical.evaluation.detail import corner_share, fitted, low_passed, octave_energies
 from sar2optical.evaluation.metrics import bootstrap_ratios, l1, psnr, sam, ssim
 
+__all__ = ["LEVEL", "METRICS", "RESAMPLES", "SEED", "Figure", "Score", "Scores", "measure", "scores_of"]
+
 METRICS = (
     "psnr", "ssim", "sam", "l1", "gradient_ratio", "gradient_ratio_2", "gradient_ratio_4", "gradient_ratio_8", "r2",
     "psnr_fitted", "r2_low_passed", "psnr_fitted_low_passed", "corner_share", "dark_agreement",
 )  # fmt: skip
-"""Figures of each window, in the order of `measure`; fields of `Scores`."""
+"""Names of the figures of a window, in the order of `measure`; fields of `Scores`."""
 
 RESAMPLES = 1000
+"""Bootstrap draws per interval."""
 LEVEL = 0.95
+"""Share of the draws inside an interval."""
 SEED = 0
+"""Seed of the draws."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Means over windows, without intervals: what training watches."""
+    """Means over windows without intervals, as training reports them."""
 
     psnr: float
-    """dB, on grey levels."""
+    """PSNR in dB, on grey levels."""
     ssim: float
-    """On grey levels, mean of red, green and blue."""
+    """SSIM on grey levels, mean of red, green and blue."""
     l1: float
     """Mean absolute error in grey levels."""
     gradient_ratio: float
-    """Gradient energy of all predictions over that of all truths: below 1 is smoother than the truth."""
+    """Gradient energy of all predictions divided by that of all truths; below 1 is smoother than the truth."""
     gradient_ratio_2: float
-    """The same after averaging blocks of 2 x 2 pixels."""
+    """Gradient ratio after averaging blocks of 2 x 2 pixels."""
     gradient_ratio_4: float
-    """The same after averaging blocks of 4 x 4 pixels."""
+    """Gradient ratio after averaging blocks of 4 x 4 pixels."""
     r2: float
-    """Share of the truth's variance explained after a fit of gain and offset to each window and colour."""
+    """Share of the truth's variance explained after fitting gain and offset to each window and colour."""
     r2_low_passed: float
-    """The same after averaging blocks of 16 x 16 pixels."""
+    """R2 after averaging blocks of 16 x 16 pixels."""
     corner_share: float
-    """Share of the prediction's gradient energy at the highest frequencies of both axes; nan where all are flat."""
+    """Share of the prediction's gradient energy at the highest frequencies of both axes; nan if all are flat."""
     chips: int
-    """Windows scored."""
+    """Number of windows scored."""
 
 
 @dataclass(frozen=True)
@@ -56,71 +61,74 @@ class Figure:
 
     value: float
     low: float | None = None
-    """Lower end; None where fewer than two chips leave nothing to resample."""
+    """Lower end of the interval; None for fewer than two chips, which cannot be resampled."""
     high: float | None = None
+    """Upper end of the interval, or None."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one predictor on one set of chips."""
+    """Figures of one predictor on one set of chips, see `Score`."""
 
     psnr: Figure
-    """dB, on grey levels."""
+    """PSNR in dB, on grey levels."""
     ssim: Figure
-    """On grey levels, mean of red, green and blue."""
+    """SSIM on grey levels, mean of red, green and blue."""
     sam: Figure
-    """Degrees."""
+    """Spectral angle in degrees."""
     l1: Figure
     """Mean absolute error in grey levels."""
     gradient_ratio: Figure
-    """See `Score.gradient_ratio`."""
+    """Gradient ratio, see `Score.gradient_ratio`."""
     gradient_ratio_2: Figure
-    """After averaging blocks of 2 x 2 pixels."""
+    """Gradient ratio after averaging blocks of 2 x 2 pixels."""
     gradient_ratio_4: Figure
-    """After averaging blocks of 4 x 4 pixels."""
+    """Gradient ratio after averaging blocks of 4 x 4 pixels."""
     gradient_ratio_8: Figure
-    """After averaging blocks of 8 x 8 pixels."""
+    """Gradient ratio after averaging blocks of 8 x 8 pixels."""
     r2: Figure
-    """See `Fit`, at full resolution."""
+    """R2 at full resolution, see `Fit`."""
     psnr_fitted: Figure
-    """dB."""
+    """PSNR in dB after the fit."""
     r2_low_passed: Figure
-    """See `Fit`, of means of 16 x 16 blocks."""
+    """R2 after averaging blocks of 16 x 16 pixels, see `Fit`."""
     psnr_fitted_low_passed: Figure
-    """dB."""
+    """PSNR in dB after averaging and the fit."""
     corner_share: Figure
-    """See `corner_share`; mean over windows that are not flat."""
+    """Corner share, mean over the windows that are not flat, see `corner_share`."""
     dark_agreement: Figure
-    """Share of dark areas that are dark in the prediction too, see `dark_in_both`; nan where there is none."""
+    """Share of dark areas that are dark in the prediction too, see `dark_in_both`; nan if there is none."""
     dark_areas: int
-    """How many areas that is a share of."""
+    """Number of dark areas."""
     chips: int
+    """Number of chips."""
     windows: int
+    """Number of windows."""
 
 
 def measure(
     truth: NDArray[np.uint8], fake: NDArray[np.float64], areas: Sequence[DarkArea] = ()
 ) -> NDArray[np.float64]:
-    """Compare one window, such that sums over windows divide to means.
+    """Measure one window as numerators and denominators, so that their sums over windows divide to means.
 
     Parameters
     ----------
     truth, fake
-        (3, H, W) in grey levels.
+        Images in grey levels, (3, H, W).
     areas
-        The window's dark areas.
+        Dark areas of the window.
 
     Returns
     -------
     ndarray
-        float64 (2, 14): numerators and denominators of `METRICS`. A figure that this window does not define has 0
-        in both.
+        float64 (2, 14): numerators and denominators of `METRICS`; both are 0 for a figure that is undefined on
+        this window.
     """
     energies = zip(octave_energies(fake), octave_energies(truth), strict=True)
     pairs = [
         _mean(psnr(truth, fake, data_range=255)),
         _mean(ssim(truth, fake, data_range=255)),
-        _mean(sam(truth, fake)),  # nothing but black has no angle
+        _mean(sam(truth, fake)),  # nan for a black window
         _mean(l1(truth, fake)),
         *((0.0, 0.0) if math.isnan(real) else (float(ours), float(real)) for ours, real in energies),
         *map(_mean, fitted(truth, fake)),
@@ -132,14 +140,14 @@ def measure(
 
 
 def scores_of(tally: NDArray[np.float64], windows: int) -> Scores:
-    """Give means over windows with intervals over chips.
+    """Compute means over windows with intervals over chips.
 
     Parameters
     ----------
     tally
-        float64 (n, 2, 14): `measure` of each chip, added up over its windows.
+        float64 (n, 2, 14): `measure` of each chip, summed over its windows.
     windows
-        How many those are.
+        Number of windows in all chips.
     """
     values, low, high = bootstrap_ratios(tally, resamples=RESAMPLES, level=LEVEL, seed=SEED)
     ends = [
@@ -152,5 +160,5 @@ def scores_of(tally: NDArray[np.float64], windows: int) -> Scores:
 
 
 def _mean(value: float) -> tuple[float, float]:
-    """Give what adds up to a mean over the windows that define a figure."""
+    """Pair a figure with the weight 1, or 0 and 0 if it is undefined."""
     return (0.0, 0.0) if math.isnan(value) else (value, 1.0)
