@@ -1,3 +1,3 @@
-"""The export stage: generator checkpoints to verified files that engines run."""
+"""Export generators to verified ONNX files and TensorRT plans."""
 
-import sar2optical  # noqa: F401  # before ONNX Runtime and OpenVINO: it switches their telemetry off
+import sar2optical  # noqa: F401  # before ONNX Runtime and OpenVINO, to switch their telemetry off

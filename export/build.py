@@ -1,4 +1,4 @@
-"""From a generator to a verified file: made, compared with its source, and only then renamed into place."""
+"""Export a generator to a file: rewrite it, verify it against its source, then write it atomically."""
 
 from __future__ import annotations
 
@@ -6,49 +6,56 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import onnx
 
-from export.options import Exported, ExportOptions
+from export.options import Exported, ExportOptions, OnProgress
 from export.plans import export_plan
 from export.precision import PRECISIONS, Precision
-from export.rewrite import ROUNDS, chips_for, open_generator, rate_of, refuse_uncalibrated, verified
+from export.rewrite import ROUNDS, chips_for, measure_rate, open_generator, refuse_uncalibrated, verified
 from export.source import CHECKPOINTS
 from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import ExportUnsupported, OptionError, OutputUnwritable, Sar2OpticalError
 
-__all__ = ["ExportOptions", "Exported", "Row", "export", "export_all"]
+__all__ = ["PLANS", "ExportOptions", "Exported", "Row", "export", "export_all"]
 
 PLANS = (".plan", ".engine")
+"""Suffixes of TensorRT plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One precision of `export_all`: what was made and how fast it runs here, or why not."""
+    """Result of one precision in `export_all`."""
 
     precision: Precision
+    """Precision."""
     made: Exported | None = None
+    """Exported file; None if the export failed."""
     engine: str = ""
+    """Engine that ran the file, or the reason why none did."""
     windows_per_second: float = float("nan")
+    """Speed on this machine's CPU."""
     reason: str = ""
+    """Reason why the export failed."""
 
 
-def export(source: Path, out: Path, options: ExportOptions | None = None, *, progress: Any = None) -> Exported:
+def export(
+    source: Path, out: Path, options: ExportOptions | None = None, *, on_progress: OnProgress | None = None
+) -> Exported:
     """Export a generator to a verified file.
 
     Parameters
     ----------
     source
-        `.pth`: a checkpoint of ours, or a bare state dict; `.onnx`: a float32 graph. For a plan, also an
-        ONNX file of ours in a lower precision, but for bf16, which nothing here could compare it with.
+        Checkpoint (`.pth`) of this package, or a bare state dict; or an fp32 ONNX file. A plan can also be built from
+        an exported ONNX file in fp16, int8 or fp8. Not from bf16: ONNX Runtime cannot run it to verify the plan.
     out
-        `.onnx` or `.plan`; absent or whole and verified.
+        Output, `.onnx` or `.plan`; written atomically after the verification.
     options
         See `ExportOptions`.
-    progress
-        Told of the phases of a TensorRT build.
+    on_progress
+        Called during a TensorRT build with a phase, its completed steps and all its steps.
 
     Returns
     -------
@@ -57,69 +64,72 @@ def export(source: Path, out: Path, options: ExportOptions | None = None, *, pro
     Raises
     ------
     Sar2OpticalError
-        One of its kinds; no file is left at `out`.
+        If the source cannot be exported or its parity is too low; nothing is written to `out`.
     """
     options = options or ExportOptions()
     if out.suffix.lower() not in (".onnx", *PLANS):
-        raise ExportUnsupported(f"{out}: written are .onnx and .plan files: give a name that ends so")
+        raise ExportUnsupported(f"{out}: unknown kind of output: give a name that ends in .onnx or .plan")
     if source.suffix.lower() not in (".onnx", *CHECKPOINTS):
-        raise ExportUnsupported(f"{source}: exported are checkpoints (.pth) and fp32 ONNX files: give one")
+        raise ExportUnsupported(f"{source}: cannot be exported: give a checkpoint (.pth) or an fp32 .onnx file")
     if out.suffix.lower() == ".onnx" and options.plan:
-        raise OptionError(f"{', '.join(sorted(options.plan))}: of TensorRT plans, {out.name} is none: leave it out")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(options.plan))
+        raise OptionError(f"{names} applies only to .plan outputs, not to {out.name}: remove the option")
     refuse_existing(out, overwrite=options.overwrite)
     if out.exists() and out.samefile(source):
-        raise OptionError(f"{out}: is the source itself: give another output")
+        raise OptionError(f"{out}: the output is the source file: give another output")
     with TemporaryDirectory() as name:
         folder = Path(name)
         if out.suffix.lower() in PLANS:
-            return export_plan(source, out, options, folder, progress)
+            return export_plan(source, out, options, folder, on_progress)
         with open_generator(source, options, folder) as generator:
             return _write(*verified(generator, options, chips_for(generator, options), folder), out)
 
 
 def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[Row]:
-    """Export every precision that verifies into one folder, as `<name>.<precision>.onnx`.
+    """Export every precision that passes the verification into one folder, as `<name>.<precision>.onnx`.
 
     Parameters
     ----------
     source
-        As in `export`.
+        See `export`.
     folder
-        Made where it is missing.
+        Output folder; created if missing.
     options
-        Their precision is not looked at.
+        See `ExportOptions`; its precision is ignored.
 
     Yields
     ------
     Row
-        In the order of `PRECISIONS`; one that cannot be made is no error.
+        In the order of `PRECISIONS`. A precision that fails is a row with the reason, not an error.
 
     Raises
     ------
     Sar2OpticalError
-        Where the source cannot be exported at all, or the folder not be made.
+        If the source cannot be exported at all, or the folder cannot be created.
     """
     fresh = not folder.exists()
     with (
         TemporaryDirectory() as name,
         open_generator(source, replace(options, precision=None), Path(name)) as generator,
     ):
-        chips = chips_for(generator, options)  # once: a checkpoint is traced, and the reference run, for all of them
+        chips = chips_for(generator, options)  # tracing and the reference run serve all precisions
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise OutputUnwritable(f"{folder}: cannot be made a folder ({error.strerror}): choose another") from error
+            raise OutputUnwritable(
+                f"{folder}: cannot create the folder ({error.strerror}): choose another folder"
+            ) from error
         for precision in PRECISIONS:
             out = folder / f"{source.stem}.{precision}.onnx"
             try:
-                asked = replace(options, precision=precision)
-                refuse_uncalibrated(asked)
+                requested = replace(options, precision=precision)
+                refuse_uncalibrated(requested)
                 refuse_existing(out, overwrite=options.overwrite)
-                made = _write(*verified(generator, asked, chips, Path(name)), out)
+                made = _write(*verified(generator, requested, chips, Path(name)), out)
             except Sar2OpticalError as error:
                 yield Row(precision=precision, reason=str(error))
             else:
-                yield _rated(made)
+                yield _measured(made)
     if fresh and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -129,15 +139,15 @@ def _write(model: onnx.ModelProto, made: Exported, out: Path) -> Exported:
     return replace(made, out=out, megabytes=out.stat().st_size / 1e6)
 
 
-def _rated(made: Exported) -> Row:
+def _measured(made: Exported) -> Row:
     try:
-        engine, rate = _rate(made.out)
+        engine, rate = _measure(made.out)
     except Sar2OpticalError as error:
-        engine, rate = f"not run here: {error}", float("nan")
+        engine, rate = f"not run: {error}", float("nan")
     return Row(precision=made.precision, made=made, engine=engine, windows_per_second=rate)
 
 
-def _rate(path: Path) -> tuple[str, float]:
-    """Run a file a few times with the backend that comes first on the CPU."""
+def _measure(path: Path) -> tuple[str, float]:
+    """Measure the speed of a file with the first backend for the CPU."""
     with open_engine(path, options=EngineOptions(device="cpu")) as engine:
-        return str(engine), max(rate_of(engine) for _ in range(ROUNDS))
+        return str(engine), max(measure_rate(engine) for _ in range(ROUNDS))

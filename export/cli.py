@@ -1,10 +1,10 @@
-"""`sar2opt-export`: a generator in, a verified ONNX file or TensorRT plan out."""
+"""`sar2opt-export`: export a generator to a verified ONNX file or TensorRT plan."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -20,6 +20,9 @@ from sar2optical.signature import listed
 
 if TYPE_CHECKING:
     from export.build import Exported, Row
+    from export.options import OnProgress
+
+__all__ = ["main", "overview", "table"]
 
 _FILE = click.Path(path_type=Path)
 _EMULATED = ", 16-bit roundings emulated in float32"
@@ -32,81 +35,82 @@ _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of the graph.  [default: fp32; that of SOURCE for a plan of an ONNX file]",
+    help="Precision of the graph.  [default: fp32; for a plan, that of the ONNX file SOURCE]",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="OUT is a folder: every precision that verifies, and a table."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Export every precision that passes verification to the folder OUT, and print a table.",
 )
-@click.option(
-    "--calibration", type=_FILE, help="Real chips (a folder) or a scene that int8 and fp8 take their ranges from."
-)
+@click.option("--calibration", type=_FILE, help="Real chips (a folder) or a scene to calibrate int8 and fp8 on.")
 @click.option(
     "--calibration-method",
     "method",
     type=click.Choice(get_args(Method)),
-    help="[default: the best of them, measured]",
+    help="Calibration method.  [default: the one with the highest PSNR]",
 )
 @click.option(
     "--min-psnr",
     type=click.FloatRange(min=0),
-    help="Least PSNR in dB of the worst chip.  [default: fp32 80, fp16 50, bf16 50, int8 40, fp8 38]",
+    help="Least PSNR in dB, for the worst chip.  [default: fp32 80, fp16 50, bf16 50, int8 40, fp8 38]",
 )
 @click.option(
     "--subpixel",
     type=click.Choice(get_args(Subpixel)),
     default="auto",
     show_default=True,
-    help="Write transposed convolutions as convolutions and a shuffle; the same image, other kernels.",
+    help="Rewrite transposed convolutions as convolutions and a pixel shuffle; the image stays the same.",
 )
 @click.option(
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),
-    help="Of the ONNX operators.  [default: 18; bf16 22, fp8 19]",
+    help="ONNX opset.  [default: 18; bf16 22, fp8 19]",
 )
 @click.option(
     "--storage",
     type=click.Choice(get_args(Storage)),
     default="fp32",
     show_default=True,
-    help="How fp32 weights are kept; fp16 halves the file, arithmetic stays fp32.",
+    help="Type of stored fp32 weights; fp16 halves the file, the arithmetic stays fp32.",
 )
 @click.option(
     "--verify-with",
     type=_FILE,
-    help="Real chips (a folder) or a scene to prove parity on; else those of the calibration, or simulated ones.",
+    help="Real chips (a folder) or a scene to verify on.  [default: the calibration data, or simulated chips]",
 )
-@click.option("--signature", type=_FILE, help="JSON file with the signature, for an ONNX file from elsewhere.")
+@click.option("--signature", type=_FILE, help="JSON file with the signature, for an ONNX file without one.")
 @click.option(
     "--upsampling",
     type=click.Choice(["nearest", "bilinear", "bicubic"]),
-    help="Mode of a bare state dict whose decoder upsamples.  [default: nearest]",
+    help="Upsampling mode of a bare state dict whose decoder upsamples.  [default: nearest]",
 )
 @click.option(
     "--batch",
     type=click.IntRange(1),
     nargs=3,
     metavar="MIN OPT MAX",
-    help="Plans: windows per run.  [default: 1 8 32]",
+    help="Windows per run of a plan.  [default: 1 8 32]",
 )
 @click.option(
-    "--workspace", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Plans: GPU memory for kernels."
+    "--workspace", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Limit of a plan's GPU workspace."
 )
-@click.option("--timing-cache", type=_FILE, help="Plans: folder that keeps measured kernel times between builds.")
+@click.option("--timing-cache", type=_FILE, help="Folder to store measured kernel times for later builds of plans.")
 @click.option(
     "--hardware-compatibility",
     type=click.Choice(["none", "same_compute_capability", "ampere_plus"]),
-    help="Plans: which other GPUs may run it.  [default: none, the fastest]",
+    help="Other GPUs that a plan runs on.  [default: none, the fastest]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
-@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, **choices: Any) -> None:
-    """Export a generator SOURCE to OUT (.onnx or .plan), verified before it appears.
+    """Export a generator SOURCE to OUT (.onnx or .plan), and verify OUT before it is written.
 
     SOURCE is a checkpoint (.pth), an fp32 ONNX file, or the name of a published generator (pix2pix_gen_180), which is
-    fetched from its hub once.
+    downloaded once.
 
     TensorRT plans (.plan) are API-checked, not yet run on hardware.
     """
@@ -127,8 +131,8 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
         if not any(row.made for row in rows):
             sys.exit(1)
         return
-    with _build_progress(hidden=quiet or as_json) as progress:
-        made = export(path, out, options, progress=progress)
+    with _build_progress(hidden=quiet or as_json) as on_progress:
+        made = export(path, out, options, on_progress=on_progress)
     if as_json:
         click.echo(json.dumps(_record(made), indent=1))
     elif not quiet:
@@ -138,12 +142,12 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
 def _require(*libraries: str) -> None:
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        raise BackendNotInstalled(f"exporting needs {', '.join(missing)}: pip install 'sar2optical[export]'")
+        raise BackendNotInstalled(f"sar2opt-export needs {', '.join(missing)}: pip install 'sar2optical[export]'")
 
 
 @contextmanager
-def _build_progress(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Show the phases of a TensorRT build, which takes minutes; nothing is shown of other exports."""
+def _build_progress(*, hidden: bool) -> Iterator[OnProgress]:
+    """Show a progress bar during a TensorRT build, which takes minutes."""
     from tqdm import tqdm
 
     with tqdm(total=0, leave=False, disable=hidden or None, desc="building", delay=1) as bar:
@@ -157,7 +161,7 @@ def _build_progress(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]
 
 
 def table(made: Exported) -> str:
-    """Lay out what was made, and how well it agrees with its source."""
+    """Format a result as a table."""
     parity, signature = made.parity, made.signature
     rows = [
         ("file", str(made.out)),
@@ -186,7 +190,7 @@ def table(made: Exported) -> str:
 
 
 def overview(rows: list[Row]) -> str:
-    """Lay out what `--all` made: size, parity and speed of each, or why it was not made."""
+    """Format the results of `--all` as a table: size, parity and speed, or the reason of a failure."""
     lines = [f"{'':<6} {'MB':>7} {'PSNR, dB':>9} {'SSIM':>9} {'windows/s':>10}  engine"]
     for row in rows:
         if row.made is None:

@@ -1,4 +1,4 @@
-"""Surgery on ONNX graphs: what every rewriting needs."""
+"""Editing of ONNX graphs, shared by all rewrites."""
 
 from __future__ import annotations
 
@@ -14,26 +14,38 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sar2optical.errors import ExportUnsupported
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
-"""Operators with weights; all others of a generator only move or bend what these compute."""
+__all__ = [
+    "CONVOLUTIONS",
+    "Graph",
+    "attribute",
+    "convolutions",
+    "ends_in_tanh",
+    "metadata_of",
+    "opset_of",
+    "plain",
+    "with_metadata",
+]
 
-_MOVES = ("Identity", "Cast", "Transpose", "Reshape", "DepthToSpace", "Slice")  # that change no value
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+"""Operators with weights; the other operators of a generator move values or apply elementwise functions."""
+
+_MOVES = ("Identity", "Cast", "Transpose", "Reshape", "DepthToSpace", "Slice")  # operators that change no value
 
 
 class Graph:
-    """A copy of a model, being rewritten.
+    """An editable copy of a model.
 
     Parameters
     ----------
     model
-        Left as it is.
+        Model to copy.
     opset
-        Least version of the standard operators; converted to where the model's is lower.
+        Least opset of the standard operators; a model with a lower one is converted.
 
     Attributes
     ----------
     nodes
-        In an order in which each comes after those that it reads.
+        Nodes in topological order.
     """
 
     def __init__(self, model: onnx.ModelProto, *, opset: int = 0) -> None:
@@ -57,39 +69,41 @@ class Graph:
         return [value.name for value in self._model.graph.output]
 
     def constant(self, name: str) -> NDArray[np.generic] | None:
-        """Give an initializer's values; None where the name is no initializer's."""
+        """Return an initializer's values; None if the name is not that of an initializer."""
         tensor = self._constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def weights(self, node: onnx.NodeProto) -> NDArray[np.generic]:
-        """Give the weights of a convolution, which `plain` has made an initializer."""
+        """Return the weights of a convolution; `plain` makes them initializers."""
         return self.known(node.input[1])
 
     def known(self, name: str) -> NDArray[np.generic]:
-        """Give an initializer's values.
+        """Return an initializer's values.
 
         Raises
         ------
         ExportUnsupported
-            Where the name is no initializer's.
+            If the name is not that of an initializer.
         """
         values = self.constant(name)
         if values is None:
-            raise ExportUnsupported(f"{name} is computed in the graph, not kept: export it with constant folding")
+            raise ExportUnsupported(
+                f"{name} is computed in the graph, not stored in it: export the model with constant folding"
+            )
         return values
 
     def add_constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Keep an initializer, and give its name back."""
+        """Add an initializer; return its name."""
         self._constants[name] = numpy_helper.from_array(np.asarray(values), name)
         return name
 
     def add_tensor(self, tensor: TensorProto) -> str:
-        """Keep an initializer of a type that numpy has not, and give its name back."""
+        """Add an initializer of a type that numpy does not have; return its name."""
         self._constants[tensor.name] = tensor
         return str(tensor.name)
 
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """Map each tensor to the node that makes it."""
+        """Map each tensor to the node that computes it."""
         return {name: node for node in self.nodes for name in node.output}
 
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
@@ -101,12 +115,12 @@ class Graph:
         return readers
 
     def model(self) -> onnx.ModelProto:
-        """Give the rewritten model, checked, without initializers that nothing reads.
+        """Return the edited model, checked, without unused initializers.
 
         Raises
         ------
         ExportUnsupported
-            Where an operator does not take what it would be given.
+            If the model is not valid ONNX, for example if an operator does not support a type.
         """
         graph = self._model.graph
         used = {name for node in self.nodes for name in node.input}
@@ -122,18 +136,18 @@ class Graph:
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ExportUnsupported(
-                f"this graph cannot be written so ({reason}): give the checkpoint, or another --precision"
+                f"this graph cannot be rewritten ({reason}): give the checkpoint, or another --precision"
             ) from error
         return model
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Give the version of a model's standard operators."""
+    """Return the opset of a model's standard operators."""
     return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make constants initializers, and undo half storage: weights that are cast when loaded become float32."""
+    """Turn Constant nodes into initializers, and fp16 weights behind a Cast into float32 ones."""
     graph = Graph(model)
     kept = []
     for node in graph.nodes:
@@ -150,7 +164,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
-    """Give a node's attribute, lists as lists."""
+    """Return the value of a node's attribute, or the default."""
     for entry in node.attribute:
         if entry.name == name:
             return helper.get_attribute_value(entry)
@@ -158,12 +172,12 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
-    """Give the model's metadata."""
+    """Return the model's metadata."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def with_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> onnx.ModelProto:
-    """Give a copy with these entries added, in place of those of equal names."""
+    """Return a copy with these metadata entries added or replaced."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     helper.set_model_props(copied, {**metadata_of(model), **entries})
@@ -171,12 +185,12 @@ def with_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> onnx.Model
 
 
 def convolutions(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Give the nodes with weights, in order."""
+    """Select the convolutions, in order."""
     return [node for node in nodes if node.op_type in CONVOLUTIONS]
 
 
 def ends_in_tanh(model: onnx.ModelProto) -> bool:
-    """Say whether the output is that of a Tanh, so that its range is [-1, 1] whatever it was seen to give."""
+    """Return True if the output comes from a Tanh, which guarantees the range [-1, 1]."""
     name = model.graph.output[0].name
     for node in reversed(model.graph.node):
         if name in node.output:

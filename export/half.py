@@ -1,4 +1,4 @@
-"""16 bits: fp16 and bf16 graphs, float32 in and out; float32 graphs that keep their weights as fp16."""
+"""Rewrite graphs to fp16 or bf16, with float32 input and output; store float32 weights as fp16."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from onnx import TensorProto, helper
 
 from export.graph import Graph, convolutions
 
+__all__ = ["BF16_OPSET", "HALVES", "emulate", "halve", "store_halved"]
+
 HALVES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+"""ONNX types of the 16-bit precisions."""
+
 BF16_OPSET = 22
-"""The first whose Conv takes bfloat16 (ONNX operator changelog)."""
+"""First opset whose Conv accepts bfloat16 (ONNX operator changelog)."""
 
 _FLOAT32 = ("Resize", "BatchNormalization")
-"""Operators whose constants stay float32: factors of a size, and variances that may be small."""
+"""Operators whose constants stay float32: scale factors, and variances that may be small."""
 
 
 def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
-    """Bring a folded generator to 16 bits.
+    """Rewrite a folded generator to 16 bits.
 
-    Batch norm was folded in float32 before, so that its small variances are not rounded.
+    Batch norm must be folded in float32 before, so that its small variances are not rounded.
 
     Parameters
     ----------
     model
-        float32; left as it is.
+        float32 model; not modified.
     precision
-        fp16 keeps 11 significant bits up to 65504, bf16 8 bits in float32's range.
+        fp16 has 11 significant bits up to 65504; bf16 has 8 bits in float32's range.
 
     Returns
     -------
     onnx.ModelProto
-        With casts behind its inputs and before its outputs. bf16 has opset 22 at least.
+        Model with casts after its inputs and before its outputs; bf16 in opset 22 or higher.
     """
     graph = Graph(model, opset=BF16_OPSET if precision == "bf16" else 0)
     kind = HALVES[precision]
@@ -55,11 +59,10 @@ def halve(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.Mo
     return graph.model()
 
 
-def emulated(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
-    """Give a float32 graph that rounds what `halve` rounds: constants, and each operator's output.
+def emulate(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
+    """Emulate 16-bit rounding in a float32 graph: round constants and the output of each operator, as `halve` does.
 
-    CPU libraries without 16-bit arithmetic leave such roundings out. Sums are float32, as they are in hardware that
-    has it.
+    CPU libraries without 16-bit arithmetic do not round. Sums are float32, as in hardware with 16-bit arithmetic.
     """
     graph = Graph(model)
     kind = HALVES[precision]
@@ -89,7 +92,7 @@ def emulated(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx
 
 
 def store_halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep float32 weights as float16, cast back where they are used; engines fold the cast when they load."""
+    """Store float32 weights as float16 with a Cast to float32 behind each; engines fold the cast when they load."""
     graph = Graph(model)
     casts = []
     for node in convolutions(graph.nodes):
@@ -102,7 +105,7 @@ def store_halved(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _narrowed(graph: Graph, node: onnx.NodeProto) -> dict[str, NDArray[np.generic]]:
-    """Give those of a node's constants that become 16-bit."""
+    """Select the constants of a node that become 16-bit."""
     if node.op_type in _FLOAT32:
         return {}
     values = {name: graph.constant(name) for name in node.input}
@@ -110,6 +113,6 @@ def _narrowed(graph: Graph, node: onnx.NodeProto) -> dict[str, NDArray[np.generi
 
 
 def _rounded(name: str, values: NDArray[np.generic], kind: int) -> TensorProto:
-    with np.errstate(over="ignore"):  # what becomes infinite fails verification
+    with np.errstate(over="ignore"):  # infinite values fail the verification
         low = values.astype(np.float32).astype(helper.tensor_dtype_to_np_dtype(kind))
     return helper.make_tensor(name, kind, low.shape, low.tobytes(), raw=True)

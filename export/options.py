@@ -1,8 +1,8 @@
-"""What an export is asked for, and what it made."""
+"""Options and result of an export."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,35 +14,42 @@ from export.verify import Parity
 from sar2optical.errors import OptionError
 from sar2optical.signature import ModelSignature
 
+__all__ = ["LEAST_OPSETS", "ExportOptions", "Exported", "OnProgress"]
+
 LEAST_OPSETS: dict[Precision, int] = {"bf16": BF16_OPSET, "fp8": FP8_OPSET}
+"""Lowest opsets of precisions that need a newer one than `DEFAULT_OPSET`."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called during a TensorRT build with a phase, its completed steps and all its steps; phases nest. TensorRT's threads
+call it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Everything that changes an exported file, beside its source."""
+    """Options of an export."""
 
     precision: Precision | None = None
-    """Of the graph; where None, that of an ONNX source, and fp32 of a checkpoint."""
+    """Precision of the graph; None: that of an ONNX source, fp32 for a checkpoint."""
     opset: int | None = None
-    """Of the standard operators; what the precision needs, at least."""
+    """Opset of the standard operators; None: 18, or higher if the precision needs it."""
     storage: Storage = "fp32"
-    """How a float32 graph keeps its weights. fp16 halves the file; they are rounded once, and run in fp32."""
+    """Type in which a float32 graph stores its weights. fp16 halves the file; the arithmetic stays fp32."""
     subpixel: Subpixel = "auto"
-    """auto: in bf16 and fp8, because TensorRT and its tools ask for it; in int8 where it is faster here."""
+    """Sub-pixel form. auto: on for bf16 and fp8, as TensorRT and its tools require; for int8 if it is faster here."""
     calibration: Path | None = None
-    """Folder of real chips, or a scene; int8 and fp8 need it."""
+    """Folder of real chips, or a scene, to calibrate int8 and fp8 on."""
     method: Method | None = None
-    """Of calibration; the best of all where None."""
+    """Calibration method; None: the one with the highest parity."""
     verify_with: Path | None = None
-    """Folder of real chips, or a scene; what was calibrated on, or else simulated chips, where None."""
+    """Folder of real chips, or a scene, to verify on; None: the calibration data, or else simulated chips."""
     min_psnr: float | None = None
-    """Least PSNR in dB of the worst chip; `FLOORS` where None."""
+    """Least PSNR in dB of the worst chip; None: see `FLOORS`."""
     signature: Path | None = None
-    """JSON file, for an ONNX source that carries no signature."""
+    """JSON file with the signature, for an ONNX source that has none."""
     upsampling: str | None = None
-    """Mode of a bare state dict whose decoder upsamples."""
+    """Upsampling mode of a bare state dict whose decoder upsamples."""
     plan: Mapping[str, Any] | None = None
-    """How a TensorRT plan is built: fields of `PlanOptions`."""
+    """Fields of `PlanOptions`, for a TensorRT plan."""
     overwrite: bool = False
     """Replace the output."""
 
@@ -52,7 +59,7 @@ class ExportOptions:
         return self.floor_of(self.precision or "fp32")
 
     def floor_of(self, precision: Precision) -> float:
-        """Least PSNR in dB that passes in a precision that the source may have brought."""
+        """Least PSNR in dB that passes in a precision."""
         if self.min_psnr is not None:
             return self.min_psnr
         return HALF_STORAGE_FLOOR if (self.storage, precision) == ("fp16", "fp32") else FLOORS[precision]
@@ -62,28 +69,34 @@ class ExportOptions:
             raise OptionError(f"opset is {self.opset}: give {OPSETS[0]} to {OPSETS[-1]}")
         needed = LEAST_OPSETS.get(self.precision or "fp32", 0)
         if self.opset is not None and self.opset < needed:
-            raise OptionError(f"opset is {self.opset}: {self.precision} needs {needed}: leave it out")
+            raise OptionError(f"opset is {self.opset}, but {self.precision} needs {needed} or higher: remove --opset")
         if self.min_psnr is not None and not 0 <= self.min_psnr < float("inf"):
-            raise OptionError(f"min-psnr is {self.min_psnr}: give a number of dB")
+            raise OptionError(f"min-psnr is {self.min_psnr}: give a finite number of dB, 0 or more")
         if self.storage == "fp16" and self.precision not in (None, "fp32"):
             raise OptionError(
-                f"storage fp16 with precision {self.precision}: only fp32 graphs store their weights so"
+                f"storage fp16 applies only to precision fp32, not to {self.precision}: remove --storage"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export made."""
+    """Result of an export."""
 
     out: Path
+    """Path of the exported file."""
     megabytes: float
+    """Size of the file."""
     signature: ModelSignature
+    """Signature of the model."""
     precision: Precision
+    """Precision of the graph."""
     parity: Parity
+    """Parity of the file with its source."""
     opset: int
+    """Opset of the standard operators."""
     subpixel: bool
     """Whether transposed convolutions are in sub-pixel form."""
     emulated: bool = False
-    """Whether parity is of the roundings, emulated in float32: no CPU library here does them."""
+    """Whether parity was measured on 16-bit roundings emulated in float32, because CPU libraries do not round so."""
     searched: Searched | None = None
-    """How an 8-bit file came to be."""
+    """Result of the quantization search, of an 8-bit file."""

@@ -1,16 +1,15 @@
-"""TensorRT plans: from an ONNX file as it is, or from one that is made for it."""
+"""Export a generator to a TensorRT plan, by way of an ONNX file."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from export.graph import metadata_of, opset_of
-from export.options import Exported, ExportOptions
+from export.options import Exported, ExportOptions, OnProgress
 from export.rewrite import Chips, chips_for, chips_of, open_generator, verified
 from export.verify import Parity, chips_from, compare, simulated_chips
 from sar2optical._utils.files import write_output
@@ -19,28 +18,35 @@ from sar2optical.engines.base import Description
 from sar2optical.errors import BackendNotInstalled, ExportUnsupported
 from sar2optical.signature import PRECISION_KEY
 
+__all__ = ["export_plan"]
 
-def export_plan(source: Path, out: Path, options: ExportOptions, folder: Path, progress: Any) -> Exported:
-    """Build a plan: from an ONNX file in lower precision as it is, or else from one that is made for it.
+
+def export_plan(
+    source: Path, out: Path, options: ExportOptions, folder: Path, on_progress: OnProgress | None = None
+) -> Exported:
+    """Build a plan and verify it against its source.
+
+    An exported ONNX file in a lower precision is built unchanged. Other sources are first exported to ONNX.
 
     Parameters
     ----------
     source, out, options
-        As in `export`.
+        See `export`.
     folder
-        For files on the way.
-    progress
-        Told of the phases of the build.
+        Folder for temporary files.
+    on_progress
+        Called during the build.
 
     Raises
     ------
     BackendNotInstalled
-        Where TensorRT or PyTorch are not here.
+        If TensorRT or PyTorch is not installed.
     Sar2OpticalError
-        As `build_plan` does; nothing is left at `out`.
+        See `build_plan`; nothing is written to `out`.
     """
     try:
-        from export.to_tensorrt import PlanOptions, build_plan
+        from export.tensorrt_builder import PlanOptions
+        from export.to_tensorrt import build_plan
     except ModuleNotFoundError as error:
         raise BackendNotInstalled(f"{out.name} needs {error.name}: pip install 'sar2optical[tensorrt]'") from error
 
@@ -51,7 +57,7 @@ def export_plan(source: Path, out: Path, options: ExportOptions, folder: Path, p
             chips = chips_for(generator, options)
             model, made = verified(generator, options, chips, folder)
     else:
-        model, made, chips = _as_it_is(source, precision, options)
+        model, made, chips = _read_exported(source, precision, options)
     write_output(graph, model.SerializeToString())
     floor = options.floor_of(made.precision)
     parity: list[Parity] = []
@@ -63,27 +69,28 @@ def export_plan(source: Path, out: Path, options: ExportOptions, folder: Path, p
         parity.append(found)
         return dict(asdict(found))
 
-    build_plan(graph, out, settings, verify=verify, rebuild=_command(source, out, options), progress=progress)
+    build_plan(graph, out, settings, verify=verify, rebuild=_command(source, out, options), on_progress=on_progress)
     return replace(made, out=out, megabytes=out.stat().st_size / 1e6, parity=parity[0], emulated=False)
 
 
 def _precision_of(source: Path) -> str:
-    """Tell the precision of a source; a file that cannot be read is refused where it is opened."""
+    """Read the precision of a source; a file that cannot be read counts as fp32 and fails when it is opened."""
     if source.suffix.lower() != ".onnx":
         return "fp32"
     try:
         return metadata_of(onnx.load(source)).get(PRECISION_KEY, "fp32")
-    except Exception:  # protobuf's and the system's, which share no root
+    except Exception:  # protobuf's and the system's have no common base class
         return "fp32"
 
 
-def _as_it_is(source: Path, precision: str, options: ExportOptions) -> tuple[onnx.ModelProto, Exported, Chips]:
-    """Take a file of ours in lower precision; ONNX Runtime says what it does."""
+def _read_exported(source: Path, precision: str, options: ExportOptions) -> tuple[onnx.ModelProto, Exported, Chips]:
+    """Read an exported file in a lower precision; ONNX Runtime runs it as the reference for the plan."""
     if options.precision not in (None, precision):
-        raise ExportUnsupported(f"{source}: is {precision} already, not {options.precision}: give the fp32 file")
+        raise ExportUnsupported(f"{source}: is already {precision}, not {options.precision}: give the fp32 file")
     if precision == "bf16":
         raise ExportUnsupported(
-            f"{source}: is bf16, which no plan can be compared with here: give the fp32 file, and --precision bf16"
+            f"{source}: is bf16, which ONNX Runtime cannot run to verify the plan: give the fp32 file, and "
+            "--precision bf16"
         )
     model = onnx.load(source)
     described = Description.read(metadata_of(model), source)
@@ -105,7 +112,7 @@ def _as_it_is(source: Path, precision: str, options: ExportOptions) -> tuple[onn
 
 
 def _command(source: Path, out: Path, options: ExportOptions) -> str:
-    """Give the command that does the same again."""
+    """Return the command that repeats the export."""
     plan = dict(options.plan or {})
     given = {
         "precision": options.precision,

@@ -1,7 +1,7 @@
-"""int8 and fp8 graphs: QuantizeLinear and DequantizeLinear around every convolution, with measured ranges.
+"""Quantize graphs to int8 or fp8: Q/DQ pairs at the inputs of convolutions, with calibrated ranges.
 
-One form that ONNX Runtime, OpenVINO and TensorRT all understand: symmetric, one scale for a tensor of activations,
-one for each output channel of int8 weights, which are stored as they are computed with.
+The form is one that ONNX Runtime, OpenVINO and TensorRT all support: symmetric, one scale for each tensor of
+activations, one for each output channel of int8 weights, and weights stored in 8 bits.
 """
 
 from __future__ import annotations
@@ -24,50 +24,62 @@ from export.graph import Graph, convolutions
 from export.precision import Method
 from sar2optical.errors import ExportUnsupported, ParityFailed
 
+__all__ = [
+    "FEWEST_CHIPS",
+    "FP8_OPSET",
+    "PERCENTILE",
+    "Quantized",
+    "Ranges",
+    "Searched",
+    "calibrate",
+    "prepare",
+    "quantize",
+    "search",
+]
+
 Quantized = Literal["int8", "fp8"]
+"""8-bit precisions."""
 
 PERCENTILE = 99.99
-"""Of absolute activations, for that method. On a trained generator of 32 channels, 46.5 dB against min-max's 43.3."""
+"""Percentile of absolute activations: 46.5 dB on a trained generator of 32 channels, against 43.3 dB with minmax."""
 
 FEWEST_CHIPS = 8
-"""Under so many windows, ranges are guesses."""
+"""Least number of windows to calibrate on."""
 
 FP8_OPSET = 19
-"""The first whose QuantizeLinear gives float8 (ONNX operator changelog)."""
+"""First opset whose QuantizeLinear returns float8 (ONNX operator changelog)."""
 
-# Activations of int8: symmetric, so -127 to 127.
-_INT8_LEVELS = 127
-# Weights of int8: CPUs without VNNI add up two products of bytes in 16 bits, which saturate. 2 * 255 * 64 = 32640 is
-# the most that fits. On such a CPU an eighth bit spoilt a layer's output by up to a third; giving it up costs 0.4 dB.
+_INT8_LEVELS = 127  # activations are symmetric: -127 to 127
+# int8 weights: CPUs without VNNI add two products of bytes in 16 bits, which saturate; 2 * 255 * 64 = 32640 is the
+# largest sum that fits. On such a CPU 8-bit weights changed a layer's output by up to a third; 7 bits cost 0.4 dB.
 _WEIGHT_LEVELS = 63
-_FP8_MOST = 448.0  # largest E4M3 number (Micikevicius et al. 2022, arXiv:2209.05433, table 1)
+_FP8_MAX = 448.0  # largest E4M3 number (Micikevicius et al. 2022, arXiv:2209.05433, table 1)
 
 _BINS = 2048
-# Entropy calibration compares with as many levels as int8 has on one side of zero (S. Migacz, "8-bit inference with
-# TensorRT", GTC 2017).
-_ENTROPY_LEVELS = 128
-_NEVER = 1e-9
+_ENTROPY_LEVELS = 128  # int8 levels on one side of zero (see `_entropy`)
+_EPSILON = 1e-9
 _MOVES = ("DepthToSpace", "Slice")
-"""Operators that move values and change none: ranges are the same before and after."""
+"""Operators that move values without changing them, so that ranges are the same before and after."""
 
 _log = logging.getLogger(f"sar2optical.{__name__}")
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """What each tensor that is quantized was seen to hold."""
+    """Calibrated ranges of the tensors to quantize."""
 
     thresholds: Mapping[str, float]
-    """Largest absolute value that is told apart; beyond it, values are clipped."""
+    """Largest absolute value of each tensor; larger values are clipped."""
     method: str
+    """Calibration method."""
 
 
 def prepare(model: onnx.ModelProto, kind: Quantized) -> onnx.ModelProto:
-    """Bring a float32 generator into the form that is quantized.
+    """Rewrite a float32 generator to the form that `quantize` expects.
 
-    A convolution over a Concat becomes the sum of one over each part: conv(cat(a, b)) = conv_a(a) + conv_b(b). Skips
-    and what came up from below then have ranges of their own. It also keeps OpenVINO right on CPUs without VNNI,
-    where int8 convolutions behind a Concat were seen to lose their zero point.
+    A convolution of a Concat becomes a sum of convolutions: conv(cat(a, b)) = conv_a(a) + conv_b(b). Skip connections
+    and the decoder's tensors then have separate ranges. This also avoids a fault of OpenVINO on CPUs without VNNI:
+    int8 convolutions after a Concat were seen to lose their zero point.
     """
     graph = Graph(model, opset=FP8_OPSET if kind == "fp8" else 0)
     producers, channels = graph.producers(), _channels(model)
@@ -75,7 +87,7 @@ def prepare(model: onnx.ModelProto, kind: Quantized) -> onnx.ModelProto:
     for node in graph.nodes:
         joined = producers.get(node.input[0]) if node.op_type == "Conv" else None
         if joined and joined.op_type == "Concat":
-            nodes += _split(graph, node, [(part, channels.get(part, 0)) for part in joined.input])
+            nodes += _split(graph, node, [(name, channels.get(name, 0)) for name in joined.input])
         else:
             nodes.append(node)
     read = Counter(name for node in nodes for name in node.input)
@@ -83,20 +95,20 @@ def prepare(model: onnx.ModelProto, kind: Quantized) -> onnx.ModelProto:
     return graph.model()
 
 
-def _split(graph: Graph, node: onnx.NodeProto, parts: list[tuple[str, int]]) -> list[onnx.NodeProto]:
-    """Give a convolution over tensors of so many channels, one after the other, as a sum."""
+def _split(graph: Graph, node: onnx.NodeProto, joined: list[tuple[str, int]]) -> list[onnx.NodeProto]:
+    """Split a convolution of concatenated tensors, given with their numbers of channels, into a sum."""
     weights = graph.weights(node)
-    bounds = [0, *np.cumsum([count for _, count in parts]).tolist()]
+    bounds = [0, *np.cumsum([count for _, count in joined]).tolist()]
     if bounds[-1] != weights.shape[1]:
         raise ExportUnsupported(
-            f"{node.name}: the channels of {', '.join(name for name, _ in parts)} cannot be told: export it again"
+            f"{node.name}: unknown number of channels of {', '.join(name for name, _ in joined)}: export it again"
         )
     made: list[onnx.NodeProto] = []
     total = ""
-    for k, ((part, _), (low, high)) in enumerate(zip(parts, pairwise(bounds), strict=True)):
+    for k, ((tensor, _), (low, high)) in enumerate(zip(joined, pairwise(bounds), strict=True)):
         name = f"{node.name}.part{k}"
         kernel = graph.add_constant(f"{node.input[1]}.part{k}", np.ascontiguousarray(weights[:, low:high]))
-        conv = helper.make_node("Conv", [part, kernel, *([] if k else node.input[2:])], [name], name)
+        conv = helper.make_node("Conv", [tensor, kernel, *([] if k else node.input[2:])], [name], name)
         conv.attribute.extend(node.attribute)
         made.append(conv)
         if k:
@@ -114,7 +126,7 @@ def _channels(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def calibrate(model: onnx.ModelProto, chips: NDArray[np.float32]) -> dict[Method, Ranges]:
-    """Run a prepared float32 model on real chips, and see what its convolutions read.
+    """Run a prepared float32 model on real chips, and measure the inputs of its convolutions.
 
     Parameters
     ----------
@@ -126,18 +138,18 @@ def calibrate(model: onnx.ModelProto, chips: NDArray[np.float32]) -> dict[Method
     Returns
     -------
     dict
-        Ranges by every method: the largest value; the `PERCENTILE`-th; the one that loses least information.
+        Ranges by method: the largest value, the `PERCENTILE`-th percentile, and the one of least entropy loss.
 
     Raises
     ------
     ExportUnsupported
-        Where there are too few chips.
+        If there are fewer than `FEWEST_CHIPS` chips.
     """
     if len(chips) < FEWEST_CHIPS:
         raise ExportUnsupported(
-            f"{len(chips)} windows to calibrate on, at least {FEWEST_CHIPS} are needed: give more chips, or a scene"
+            f"calibration has {len(chips)} windows, at least {FEWEST_CHIPS} are needed: give more chips, or a scene"
         )
-    names = sorted({place.tensor for place in _places(Graph(model)).values()})
+    names = sorted({pair.tensor for pair in _pair_positions(Graph(model)).values()})
     largest = dict.fromkeys(names, 0.0)
     for values in _activations(model, names, chips):
         for name, value in values.items():
@@ -156,7 +168,7 @@ def calibrate(model: onnx.ModelProto, chips: NDArray[np.float32]) -> dict[Method
 def _activations(
     model: onnx.ModelProto, names: list[str], chips: NDArray[np.float32]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Give the tensors of these names, chip by chip."""
+    """Yield the tensors of these names, chip by chip."""
     probed = onnx.ModelProto.FromString(model.SerializeToString())
     inputs = {value.name for value in probed.graph.input}
     inner = [name for name in names if name not in inputs]
@@ -166,21 +178,22 @@ def _activations(
     session = onnxruntime.InferenceSession(probed.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     (given,) = inputs
     for chip in chips:
-        found = session.run(inner, {given: chip[None]}) if inner else []  # asked for none, it gives all
+        found = session.run(inner, {given: chip[None]}) if inner else []  # an empty list would return all outputs
         values = dict(zip(inner, found, strict=True))
         yield values | {name: chip for name in names if name in inputs}
 
 
 def _percentile(histogram: NDArray[np.int64]) -> float:
-    """Give the share of the range below which `PERCENTILE` percent lie."""
+    """Return the fraction of the range below which `PERCENTILE` percent of the values lie."""
     reached = np.cumsum(histogram) >= PERCENTILE / 100 * histogram.sum()
     return float(np.argmax(reached) + 1) / _BINS
 
 
 def _entropy(histogram: NDArray[np.int64]) -> float:
-    """Give the share of the range whose quantized distribution is nearest to the true one, by Kullback-Leibler.
+    """Return the fraction of the range with the least Kullback-Leibler divergence of its quantized distribution.
 
-    Source: S. Migacz, "8-bit inference with TensorRT", GTC 2017, slides 29 to 38. Values beyond are in its last bin.
+    Source: S. Migacz, "8-bit inference with TensorRT", GTC 2017, slides 29 to 38. Clipped values count in the last
+    bin.
     """
     counts = histogram.astype(np.float64)
     best, share = np.inf, 1.0
@@ -196,8 +209,8 @@ def _entropy(histogram: NDArray[np.int64]) -> float:
         spread = np.bincount(level, filled, _ENTROPY_LEVELS)
         approximate = np.where(filled, (mass / np.maximum(spread, 1))[level], 0.0)
         p, q = true / true.sum(), approximate / approximate.sum()
-        seen = p > 0  # where q is 0, values come that the levels do not have: very much is lost, not all
-        lost = float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], _NEVER))))
+        seen = p > 0  # q may be 0 here: a large loss, not an infinite one
+        lost = float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], _EPSILON))))
         if lost < best:
             best, share = lost, stop / _BINS
     return share
@@ -206,7 +219,7 @@ def _entropy(histogram: NDArray[np.int64]) -> float:
 def quantize(
     model: onnx.ModelProto, ranges: Ranges, kind: Quantized, *, keep: frozenset[str] = frozenset()
 ) -> onnx.ModelProto:
-    """Put Q/DQ pairs before a model's convolutions, and its weights into 8 bits.
+    """Insert Q/DQ pairs before a model's convolutions, and store its weights in 8 bits.
 
     Parameters
     ----------
@@ -222,19 +235,21 @@ def quantize(
     Returns
     -------
     onnx.ModelProto
+        Quantized model.
     """
     graph = Graph(model)
-    places = _places(graph)
+    positions = _pair_positions(graph)
     pairs: dict[str, list[onnx.NodeProto]] = {}
     weights: dict[str, onnx.NodeProto] = {}
     for node in convolutions(graph.nodes):
         if node.name in keep:
             continue
-        place = places[node.name]
-        if place.tensor not in pairs:
-            pairs[place.tensor] = _pair(graph, place.tensor, ranges.thresholds[place.tensor], kind)
-        place.reader.input[0] = pairs[place.tensor][-1].output[0]
-        name = node.input[1]  # which other convolutions may share
+        position = positions[node.name]
+        tensor = position.tensor
+        if tensor not in pairs:
+            pairs[tensor] = _pair(graph, tensor, ranges.thresholds[tensor], kind)
+        position.reader.input[0] = pairs[tensor][-1].output[0]
+        name = node.input[1]  # convolutions may share weights
         weights[name] = weights.get(name) or _weights(graph, node, kind)
         node.input[1] = weights[name].output[0]
     nodes = [*weights.values(), *(pair for name in graph.inputs for pair in pairs.get(name, []))]
@@ -246,32 +261,32 @@ def quantize(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the Q/DQ pair of a convolution's input goes."""
+class _PairPosition:
+    """Position of the Q/DQ pair of a convolution's input."""
 
     tensor: str
-    """That is quantized."""
+    """Tensor to quantize."""
     reader: onnx.NodeProto
-    """That reads the quantized tensor from then on."""
+    """Node that reads the quantized tensor."""
 
 
-def _places(graph: Graph) -> dict[str, _Place]:
-    """Find, for each convolution, the tensor to quantize: before operators that only move values, to move bytes."""
+def _pair_positions(graph: Graph) -> dict[str, _PairPosition]:
+    """Find the tensor to quantize for each convolution: before operators that only move values."""
     producers, readers = graph.producers(), graph.consumers()
-    places = {}
+    positions = {}
     for node in convolutions(graph.nodes):
         reader = node
         while (above := producers.get(reader.input[0])) and above.op_type in _MOVES:
             if len(readers[above.output[0]]) > 1:
                 break
             reader = above
-        places[node.name] = _Place(reader.input[0], reader)
-    return places
+        positions[node.name] = _PairPosition(reader.input[0], reader)
+    return positions
 
 
 def _pair(graph: Graph, tensor: str, threshold: float, kind: Quantized) -> list[onnx.NodeProto]:
-    most = _INT8_LEVELS if kind == "int8" else _FP8_MOST
-    scale = graph.add_constant(f"{tensor}.scale", np.array(threshold / most or 1.0, np.float32))
+    largest = _INT8_LEVELS if kind == "int8" else _FP8_MAX
+    scale = graph.add_constant(f"{tensor}.scale", np.array(threshold / largest or 1.0, np.float32))
     zero = _zero(graph, kind)
     return [
         helper.make_node("QuantizeLinear", [tensor, scale, zero], [f"{tensor}.{kind}"], f"{tensor}.quantize"),
@@ -285,7 +300,7 @@ def _zero(graph: Graph, kind: Quantized) -> str:
 
 
 def _weights(graph: Graph, node: onnx.NodeProto, kind: Quantized) -> onnx.NodeProto:
-    """Keep a convolution's weights in 8 bits; gives the node that reads them."""
+    """Store a convolution's weights in 8 bits; return the node that dequantizes them."""
     name, values = node.input[1], graph.weights(node).astype(np.float32)
     out = 0 if node.op_type == "Conv" else 1
     low, scale, zero = f"{name}.{kind}", f"{name}.scale", _zero(graph, kind)
@@ -298,8 +313,8 @@ def _weights(graph: Graph, node: onnx.NodeProto, kind: Quantized) -> onnx.NodePr
         graph.add_constant(scale, scales.ravel())
         zero, axis = graph.add_constant(f"{name}.zero", np.zeros(scales.size, np.int8)), {"axis": out}
     else:
-        # One scale for all: float8 has the range for it, and it is what TensorRT's own tools write.
-        whole = np.array(np.abs(values).max() / _FP8_MOST or 1.0, np.float32)
+        # One scale for all weights: float8 has the range for it, and TensorRT's own tools do so too.
+        whole = np.array(np.abs(values).max() / _FP8_MAX or 1.0, np.float32)
         element = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
         raw = (values / whole).astype(element).tobytes()
         graph.add_tensor(helper.make_tensor(low, TensorProto.FLOAT8E4M3FN, values.shape, raw, raw=True))
@@ -309,16 +324,18 @@ def _weights(graph: Graph, node: onnx.NodeProto, kind: Quantized) -> onnx.NodePr
 
 @dataclass(frozen=True)
 class Searched:
-    """The quantized model that a search ended with."""
+    """Result of a search."""
 
     model: onnx.ModelProto
+    """Quantized model."""
     psnr: float
-    """Against the reference, in dB, lowest of any chip."""
+    """PSNR in dB against the reference, lowest of all chips."""
     method: str
+    """Calibration method."""
     kept: tuple[str, ...]
     """Convolutions left in float32, most sensitive first."""
     tried: tuple[tuple[str, float], ...]
-    """What was tried, and the PSNR that it had."""
+    """Attempts, with their PSNR in dB."""
 
 
 def search(
@@ -328,32 +345,28 @@ def search(
     measure: Callable[[onnx.ModelProto], float],
     floor: float,
 ) -> Searched:
-    """Quantize all that can be while the parity floor holds.
+    """Quantize as many convolutions as the parity floor allows.
 
-    The best method of calibration first, with everything quantized. Where that is under the floor, convolutions are
-    put back to float32 one after the other, beginning with the one that costs most when it alone is quantized.
+    Quantizes all convolutions with the best calibration method first. If that is below the floor, convolutions return
+    to float32 one by one, starting with the one that costs most when it alone is quantized.
 
     Parameters
     ----------
     model
         From `prepare`.
     ranges
-        By method; the best one is taken.
+        Ranges by method.
     kind
         int8 or fp8.
     measure
-        PSNR in dB of a quantized model against the reference, lowest of any chip.
+        Function that returns the PSNR in dB of a quantized model against the reference, lowest of all chips.
     floor
         PSNR in dB at which the search stops.
-
-    Returns
-    -------
-    Searched
 
     Raises
     ------
     ParityFailed
-        Where half of the convolutions in float32 do not reach the floor: such a file is no longer what was asked.
+        If the floor is not reached with half of the convolutions in float32.
     """
     tried: list[tuple[str, float]] = []
 
@@ -378,7 +391,7 @@ def search(
                 break
         else:
             raise ParityFailed(
-                f"{kind} reaches {best:.1f} dB with half of its layers in fp32, {floor:.0f} is asked: "
+                f"{kind} reaches {best:.1f} dB with half of its layers in fp32, at least {floor:.0f} dB is required: "
                 "calibrate on other chips, or lower --min-psnr"
             )
     return Searched(candidate, best, method, tuple(kept), tuple(tried))

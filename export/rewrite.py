@@ -1,4 +1,4 @@
-"""A generator's graph in the precision and form that was asked for, compared with the generator."""
+"""Rewrite a generator's graph to the requested precision and form, and verify it against the generator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph import ends_in_tanh, opset_of, with_metadata
-from export.half import emulated, halve, store_halved
+from export.half import emulate, halve, store_halved
 from export.options import Exported, ExportOptions
 from export.precision import QUANTIZED, Precision
 from export.quantize import Searched, calibrate, prepare, search
@@ -39,26 +39,38 @@ from sar2optical.errors import (
 from sar2optical.evaluation.metrics import psnr
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 
+__all__ = [
+    "CALIBRATION_WINDOWS",
+    "ROUNDS",
+    "Chips",
+    "chips_for",
+    "chips_of",
+    "measure_rate",
+    "open_generator",
+    "refuse_uncalibrated",
+    "verified",
+]
+
 CALIBRATION_WINDOWS = 32
-"""Taken from the folder or scene to calibrate on, at most."""
+"""Largest number of windows to calibrate on."""
 
 ROUNDS = 3
-"""That speed is measured in; the best one counts, because others share the machine."""
+"""Number of measurements of speed; the best one counts, because other processes share the machine."""
 
 _DARK, _DULL = -0.5, 0.05
-"""Highest value (99th percentile) and standard deviation, on [-1, 1], of chips that are too dark or even. Real ones
-have about 1 and 0.4, because a stretch ends near the 99th percentile."""
+"""Highest 99th percentile and standard deviation, on [-1, 1], of chips that are too dark or uniform to calibrate on.
+Real chips have about 1 and 0.4, because a stretch ends near the 99th percentile."""
 
 _log = logging.getLogger(f"sar2optical.{__name__}")
 
 
 def open_generator(source: Path, options: ExportOptions, folder: Path) -> AbstractContextManager[Source]:
-    """Open a source as the options say; see `open_source`.
+    """Open a source with the options of an export; see `open_source`.
 
     Raises
     ------
     OptionError
-        Where the precision is calibrated, and nothing is given to do it on: before anything takes time.
+        If the precision needs calibration data and none is given; checked first.
     """
     refuse_uncalibrated(options)
     return open_source(
@@ -67,27 +79,35 @@ def open_generator(source: Path, options: ExportOptions, folder: Path) -> Abstra
 
 
 def refuse_uncalibrated(options: ExportOptions) -> None:
-    """Refuse a precision that is calibrated without what it is calibrated on."""
+    """Refuse int8 and fp8 without calibration data.
+
+    Raises
+    ------
+    OptionError
+        If the precision needs calibration data and none is given.
+    """
     if options.precision in QUANTIZED and options.calibration is None:
         raise OptionError(
-            f"precision {options.precision} is calibrated on real data: give --calibration FOLDER_OR_SCENE"
+            f"precision {options.precision} needs calibration on real data: give --calibration FOLDER_OR_SCENE"
         )
 
 
 @dataclass(frozen=True)
 class Chips:
-    """What a file is verified on."""
+    """Chips that a file is verified on."""
 
     sar: NDArray[np.float32]
-    """(n, C, window, window) in [-1, 1]."""
+    """Inputs, (n, C, window, window) in [-1, 1]."""
     images: NDArray[np.float32]
-    """(n, 3, window, window): the source's."""
+    """Outputs of the source, (n, 3, window, window) in [-1, 1]."""
     origin: str
-    answer: SelfTest
+    """Origin of the chips, for reports."""
+    self_test: SelfTest
+    """Self-test of the source."""
 
 
 def chips_for(generator: Source, options: ExportOptions) -> Chips:
-    """Give what a generator is verified on: what was asked for, or what is calibrated on, or simulated chips."""
+    """Read the chips to verify on: those of the options, else the calibration data, else simulated chips."""
     path = options.verify_with or options.calibration
     sar = chips_from(path, generator.signature) if path else simulated_chips(generator.signature)
     chips = chips_of(generator.reference, generator.signature, sar, path)
@@ -97,45 +117,47 @@ def chips_for(generator: Source, options: ExportOptions) -> Chips:
 
 
 def chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32], path: Path | None) -> Chips:
-    """Run the reference on chips, and see that it is worth exporting; see `expect`."""
-    images = expect(reference, sar)  # first: it refuses what has no answer
-    answer = SelfTest.of(reference(self_test_input(signature)))
-    return Chips(sar, images, path.name if path else "simulated", answer)
+    """Run the reference on chips and on the self-test's input, and check its images; see `expect`."""
+    images = expect(reference, sar)  # first, because it refuses NaN
+    self_test = SelfTest.of(reference(self_test_input(signature)))
+    return Chips(sar, images, path.name if path else "simulated", self_test)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rewritten:
-    """A generator's graph in the precision and form asked for."""
+    """A generator's graph in the requested precision and form."""
 
     model: onnx.ModelProto
+    """Rewritten graph."""
     emulation: onnx.ModelProto | None = None
-    """A float32 graph that rounds as hardware would, where ONNX Runtime's CPU kernels do not."""
+    """float32 graph that rounds as 16-bit hardware does; ONNX Runtime's CPU kernels do not."""
     searched: Searched | None = None
+    """Result of the quantization search."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """For the metadata."""
+    """Entries for the metadata."""
 
 
 def verified(
     generator: Source, options: ExportOptions, chips: Chips, folder: Path
 ) -> tuple[onnx.ModelProto, Exported]:
-    """Rewrite the generator, and compare the outcome with it.
+    """Rewrite the generator, and verify the result against it.
 
     Returns
     -------
     model, made
-        The graph with its metadata, and what is known of it; path and size are for whoever writes it.
+        Graph with its metadata, and its description. Path and size are set when it is written.
 
     Raises
     ------
     ExportUnsupported, ParityFailed
-        Where it cannot be had so, or is not good enough.
+        If the graph cannot be rewritten as requested, or its parity is too low.
     """
     precision = options.precision or "fp32"
     rewritten = _rewritten(generator, options, chips, folder)
     packed = can_be_rewritten(generator.model) and not can_be_rewritten(rewritten.model)
     entries = {
         **rewritten.notes,
-        **chips.answer.write(),
+        **chips.self_test.write(),
         PRECISION_KEY: precision,
         "sar2optical.version": __version__,
         "sar2optical.storage": options.storage,
@@ -145,8 +167,8 @@ def verified(
     parity = compare(chips.images, run, chips.sar, source=chips.origin, floor=options.floor)
     if rewritten.emulation:
         entries["sar2optical.parity_of"] = "roundings emulated in float32"
-    model = with_metadata(rewritten.model, {**entries, **_figures(parity)})
-    _open_once(model, precision, folder / "candidate.onnx")
+    model = with_metadata(rewritten.model, {**entries, **_parity_entries(parity)})
+    _check_opens(model, precision, folder / "candidate.onnx")
     made = Exported(
         out=folder,
         megabytes=0,
@@ -161,21 +183,23 @@ def verified(
     return model, made
 
 
-def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None:
-    """See that the file itself can be opened, and gives the known answer, in a backend that is here.
+def _check_opens(model: onnx.ModelProto, precision: Precision, path: Path) -> None:
+    """Check that an installed backend opens the file and passes its self-test.
 
-    Where another one that is here does not give it, that is said: the file is right, and not fit for it on this CPU.
+    If OpenVINO fails the self-test of a quantized file, that is only a warning: the fault is OpenVINO's on this CPU.
     """
     backend = "onnxruntime" if precision != "bf16" else "openvino"
     write_output(path, model.SerializeToString())
     if not find_spec(backend):
-        _log.warning("%s is not here to open the %s file with: only its emulation was run", backend, precision)
+        _log.warning(
+            "%s is not installed, so the %s file was not run: only its emulation was verified", backend, precision
+        )
         return
     try:
         open_engine(path, backend=backend, options=EngineOptions(device="cpu")).close()
     except ModelError as error:
         raise ExportUnsupported(
-            f"{backend} does not run this graph in {precision}: give the checkpoint, whose batch norm is folded, or "
+            f"{backend} cannot run this graph in {precision}: give the checkpoint, whose batch norm is folded, or "
             "another --precision"
         ) from error
     except DeviceUnavailable as error:
@@ -185,19 +209,21 @@ def _open_once(model: onnx.ModelProto, precision: Precision, path: Path) -> None
         try:
             open_engine(path, backend="openvino", options=EngineOptions(device="cpu")).close()
         except (EngineError, ModelError) as error:
-            _log.warning("not for OpenVINO on this CPU: %s", str(error).removeprefix(f"{path}: "))
+            _log.warning("OpenVINO cannot run the file on this CPU: %s", str(error).removeprefix(f"{path}: "))
 
 
 def _rewritten(generator: Source, options: ExportOptions, chips: Chips, folder: Path) -> _Rewritten:
     precision = options.precision or "fp32"
     if options.subpixel == "on" and not can_be_rewritten(generator.model):
-        raise ExportUnsupported("subpixel on: this generator has no transposed convolution: leave the option out")
+        raise ExportUnsupported(
+            "--subpixel on has no effect: this generator has no transposed convolution: remove the option"
+        )
     packed = options.subpixel == "on" or (options.subpixel == "auto" and precision in ("bf16", "fp8"))
     if precision in QUANTIZED:
         return _quantized(generator, options, chips, folder, packed=packed)
     model = subpixel(generator.model) if packed else generator.model
     if precision in ("fp16", "bf16"):
-        return _Rewritten(model=halve(model, precision), emulation=emulated(model, precision))
+        return _Rewritten(model=halve(model, precision), emulation=emulate(model, precision))
     return _Rewritten(model=store_halved(model) if options.storage == "fp16" else model)
 
 
@@ -215,7 +241,9 @@ def _quantized(generator: Source, options: ExportOptions, chips: Chips, folder: 
         except ParityFailed:
             if form == forms[-1] and not found:
                 raise
-    searched = found[_faster(found, generator.signature, chips.answer, folder) if len(found) > 1 else max(found)]
+    searched = found[
+        _subpixel_is_faster(found, generator.signature, chips.self_test, folder) if len(found) > 1 else max(found)
+    ]
     calibration = {
         "source": options.calibration.name,
         "method": searched.method,
@@ -247,19 +275,23 @@ def _search(
 
 
 def _refuse_narrow(sar: NDArray[np.float32], path: Path) -> None:
-    """Refuse chips that use little of the input's range: of another unit, or stretched by other hands."""
+    """Refuse chips that use little of the input's range, because they have another unit or stretch."""
     low, high = np.percentile(sar, (1, 99))
     if high < _DARK or sar.std() < _DULL:
         raise ExportUnsupported(
-            f"{path}: 98 % of its values become {low:.2f} to {high:.2f} of -1 to 1, too dark or even for ranges: "
-            "give chips stretched as the model's were"
+            f"{path}: too dark or too uniform to calibrate on (98 % of the values are {low:.2f} to {high:.2f} on "
+            "[-1, 1]): give chips in the unit and stretch of the model"
         )
 
 
-def _faster(found: Mapping[bool, Searched], signature: ModelSignature, answer: SelfTest, folder: Path) -> bool:
-    """Say whether the sub-pixel form is the faster one here, in the backend that runs int8 fastest."""
+def _subpixel_is_faster(
+    found: Mapping[bool, Searched], signature: ModelSignature, self_test: SelfTest, folder: Path
+) -> bool:
+    """Measure whether the sub-pixel form is faster on this machine, in the backend that runs int8 fastest."""
     if not find_spec("openvino"):
-        _log.info("openvino is not here to measure with: transposed convolutions are kept")
+        _log.info(
+            "openvino is not installed, so the sub-pixel form was not measured: keeping transposed convolutions"
+        )
         return False
     rates = dict.fromkeys(found, 0.0)
     with ExitStack() as stack:
@@ -267,20 +299,20 @@ def _faster(found: Mapping[bool, Searched], signature: ModelSignature, answer: S
         for form, searched in found.items():
             path = folder / f"form-{form}.onnx"
             entries = {METADATA_KEY: signature.to_json(), PRECISION_KEY: "int8", PARITY_KEY: str(searched.psnr)}
-            write_output(path, with_metadata(searched.model, {**entries, **answer.write()}).SerializeToString())
+            write_output(path, with_metadata(searched.model, {**entries, **self_test.write()}).SerializeToString())
             try:
                 opened = open_engine(path, backend="openvino", options=EngineOptions(device="cpu"))
-            except DeviceUnavailable as error:  # computes it wrongly on this CPU
-                _log.warning("%s form: %s", "sub-pixel" if form else "transposed", error)
+            except DeviceUnavailable as error:  # fails the self-test on this CPU
+                _log.warning("%s form is not measured: %s", "sub-pixel" if form else "transposed", error)
             else:
                 engines[form] = stack.enter_context(opened)
         for form, engine in [*engines.items()] * ROUNDS:
-            rates[form] = max(rates[form], rate_of(engine))
-    _log.info("int8 in openvino: %.0f windows/s, in sub-pixel form %.0f", rates[False], rates[True])
+            rates[form] = max(rates[form], measure_rate(engine))
+    _log.info("int8 in openvino: %.0f windows/s; in sub-pixel form: %.0f windows/s", rates[False], rates[True])
     return rates[True] > rates[False]
 
 
-def _figures(parity: Parity) -> dict[str, str]:
+def _parity_entries(parity: Parity) -> dict[str, str]:
     return {
         PARITY_KEY: f"{parity.psnr:.2f}",
         "sar2optical.parity_ssim": f"{parity.ssim:.6f}",
@@ -290,6 +322,6 @@ def _figures(parity: Parity) -> dict[str, str]:
     }
 
 
-def rate_of(engine: Engine) -> float:
-    """Give the windows per second of a short run."""
+def measure_rate(engine: Engine) -> float:
+    """Measure the windows per second of a short run."""
     return windows_per_second(engine, np.repeat(self_test_input(engine.signature), 4 * engine.streams, axis=0))

@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint, or a float32 ONNX file. From the latter, nothing here needs torch."""
+"""Open the source of an export: a checkpoint, or a float32 ONNX file (which needs no torch)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from sar2optical.errors import (
 )
 from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
 
+__all__ = ["CHECKPOINTS", "Source", "open_source"]
+
 CHECKPOINTS = (".pth", ".pt")
+"""Suffixes of checkpoints."""
 
 _OTHER_FLOATS = (
     TensorProto.FLOAT16,
@@ -36,7 +39,7 @@ _OTHER_FLOATS = (
     TensorProto.FLOAT8E4M3FN,
     TensorProto.FLOAT8E5M2,
 )
-_SAME = 1e-4  # images of a window, alone and in a batch of two: kernels may differ, in the last bits
+_SAME = 1e-4  # largest difference of one window's images, alone and in a batch of two, from other kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,11 @@ class Source:
     """A generator to export."""
 
     model: onnx.ModelProto
-    """Its graph: float32, weights as initializers, a dynamic batch; the signature is in its metadata."""
+    """Graph: float32, weights as initializers, a dynamic batch, the signature in its metadata."""
     signature: ModelSignature
-    """What the graph takes."""
+    """Signature of the graph."""
     reference: Run
-    """The source itself, in float32, on what the graph takes."""
+    """Source itself, run in float32 on inputs of the graph."""
 
 
 @contextmanager
@@ -65,36 +68,38 @@ def open_source(
     Parameters
     ----------
     path
-        `.pth`, or `.onnx` with a precision of fp32.
+        Checkpoint (`.pth`), or fp32 `.onnx` file.
     folder
-        For files that last as long as the source is open.
+        Folder for temporary files; it must exist as long as the source is open.
     signature
-        JSON file with the signature, for ONNX files that carry none.
+        JSON file with the signature, for an ONNX file that has none.
     upsampling
-        Mode of a bare state dict whose decoder upsamples.
+        Upsampling mode of a bare state dict whose decoder upsamples.
     opset
-        Of the graph; an ONNX file is converted upwards.
+        Opset of the graph; an ONNX file of a lower opset is converted.
 
     Raises
     ------
     ExportUnsupported
-        Where it is neither, or its graph is not a generator's.
+        If the file is of another kind, or its graph is not that of a generator.
     SignatureError
-        Where nothing says what its input means.
+        If an ONNX file has no signature and none is given.
     ParityFailed
-        Where an ONNX file is no generator worth exporting, see `expect`.
+        If the images of an ONNX file show that it is not a trained generator; see `expect`.
     """
     suffix = path.suffix.lower()
     if suffix in CHECKPOINTS:
         yield _checkpoint(path, upsampling=upsampling, opset=opset)
     elif suffix == ".onnx":
         if upsampling is not None:
-            raise OptionError(f"upsampling {upsampling}: {path} is a graph, whose upsampling is in it: leave it out")
+            raise OptionError(
+                f"--upsampling {upsampling} applies only to checkpoints, not to {path}: remove the option"
+            )
         model, described = _onnx(path, signature, opset)
         named = folder / "source.onnx"
         write_output(named, model.SerializeToString())
         try:
-            # ONNX Runtime's optimizer, which the engine has on, leaves out even a dropout in training mode.
+            # Checked without ONNX Runtime's optimizer, which removes even a dropout in training mode.
             _refuse_crosstalk(_running(model, path), described)
             engine = open_engine(named, backend="onnxruntime", options=EngineOptions(device="cpu", precision="fp32"))
         except (ModelUnreadable, InferenceFailed) as error:
@@ -102,7 +107,7 @@ def open_source(
         with engine:
             yield Source(model=model, signature=described, reference=engine.run)
     else:
-        raise ExportUnsupported(f"{path}: exported are checkpoints (.pth) and fp32 ONNX files: give one")
+        raise ExportUnsupported(f"{path}: cannot be exported: give a checkpoint (.pth) or an fp32 .onnx file")
 
 
 def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None) -> Source:
@@ -117,7 +122,7 @@ def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None) -> Sou
 
     @torch.inference_mode()
     def reference(sar):  # type: ignore[no-untyped-def]
-        # One channel where the generator takes copies of it.
+        # The graph has one channel where the generator has copies of it.
         return generator(torch.from_numpy(sar).expand(-1, channels, -1, -1)).numpy()
 
     return Source(
@@ -128,27 +133,26 @@ def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None) -> Sou
 def _running(model: onnx.ModelProto, path: Path) -> Run:
     try:
         return as_written(model)
-    except Exception as error:  # ONNX Runtime's exceptions have no public root
-        raise ModelUnreadable(
-            f"{path}: does not load in ONNX Runtime ({' '.join(str(error).split())[:160]})"
-        ) from error
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        reason = " ".join(str(error).split())[:160]
+        raise ModelUnreadable(f"{path}: ONNX Runtime cannot load it ({reason}): export it again") from error
 
 
 def _refuse_crosstalk(run: Run, signature: ModelSignature) -> None:
-    """See that the source is a generator, and that a window's image does not depend on what else is in its batch."""
-    asked = self_test_input(signature)
-    both = np.concatenate((asked, -asked))
+    """Check the source's images, and that the image of a window does not depend on the rest of its batch."""
+    chip = self_test_input(signature)
+    both = np.concatenate((chip, -chip))
     alone = expect(run, both)
     try:
         together = run(both)
-    except Exception as error:  # ONNX Runtime's exceptions have no public root
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
         raise ExportUnsupported(
-            f"the source does not run on a batch of two ({' '.join(str(error).split())[:120]}): export it with a "
-            "dynamic batch"
+            f"the source cannot run a batch of two ({' '.join(str(error).split())[:120]}): export it with a dynamic "
+            "batch"
         ) from error
     if not np.abs(together - alone).max() < _SAME:
         raise ParityFailed(
-            "the source's image of a window depends on the rest of the batch: batch norm was left in training mode, "
+            "the source's image of a window depends on the rest of the batch, as with batch norm in training mode: "
             "export it in eval mode"
         )
 
@@ -159,23 +163,23 @@ def _onnx(path: Path, signature: Path | None, opset: int | None) -> tuple[onnx.M
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf's and the checker's, which share no root
-        raise ModelUnreadable(f"{path}: corrupt, or no ONNX model: fetch it again") from error
+    except Exception as error:  # protobuf's and the checker's have no common base class
+        raise ModelUnreadable(f"{path}: corrupt, or not an ONNX model: download it again") from error
     metadata = metadata_of(model)
     if (precision := metadata.get(PRECISION_KEY, "fp32")) != "fp32":
-        raise ExportUnsupported(f"{path}: is {precision} already: give the fp32 file, or the checkpoint")
+        raise ExportUnsupported(f"{path}: is already {precision}: give the fp32 file, or the checkpoint")
     described = _signature(path, metadata, signature)
     found = plain(_named(model, path, described))
     _refuse_lower(found, path)
     if opset is not None and opset < opset_of(found):
         raise OptionError(
-            f"opset {opset}: {path} is written in {opset_of(found)}: leave it out, or give a higher one"
+            f"opset is {opset}, but {path} has opset {opset_of(found)}: remove --opset, or give a higher one"
         )
     return (Graph(found, opset=opset).model() if opset else found), described
 
 
 def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a graph that is not float32 throughout, whatever its metadata say."""
+    """Refuse a graph that is not entirely float32, even if its metadata do not name a lower precision."""
     name = TensorProto.DataType.Name
     kinds = {name(tensor.data_type) for tensor in model.graph.initializer if tensor.data_type in _OTHER_FLOATS}
     for node in model.graph.node:
@@ -185,7 +189,9 @@ def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             kinds.add("Q/DQ pairs")
     if kinds:
-        raise ExportUnsupported(f"{path}: its graph computes in {', '.join(sorted(kinds))}: give the fp32 file")
+        raise ExportUnsupported(
+            f"{path}: its graph is not fp32, it has {', '.join(sorted(kinds))}: give the fp32 file"
+        )
 
 
 def _signature(path: Path, metadata: dict[str, str], given: Path | None) -> ModelSignature:
@@ -193,28 +199,30 @@ def _signature(path: Path, metadata: dict[str, str], given: Path | None) -> Mode
         try:
             return ModelSignature.from_json(given.read_text(), source=str(given))
         except (OSError, UnicodeDecodeError) as error:
-            raise SignatureError(f"{given}: cannot be read ({error}): give a signature's JSON file") from error
+            raise SignatureError(f"{given}: cannot be read ({error}): give a JSON file with a signature") from error
     if METADATA_KEY not in metadata:
         raise SignatureError(
-            f"{path}: carries no signature, so nothing says what its input means: give --signature FILE, like "
-            f"{ModelSignature(name='mine').to_json()}"
+            f"{path}: has no signature, so bands, unit and stretch of its input are unknown: give --signature FILE, "
+            f"like {ModelSignature(name='mine').to_json()}"
         )
     return ModelSignature.from_json(metadata[METADATA_KEY], source=str(path))
 
 
 def _named(model: onnx.ModelProto, path: Path, signature: ModelSignature) -> onnx.ModelProto:
-    """Give a graph of one input and one output their names, and the signature."""
+    """Rename a graph's input and output, make its batch dynamic, and add the signature to its metadata."""
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]  # old files list their weights too
+    inputs = [
+        value for value in graph.input if value.name not in constants
+    ]  # old files list weights among the inputs
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ExportUnsupported(
-            f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs: a generator has one of each"
+            f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs: give a generator with one of each"
         )
     names = {inputs[0].name: INPUT, graph.output[0].name: OUTPUT}
     taken: set[str] = set()
     for k, node in enumerate(graph.node):
-        if not node.name or node.name in taken:  # names are optional in ONNX, and need not differ
+        if not node.name or node.name in taken:  # names are optional and not unique in ONNX
             node.name = f"{node.op_type}.{k}"
         taken.add(node.name)
         node.input[:] = [names.get(name, name) for name in node.input]
@@ -235,14 +243,15 @@ def _named(model: onnx.ModelProto, path: Path, signature: ModelSignature) -> onn
 
 
 def _check_tensor(value: onnx.ValueInfoProto, expected: tuple[int, int, int], path: Path) -> None:
-    """Refuse an input or output that is not float32, or fixed to another size than the signature's."""
+    """Refuse an input or output that is not float32, or that has another size than the signature."""
     tensor = value.type.tensor_type
     if tensor.elem_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.elem_type)
-        raise ExportUnsupported(f"{path}: {value.name} is {kind}: a generator takes and gives float32")
+        raise ExportUnsupported(f"{path}: {value.name} is {kind}: give a generator with float32 input and output")
     found = [dim.dim_value for dim in tensor.shape.dim][1:]
     if len(found) != len(expected) or any(f and f != e for f, e in zip(found, expected, strict=True)):
         shown = " x ".join(str(size or "any") for size in found)
         raise ExportUnsupported(
-            f"{path}: {value.name} is {shown}, its signature says {' x '.join(map(str, expected))}: they must agree"
+            f"{path}: {value.name} is {shown}, but {' x '.join(map(str, expected))} in the signature: give the "
+            "signature of this file"
         )

@@ -1,6 +1,7 @@
-"""Transposed convolutions as ordinary ones whose output is shuffled into place: the same sums, other kernels.
+"""Rewrite transposed convolutions as convolutions and a pixel shuffle (sub-pixel form).
 
-Libraries have more and faster kernels for Conv than for ConvTranspose, above all in int8, bf16 and fp8.
+The sums are the same. Libraries have more and faster kernels for Conv than for ConvTranspose, above all in int8, bf16
+and fp8.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from onnx import helper
 
 from export.graph import Graph, attribute, convolutions
 
-_FEW = 4  # channels of an image: under this, kernels are mostly idle
+__all__ = ["can_be_rewritten", "subpixel"]
+
+_FEW = 4  # output channels; with fewer, kernels are mostly idle
 _CROP = ("subpixel.from", "subpixel.to", "subpixel.axes")
 
 
@@ -23,25 +26,26 @@ def subpixel(model: onnx.ModelProto) -> onnx.ModelProto:
     2 x 2 cell, DepthToSpace, and a crop of one pixel on each side. With o = 2 i - 1 + k (o output, i input, k tap),
     cell j holds the pixels 2 j - 1 and 2 j, and takes its inputs from i = j - 1 and i = j: pixel a takes taps a + 2
     and a.
-    An image's last Conv(3, padding 1) becomes Conv(4, stride 2, padding 1) of 2 x 2 pixels at once, likewise. The
-    element-wise operator behind a convolution stays before the shuffle.
+
+    Likewise a last Conv(3, padding 1) with few output channels becomes Conv(4, stride 2, padding 1), which computes
+    2 x 2 pixels at once. The activation after a convolution moves before the shuffle.
 
     Parameters
     ----------
     model
-        float32 (see `plain`); left as it is.
+        float32 model (see `plain`); not modified.
 
     Returns
     -------
     onnx.ModelProto
-        Equal in exact arithmetic; the same model where there is nothing to rewrite.
+        Model with the same result in exact arithmetic; unchanged if there is nothing to rewrite.
     """
     graph = Graph(model)
     readers = graph.consumers()
     nodes: list[onnx.NodeProto] = []
-    moved: set[str] = set()
+    replaced: set[str] = set()
     for node in graph.nodes:
-        if node.output[0] in moved:
+        if node.output[0] in replaced:
             continue
         kernel = _transposed(graph, node) if _is_doubling(node) else None
         strides, crop = [1, 1], True
@@ -51,16 +55,16 @@ def subpixel(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         following = readers[node.output[0]]
-        bend = following[0] if len(following) == 1 and following[0].op_type in ("Relu", "Tanh") else None
-        if bend is not None:
-            moved.add(bend.output[0])
-        nodes += _packed(graph, node, bend, kernel, strides=strides, crop=crop)
+        activation = following[0] if len(following) == 1 and following[0].op_type in ("Relu", "Tanh") else None
+        if activation is not None:
+            replaced.add(activation.output[0])
+        nodes += _replacement(graph, node, activation, kernel, strides=strides, crop=crop)
     graph.nodes = nodes
     return graph.model()
 
 
 def can_be_rewritten(model: onnx.ModelProto) -> bool:
-    """Say whether a model has transposed convolutions of the form that `subpixel` rewrites."""
+    """Return True if a model has transposed convolutions that `subpixel` rewrites."""
     return any(_is_doubling(node) for node in convolutions(model.graph.node))
 
 
@@ -90,7 +94,7 @@ def _is_head(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _transposed(graph: Graph, node: onnx.NodeProto) -> NDArray[np.generic]:
-    """(in, out, 4, 4) -> (2, 2, out, in, 2, 2): cell row, cell column, out, in, kernel."""
+    """Rearrange weights (in, out, 4, 4) to (2, 2, out, in, 2, 2): cell row, cell column, out, in, kernel."""
     weights = graph.weights(node)
     assert weights.shape[2:] == (4, 4)
     kernel = np.empty((2, 2, weights.shape[1], weights.shape[0], 2, 2), weights.dtype)
@@ -101,37 +105,39 @@ def _transposed(graph: Graph, node: onnx.NodeProto) -> NDArray[np.generic]:
 
 
 def _strided(weights: NDArray[np.generic]) -> NDArray[np.generic]:
-    """(out, in, 3, 3) -> (2, 2, out, in, 4, 4)."""
+    """Rearrange weights (out, in, 3, 3) to (2, 2, out, in, 4, 4)."""
     kernel = np.zeros((2, 2, *weights.shape[:2], 4, 4), weights.dtype)
     for row, col in np.ndindex(2, 2):
         kernel[row, col, :, :, row : row + 3, col : col + 3] = weights
     return kernel
 
 
-def _packed(
+def _replacement(
     graph: Graph,
     node: onnx.NodeProto,
-    bend: onnx.NodeProto | None,
+    activation: onnx.NodeProto | None,
     kernel: NDArray[np.generic],
     *,
     strides: list[int],
     crop: bool,
 ) -> list[onnx.NodeProto]:
-    """Nodes in place of a convolution and what bends its output."""
+    """Make the nodes that replace a convolution and its activation."""
     name = node.name
     inputs = [node.input[0], graph.add_constant(f"{node.input[1]}.cells", kernel.reshape(-1, *kernel.shape[3:]))]
     if len(node.input) > 2:
         bias = graph.known(node.input[2])
         inputs.append(graph.add_constant(f"{node.input[2]}.cells", np.tile(bias, 4)))
     side = kernel.shape[-1]
-    out = (bend or node).output[0]
+    out = (activation or node).output[0]
     made = [
         helper.make_node(
             "Conv", inputs, [f"{name}.cells"], name, kernel_shape=[side, side], pads=[1] * 4, strides=strides
         )
     ]
-    if bend is not None:
-        made.append(helper.make_node(bend.op_type, [made[-1].output[0]], [f"{name}.bent"], bend.name))
+    if activation is not None:
+        made.append(
+            helper.make_node(activation.op_type, [made[-1].output[0]], [f"{name}.activated"], activation.name)
+        )
     shuffled = f"{name}.shuffled" if crop else out
     made.append(
         helper.make_node("DepthToSpace", [made[-1].output[0]], [shuffled], f"{name}.shuffle", blocksize=2, mode="DCR")

@@ -1,4 +1,4 @@
-"""A generator as an ONNX graph: eval mode, batch norm folded, copied input channels folded into one."""
+"""Trace a generator into an ONNX graph: in eval mode, with batch norm and copied input channels folded."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from sar2optical.errors import ExportUnsupported
 from sar2optical.models.generator import READS_SAR, Generator
 from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, ModelSignature
 
+__all__ = ["fold", "to_onnx"]
+
 
 def fold(generator: Generator, signature: ModelSignature) -> tuple[Generator, ModelSignature]:
-    """Make the copy of a generator that is exported: same output, less to compute.
+    """Fold a generator for the export: same output, fewer operations.
 
-    Batch norm becomes part of the convolution before it, W' = W * gamma / sqrt(var + eps) (Ioffe and Szegedy 2015,
-    section 3.1 at inference). Where the signature says that the input channels are copies of one band, the first
-    convolution's weights are added up over them, so that one channel is enough: sum_k (W_k * x) = (sum_k W_k) * x.
-    So are those of each other convolution that reads the SAR image.
+    Batch norm is folded into the convolution before it, W' = W * gamma / sqrt(var + eps) (Ioffe and Szegedy 2015,
+    section 3.1 at inference). If the input channels are copies of one band, the weights of each convolution that
+    reads the SAR image are summed over them, so that one channel is enough: sum_k (W_k * x) = (sum_k W_k) * x.
 
     Parameters
     ----------
     generator
-        Left as it is.
+        Generator; not modified.
     signature
-        Its signature.
+        Signature of the generator.
 
     Returns
     -------
     generator, signature
-        In eval mode, without batch norm and dropout; the signature has the channels that are left.
+        Copy in eval mode, without batch norm and dropout, and its signature.
     """
     folded = copy.deepcopy(generator).eval()
     for module in folded.modules():
@@ -69,7 +70,7 @@ def to_onnx(
     folded, signature
         From `fold`.
     opset
-        Of the standard operators, one of `OPSETS`.
+        Opset of the standard operators, one of `OPSETS`.
 
     Returns
     -------
@@ -79,20 +80,22 @@ def to_onnx(
     Raises
     ------
     ExportUnsupported
-        Where the opset cannot be written.
+        If PyTorch cannot trace the generator, or cannot export this opset.
     """
     if opset not in OPSETS:
         raise ExportUnsupported(f"opset is {opset}: give {OPSETS[0]} to {OPSETS[-1]}")
-    # A batch of one would be taken for a constant.
+    # The exporter treats a batch of one as a constant.
     example = torch.zeros(2, signature.channels, signature.window, signature.window)
     program = _quietly_export(folded, example, opset)
     model = onnx.load_from_string(_serialized(program))
     found = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if found != opset:
-        raise ExportUnsupported(f"opset {opset} cannot be written for this generator: give --opset {found}")
+        raise ExportUnsupported(
+            f"opset is {opset}, which PyTorch cannot export for this generator: give --opset {found}"
+        )
     dropped = [node.name for node in model.graph.node if node.op_type in ("Dropout", "BatchNormalization")]
     if dropped:
-        raise ExportUnsupported(f"{', '.join(dropped)} left in the graph: export an eval-mode generator")
+        raise ExportUnsupported(f"the graph still has {', '.join(dropped)}: export a generator in eval mode")
     _strip_traces(model)
     helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
     onnx.checker.check_model(model, full_check=True)
@@ -100,14 +103,14 @@ def to_onnx(
 
 
 def _add_up_copies(conv: nn.Conv2d, copies: int) -> None:
-    """Replace the first input channels, copies of one band, by one channel, in place."""
+    """Sum the weights over the first input channels, copies of one band, in place."""
     weight = conv.weight.detach()
     conv.weight = nn.Parameter(torch.cat((weight[:, :copies].sum(dim=1, keepdim=True), weight[:, copies:]), dim=1))
     conv.in_channels -= copies - 1
 
 
 def _fold_block(block: nn.Sequential) -> None:
-    """Fold conv -> norm into conv, in place; leave only what does something in eval mode."""
+    """Fold conv -> norm into conv, in place, and remove dropout."""
     layers = [layer for layer in block if not isinstance(layer, nn.Dropout)]
     norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
@@ -127,7 +130,7 @@ def _fold_block(block: nn.Sequential) -> None:
 
 
 def _quietly_export(folded: Generator, example: torch.Tensor, opset: int) -> torch.onnx.ONNXProgram:
-    """Run PyTorch's exporter without its chatter: what matters of it is checked afterwards."""
+    """Run PyTorch's exporter without its messages; the result is checked afterwards."""
     batch = torch.export.Dim(BATCH_AXIS, min=1)
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
     levels = [logger.level for logger in loggers]
@@ -146,11 +149,13 @@ def _quietly_export(folded: Generator, example: torch.Tensor, opset: int) -> tor
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
-    except Exception as error:  # of many types, some of which wrap a Ctrl-C
+    except Exception as error:  # of many types; some wrap a KeyboardInterrupt
         if _was_interrupted(error):
             raise KeyboardInterrupt from error
         cause = " ".join(str(error).split())[:120]
-        raise ExportUnsupported(f"PyTorch cannot trace this generator ({cause})") from error
+        raise ExportUnsupported(
+            f"PyTorch cannot trace this generator ({cause}): give another generator or --opset"
+        ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -169,7 +174,7 @@ def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the exporter's stack traces and shape notes: they name files of the machine that exported."""
+    """Remove the exporter's stack traces and shape notes, which name files of this machine."""
     model.doc_string = model.graph.doc_string = ""
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]

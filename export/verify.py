@@ -1,4 +1,4 @@
-"""Prove that an exported file does what its source does, before it appears."""
+"""Verify an exported file against its source, on real or simulated chips."""
 
 from __future__ import annotations
 
@@ -20,58 +20,71 @@ from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.encoder import encode_bands, encodings_for, to_input
 from sar2optical.signature import ModelSignature
 
+__all__ = [
+    "CHIPS",
+    "Parity",
+    "Run",
+    "as_written",
+    "chips_from",
+    "compare",
+    "expect",
+    "refuse_unsigned",
+    "simulated_chips",
+]
+
 CHIPS = 16
-"""Chips that are compared, at most."""
+"""Largest number of chips to verify on."""
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A generator or an engine: float32 (1, C, H, W) in [-1, 1] -> float32 (1, 3, H, W) in [-1, 1]."""
+"""Function that runs a generator: float32 (1, C, H, W) in [-1, 1] -> float32 (1, 3, H, W) in [-1, 1]."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _T = TypeVar("_T")
 
 _RANGE = 2.0  # of [-1, 1]
-_FLAT = 1e-4  # standard deviation over a chip under which an output counts as constant
+_FLAT = 1e-4  # standard deviation over a chip below which an output counts as constant
 _REPEATS = 1e-5  # two runs of one network differ by less
 _WITHIN = 1.001
-_CLEARLY = 0.5  # of the error: noise alone may make another order of nearly grey colours a little nearer
+_CLEARLY = 0.5  # ratio of errors; noise alone may favour another order of nearly grey colours slightly
 
-# Sentinel-1 IW GRDH: 4.4 equivalent looks (ESA, Sentinel-1 product specification), so speckled chips stress an
-# engine as real ones do.
+# Sentinel-1 IW GRDH has 4.4 equivalent looks (ESA, Sentinel-1 product specification): simulated chips have the same
+# speckle as real ones.
 _LOOKS = 4.4
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an engine is from the generator it came from, over all chips."""
+    """Parity of an exported file with its source, over all chips."""
 
     max_error: float
     """Largest absolute difference, on [-1, 1]."""
     mean_error: float
     """Mean absolute difference, on [-1, 1]."""
     psnr: float
-    """Lowest of any chip, in dB, on [-1, 1]."""
+    """PSNR in dB, on [-1, 1], lowest of all chips."""
     ssim: float
-    """Lowest of any chip."""
+    """SSIM, lowest of all chips."""
     chips: int
+    """Number of chips."""
     source: str
-    """Where the chips came from."""
+    """Origin of the chips."""
 
 
 def chips_from(
     path: Path, signature: ModelSignature, *, most: int = CHIPS, any_band: bool = True
 ) -> NDArray[np.float32]:
-    """Read real chips from a folder of pictures, or cut them from a scene, valid pixels only.
+    """Read real chips from a folder of pictures, or cut them from a scene; valid pixels only.
 
     Parameters
     ----------
     path
-        Folder of chips of at least a window (`s1` in its name or beneath where it holds pairs), or one raster.
+        Folder of chips of at least one window (SAR folder `s1` within it, if it holds pairs), or one raster.
     signature
-        Decides window, channels and radiometry.
+        Window, channels and radiometry of the chips.
     most
-        Chips that are taken, spread evenly.
+        Largest number of chips, evenly spread.
     any_band
-        Take the first band where the model's polarisation is absent: parity does not mind, calibration does.
+        Read the first band if the model's polarisation is missing; good enough for parity, not for calibration.
 
     Returns
     -------
@@ -81,9 +94,9 @@ def chips_from(
     Raises
     ------
     ExportUnsupported
-        Where there is no chip of a window's size.
+        If there is no chip of at least one window.
     SceneError
-        Where a raster cannot be used: unreadable, in a unit that cannot be told or does not fit the model's.
+        If a raster cannot be read, or its unit is unknown or does not fit the model.
     """
     files = _spread(_rasters(path), most)
     per_file = most // max(len(files), 1)
@@ -91,15 +104,15 @@ def chips_from(
     if not chips:
         side = signature.window
         raise ExportUnsupported(
-            f"{path}: no chip of {side} x {side} valid pixels or more: give a folder of chips, or a scene"
+            f"{path}: has no chip of at least {side} x {side} valid pixels: give a folder of chips, or a scene"
         )
     return np.stack(chips)
 
 
 def simulated_chips(signature: ModelSignature, count: int = 8, seed: int = 1) -> NDArray[np.float32]:
-    """Make chips to verify with where none are given: a random patchwork under speckle of 4.4 looks.
+    """Make chips to verify on without data: random patches under speckle of 4.4 looks.
 
-    Not real data, and reported as simulated: enough to compare two forms of one network, not to calibrate.
+    They are reported as simulated: enough to compare two forms of one network, not to calibrate.
 
     Returns
     -------
@@ -117,9 +130,9 @@ def simulated_chips(signature: ModelSignature, count: int = 8, seed: int = 1) ->
 
 
 def as_written(model: onnx.ModelProto) -> Run:
-    """Run a graph in ONNX Runtime, operator by operator, as it is written.
+    """Load a graph in ONNX Runtime without graph optimization.
 
-    Its optimizer is off: it was seen to make another image (10 dB) of float8 pairs.
+    With optimization, float8 Q/DQ pairs were seen to give another image (10 dB).
     """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors only
@@ -130,12 +143,12 @@ def as_written(model: onnx.ModelProto) -> Run:
 
 
 def expect(reference: Run, chips: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run the source on chips, and see that it is a generator worth exporting.
+    """Run the source on chips, and check that it is a trained generator.
 
     Parameters
     ----------
     reference
-        The source.
+        Source.
     chips
         float32 (n, C, window, window) in [-1, 1].
 
@@ -147,93 +160,92 @@ def expect(reference: Run, chips: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises
     ------
     ParityFailed
-        Where it gives NaN, one colour, the same image for every chip, or two images for one chip.
+        If it returns NaN, one colour, the same image for every chip, or two images for one chip.
     """
     images = np.concatenate([reference(chip[None]) for chip in chips])
     if not np.isfinite(images).all():
-        raise ParityFailed("the source returns NaN or infinity: its weights are spoilt, give another checkpoint")
+        raise ParityFailed("the source returns NaN or infinity, so its weights are damaged: give another checkpoint")
     if np.abs(images).max() > _WITHIN:
-        raise ParityFailed(f"the source's images reach {np.abs(images).max():.1f}, beyond [-1, 1]: end it in a tanh")
+        raise ParityFailed(f"the source's images reach {np.abs(images).max():.1f}, outside [-1, 1]: end it in a tanh")
     if images.std(axis=(2, 3)).max() < _FLAT:
-        raise ParityFailed("the source returns one colour whatever it is given: it is not trained, or not loaded")
+        raise ParityFailed("the source returns one colour for every input: train it, or give another checkpoint")
     if len(images) > 1 and images.std(axis=0).max() < _FLAT:
-        raise ParityFailed("the source returns one image whatever it is given: it is not trained, or not loaded")
+        raise ParityFailed("the source returns one image for every input: train it, or give another checkpoint")
     if np.abs(reference(chips[:1])[0] - images[0]).max() > _REPEATS:
-        raise ParityFailed("the source gives two images for one chip: dropout was left on, export it in eval mode")
+        raise ParityFailed("the source returns two images for one chip, as with dropout: export it in eval mode")
     return images
 
 
 def refuse_unsigned(images: NDArray[np.float32]) -> None:
-    """Refuse a generator whose images are on [0, 1]: read as [-1, 1], they would be washed out.
+    """Refuse a generator whose images are in [0, 1]: as [-1, 1], they would look washed out.
 
     Parameters
     ----------
     images
-        float32 (n, 3, window, window): a generator's, of all chips.
+        Images of all chips, float32 (n, 3, window, window).
 
     Raises
     ------
     ParityFailed
-        Where no value is below 0.
+        If no value is below 0.
     """
     if images.min() >= 0:
         raise ParityFailed(
-            f"the source's images are never below 0 (from {images.min():.2f} to {images.max():.2f}): [0, 1], as a "
-            "sigmoid gives, where [-1, 1] is expected: end it in y * 2 - 1, or in a tanh and train it again"
+            f"the source's images are never below 0 ({images.min():.2f} to {images.max():.2f}), as with a sigmoid, "
+            "but [-1, 1] is expected: end the generator in y * 2 - 1, or in a tanh and train it again"
         )
 
 
 def compare(
     expected: NDArray[np.float32], found: Run, chips: NDArray[np.float32], *, source: str, floor: float
 ) -> Parity:
-    """Run what was exported on the chips whose images are known.
+    """Compare an exported model with its source on chips.
 
     Parameters
     ----------
     expected
-        float32 (n, 3, window, window), from `expect`.
+        Images of the source, float32 (n, 3, window, window), from `expect`.
     found
-        What was exported, opened.
+        Exported model.
     chips
         float32 (n, C, window, window) in [-1, 1].
     source
-        Where the chips came from, for the report.
+        Origin of the chips, for the report.
     floor
         Least PSNR in dB that passes, for the worst chip.
-
-    Returns
-    -------
-    Parity
 
     Raises
     ------
     ParityFailed
-        Where an output has NaN, is constant though the source's is not, has its colours in another order, or is under
-        the floor.
+        If an image has NaN, is constant though the source's is not, has its colours in another order, or is below the
+        floor.
     """
     worst_psnr, worst_ssim, max_error, mean_error = float("inf"), 1.0, 0.0, 0.0
     for k, (chip, image) in enumerate(zip(chips, expected, strict=True)):
         other = found(chip[None])[0]
         if not np.isfinite(other).all():
-            raise ParityFailed(f"chip {k}: the exported model returns NaN or infinity: keep --precision fp32")
+            raise ParityFailed(f"chip {k}: the exported model returns NaN or infinity: give --precision fp32")
         if other.std() < _FLAT <= image.std():
-            raise ParityFailed(f"chip {k}: the exported model returns a constant: its weights did not survive")
+            raise ParityFailed(f"chip {k}: the exported model returns a constant image: give another --precision")
         error = np.abs(image - other)
         max_error = max(max_error, float(error.max()))
         mean_error += float(error.mean()) / len(chips)
         worst_psnr = min(worst_psnr, psnr(image, other, data_range=_RANGE))
         worst_ssim = min(worst_ssim, ssim(image, other, data_range=_RANGE))
         if (order := _order(image, other)) != "RGB":
-            raise ParityFailed(f"chip {k}: the exported model gives {order} where the source gives RGB")
+            raise ParityFailed(
+                f"chip {k}: the exported model returns {order} instead of RGB: give another --precision"
+            )
     if not worst_psnr >= floor:
         raise ParityFailed(
-            f"parity is {worst_psnr:.1f} dB against the source, at least {floor:.0f} is asked: no file was written"
+            f"parity is {worst_psnr:.1f} dB against the source, at least {floor:.0f} dB is required; no file "
+            "was written: give another --precision, or lower --min-psnr"
         )
     return Parity(max_error, mean_error, worst_psnr, worst_ssim, len(chips), source)
 
 
 def _order(image: NDArray[np.float32], other: NDArray[np.float32]) -> str:
-    """Give the order of the source's colours that is found."""
+    """Find the order of the colours in the exported model's image."""
     errors = {order: float(np.square(image[list(order)] - other).mean()) for order in permutations(range(3))}
     nearest = min(errors, key=errors.__getitem__)
     return "".join("RGB"[c] for c in nearest) if errors[nearest] < _CLEARLY * errors[0, 1, 2] else "RGB"
@@ -271,7 +283,7 @@ def _cut(path: Path, signature: ModelSignature, most: int, *, any_band: bool) ->
 
 
 def _spread(items: list[_T], most: int) -> list[_T]:
-    """Give at most so many of the items, evenly spread."""
+    """Select at most so many items, evenly spread."""
     chosen = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
     return [items[k] for k in chosen]
 

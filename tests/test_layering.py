@@ -39,7 +39,12 @@ TORCH = (
     "bench",
 )
 WHERE = {
-    "torch": (*TORCH, "sar2optical.engines.pytorch", "sar2optical.engines.tensorrt"),
+    "torch": (
+        *TORCH,
+        "sar2optical.engines.pytorch",
+        "sar2optical.engines.tensorrt",
+        "sar2optical.engines.tensorrt_runtime",
+    ),
     "lightning": ("sar2optical.training",),
     "lightning_fabric": ("sar2optical.training", "bench"),
     "torchmetrics": ("sar2optical.evaluation", "bench"),
@@ -53,7 +58,7 @@ WHERE = {
     "onnxscript": ("export",),
     "onnxruntime": ("sar2optical.engines.onnxruntime", "export", "bench"),
     "openvino": ("sar2optical.engines.openvino", "export"),
-    "tensorrt": ("sar2optical.engines.tensorrt", "export"),
+    "tensorrt": ("sar2optical.engines.tensorrt", "sar2optical.engines.tensorrt_runtime", "export"),
     "dask": ("sar2optical.batch.cluster",),
     "distributed": ("sar2optical.batch.cluster", "sar2optical.batch.schedule"),
     "pystac": ("sar2optical.batch.stac",),
@@ -172,7 +177,8 @@ def test_no_module_imports_itself_over_others():
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])
-def test_the_package_knows_neither_export_nor_bench(module):
+def test_the_package_imports_neither_export_nor_bench(module):
+    """Import statements; the command `sar2optical.cli.export` loads `export` by its path, at run time."""
     assert not {name for name in imports_of(module) if within(name, "export") or within(name, "bench")}
 
 

@@ -50,8 +50,13 @@ def test_the_commands_are_on_the_path(wheel):
     (entry,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     text = archive.read(entry).decode()
     assert "sar2opt-scene = sar2optical.cli.scene:main" in text
-    assert "sar2opt-export = export.cli:main" in text
-    for name, module in (("data", "data"), ("train", "train"), ("eval", "evaluate"), ("doctor", "doctor")):
+    for name, module in (
+        ("export", "export"),
+        ("data", "data"),
+        ("train", "train"),
+        ("eval", "evaluate"),
+        ("doctor", "doctor"),
+    ):
         assert f"sar2opt-{name} = sar2optical.cli.{module}:main" in text
 
 

@@ -1,4 +1,4 @@
-"""`sar2opt-doctor`: what is installed and what works, on one page."""
+"""`sar2opt-doctor`: report what is installed, what works, and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sar2optical.cli.common import context_settings, reports_errors, set_up_logg
 from sar2optical.doctor import AREAS, TIMEOUT, Finding, examine, healthy
 from sar2optical.errors import OptionWithoutEffect
 
+__all__ = ["main", "page", "record", "tune"]
+
 _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broken": "red"}
 
 
@@ -25,40 +27,40 @@ _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broke
     "areas",
     type=click.Choice(AREAS),
     multiple=True,
-    help="Part of the page; may be repeated. All where not given.",
+    help="Section of the report; may be repeated.  [default: all]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 3600, min_open=True),
     default=TIMEOUT,
     show_default=True,
-    help="Seconds that each library has.",
+    help="Timeout in seconds for each library.",
 )
 @click.option(
     "--tune",
     "tuned",
     is_flag=True,
-    help="Measure which engine is the fastest on this CPU, and take it in every run from now on.",
+    help="Measure which engine is the fastest on this CPU, and use it in all later runs.",
 )
 @click.option(
     "--model",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    help="With --tune: an ONNX file. [bundled generator]",
+    help="ONNX file to measure with --tune.  [default: bundled generator]",
 )
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(areas: tuple[str, ...], as_json: bool, timeout: float, tuned: bool, model: Path | None) -> None:
-    """Say what is installed, what works, and what to do about the rest.
+    """Report what is installed, what works, and how to fix what does not.
 
-    Every library that runs models is given one of two layers, in a process of its own. Exit 1 where anything is
-    broken: needed and not there, or installed and does not work.
+    Each backend runs a small model in a subprocess. The exit status is 1 if anything is broken: required and not
+    installed, or installed and not working.
     """
     if model and not tuned:
-        raise OptionWithoutEffect("--model has no effect without --tune: give both")
+        raise OptionWithoutEffect("--model has no effect without --tune: give both, or remove --model")
     if tuned:
         if areas:
-            raise OptionWithoutEffect("--only has no effect with --tune: give one of them")
+            raise OptionWithoutEffect("--only has no effect with --tune: remove one of them")
         tune(model, as_json=as_json)
         return
     findings = examine(areas or AREAS, timeout=timeout)
@@ -68,7 +70,7 @@ def main(areas: tuple[str, ...], as_json: bool, timeout: float, tuned: bool, mod
 
 
 def tune(model: Path | None, *, as_json: bool) -> None:
-    """Measure engines, keep the fastest, and print what every run will take."""
+    """Measure engines, store the fastest, and print it."""
     from sar2optical.engines import autotune as auto
     from sar2optical.engines.registry import bundled, variants
 
@@ -78,17 +80,17 @@ def tune(model: Path | None, *, as_json: bool) -> None:
         click.echo(json.dumps({**asdict(choice), "kept_in": str(auto.tuning_file())}, indent=2))
         return
     click.echo(f"fastest: {choice}")
-    click.echo(f"kept in {auto.tuning_file()}: every run takes it and says so; delete the file to undo this")
+    click.echo(f"stored in {auto.tuning_file()}: later runs use it and log it; delete the file to undo this")
 
 
 def record(findings: Sequence[Finding]) -> str:
-    """Write findings as JSON."""
-    whole = {"version": __version__, "ok": healthy(findings), "findings": [asdict(finding) for finding in findings]}
-    return json.dumps(whole, indent=2)
+    """Format findings as JSON."""
+    report = {"version": __version__, "ok": healthy(findings), "findings": [asdict(finding) for finding in findings]}
+    return json.dumps(report, indent=2)
 
 
 def page(findings: Sequence[Finding]) -> str:
-    """Lay findings out by area, each problem with its remedy under it."""
+    """Format findings as text by section, each with its remedy below it."""
     width = max((len(finding.name) for finding in findings), default=0)
     lines: list[str] = []
     for area, some in groupby(findings, key=lambda finding: finding.area):
@@ -98,16 +100,16 @@ def page(findings: Sequence[Finding]) -> str:
             lines.append(f"  {mark}  {finding.name:<{width}}  {finding.detail}")
             if finding.remedy:
                 lines.append(f"  {'':<7}  {'':<{width}}  > {finding.remedy}")
-    return "\n".join([*lines, "", _closing(findings)])
+    return "\n".join([*lines, "", _summary(findings)])
 
 
-def _closing(findings: Sequence[Finding]) -> str:
-    parts = []
+def _summary(findings: Sequence[Finding]) -> str:
+    problems = []
     for state in ("broken", "warning"):
         names = [finding.name for finding in findings if finding.state == state]
         if names:
-            parts.append(f"{state}: {', '.join(names)}")
-    return "; ".join(parts) or "all that is installed works"
+            problems.append(f"{state}: {', '.join(names)}")
+    return "; ".join(problems) or "everything that is installed works"
 
 
 if __name__ == "__main__":

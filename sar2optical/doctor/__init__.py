@@ -1,4 +1,4 @@
-"""What is installed, what works, and what to do about the rest."""
+"""Examine this machine: what is installed, what works, and how to fix what does not."""
 
 from sar2optical.doctor.examine import TIMEOUT, examine
 from sar2optical.doctor.finding import AREAS, Area, Finding, State, healthy

@@ -1,8 +1,8 @@
-"""One check, for the process that asked for it."""
+"""`python -m sar2optical.doctor NAME`: run one check for the process that started this one."""
 
 import sys
 
-from sar2optical.doctor.examine import answer_with
+from sar2optical.doctor.examine import run_check
 
 if __name__ == "__main__":
-    answer_with(sys.argv[1])
+    run_check(sys.argv[1])

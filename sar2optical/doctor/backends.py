@@ -1,4 +1,4 @@
-"""Each library that runs models, given a model of two layers whose answer is known."""
+"""Check each backend on a model of two layers whose output is known, and the bundled generator."""
 
 from __future__ import annotations
 
@@ -20,26 +20,38 @@ from sar2optical.engines.registry import bundled, two_layers, variants
 from sar2optical.errors import BackendNotInstalled, Sar2OpticalError
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
+__all__ = [
+    "SIGNATURE",
+    "TWO_LAYERS",
+    "bundled_generator",
+    "expected_output",
+    "kernels",
+    "onnxruntime",
+    "openvino",
+    "pytorch",
+    "self_test_input",
+    "tensorrt",
+]
+
 SIGNATURE = ModelSignature(
     name="two-layers", bands=("VV",), unit="byte", stretch=(Stretch(Bound(0), Bound(255)),), window=16
 )
-"""Of the model of two layers."""
+"""Signature of the model of two layers."""
 
 TWO_LAYERS = two_layers()
-"""The model as a file, since making one takes a library that running one does not. A test rebuilds it."""
+"""File of the model of two layers; creating it needs the onnx package, which running it does not."""
 
 _REINSTALL = "pip install --force-reinstall --no-deps sar2optical"
-_TOLERANCE = 1e-4  # all numbers are exact in fp32, TF32 included: see `kernels`
+_TOLERANCE = 1e-4  # all numbers are exact in fp32 and TF32: see `kernels`
 
 
 def kernels() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give the weights of both layers.
+    """Return the weights of both layers.
 
     Returns
     -------
     tuple of ndarray
-        float32 (2, 1, 3, 3) and (3, 2, 3, 3): small multiples of a power of two, so that no sum of theirs is ever
-        rounded.
+        float32 (2, 1, 3, 3) and (3, 2, 3, 3): small multiples of a power of two, so that no sum is rounded.
     """
     first = (np.arange(2 * 9) ** 2 * 5 % 7 - 3).reshape(2, 1, 3, 3) / 8
     second = (np.arange(3 * 2 * 9) ** 2 * 3 % 5 - 2).reshape(3, 2, 3, 3) / 4
@@ -47,13 +59,13 @@ def kernels() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def self_test_input() -> NDArray[np.float32]:
-    """Give the input, float32 (1, 1, 16, 16): multiples of 1/8 in [-1, 1]."""
+    """Return the input, float32 (1, 1, 16, 16): multiples of 1/8 in [-1, 1]."""
     side = SIGNATURE.window
     return ((np.arange(side * side) ** 2 * 7 % 17 - 8) / 8).reshape(1, 1, side, side).astype(np.float32)
 
 
-def answer() -> NDArray[np.float32]:
-    """Compute the output without any of the libraries: convolution, ReLU, convolution."""
+def expected_output() -> NDArray[np.float32]:
+    """Compute the output, float32 (1, 3, 16, 16), with numpy: convolution, ReLU, convolution."""
     first, second = kernels()
     return _convolved(np.maximum(_convolved(self_test_input(), first), 0), second)
 
@@ -66,7 +78,7 @@ def _convolved(image: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
 
 
 def openvino() -> Iterator[Finding]:
-    """Run OpenVINO, and say whether it has bf16 on this CPU."""
+    """Check OpenVINO, and whether it supports bf16 on this CPU."""
     library = import_module("openvino")
     finding = _engine("openvino", library.__version__.split("-")[0], "cpu")
     bf16 = "BF16" in library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -74,23 +86,23 @@ def openvino() -> Iterator[Finding]:
 
 
 def onnxruntime() -> Iterator[Finding]:
-    """Run ONNX Runtime on the CPU, and on CUDA where it says that it can."""
+    """Check ONNX Runtime on the CPU, and on CUDA if its wheel has CUDA."""
     library = import_module("onnxruntime")
     yield _engine("onnxruntime", library.__version__, "cpu")
     providers = library.get_available_providers()
     if "TensorrtExecutionProvider" in providers and (tensorrt_major() or 0) > 10:
-        detail = f"links TensorRT 10 and does not load with {tensorrt_major()}; nothing here uses it"
+        detail = f"needs TensorRT 10, {tensorrt_major()} is installed; sar2optical does not use it"
         yield Finding("backends", "onnxruntime's TensorRT", "absent", detail)
     if "CUDAExecutionProvider" not in providers:
         remedy = "with an NVIDIA GPU: pip uninstall -y onnxruntime, then pip install 'sar2optical[gpu]'"
-        yield Finding("backends", "onnxruntime cuda", "absent", "this wheel has no CUDA", remedy)
+        yield Finding("backends", "onnxruntime cuda", "absent", "the installed wheel was built without CUDA", remedy)
         return
     from sar2optical.engines.onnxruntime import cuda_problem
 
-    trouble = cuda_problem()
-    upgrade = "pip install --upgrade 'sar2optical[gpu]': it brings CUDA and cuDNN"
-    if trouble is not None:
-        detail = f"lists CUDA and cannot open it: {trouble}"
+    problem = cuda_problem()
+    upgrade = "pip install --upgrade 'sar2optical[gpu]', which installs CUDA and cuDNN"
+    if problem is not None:
+        detail = f"lists CUDA but cannot open it: {problem}"
         yield Finding("backends", "onnxruntime cuda", "warning", detail, driver().remedy or upgrade)
         return
     try:
@@ -100,21 +112,21 @@ def onnxruntime() -> Iterator[Finding]:
 
 
 def pytorch() -> Iterator[Finding]:
-    """Run PyTorch on the CPU, and on CUDA where there is a device."""
+    """Check PyTorch on the CPU, and on CUDA if there is a device."""
     torch = import_module("torch")
-    yield _verdict("pytorch", _torch_answer(torch, "cpu"), torch.__version__, "cpu")
+    yield _compared("pytorch", _run_torch(torch, "cpu"), torch.__version__, "cpu")
     if not torch.cuda.is_available():
         yield _without_cuda(torch)
         return
     try:
         where = f"cuda ({torch.cuda.get_device_name()}, built for CUDA {torch.version.cuda})"
-        yield _verdict("pytorch cuda", _torch_answer(torch, "cuda"), torch.__version__, where)
+        yield _compared("pytorch cuda", _run_torch(torch, "cuda"), torch.__version__, where)
     except RuntimeError as error:
         remedy = "update the driver, or install a build of PyTorch for this GPU"
         yield Finding("backends", "pytorch cuda", "broken", squeezed(error), remedy)
 
 
-def _torch_answer(torch: Any, device: str) -> NDArray[np.float32]:
+def _run_torch(torch: Any, device: str) -> NDArray[np.float32]:
     first, second = (torch.from_numpy(weights).to(device) for weights in kernels())
     with torch.inference_mode():
         hidden = torch.nn.functional.conv2d(torch.from_numpy(self_test_input()).to(device), first, padding=1).relu()
@@ -123,10 +135,10 @@ def _torch_answer(torch: Any, device: str) -> NDArray[np.float32]:
 
 
 def _without_cuda(torch: Any) -> Finding:
-    """Say why PyTorch has no device: it cannot have one, there is none, or there should be one."""
+    """Report why PyTorch has no device: built without CUDA, no GPU, or a driver problem."""
     if torch.version.cuda is None:
         remedy = "with an NVIDIA GPU: install a build for CUDA, see pytorch.org/get-started"
-        return Finding("backends", "pytorch cuda", "absent", "this wheel has no CUDA", remedy)
+        return Finding("backends", "pytorch cuda", "absent", "the installed wheel was built without CUDA", remedy)
     try:
         torch.cuda.init()
         reason = "no device"
@@ -139,25 +151,25 @@ def _without_cuda(torch: Any) -> Finding:
 
 
 def tensorrt() -> Iterator[Finding]:
-    """Build a plan with TensorRT, and run it where PyTorch is here to hold its buffers."""
+    """Check TensorRT: build a plan, and run it if PyTorch is installed for its buffers."""
     trt = import_module("tensorrt")
     found = driver()
     if found.state != "ok":
-        detail = f"{trt.__version__} is of no use without a GPU: {found.detail}"
+        detail = f"{trt.__version__} cannot run without a GPU: {found.detail}"
         yield Finding("backends", "tensorrt", "warning", detail, found.remedy)
         return
     logger = trt.Logger(trt.Logger.ERROR)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(_plan(trt, logger))
+    engine = trt.Runtime(logger).deserialize_cuda_engine(_build_plan(trt, logger))
     if engine is None:
-        raise RuntimeError("the plan of two layers that it built is one that it cannot load")
+        raise RuntimeError("TensorRT cannot load the plan of two layers that it built")
     if find_spec("torch") is None:
-        detail = f"{trt.__version__} builds a plan; running one needs torch"
+        detail = f"{trt.__version__} builds a plan; running it needs torch"
         yield Finding("backends", "tensorrt", "warning", detail, "pip install 'sar2optical[tensorrt]'")
         return
-    yield _verdict("tensorrt", _plan_answer(engine), trt.__version__, "cuda, as a plan")
+    yield _compared("tensorrt", _run_plan(engine), trt.__version__, "cuda, as a plan")
 
 
-def _plan(trt: Any, logger: Any) -> Any:
+def _build_plan(trt: Any, logger: Any) -> Any:
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -170,11 +182,11 @@ def _plan(trt: Any, logger: Any) -> Any:
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RuntimeError("no plan of two layers could be built")
+        raise RuntimeError("TensorRT cannot build a plan of two layers")
     return plan
 
 
-def _plan_answer(engine: Any) -> NDArray[np.float32]:
+def _run_plan(engine: Any) -> NDArray[np.float32]:
     torch = import_module("torch")
     sar = torch.from_numpy(self_test_input()).cuda()
     optical = torch.empty((1, 3, *sar.shape[2:]), device="cuda")
@@ -185,14 +197,14 @@ def _plan_answer(engine: Any) -> NDArray[np.float32]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     if not context.execute_async_v3(stream.cuda_stream):
-        raise RuntimeError("the plan of two layers did not run")
+        raise RuntimeError("TensorRT cannot run the plan of two layers")
     stream.synchronize()
     image: NDArray[np.float32] = optical.cpu().numpy()
     return image
 
 
 def bundled_generator() -> Iterator[Finding]:
-    """Open the bundled generator's files as a command without --model does."""
+    """Check that the bundled generator's files open, as in a command without --model."""
     for precision, path in variants(bundled()).items():
         yield _bundled_file(f"bundled {precision}" if precision != "fp32" else "bundled generator", path)
 
@@ -206,25 +218,26 @@ def _bundled_file(name: str, path: Path) -> Finding:
             return Finding("model", name, "ok", f"{engine.signature.name}, {size}, opens with {engine}")
     except BackendNotInstalled as error:
         return Finding(
-            "model", name, "warning", f"{size}, not tried: {squeezed(error)}", "pip install 'sar2optical[cpu]'"
+            "model", name, "warning", f"{size}, not checked: {squeezed(error)}", "pip install 'sar2optical[cpu]'"
         )
     except Sar2OpticalError as error:
         return Finding("model", name, "broken", squeezed(error), _REINSTALL)
 
 
 def _engine(backend: str, version: str, device: str) -> Finding:
-    """Run the two layers through the same door as every model."""
+    """Check a backend with `open_engine`, as all models are opened."""
     name = f"{backend} cuda" if device == "cuda" else backend
     if not TWO_LAYERS.is_file():
-        return Finding("backends", name, "broken", f"{version}, not tried: no {TWO_LAYERS}", _REINSTALL)
+        return Finding("backends", name, "broken", f"{version}, not checked: {TWO_LAYERS} is missing", _REINSTALL)
     options = EngineOptions(device=device, precision="fp32", threads=1)
     with open_engine(TWO_LAYERS, backend=backend, options=options) as engine:
-        return _verdict(name, engine.run(self_test_input()), version, engine.device)
+        return _compared(name, engine.run(self_test_input()), version, engine.device)
 
 
-def _verdict(name: str, found: NDArray[np.float32], version: str, where: str) -> Finding:
-    error = float(np.abs(found - answer()).max())
-    if error <= _TOLERANCE:  # NaN is not
-        return Finding("backends", name, "ok", f"{version}, two layers are right on {where}")
-    detail = f"{version}, two layers are {error:.2g} off on {where}"
-    return Finding("backends", name, "broken", detail, "install another version of it")
+def _compared(name: str, found: NDArray[np.float32], version: str, where: str) -> Finding:
+    """Compare an output with the expected one."""
+    error = float(np.abs(found - expected_output()).max())
+    if error <= _TOLERANCE:  # false for NaN
+        return Finding("backends", name, "ok", f"{version}, correct output on {where}")
+    detail = f"{version}, wrong output on {where}: error {error:.2g}"
+    return Finding("backends", name, "broken", detail, "install another version")

@@ -1,4 +1,4 @@
-"""NVIDIA's driver and cards, asked without any library that may have been built without them."""
+"""NVIDIA's driver and GPUs, queried without libraries that may have been built without CUDA."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from collections.abc import Iterator
 
 from sar2optical.doctor.finding import Finding, squeezed
 
+__all__ = ["cards", "driver", "nvidia_driver"]
+
 _FIELDS = ("name", "driver_version", "compute_cap", "memory.total", "memory.free")
-_ANSWER_WITHIN = 30.0  # seconds; a driver that hangs takes nvidia-smi with it
-_CONTAINER = "in a container, start it with --gpus all"
+_TIMEOUT = 30.0  # seconds; nvidia-smi hangs if the driver hangs
+_CONTAINER = "in a container, start the container with --gpus all"
 
 
 def driver() -> Finding:
-    """Start the driver."""
+    """Initialise the driver."""
     name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
         library = ctypes.CDLL(name)
     except OSError:
-        remedy = f"where there is a GPU, install NVIDIA's driver; {_CONTAINER}"
-        return Finding("gpu", "NVIDIA driver", "absent", f"no {name}, so nothing runs on CUDA", remedy)
+        remedy = f"with an NVIDIA GPU, install NVIDIA's driver; {_CONTAINER}"
+        return Finding("gpu", "NVIDIA driver", "absent", f"{name} is not installed, so nothing runs on CUDA", remedy)
     number = ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(number))
     newest = f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"  # 13020 is 13.2
@@ -31,36 +33,38 @@ def driver() -> Finding:
         text = ctypes.c_char_p()
         library.cuGetErrorString(status, ctypes.byref(text))
         reason = (text.value or b"unknown error").decode(errors="replace")
-        remedy = f"see that nvidia-smi lists the GPU; restart after an update; {_CONTAINER}"
-        return Finding("gpu", "NVIDIA driver", "warning", f"does not start: {reason} ({status}), {newest}", remedy)
-    return Finding("gpu", "NVIDIA driver", "ok", f"starts, for libraries up to {newest}")
+        remedy = f"check that nvidia-smi lists the GPU; restart after a driver update; {_CONTAINER}"
+        return Finding(
+            "gpu", "NVIDIA driver", "warning", f"cannot be initialised: {reason} ({status}), {newest}", remedy
+        )
+    return Finding("gpu", "NVIDIA driver", "ok", f"works, with libraries up to {newest}")
 
 
 def nvidia_driver() -> Iterator[Finding]:
-    """Start the driver, as a check."""
+    """Check the driver."""
     yield driver()
 
 
 def cards() -> Iterator[Finding]:
-    """List the cards that the driver's own program lists."""
+    """List the GPUs that nvidia-smi lists."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        yield Finding("gpu", "GPUs", "absent", "no nvidia-smi")
+        yield Finding("gpu", "GPUs", "absent", "nvidia-smi is not installed")
         return
     query = [program, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
-    remedy = "restart, or reinstall the driver"
+    remedy = "restart the machine, or reinstall the driver"
     try:
-        result = subprocess.run(
-            query, capture_output=True, stdin=subprocess.DEVNULL, timeout=_ANSWER_WITHIN, check=False
-        )
+        result = subprocess.run(query, capture_output=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        yield Finding("gpu", "GPUs", "warning", squeezed(f"nvidia-smi does not answer: {error}"), remedy)
+        yield Finding("gpu", "GPUs", "warning", squeezed(f"nvidia-smi failed: {error}"), remedy)
         return
     text = result.stdout.decode(errors="replace")
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
     if result.returncode or not rows or any(len(row) != len(_FIELDS) for row in rows):
-        words = text + result.stderr.decode(errors="replace")
-        yield Finding("gpu", "GPUs", "warning", squeezed(f"nvidia-smi says: {words.strip() or 'nothing'}"), remedy)
+        message = text + result.stderr.decode(errors="replace")
+        yield Finding(
+            "gpu", "GPUs", "warning", squeezed(f"nvidia-smi failed: {message.strip() or 'no output'}"), remedy
+        )
         return
     for k, (name, version, capability, total, free) in enumerate(rows):
         detail = f"{name}, compute capability {capability}, driver {version}, {free} of {total} MiB free"

@@ -1,4 +1,4 @@
-"""What pip has installed: this package's needs, its extras, and wheels in each other's way."""
+"""Installed packages: this package's requirements and extras, and wheels that conflict."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sar2optical.doctor.finding import Finding, State
 
+__all__ = ["cuda_libraries", "extras", "onnxruntime_wheels", "python", "tensorrt_major"]
+
 _OLDEST_PYTHON = (3, 11)
 
 _EXTRAS = {
@@ -17,22 +19,22 @@ _EXTRAS = {
     "train": "sar2opt-train and sar2opt-eval",
     "hub": "published generators by name",
     "download": "sar2opt-data download kaggle",
-    "comet": "training's figures at Comet",
+    "comet": "logging of training at Comet",
     "cluster": "sar2opt-batch",
 }
-"""Extras and what they are for; those of backends have their own place on the page."""
+"""Extras and their purposes, without those of backends, which have a section of their own."""
 
 _REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[.*?\])?([^;]*)(?:;\s*extra\s*==\s*["']([\w-]+)["'])?""")
 
 _KINDS = ("", "-gpu", "-openvino", "-directml", "-training", "-rocm", "-migraphx", "-qnn")
 _SAME_FOLDER = {f"onnxruntime{kind}" for kind in _KINDS}
-"""Wheels that all bring the package `onnxruntime`."""
+"""Wheels that install the package `onnxruntime`."""
 
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 
 def python() -> Iterator[Finding]:
-    """Python itself, this package, and what it cannot do without."""
+    """Check Python, this package and its requirements."""
     here = ".".join(map(str, sys.version_info[:3]))
     detail = f"{here}, {sys.executable}"
     if sys.version_info[:2] < _OLDEST_PYTHON:
@@ -41,22 +43,22 @@ def python() -> Iterator[Finding]:
         yield Finding("python", "Python", "ok", detail)
     yield Finding("python", "sar2optical", "ok", f"{version('sar2optical')}, {Path(__file__).parents[1]}")
     for wheel, least in _requirements().get(None, []):
-        lack = _lack(wheel, least)
-        if lack:
-            yield Finding("python", wheel, "broken", lack, f"pip install '{wheel}>={least}'")
+        problem = _problem(wheel, least)
+        if problem:
+            yield Finding("python", wheel, "broken", problem, f"pip install '{wheel}>={least}'")
         else:
             yield Finding("python", wheel, "ok", version(wheel))
 
 
 def extras() -> Iterator[Finding]:
-    """Each extra: whether all that it names is here, and recent enough."""
+    """Check for each extra that its wheels are installed and recent enough."""
     wheels = _requirements()
     for extra, purpose in _EXTRAS.items():
-        lacks = [lack for wheel, least in wheels.get(extra, []) if (lack := _lack(wheel, least))]
-        detail = ": ".join([f"for {purpose}", *([", ".join(lacks)] if lacks else [])])
-        old = any("is needed" in lack for lack in lacks)
-        state: State = "warning" if old else "absent" if lacks else "ok"
-        yield Finding("extras", extra, state, detail, f"pip install 'sar2optical[{extra}]'" if lacks else None)
+        problems = [problem for wheel, least in wheels.get(extra, []) if (problem := _problem(wheel, least))]
+        detail = ": ".join([f"for {purpose}", *([", ".join(problems)] if problems else [])])
+        old = any("is needed" in problem for problem in problems)
+        state: State = "warning" if old else "absent" if problems else "ok"
+        yield Finding("extras", extra, state, detail, f"pip install 'sar2optical[{extra}]'" if problems else None)
 
 
 def onnxruntime_wheels() -> Iterator[Finding]:
@@ -69,29 +71,29 @@ def onnxruntime_wheels() -> Iterator[Finding]:
 
 
 def cuda_libraries() -> Iterator[Finding]:
-    """List NVIDIA's libraries that came as wheels."""
+    """List NVIDIA's libraries that are installed as wheels."""
     found = sorted(f"{name} {here}" for name, here in _installed().items() if name.startswith("nvidia-"))
     if found:
         yield Finding("gpu", "CUDA libraries", "ok", ", ".join(found))
     else:
         remedy = "pip install 'sar2optical[gpu]' with an NVIDIA GPU"
-        yield Finding("gpu", "CUDA libraries", "absent", "none that came with pip", remedy)
+        yield Finding("gpu", "CUDA libraries", "absent", "no wheels of CUDA libraries are installed", remedy)
 
 
 def tensorrt_major() -> int | None:
-    """Give the first number of TensorRT's version; None where it is not installed."""
+    """Return the major version of TensorRT; None if it is not installed."""
     found = [_numbers(here)[0] for name, here in _installed().items() if name in _TENSORRT and _numbers(here)]
     return max(found, default=None)
 
 
 def _installed() -> dict[str, str]:
-    """Map the names of all wheels, as pip writes them, to their versions."""
+    """Map the normalised names of all installed wheels to their versions."""
     names = ((wheel.metadata["Name"] or "", wheel.version) for wheel in distributions())
     return {re.sub(r"[-_.]+", "-", name).lower(): here for name, here in names}
 
 
 def _requirements() -> dict[str | None, list[tuple[str, str]]]:
-    """Read what this package says it needs: wheels and least versions, by extra; None has those of every run."""
+    """Read this package's requirements: wheels and least versions, by extra; the key None has the base ones."""
     found: dict[str | None, list[tuple[str, str]]] = {}
     for line in requires("sar2optical") or []:
         match = _REQUIREMENT.match(line)
@@ -101,7 +103,8 @@ def _requirements() -> dict[str | None, list[tuple[str, str]]]:
     return found
 
 
-def _lack(wheel: str, least: str) -> str | None:
+def _problem(wheel: str, least: str) -> str | None:
+    """Describe why a requirement is not met; None if it is met."""
     try:
         here = version(wheel)
     except PackageNotFoundError:
@@ -110,6 +113,6 @@ def _lack(wheel: str, least: str) -> str | None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Read the leading numbers of a version: (2, 13, 0) of "2.13.0+cpu"."""
+    """Parse the leading numbers of a version: "2.13.0+cpu" becomes (2, 13, 0)."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(map(int, match[0].split("."))) if match else ()

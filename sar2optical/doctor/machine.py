@@ -1,4 +1,4 @@
-"""The machine: instructions, memory, disks."""
+"""Hardware of this machine: CPU, memory, disks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pathlib import Path
 from sar2optical._utils.cores import usable_cores
 from sar2optical.doctor.finding import Finding, squeezed
 
+__all__ = ["cpu", "disks", "instructions", "memory", "memory_limit"]
+
 _GB = 1e9
 
 _SCENE_DISK = 25_000 * 16_700 * 3 * 2 * 4 / 3
-"""Bytes of a full IW scene's colours, as strips and as mosaic, each with overviews, should nothing compress."""
+"""Bytes on disk for a full IW scene: strips and mosaic, each with overviews, without compression."""
 
 _SCENE_MEMORY = 2e9
-"""Bytes for libraries, model, a few strips and GDAL's cache, guessed on the safe side."""
+"""Bytes of memory for libraries, model, a few strips and GDAL's cache; a cautious guess."""
 
 _INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -30,11 +32,11 @@ _INSTRUCTIONS = {
     "amx_bf16": "AMX-BF16",
     "amx_int8": "AMX-INT8",
 }
-"""Linux's names of what matters to a model, and their makers'."""
+"""CPU flags (Linux) of instructions that speed up models, and the manufacturers' names."""
 
 
 def cpu() -> Iterator[Finding]:
-    """Name the CPU, the cores that this process may use, and its instructions where Linux lists them."""
+    """Report the CPU, the cores that this process may use, and on Linux the instructions."""
     text = _read(Path("/proc/cpuinfo"))
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = model[1].strip() if model else platform.processor() or platform.machine()
@@ -45,9 +47,9 @@ def cpu() -> Iterator[Finding]:
 
 
 def instructions(flags: Collection[str]) -> str:
-    """Say which of a CPU's instructions matter to a model, and what follows where they are missing."""
+    """List a CPU's instructions that speed up models, and the effects of missing ones."""
     here = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
-    words = [", ".join(here) or "none that matter"]
+    words = [", ".join(here) or "none that speed up models"]
     if "avx2" not in flags:
         words.append("no AVX2: models are slow")
     if not any(name.endswith(("VNNI", "INT8")) for name in here):
@@ -58,7 +60,7 @@ def instructions(flags: Collection[str]) -> str:
 
 
 def memory() -> Iterator[Finding]:
-    """Total and available memory, and what a control group leaves of it; nothing where Linux does not say."""
+    """Report total and available memory and the control group's limit; nothing on systems other than Linux."""
     meminfo = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read(Path("/proc/meminfo")), re.MULTILINE))
     if "MemTotal" not in meminfo:
         return
@@ -67,12 +69,12 @@ def memory() -> Iterator[Finding]:
     limit = memory_limit()
     if limit is not None and limit < total:
         free = min(free, limit)
-        detail += f", {_gigabytes(limit)} of it for this process (control group)"
-    yield _room("memory", detail, free, _SCENE_MEMORY, "end other programs, or give fewer --threads")
+        detail += f", limited to {_gigabytes(limit)} for this process (control group)"
+    yield _space("memory", detail, free, _SCENE_MEMORY, "close other programs, or give fewer --threads")
 
 
 def memory_limit(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Give the least limit, in bytes, of this process's control groups, of either version; None without one."""
+    """Return the lowest memory limit in bytes of this process's control groups (v1 or v2); None without one."""
     limits = []
     for line in _read(groups).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -80,30 +82,32 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc
             continue
         base, file = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
         group = base / path.lstrip("/")
-        # Groups nest, and the least counts. A container may see its own as the root, whatever its path outside.
+        # Groups nest, and the lowest limit counts. A container may see its own group as the root.
         folders = [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
         limits += [_read(folder / file).strip() for folder in folders]
     return min((int(text) for text in limits if text.isdecimal()), default=None)
 
 
 def disks() -> Iterator[Finding]:
-    """Room where a mosaic would go if it was written here, and where temporary files go."""
+    """Report the free space of the current folder and of the folder for temporary files."""
     named = os.environ.get("TMPDIR")
     if named and not Path(named).is_dir():
-        yield Finding("machine", "TMPDIR", "warning", f"{named}: no such folder", "unset TMPDIR, or make the folder")
-    for name, place in (("this folder", Path()), ("temporary files", Path(tempfile.gettempdir()))):
+        yield Finding(
+            "machine", "TMPDIR", "warning", f"{named}: no such folder", "unset TMPDIR, or create the folder"
+        )
+    for name, folder in (("this folder", Path()), ("temporary files", Path(tempfile.gettempdir()))):
         try:
-            where, free = place.resolve(), shutil.disk_usage(place).free
+            where, free = folder.resolve(), shutil.disk_usage(folder).free
         except OSError as error:
             yield Finding("machine", name, "warning", squeezed(error), "change to a folder that exists")
             continue
-        yield _room(name, f"{where}: {_gigabytes(free)} free", free, _SCENE_DISK, "make room, or write elsewhere")
+        yield _space(name, f"{where}: {_gigabytes(free)} free", free, _SCENE_DISK, "free space, or use another disk")
 
 
-def _room(name: str, detail: str, free: float, wanted: float, remedy: str) -> Finding:
+def _space(name: str, detail: str, free: float, wanted: float, remedy: str) -> Finding:
     if free >= wanted:
         return Finding("machine", name, "ok", detail)
-    return Finding("machine", name, "warning", f"{detail}; a full scene may take {_gigabytes(wanted)}", remedy)
+    return Finding("machine", name, "warning", f"{detail}; a full scene may need {_gigabytes(wanted)}", remedy)
 
 
 def _gigabytes(count: float) -> str:

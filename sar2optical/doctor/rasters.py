@@ -1,4 +1,4 @@
-"""GDAL: which formats it has, and whether a mosaic can be written."""
+"""GDAL: its drivers, and whether it can write a mosaic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rasterio.io import MemoryFile
 
 from sar2optical.doctor.finding import Finding, State, squeezed
 
+__all__ = ["gdal"]
+
 _DRIVERS = (
     (("GTiff",), True, "strips"),
     (("VRT",), True, "joining strips"),
@@ -22,13 +24,13 @@ _DRIVERS = (
     (("SAFE",), False, "Sentinel-1 products"),
     (("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID"), False, "Sentinel-2 originals"),
 )
-"""Drivers of which one does, whether it is needed, and what for."""
+"""Alternative drivers, whether one of them is required, and their purpose."""
 
-_REINSTALL = "pip install --force-reinstall rasterio: its wheel has it"
+_REINSTALL = "pip install --force-reinstall rasterio: its wheel includes it"
 
 
 def gdal() -> Iterator[Finding]:
-    """List what GDAL can do; write what every run writes."""
+    """Check GDAL's drivers and projections, and write small rasters."""
     yield Finding("rasters", "rasterio", "ok", f"{rasterio.__version__} with GDAL {rasterio.__gdal_version__}")
     with rasterio.Env() as env:
         drivers = env.drivers()
@@ -47,9 +49,9 @@ def _projections() -> Finding:
     try:
         CRS.from_epsg(32631)
     except CRSError as error:
-        remedy = "unset PROJ_DATA and PROJ_LIB, which another installation may have set"
-        return Finding("rasters", "PROJ", "broken", f"knows no EPSG codes: {squeezed(error)}", remedy)
-    return Finding("rasters", "PROJ", "ok", "knows EPSG codes")
+        remedy = "unset PROJ_DATA and PROJ_LIB, which may point to another installation"
+        return Finding("rasters", "PROJ", "broken", f"cannot find EPSG codes: {squeezed(error)}", remedy)
+    return Finding("rasters", "PROJ", "ok", "finds EPSG codes")
 
 
 def _written(name: str, driver: str, compress: str, lacking: State) -> Finding:
@@ -66,5 +68,5 @@ def _written(name: str, driver: str, compress: str, lacking: State) -> Finding:
     except RasterioError as error:
         return Finding("rasters", name, lacking, squeezed(error), _REINSTALL)
     if not same:
-        return Finding("rasters", name, "broken", "it is not read back as it was written", _REINSTALL)
+        return Finding("rasters", name, "broken", "the raster that was read back differs", _REINSTALL)
     return Finding("rasters", name, "ok", f"{driver} in memory, read back")

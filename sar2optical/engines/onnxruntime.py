@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime."""
+"""The ONNX Runtime backend: runs ONNX files on the CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -27,29 +27,31 @@ from sar2optical.engines.base import (
 from sar2optical.engines.registry import two_layers
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable
 
+__all__ = ["BoundRuns", "OnnxRuntimeEngine", "cuda_problem", "open", "open_features"]
+
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _SETTINGS: dict[str, dict[str, str]] = {
     "cpu": {},
-    # fp32 is fp32, not TF32; and algorithms are chosen by rule, not by a race that another run may decide otherwise.
+    # No TF32 in fp32; algorithms by heuristic, because a timed search may choose others in the next run.
     "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
 }
-"""Of the providers."""
+"""Options of each execution provider."""
 
 _WARNINGS, _ERRORS_ONLY, _NOTHING = 2, 3, 4  # ONNX Runtime's log severities
 
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "alloc_failed")
 
 _NO_MODEL = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel", "NoSuchFile")
-"""ONNX Runtime's names for what is wrong with a file, on whatever device: its exceptions have no public root."""
+"""Exceptions of ONNX Runtime that mean a bad file on any device; by name, because they have no public base class."""
 
 _log = logging.getLogger(__name__)
 
 
 class OnnxRuntimeEngine(Engine):
-    """A session; on a GPU with buffers there, so that a run allocates nothing and copies once each way.
+    """An ONNX Runtime session; on a GPU with bound buffers, so that a run allocates nothing and copies once each way.
 
-    The precision is the file's; on a CPU, ONNX Runtime computes an fp16 file in fp32, and that is what it reports.
+    The precision is that of the file. On a CPU, ONNX Runtime computes fp16 files in fp32; the engine reports fp32.
     """
 
     def __init__(self, session: Any, description: Description, *, device: str, batch: int, streams: int) -> None:
@@ -70,45 +72,45 @@ class OnnxRuntimeEngine(Engine):
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
             raise InferenceFailed(f"{self} is closed: open it again")
-        # What is left of a batch that was halved for want of memory is padded to the half.
+        # The last piece of a halved batch is padded to the half: one size of buffers serves all pieces.
         size = max(len(sar), self._at_once)
         try:
             if self._bound is not None:
                 return self._bound.run(sar, size)
             return np.asarray(self._session.run(None, {self._input: sar})[0])
-        except Exception as error:  # its exceptions have no public root
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise _stopped(error, size) from error
 
     def close(self) -> None:
-        """Release the session, and its buffers before it."""
+        """Release the buffers, then the session."""
         self._bound = None
         self._session = None
 
 
 class BoundRuns:
-    """Runs of a session on buffers where it computes, of one batch size at a time.
+    """Runs of a session on buffers that stay on its device, for one batch size at a time.
 
     Parameters
     ----------
     session
-        With one input and one output, float32.
+        Session with one input and one output, float32.
     device
-        Where its buffers are: cuda or cpu. A CPU gains nothing from them, but runs the same code in tests.
+        Device of the buffers: cuda, or cpu in tests of the same code.
     """
 
     def __init__(self, session: Any, device: str) -> None:
         self._session = session
         self._device = device
         self._shapes = session.get_inputs()[0].shape, session.get_outputs()[0].shape
-        self._turn = Lock()  # buffers are those of one run
+        self._lock = Lock()  # the buffers serve one run at a time
         self._size = 0
         self._binding: Any = None
         self._sar: Any = None
         self._optical: Any = None
 
     def run(self, sar: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-        """Translate a batch of at most `size`, padded to it; the result is the caller's own."""
-        with self._turn:
+        """Translate a batch of at most `size` windows, padded to it; the caller owns the result."""
+        with self._lock:
             if size != self._size:
                 self._bind(size)
             count = len(sar)
@@ -123,7 +125,7 @@ class BoundRuns:
 
     def _bind(self, size: int) -> None:
         self._size = 0
-        self._binding = self._sar = self._optical = None  # what another size needed is needed now
+        self._binding = self._sar = self._optical = None  # frees the memory of the previous size
         (_, *given), (_, *made) = self._shapes
         new = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         self._sar, self._optical = (new((size, *sides), np.float32, self._device) for sides in (given, made))
@@ -134,66 +136,83 @@ class BoundRuns:
 
 
 def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
-    """Load an ONNX file; see `open_engine`."""
+    """Load an ONNX file.
+
+    Parameters
+    ----------
+    path
+        ONNX file with a signature in its metadata.
+    options
+        Device, precision, threads and batch size.
+
+    Raises
+    ------
+    ModelUnreadable, SignatureError
+        If the file is no ONNX model, or has no signature.
+    DeviceUnavailable
+        If the device or the precision is not available, or an operator does not run on the device.
+    DeviceOutOfMemory
+        If the model does not fit the device's memory.
+    """
     device = _device(options.device)
     settings = _session_options(device)
     streams = 1
     if device == "cpu":
         streams = options.threads or default_threads()
-        settings.intra_op_num_threads = 1  # each run on its caller's thread, as many at once as there are threads
+        settings.intra_op_num_threads = 1  # one thread per run, and one run per thread
     session = _session(path, settings, device)
     description = Description.read(session.get_modelmeta().custom_metadata_map, path)
     if description.precision == "fp8":
-        # Its optimizer takes float8 pairs for int8 ones, and was seen to make another image of them (10 dB).
+        # The graph optimizer treats float8 Q/DQ pairs as int8: parity dropped to 10 dB.
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = _session(path, settings, device)
     if device == "cpu" and description.precision == "fp16":
-        description = replace(description, precision="fp32")  # what its CPU kernels compute such a file in
+        description = replace(description, precision="fp32")  # ONNX Runtime has no fp16 kernels for the CPU
     if options.precision != "auto":
-        refuse_unless("precision", options.precision, "onnxruntime and this file", [description.precision])
+        refuse_unless("precision", options.precision, "onnxruntime for this file", [description.precision])
     return OnnxRuntimeEngine(session, description, device=device, batch=options.batch, streams=streams)
 
 
 @cache
 def cuda_problem() -> str | None:
-    """Say why nothing runs on CUDA here; None where it does.
+    """Return the reason why CUDA does not work with ONNX Runtime; None if it works.
 
-    ONNX Runtime lists CUDA wherever its wheel was built for it. Whether driver and libraries are there shows only
-    when a session is opened: here, one of a very small model, once per process.
+    ONNX Runtime lists CUDA if its wheel was built for it. Only opening a session shows whether driver and libraries
+    are installed: this opens one on a very small model, once per process.
     """
     if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        return "this wheel has no CUDA"
+        return "the installed wheel was built without CUDA"
     preload = getattr(onnxruntime, "preload_dlls", None)  # from 1.21
-    said = StringIO()
+    printed = StringIO()
     if preload:
-        with redirect_stdout(said):  # it prints what is missing
-            preload()  # libraries that came with pip are found by no one else
+        with redirect_stdout(printed):  # it prints the names of missing libraries
+            preload()  # finds the libraries that pip installed
     settings = _session_options("cuda")
     settings.log_severity_level = _NOTHING
-    onnxruntime.set_default_logger_severity(_NOTHING)  # what it would log is returned
+    onnxruntime.set_default_logger_severity(_NOTHING)  # the problem is returned, not logged
     try:
-        _new_session(two_layers(), settings, "cuda")  # the one proof that it opens
-    except Exception as error:  # its exceptions have no public root
-        return _line(next(iter(said.getvalue().splitlines()), str(error)))
+        _new_session(two_layers(), settings, "cuda")  # opening a session is the only proof
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        return _line(next(iter(printed.getvalue().splitlines()), str(error)))
     finally:
         onnxruntime.set_default_logger_severity(_WARNINGS)
     return None
 
 
 def _device(asked: str) -> str:
-    """Choose where to run; auto takes CUDA where it opens."""
+    """Choose the device; auto takes CUDA if a session opens there."""
     listed = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if asked == "cpu" or (asked == "auto" and "cuda" not in listed):
         return "cpu"
     refuse_unless("device", asked if asked != "auto" else "cuda", "onnxruntime", listed)
-    trouble = cuda_problem()
-    if trouble is None:
+    problem = cuda_problem()
+    if problem is None:
         return "cuda"
     if asked == "auto":
-        _log.info("onnxruntime lists CUDA and cannot open it (%s): it runs on the CPU", trouble)
+        _log.info("onnxruntime cannot open CUDA (%s): running on the CPU", problem)
         return "cpu"
     raise DeviceUnavailable(
-        f"device cuda does not work with onnxruntime here ({trouble}): see sar2opt-doctor, or give --device cpu"
+        f"device cuda does not work with onnxruntime ({problem}): run sar2opt-doctor, or give --device cpu"
     )
 
 
@@ -201,7 +220,7 @@ def _session_options(device: str) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _ERRORS_ONLY
     if device != "cpu":
-        # It would run on the CPU what it cannot run there, with a log line.
+        # Without this, operators that do not run on the device silently run on the CPU.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings
 
@@ -210,31 +229,35 @@ def _new_session(path: Path, settings: Any, device: str) -> Any:
     providers = [(_PROVIDERS[device], _SETTINGS[device])]
     session = onnxruntime.InferenceSession(path, settings, providers=providers)
     if session.get_providers()[0] != _PROVIDERS[device]:
-        raise RuntimeError(f"it took {session.get_providers()[0]}")
+        raise RuntimeError(f"the session runs on {session.get_providers()[0]}")
     return session
 
 
 def _session(path: Path, settings: Any, device: str) -> Any:
     try:
         return _new_session(path, settings, device)
-    except Exception as error:  # its exceptions have no public root
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
         kind = type(error).__name__
         if _is_out_of_memory(error):
-            raise DeviceOutOfMemory(f"{path}: memory does not hold it ({_line(error)}): free some") from error
+            raise DeviceOutOfMemory(
+                f"{path}: the model does not fit the memory ({_line(error)}): free memory"
+            ) from error
         if kind == "NotImplemented" or (device != "cpu" and kind not in _NO_MODEL):
             raise DeviceUnavailable(
-                f"{path}: has operators that onnxruntime does not run on {device} ({_line(error)}): give another "
+                f"{path}: onnxruntime does not run its operators on {device} ({_line(error)}): give another "
                 "--backend (openvino runs bf16 files) or --device"
             ) from error
-        raise ModelUnreadable(f"{path}: corrupt, or no ONNX model: export it again, or fetch it again") from error
+        raise ModelUnreadable(
+            f"{path}: corrupt, or not an ONNX model: export it again, or download it again"
+        ) from error
 
 
 def _stopped(error: Exception, size: int) -> InferenceFailed:
     if _is_out_of_memory(error):
         return DeviceOutOfMemory(
-            f"memory does not hold {size} windows at once ({_line(error)}): give a smaller --batch-size"
+            f"{size} windows at once do not fit the memory ({_line(error)}): give a smaller --batch-size"
         )
-    return InferenceFailed(f"onnxruntime stopped: {_line(error)}")
+    return InferenceFailed(f"ONNX Runtime failed: {_line(error)}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -246,22 +269,22 @@ def _line(error: Exception | str) -> str:
 
 
 def open_features(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
-    """Load an ONNX file that turns images into features, to run on the CPU.
+    """Load an ONNX file that computes features of images, on the CPU.
 
     Parameters
     ----------
     path
-        One input, uint8 (N, 3, H, W); the first output is taken.
+        ONNX file with one input, uint8 (N, 3, H, W); its first output is the features.
 
     Returns
     -------
     callable
-        Raises `ModelUnreadable` where the file does not run on its argument.
+        Features of uint8 (N, 3, H, W); raises `ModelUnreadable` if the file does not run on its argument.
 
     Raises
     ------
     ModelUnreadable
-        Where the file is no ONNX model.
+        If the file is not an ONNX model.
     """
     session = _session(path, _session_options("cpu"), "cpu")
     name = session.get_inputs()[0].name
@@ -269,8 +292,10 @@ def open_features(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     def run(images: NDArray[np.uint8]) -> NDArray[Any]:
         try:
             return np.asarray(session.run(None, {name: images})[0])
-        except Exception as error:  # its exceptions have no public root
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
             reason = " ".join(str(error).split())[:100]
-            raise ModelUnreadable(f"{path}: does not run on uint8 {images.shape} ({reason}): export it so") from error
+            raise ModelUnreadable(
+                f"{path}: does not run on uint8 {images.shape} ({reason}): export it with such an input"
+            ) from error
 
     return run

@@ -1,4 +1,4 @@
-"""ONNX files in OpenVINO: the fastest on Intel and AMD CPUs."""
+"""The OpenVINO backend: runs ONNX files on the CPU; the fastest on Intel and AMD CPUs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from sar2optical.engines.base import (
 )
 from sar2optical.errors import InferenceFailed, ModelUnreadable
 
+__all__ = ["OpenVINOEngine", "open"]
+
 _HINTS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 _DEVICE = "CPU"
 
 
 class OpenVINOEngine(Engine):
-    """A model compiled for single windows, and one request for each stream.
+    """A model compiled for single windows, with one request for each stream.
 
-    A batch is run window by window. Compiled for two or more, bf16 on a CPU with AMX rounds otherwise than for one
-    (OpenVINO 2026.4.1: a grey level in every 700th value), and is no faster (0.98 in bf16, 0.84 in int8, batch 8
-    against 1).
+    A batch runs window by window. A model compiled for larger batches rounds bf16 differently on a CPU with AMX
+    (OpenVINO 2026.4.1: one grey level in every 700th value), and is no faster (batch 8 against 1: 0.98 times the
+    speed in bf16, 0.84 times in int8).
     """
 
     def __init__(self, compiled: Any, description: Description, *, device: str, batch: int) -> None:
@@ -41,7 +43,7 @@ class OpenVINOEngine(Engine):
             signature=description.signature,
             backend="openvino",
             device=device,
-            # Of other files OpenVINO changes the precision: on a CPU without bf16 it runs a bf16 file in fp32.
+            # OpenVINO may change the precision of other files: it runs bf16 files in fp32 on a CPU without bf16.
             precision=description.precision if quantized else _NAMES.get(arithmetic, arithmetic),
             batch=batch,
             streams=streams,
@@ -59,8 +61,8 @@ class OpenVINOEngine(Engine):
                 np.array(request.infer([window[None]], share_inputs=True, share_outputs=True)[0]) for window in sar
             ]
             return np.concatenate(windows)
-        except Exception as error:  # of many types; none of ours can come out of it
-            raise InferenceFailed(f"openvino stopped: {_first_line(error)}") from error
+        except Exception as error:  # of many types, none of them ours
+            raise InferenceFailed(f"OpenVINO failed: {_last_line(error)}") from error
         finally:
             self._idle.put(request)
 
@@ -70,7 +72,22 @@ class OpenVINOEngine(Engine):
 
 
 def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
-    """Compile an ONNX file for the CPU; see `open_engine`."""
+    """Compile an ONNX file for the CPU.
+
+    Parameters
+    ----------
+    path
+        ONNX file with a signature in its metadata.
+    options
+        Device, precision, threads and batch size.
+
+    Raises
+    ------
+    ModelUnreadable, SignatureError
+        If the file is no ONNX model, cannot be compiled, or has no signature.
+    DeviceUnavailable
+        If the device or the precision is not available.
+    """
     if options.device != "auto":
         refuse_unless("device", options.device, "openvino", ["cpu"])
     core = openvino.Core()
@@ -81,20 +98,20 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     threads = options.threads or default_threads()
     sides = (signature.channels, signature.window, signature.window)
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # said always: OpenVINO's own default is bf16 where it can
-        # A stream of its own for each thread: none waits for another at the end of a layer, and a window's
-        # arithmetic is the same whatever the number of threads (two threads on one window, in bf16, were seen to
-        # round differently from batch to batch).
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
+        # One stream per thread: no thread waits for another at the end of a layer, and the arithmetic of a window
+        # does not depend on the number of threads (with two threads on one window, bf16 rounded differently from
+        # batch to batch).
         "NUM_STREAMS": threads,
         "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # reading and writing want a turn on those cores too
+        "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
     }
     try:
         model.reshape([1, *sides])
         compiled = core.compile_model(model, _DEVICE, settings)
     except RuntimeError as error:
         raise ModelUnreadable(
-            f"{path}: openvino cannot compile it ({_first_line(error)}): export it again"
+            f"{path}: OpenVINO cannot compile the model ({_last_line(error)}): export it again"
         ) from error
     device = str(core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip()
     return OpenVINOEngine(compiled, description, device=f"cpu ({device})", batch=options.batch)
@@ -104,11 +121,13 @@ def _read(core: openvino.Core, path: Path) -> openvino.Model:
     try:
         return core.read_model(path)
     except RuntimeError as error:
-        raise ModelUnreadable(f"{path}: corrupt, or no ONNX model: export it again, or fetch it again") from error
+        raise ModelUnreadable(
+            f"{path}: corrupt, or not an ONNX model: export it again, or download it again"
+        ) from error
 
 
 def _metadata(model: openvino.Model) -> dict[str, str]:
-    """Read the file's metadata, which OpenVINO keeps among the model's notes on where it came from."""
+    """Read the file's metadata, which OpenVINO keeps as runtime info under "framework"."""
     try:
         notes = model.get_rt_info(["framework"]).value
     except RuntimeError:
@@ -117,14 +136,14 @@ def _metadata(model: openvino.Model) -> dict[str, str]:
 
 
 def _arithmetic(core: openvino.Core, file: str, asked: str) -> str:
-    """Choose what layers are computed in that the file does not quantize."""
+    """Choose the precision of the layers that the file does not quantize."""
     here = ["fp32"]
     if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
         here.append("bf16")
     if file in QUANTIZED:
         if asked != "auto":
-            refuse_unless("precision", asked, f"openvino and this {file} file", [file])
-        # Of the bundled one, on a CPU that has it: 10 % faster, and no further from fp32 (43.0 dB for 42.4).
+            refuse_unless("precision", asked, f"openvino for this {file} file", [file])
+        # Bundled int8 file on a CPU with bf16: 10 % faster than with fp32, and as close (43.0 dB against 42.4 dB).
         return here[-1]
     if asked == "auto":
         return here[-1]
@@ -132,6 +151,6 @@ def _arithmetic(core: openvino.Core, file: str, asked: str) -> str:
     return asked
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:120] if lines else type(error).__name__

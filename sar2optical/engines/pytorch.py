@@ -1,6 +1,6 @@
-"""Checkpoints in PyTorch: no export needed; slower on a CPU, replayed as a CUDA graph on a GPU.
+"""The PyTorch backend: runs checkpoints without an export, on a GPU as CUDA graphs.
 
-The path on CUDA is the one on a CPU, tested there, but for streams, pinned memory and graphs.
+The CPU and CUDA share their code, so that tests on a CPU cover all but streams, pinned memory and graphs.
 """
 
 from __future__ import annotations
@@ -28,22 +28,40 @@ from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.generator import Generator
 from sar2optical.signature import ModelSignature
 
+__all__ = ["DTYPES", "STREAMS", "PyTorchEngine", "open"]
+
 STREAMS = 4
-"""Batches in flight on a GPU: while one is computed, others are copied, made ready and weighted. An H200 took 6,200
-windows/s of a narrow generator in bf16 with two, 10,900 with three, 13,600 with four."""
+"""Batches in flight on a GPU: while one is computed, others are copied, encoded and blended. An H200 ran 6,200
+windows/s of a narrow generator in bf16 with two streams, 10,900 with three, 13,600 with four."""
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Types of the arithmetic, by the name of the precision."""
 
-_OUT_OF_MEMORY = ("out of memory", "alloc_failed")  # PyTorch's own words; cuDNN's and cuBLAS's
+_OUT_OF_MEMORY = ("out of memory", "alloc_failed")  # messages of PyTorch; of cuDNN and cuBLAS
 
 _log = logging.getLogger(__name__)
 
 
 class PyTorchEngine(Engine):
-    """A generator in eval mode, channels last, and a slot for each batch in flight.
+    """A generator in eval mode, in channels-last layout, with one slot for each batch in flight.
 
-    Below fp32, convolutions have their weights and images in that precision; batch norms keep statistics of fp32, for
-    which 8 bits are too few. What goes in and comes out is fp32.
+    In fp16 and bf16, convolutions run in that precision. Batch norms keep their statistics in fp32, because 8
+    significant bits are too few for them. Input and output are fp32.
+
+    Parameters
+    ----------
+    generator
+        Generator; moved to the device and converted in place.
+    signature
+        What the generator expects.
+    device
+        CPU, or one CUDA device.
+    precision
+        Key of `DTYPES`.
+    batch
+        Windows per run.
+    streams
+        Batches in flight at once.
     """
 
     def __init__(
@@ -81,7 +99,7 @@ class PyTorchEngine(Engine):
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self._slots:
             raise InferenceFailed(f"{self} is closed: open it again")
-        # What is left of a batch that was halved for want of memory is padded to the half: one graph serves all.
+        # The last piece of a halved batch is padded to the half, so that one graph serves all pieces.
         size = max(len(sar), self._at_once)
         slot = self._idle.get()
         try:
@@ -92,7 +110,7 @@ class PyTorchEngine(Engine):
             self._idle.put(slot)
 
     def close(self) -> None:
-        """Wait for the batches in flight, release the generator, and give PyTorch its settings back."""
+        """Wait for the batches in flight, release the generator and restore PyTorch's settings."""
         slots, self._slots = self._slots, 0
         for _ in range(slots):
             self._idle.get().close()
@@ -100,7 +118,24 @@ class PyTorchEngine(Engine):
 
 
 def open(path: Path, options: EngineOptions) -> PyTorchEngine:
-    """Load a checkpoint; see `open_engine`."""
+    """Load a checkpoint.
+
+    Parameters
+    ----------
+    path
+        Checkpoint (`.pth`), see `load_generator`.
+    options
+        Device, precision, threads and batch size.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint cannot be loaded.
+    DeviceUnavailable
+        If the device or the precision is not available.
+    DeviceOutOfMemory
+        If the generator does not fit the GPU's memory.
+    """
     here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     kind = options.device if options.device != "auto" else here[-1]
     refuse_unless("device", kind, "pytorch", here)
@@ -118,13 +153,15 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
             streams=STREAMS if cuda else options.threads or default_threads(),
         )
     except torch.OutOfMemoryError as error:
-        raise DeviceOutOfMemory(f"{path}: the GPU's memory does not hold it ({_line(error)}): free some") from error
+        raise DeviceOutOfMemory(
+            f"{path}: the model does not fit the GPU's memory ({_line(error)}): free GPU memory"
+        ) from error
 
 
 class _Slot:
-    """What one batch in flight has for itself: buffers for one batch size, and on a GPU a stream and a graph.
+    """State of one batch in flight: buffers for one batch size, and on a GPU a stream and a graph.
 
-    Memory is taken when a size is first run, so that a size that does not fit can be halved and tried again.
+    Memory is allocated at the first run of a size, so that a size that does not fit can be halved and tried again.
     """
 
     def __init__(
@@ -146,7 +183,7 @@ class _Slot:
         self._done: torch.cuda.Event | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            # A core that does not spin can read and write rasters.
+            # Blocking: a core that does not spin can read and write rasters.
             self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
@@ -158,8 +195,8 @@ class _Slot:
                 with self._preparing:
                     buffers = self._prepare(size)
             buffers.fill(sar)
-            # The caller's own, so new each time. PyTorch has a pool of pinned memory, to which it goes back with the
-            # array: no page has to be mapped for it again, and what the GPU writes need not be copied once more.
+            # The caller owns the result, so it is new in each run. PyTorch pools pinned memory: no page is mapped
+            # again, and the GPU writes into the result directly.
             made = torch.empty(buffers.optical.shape, pin_memory=self._device.type == "cuda")
             try:
                 buffers.sar.copy_(buffers.host_sar, non_blocking=True)
@@ -170,22 +207,22 @@ class _Slot:
                 made.copy_(buffers.optical, non_blocking=True)
                 self._wait()
             except BaseException:
-                with suppress(RuntimeError):  # what is still in flight would write into the next batch's buffers
+                with suppress(RuntimeError):  # copies in flight would write into the next batch's buffers
                     self._wait()
                 raise
         image: NDArray[np.float32] = made.numpy()[: len(sar)]
         return image
 
     def close(self) -> None:
-        """Release everything; nothing is in flight."""
-        self._graph = None  # before the memory that it names
+        """Release all memory; no batch may be in flight."""
+        self._graph = None  # before the memory that it refers to
         self._buffers = None
         self._generator = None
 
     def _prepare(self, size: int) -> _Buffers:
-        """Take memory for a batch size, and record the graph."""
+        """Allocate buffers for a batch size, and record the graph."""
         self._graph = None
-        self._buffers = None  # what another size needed is needed now
+        self._buffers = None  # frees the memory of the previous size
         buffers = _Buffers(self._signature, size, self._device)
         if self._stream is not None:
             self._graph = self._capture(buffers, self._stream)
@@ -198,13 +235,13 @@ class _Slot:
         buffers.optical.copy_(self._generator(given))
 
     def _capture(self, buffers: _Buffers, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph | None:
-        """Run once, for libraries set themselves up in a shape's first run, then record a second run as a graph."""
+        """Run once, because libraries initialise in the first run of a shape, then record a run as a graph."""
         buffers.sar.zero_()
         self._compute(buffers)
         stream.synchronize()
         try:
             graph = torch.cuda.CUDAGraph()
-            # Of this thread only: the other slot's thread may well be at work.
+            # thread_local: the threads of other slots may be running.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._compute(buffers)
         except torch.OutOfMemoryError:
@@ -215,7 +252,7 @@ class _Slot:
         return graph
 
     def _on_stream(self) -> AbstractContextManager[object]:
-        """Make the slot's stream, and with it its GPU, the current one: a new thread begins with the first."""
+        """Select the slot's stream and GPU; a new thread starts with GPU 0."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _wait(self) -> None:
@@ -225,7 +262,7 @@ class _Slot:
 
 
 class _Buffers:
-    """Memory for one batch size: where it is computed, and for windows on the host, pinned so that copies run on."""
+    """Memory for one batch size: on the device, and for the input on the host, pinned for asynchronous copies."""
 
     def __init__(self, signature: ModelSignature, size: int, device: torch.device) -> None:
         side, pinned = signature.window, device.type == "cuda"
@@ -236,7 +273,7 @@ class _Buffers:
         self.optical = torch.empty(made, device=device)
 
     def fill(self, sar: NDArray[np.float32]) -> None:
-        """Put a batch in place, padded with zeros."""
+        """Copy a batch into the host buffer, padded with zeros."""
         given, count = self.host_sar.numpy(), len(sar)
         given[:count], given[count:] = sar, 0
 
@@ -248,15 +285,14 @@ def _precisions(kind: str) -> list[str]:
 
 
 def _settings(device: torch.device) -> ExitStack:
-    """Change settings of PyTorch's, of which a process has one set, until the stack is closed."""
+    """Change process-wide settings of PyTorch until the stack is closed."""
     stack = ExitStack()
     if device.type == "cpu":
-        # Each run on its caller's thread: two threads on one window, in bf16, were seen to round differently from
-        # batch to batch.
+        # One thread per run: with two threads on one window, bf16 rounded differently from batch to batch.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
     else:
-        # fp32 is fp32, not TF32; and the same window gives the same image in the run that goes on after a break.
+        # No TF32 in fp32; deterministic, so that a resumed run gives the same pixels.
         flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         stack.enter_context(flags)
     return stack
@@ -266,15 +302,15 @@ def _stopped(error: RuntimeError, size: int) -> InferenceFailed:
     reason = _line(error)
     if isinstance(error, torch.OutOfMemoryError) or any(sign in reason.lower() for sign in _OUT_OF_MEMORY):
         return DeviceOutOfMemory(
-            f"the GPU's memory does not hold {size} windows at once ({reason}): give a smaller --batch-size"
+            f"{size} windows at once do not fit the GPU's memory ({reason}): give a smaller --batch-size"
         )
-    return InferenceFailed(f"pytorch stopped: {reason}")
+    return InferenceFailed(f"PyTorch failed: {reason}")
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-@cache  # once is enough, whatever the number of slots
+@cache  # one warning for all slots
 def _warn_of_graphs(reason: str) -> None:
-    _log.warning("CUDA graphs do not work here (%s): batches are enqueued kernel by kernel", reason)
+    _log.warning("CUDA graphs are not available (%s): falling back to launching kernels one by one", reason)

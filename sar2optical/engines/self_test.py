@@ -1,8 +1,7 @@
-"""A question that every exported file can be asked, and the answer that it must give, whatever runs it.
+"""The self-test of an exported file: the output of its source for one synthetic chip, stored in its metadata.
 
-Libraries were seen to run a file and return something else: int8 products that saturate, a lost zero point, fp16
-that overflows. A file's metadata hold the answer of its source to one synthetic chip; an engine is asked when it is
-opened.
+Every engine runs the self-test when it is opened, because libraries were seen to run a file and return another
+image: int8 products that saturate, a lost zero point, fp16 that overflows.
 """
 
 from __future__ import annotations
@@ -19,41 +18,43 @@ from numpy.typing import NDArray
 from sar2optical._utils.psnr import psnr
 from sar2optical.signature import ModelSignature
 
+__all__ = ["KEY", "PARITY_KEY", "STEP", "SelfTest", "self_test_input"]
+
 KEY = "sar2optical.known_answer"
-"""Where metadata hold the answer."""
+"""Metadata key of the self-test's output."""
 
 PARITY_KEY = "sar2optical.parity_psnr_db"
-"""Where they hold the PSNR of the file against its source, in dB, lowest of any chip."""
+"""Metadata key of the PSNR of the file against its source, in dB, lowest of all chips."""
 
 STEP = 16
-"""Every such pixel, down and across, is kept."""
+"""Spacing of the stored pixels, in rows and columns."""
 
-_LEVELS = 127.0  # of a kept value: a byte holds [-1, 1] to 53 dB
+_LEVELS = 127.0  # of a stored value: a byte holds [-1, 1] to 53 dB
 _FLOOR = 30.0
-_LEAST = 25.0  # red for green makes 16 to 24 dB of the bundled generator's image
-_MARGIN = 10.0  # this chip is no real one, and may be harder
+_LEAST = 25.0  # swapping red and green gives 16 to 24 dB on the bundled generator's image
+_MARGIN = 10.0  # the synthetic chip may be harder than real ones
 _CELL = 32
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a generator gives for `question`, at every `STEP`-th pixel."""
+    """Output of a generator for `self_test_input`, at every `STEP`-th pixel."""
 
     pixels: bytes
-    """int8 (3, window / STEP, window / STEP), in C order: values of [-1, 1] times 127."""
+    """Bytes of int8 (3, window / STEP, window / STEP), in C order: values in [-1, 1] times 127."""
     floor: float = _FLOOR
-    """Least PSNR in dB, on [-1, 1], of an engine's answer against it."""
+    """Least PSNR in dB, on [-1, 1], that an engine's output must reach."""
 
     @classmethod
     def of(cls, image: NDArray[np.float32], floor: float = _FLOOR) -> SelfTest:
-        """Keep a generator's answer, float32 (1, 3, H, W) in [-1, 1]."""
-        return cls(np.rint(_kept(image) * _LEVELS).clip(-_LEVELS, _LEVELS).astype(np.int8).tobytes(), floor)
+        """Store a generator's output, float32 (1, 3, H, W) in [-1, 1]."""
+        return cls(np.rint(_sampled(image) * _LEVELS).clip(-_LEVELS, _LEVELS).astype(np.int8).tobytes(), floor)
 
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> SelfTest | None:
-        """Read a file's metadata; None where they hold none.
+        """Read the self-test from a file's metadata; None if it has none.
 
-        The floor is 30 dB, or 10 dB under the file's own parity where that is less, and never under 25.
+        The floor is 30 dB, or 10 dB below the file's parity if that is lower, and never below 25 dB.
         """
         try:
             pixels = base64.b64decode(metadata[KEY], validate=True)
@@ -63,15 +64,15 @@ class SelfTest:
             return None
 
     def write(self) -> dict[str, str]:
-        """Give the metadata entry."""
+        """Return the metadata entry."""
         return {KEY: base64.b64encode(self.pixels).decode()}
 
     def agreement(self, image: NDArray[np.float32]) -> float:
-        """PSNR in dB, on [-1, 1], of an engine's answer, float32 (1, 3, H, W).
+        """Compute the PSNR in dB, on [-1, 1], of an engine's output, float32 (1, 3, H, W).
 
-        NaN where the answer is not a number anywhere, or has another size.
+        NaN if the output holds NaN or infinity, or has another size.
         """
-        found = _kept(image)
+        found = _sampled(image)
         expected = np.frombuffer(self.pixels, np.int8)
         if expected.size != found.size or not np.isfinite(image).all():
             return float("nan")
@@ -79,9 +80,9 @@ class SelfTest:
 
 
 def self_test_input(signature: ModelSignature) -> NDArray[np.float32]:
-    """Make the chip that engines are asked about: patches of land under speckle of four looks.
+    """Make the input of the self-test: patches of land under four-look speckle.
 
-    The same on every machine: from integer arithmetic, not from a library's random numbers.
+    Integer arithmetic, not a library's random numbers, makes the same chip on every machine.
 
     Returns
     -------
@@ -91,14 +92,14 @@ def self_test_input(signature: ModelSignature) -> NDArray[np.float32]:
     side, bands = signature.window, len(signature.bands)
     band, row, col = np.indices((bands, side, side), dtype=np.uint32)
     land = 0.1 + 0.7 * _uniform(band, row // _CELL, col // _CELL, 0)
-    # The mean of four exponentials is four-look speckle's power (gamma distributed, shape 4).
+    # Power of four-look speckle: the mean of four exponentials (gamma distribution, shape 4).
     power = -np.mean([np.log(_uniform(band, row, col, look)) for look in range(1, 5)], axis=0)
     chip = np.clip(2 * land * np.sqrt(power) - 1, -1, 1).astype(np.float32)
     return np.array(np.broadcast_to(chip, (signature.channels, side, side))[None])
 
 
 def _uniform(band: Any, row: Any, col: Any, stream: int) -> NDArray[np.float64]:
-    """Numbers in (0, 1) from places, by a hash of 32 bits (constants: C. Wellons, hash-prospector, 2018)."""
+    """Hash pixel positions to numbers in (0, 1), with 32 bits (constants: C. Wellons, hash-prospector, 2018)."""
     mixed = (row * np.uint32(0x9E3779B1)) ^ (col * np.uint32(0x85EBCA77)) ^ (band * np.uint32(0xC2B2AE3D))
     mixed = mixed ^ np.uint32(stream * 0x27D4EB2F & 0xFFFFFFFF)
     for factor in (0x2C1B3C6D, 0x297A2D39):
@@ -108,5 +109,5 @@ def _uniform(band: Any, row: Any, col: Any, stream: int) -> NDArray[np.float64]:
     return out
 
 
-def _kept(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _sampled(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return image[0, :, STEP // 2 :: STEP, STEP // 2 :: STEP]
