@@ -12,10 +12,12 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import click
+
 from sar2optical.cli.common import reports_errors
 from sar2optical.errors import BackendNotInstalled
 
-__all__ = ["load_export", "main"]
+__all__ = ["command", "load_export", "main"]
 
 _NAME = "export"
 
@@ -23,7 +25,14 @@ _NAME = "export"
 def main() -> None:
     """Run `sar2opt-export`."""
     reports_errors(load_export)()
-    import_module(f"{_NAME}.cli").main()
+    command()()
+
+
+def command() -> click.Command:
+    """Return the command, for `sar2optical export`."""
+    load_export()
+    found: click.Command = import_module(f"{_NAME}.cli").main
+    return found
 
 
 def load_export(folder: Path | None = None) -> None:

@@ -17,7 +17,7 @@ COMMANDS = {
     "data": "sar2optical.cli.data",
     "doctor": "sar2optical.cli.doctor",
 }
-"""Module of each subcommand; its command is `main`."""
+"""Module of each subcommand."""
 
 _SHORT = {
     "scene": "Translate a Sentinel-1 raster or product into an RGB mosaic.",
@@ -42,7 +42,8 @@ class _Lazy(click.Group):
         """Import a subcommand; None if there is none of the name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name]).main
+        module = import_module(COMMANDS[cmd_name])
+        command: click.Command = module.command() if cmd_name == "export" else module.main
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

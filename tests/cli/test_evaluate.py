@@ -133,7 +133,7 @@ def test_a_model_is_given_by_name(pairs):
     result = evaluation("bundled", pairs, "--limit", 1, "--backend", "onnxruntime")
     assert result.returncode == 0, result.stderr
     assert "bundled, onnxruntime fp32" in result.stdout
-    assert_refused(evaluation("bandled", pairs), 1, "bandled: no such file", "known are bundled, ")
+    assert_refused(evaluation("bandled", pairs), 1, "bandled: no such file", "or one of bundled, ")
 
 
 def test_a_discriminators_checkpoint_is_no_generator(pairs, tmp_path):

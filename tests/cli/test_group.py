@@ -21,7 +21,7 @@ def run(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "export"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_a_subcommand(name):
     result = CliRunner().invoke(main, [name, "--help"], prog_name="sar2optical")
     assert result.exit_code == 0

@@ -156,7 +156,7 @@ def test_a_signature_of_another_version_is_refused(tmp_path, backend):
     entry = model.metadata_props[0]
     entry.value = entry.value.replace('"version": 1', '"version": 99')
     onnx.save(model, path)
-    with pytest.raises(SignatureError, match="version 99, this release reads 1"):
+    with pytest.raises(SignatureError, match="version 99, but this release reads 1"):
         open_engine(path, backend=backend)
 
 

@@ -191,7 +191,7 @@ def test_a_source_with_other_weights_than_its_metadata_say_is_refused(tmp_path, 
             tensor.CopyFrom(numpy_helper.from_array(values[::-1].copy(), tensor.name))
     source = tmp_path / "tampered.onnx"
     onnx.save(model, source)
-    assert_refused(DeviceUnavailable, "another image than what was exported", source, tmp_path / "out.onnx")
+    assert_refused(DeviceUnavailable, "fails the file's self-test", source, tmp_path / "out.onnx")
 
 
 def test_weights_that_are_computed_are_refused_where_they_are_rounded(tmp_path):
