@@ -326,7 +326,7 @@ def test_the_doctor_tunes(files, cache, rated):
     result = CliRunner().invoke(doctor, ["--tune", "--model", str(reference)])
     assert result.exit_code == 0, result.output
     assert "fastest: small.onnx with onnxruntime fp32" in result.output
-    assert f"kept in {cache}" in result.output
+    assert f"stored in {cache}" in result.output
     assert opened({"reference": reference})[0] == "onnxruntime"
     for wrong in (["--model", str(reference)], ["--tune", "--only", "gpu"]):
         assert CliRunner().invoke(doctor, wrong).exit_code == 2
