@@ -307,7 +307,7 @@ def test_what_gives_another_image_is_not_chosen(tmp_path, files, rated, usual):
 def test_a_model_that_nothing_opens_is_the_error_it_always_was(tmp_path, cache):
     path = tmp_path / "text.onnx"
     path.write_text("hello")
-    with pytest.raises(ModelUnreadable, match="no ONNX model"):
+    with pytest.raises(ModelUnreadable, match="not an ONNX model"):
         tune({"reference": path})
     assert not cache.exists()
 
