@@ -75,10 +75,10 @@ class Graph:
 
     def weights(self, node: onnx.NodeProto) -> NDArray[np.generic]:
         """Return the weights of a convolution; `plain` makes them initializers."""
-        return self.known(node.input[1])
+        return self.stored(node.input[1])
 
-    def known(self, name: str) -> NDArray[np.generic]:
-        """Return an initializer's values.
+    def stored(self, name: str) -> NDArray[np.generic]:
+        """Return an initializer's values, which must be stored in the graph.
 
         Raises
         ------

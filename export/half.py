@@ -97,7 +97,7 @@ def store_halved(model: onnx.ModelProto) -> onnx.ModelProto:
     casts = []
     for node in convolutions(graph.nodes):
         for name in node.input[1:]:
-            low = graph.add_tensor(_rounded(f"{name}.fp16", graph.known(name), TensorProto.FLOAT16))
+            low = graph.add_tensor(_rounded(f"{name}.fp16", graph.stored(name), TensorProto.FLOAT16))
             casts.append(helper.make_node("Cast", [low], [f"{name}.fp32"], f"{name}.cast", to=TensorProto.FLOAT))
         node.input[1:] = [f"{name}.fp32" for name in node.input[1:]]
     graph.nodes = [*casts, *graph.nodes]

@@ -35,7 +35,7 @@ class ExportOptions:
     storage: Storage = "fp32"
     """Type in which a float32 graph stores its weights. fp16 halves the file; the arithmetic stays fp32."""
     subpixel: Subpixel = "auto"
-    """Sub-pixel form. auto: on for bf16 and fp8, as TensorRT and its tools require; for int8 if it is faster here."""
+    """Sub-pixel form. auto: on for bf16 and fp8, as TensorRT and its tools require; for int8 if it is faster."""
     calibration: Path | None = None
     """Folder of real chips, or a scene, to calibrate int8 and fp8 on."""
     method: Method | None = None

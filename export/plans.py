@@ -1,4 +1,4 @@
-"""Export a generator to a TensorRT plan, by way of an ONNX file."""
+"""Export a generator to a TensorRT plan, through an ONNX file."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def _command(source: Path, out: Path, options: ExportOptions) -> str:
         "timing-cache": plan.get("timing_cache"),
         "hardware-compatibility": plan.get("hardware_compatibility"),
     }
-    words = ["sar2opt-export", str(source), str(out), "--overwrite"]
+    command = ["sar2opt-export", str(source), str(out), "--overwrite"]
     for name, value in given.items():
-        words += [] if value is None else [f"--{name}", str(value)]
+        command += [] if value is None else [f"--{name}", str(value)]
     if "batch" in plan:
-        words += ["--batch", *map(str, plan["batch"])]
-    return shlex.join(words)
+        command += ["--batch", *map(str, plan["batch"])]
+    return shlex.join(command)

@@ -18,6 +18,7 @@ from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import (
+    DeviceUnavailable,
     ExportUnsupported,
     InferenceFailed,
     ModelUnreadable,
@@ -104,6 +105,9 @@ def open_source(
             engine = open_engine(named, backend="onnxruntime", options=EngineOptions(device="cpu", precision="fp32"))
         except (ModelUnreadable, InferenceFailed) as error:
             raise ModelUnreadable(str(error).replace(str(named), str(path))) from error
+        except DeviceUnavailable as error:  # the self-test, or an operator; its remedy is for those who run a file
+            reason = str(error).removeprefix(f"{named}: ").rpartition(": ")[0]
+            raise DeviceUnavailable(f"{path}: {reason}: export it again from the checkpoint") from error
         with engine:
             yield Source(model=model, signature=described, reference=engine.run)
     else:

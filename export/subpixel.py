@@ -125,7 +125,7 @@ def _replacement(
     name = node.name
     inputs = [node.input[0], graph.add_constant(f"{node.input[1]}.cells", kernel.reshape(-1, *kernel.shape[3:]))]
     if len(node.input) > 2:
-        bias = graph.known(node.input[2])
+        bias = graph.stored(node.input[2])
         inputs.append(graph.add_constant(f"{node.input[2]}.cells", np.tile(bias, 4)))
     side = kernel.shape[-1]
     out = (activation or node).output[0]

@@ -98,7 +98,7 @@ def build_plan(
 
 @dataclass(frozen=True, kw_only=True)
 class _OnnxFile:
-    """What a plan's record keeps of its ONNX file."""
+    """Data of the ONNX file for the plan's record."""
 
     description: Description
     """Signature, precision and self-test."""
@@ -196,7 +196,7 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 def _replace_both(candidate: Path, out: Path) -> None:
     """Rename a plan and its record to the output; undo all renames on an error.
 
-    The old plan is removed first and the new one comes last, so that no plan ever lies beside another's record.
+    The old plan is removed first and the new one comes last, so that a plan is never beside the record of another.
     """
     moves = [(out, candidate.with_name("old")), (record_path(out), candidate.with_name("old.json"))]
     moves += [(record_path(candidate), record_path(out)), (candidate, out)]

@@ -1,8 +1,8 @@
-"""A small TensorRT, and the parts of `torch.cuda` that go with it, for machines without a GPU.
+"""A fake of TensorRT and of the functions of `torch.cuda` that it needs, for machines without a GPU.
 
-Its plans repeat the first channel three times. Work is queued on streams and done when someone waits for it, as on a
-GPU: who reads too early reads what was there before. Every class, method, argument and enum here that stands for one
-of TensorRT's is compared with the real bindings in test_tensorrt.py, so it cannot say more than they do.
+Its plans repeat the first channel three times. Streams queue work and do it on synchronization, as a GPU does:
+reading too early returns old values. test_tensorrt.py compares every class, method, argument and enum with the real
+bindings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx
 
 
 class World:
-    """What the machine and the library are like in one test."""
+    """State of the machine and the library in one test."""
 
     def __init__(self):
         self.version = "11.4.0.106"
@@ -32,10 +32,10 @@ class World:
         self.steps, self.stepped = 3, 0
         self.arrays, self.seen, self.captured, self.given, self.replayed = {}, {}, [], [], 0
         self.living, self.streams = [], {}
-        self.thread = threading.local()  # has the current stream
+        self.thread = threading.local()  # holds the current stream
 
 
-# --------------------------------------------------------------------------------------------- CUDA, as PyTorch lends
+# --------------------------------------------------------------------------------------------- CUDA in PyTorch
 
 
 class FakeTensor:
@@ -52,7 +52,7 @@ class FakeTensor:
         return self.array.ctypes.data
 
     def numpy(self):
-        assert not self.on_gpu, "PyTorch gives no NumPy view of a tensor on the GPU"
+        assert not self.on_gpu, "PyTorch has no NumPy view of a tensor on the GPU"
         return self.array
 
     def copy_(self, src, non_blocking=False):
@@ -62,7 +62,7 @@ class FakeTensor:
 
 
 def fake_torch(world):
-    """The parts of torch that the engine uses."""
+    """Make a module with the functions of torch that the engine uses."""
 
     class OutOfMemoryError(RuntimeError):
         pass
@@ -125,7 +125,7 @@ def fake_torch(world):
         shape = size[0]
         if device is not None and np.prod(shape) * np.dtype(dtype).itemsize > world.memory:
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
-        assert pin_memory == (device is None), "what is on the host must be pinned"
+        assert pin_memory == (device is None), "host memory must be pinned"
         return FakeTensor(world, shape, dtype, device)
 
     cuda = SimpleNamespace(
@@ -385,7 +385,7 @@ class Builder:
 
 
 def plan_of(world, profile, verbosity=ProfilingVerbosity.DETAILED, tensors=("sar", "optical"), dtype=DataType.FLOAT):
-    """A plan's bytes: the real header, and what the fake needs to know."""
+    """Make the bytes of a plan: a real header, then the state of the fake."""
     version = [int(part) for part in world.version.split(".")[:4]]
     header = struct.pack("<II16x4B", 0x74727466, 0, *version)
     layers = [
@@ -453,7 +453,7 @@ class EngineInspector:
         self._engine, self.execution_context = engine, None
 
     def get_engine_information(self, format):
-        assert self.execution_context._shape, "without shapes the real one says N/A"
+        assert self.execution_context._shape, "without shapes the real report contains N/A"
         return json.dumps({"Layers": self._engine._held["layers"]})
 
 
@@ -509,16 +509,16 @@ CLASSES = {
     for name, value in vars().copy().items()
     if isinstance(value, type) and value.__module__ == __name__ and name not in ("World", "FakeTensor")
 }
-"""What stands for a class of TensorRT's, by its name."""
+"""Fakes of TensorRT's classes, by name."""
 
 
 class FakeModule(ModuleType):
-    """So that one that is left behind can be told."""
+    """Type of the fake module, so that tests can detect one that was left behind."""
 
 
 def fake_tensorrt(world):
-    """The module, for `sys.modules`."""
+    """Make the module, for `sys.modules`."""
     module = FakeModule("tensorrt")
-    logger = type("ILogger", (ILogger,), {"world": world})  # all that is made is made with a logger
+    logger = type("ILogger", (ILogger,), {"world": world})  # every object is created with a logger
     vars(module).update(CLASSES, ILogger=logger, __version__=world.version)
     return module

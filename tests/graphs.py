@@ -1,4 +1,4 @@
-"""Graphs of a few operators, small enough to work out by hand."""
+"""Graphs of a few operators, small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALL = signature_of(name="small", window=64)
 
 
 def model_of(nodes, constants, *, side=8, channels=1, colours=3, opset=18):
-    """A graph from `sar` to `optical`; the output's size is left to it."""
+    """Make a graph from `sar` to `optical`; the output's size follows from the nodes."""
     graph = helper.make_graph(
         nodes,
         "by hand",
@@ -46,7 +46,7 @@ def initializers(model):
 
 
 def skipping_net(*, side=16):
-    """Three convolutions, the last one over a Concat: a generator in small, for quantizing."""
+    """Make a small generator to quantize: three convolutions, the last one of a Concat."""
     rng = np.random.default_rng(4)
     constants = {
         "first.w": rng.normal(0, 0.4, (4, 1, 3, 3)).astype(np.float32),

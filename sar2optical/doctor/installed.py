@@ -35,8 +35,8 @@ _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 def python() -> Iterator[Finding]:
     """Check Python, this package and its requirements."""
-    here = ".".join(map(str, sys.version_info[:3]))
-    detail = f"{here}, {sys.executable}"
+    installed = ".".join(map(str, sys.version_info[:3]))
+    detail = f"{installed}, {sys.executable}"
     if sys.version_info[:2] < _OLDEST_PYTHON:
         yield Finding("python", "Python", "broken", detail, f"install {'.'.join(map(str, _OLDEST_PYTHON))} or later")
     else:
@@ -62,17 +62,17 @@ def extras() -> Iterator[Finding]:
 
 
 def onnxruntime_wheels() -> Iterator[Finding]:
-    """Look for wheels of ONNX Runtime over each other: whichever came last has the files, and pip knows of both."""
+    """Check for several wheels of ONNX Runtime, which overwrite each other's files."""
     found = sorted(_SAME_FOLDER & _installed().keys())
     if len(found) > 1:
-        detail = f"{' and '.join(found)} are installed together, and overwrite each other"
+        detail = f"{' and '.join(found)} are installed together and overwrite each other"
         remedy = f"pip uninstall -y {' '.join(found)}, then pip install 'sar2optical[cpu]', or [gpu]"
         yield Finding("backends", "onnxruntime's wheels", "broken", detail, remedy)
 
 
 def cuda_libraries() -> Iterator[Finding]:
     """List NVIDIA's libraries that are installed as wheels."""
-    found = sorted(f"{name} {here}" for name, here in _installed().items() if name.startswith("nvidia-"))
+    found = sorted(f"{name} {installed}" for name, installed in _installed().items() if name.startswith("nvidia-"))
     if found:
         yield Finding("gpu", "CUDA libraries", "ok", ", ".join(found))
     else:
@@ -82,14 +82,18 @@ def cuda_libraries() -> Iterator[Finding]:
 
 def tensorrt_major() -> int | None:
     """Return the major version of TensorRT; None if it is not installed."""
-    found = [_numbers(here)[0] for name, here in _installed().items() if name in _TENSORRT and _numbers(here)]
+    found = [
+        _numbers(installed)[0]
+        for name, installed in _installed().items()
+        if name in _TENSORRT and _numbers(installed)
+    ]
     return max(found, default=None)
 
 
 def _installed() -> dict[str, str]:
     """Map the normalised names of all installed wheels to their versions."""
     names = ((wheel.metadata["Name"] or "", wheel.version) for wheel in distributions())
-    return {re.sub(r"[-_.]+", "-", name).lower(): here for name, here in names}
+    return {re.sub(r"[-_.]+", "-", name).lower(): installed for name, installed in names}
 
 
 def _requirements() -> dict[str | None, list[tuple[str, str]]]:
@@ -106,10 +110,10 @@ def _requirements() -> dict[str | None, list[tuple[str, str]]]:
 def _problem(wheel: str, least: str) -> str | None:
     """Describe why a requirement is not met; None if it is met."""
     try:
-        here = version(wheel)
+        installed = version(wheel)
     except PackageNotFoundError:
         return f"{wheel} is not installed"
-    return f"{wheel} is {here}, {least} or later is needed" if _numbers(here) < _numbers(least) else None
+    return f"{wheel} is {installed}, {least} or later is needed" if _numbers(installed) < _numbers(least) else None
 
 
 def _numbers(text: str) -> tuple[int, ...]:

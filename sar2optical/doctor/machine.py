@@ -48,15 +48,15 @@ def cpu() -> Iterator[Finding]:
 
 def instructions(flags: Collection[str]) -> str:
     """List a CPU's instructions that speed up models, and the effects of missing ones."""
-    here = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
-    words = [", ".join(here) or "none that speed up models"]
+    available = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
+    notes = [", ".join(available) or "none that speed up models"]
     if "avx2" not in flags:
-        words.append("no AVX2: models are slow")
-    if not any(name.endswith(("VNNI", "INT8")) for name in here):
-        words.append("no VNNI: int8 gains less")
-    if not any(name.endswith("BF16") for name in here):
-        words.append("no BF16: --precision bf16 gains nothing, or is not available")
-    return "; ".join(words)
+        notes.append("no AVX2: models are slow")
+    if not any(name.endswith(("VNNI", "INT8")) for name in available):
+        notes.append("no VNNI: int8 gains less")
+    if not any(name.endswith("BF16") for name in available):
+        notes.append("no BF16: --precision bf16 gains nothing, or is not available")
+    return "; ".join(notes)
 
 
 def memory() -> Iterator[Finding]:

@@ -35,9 +35,9 @@ def gdal() -> Iterator[Finding]:
     with rasterio.Env() as env:
         drivers = env.drivers()
     for names, needed, purpose in _DRIVERS:
-        here = [name for name in names if name in drivers]
-        if here:
-            yield Finding("rasters", here[0], "ok", f"for {purpose}")
+        available = [name for name in names if name in drivers]
+        if available:
+            yield Finding("rasters", available[0], "ok", f"for {purpose}")
         else:
             yield Finding("rasters", names[0], "broken" if needed else "absent", f"for {purpose}", _REINSTALL)
     yield _projections()

@@ -148,7 +148,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
     Raises
     ------
     ModelUnreadable, SignatureError
-        If the file is no ONNX model, or has no signature.
+        If the file is not an ONNX model, or has no signature.
     DeviceUnavailable
         If the device or the precision is not available, or an operator does not run on the device.
     DeviceOutOfMemory
@@ -199,16 +199,16 @@ def cuda_problem() -> str | None:
     return None
 
 
-def _device(asked: str) -> str:
+def _device(requested: str) -> str:
     """Choose the device; auto takes CUDA if a session opens there."""
     listed = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
-    if asked == "cpu" or (asked == "auto" and "cuda" not in listed):
+    if requested == "cpu" or (requested == "auto" and "cuda" not in listed):
         return "cpu"
-    refuse_unless("device", asked if asked != "auto" else "cuda", "onnxruntime", listed)
+    refuse_unless("device", requested if requested != "auto" else "cuda", "onnxruntime", listed)
     problem = cuda_problem()
     if problem is None:
         return "cuda"
-    if asked == "auto":
+    if requested == "auto":
         _log.info("onnxruntime cannot open CUDA (%s): running on the CPU", problem)
         return "cpu"
     raise DeviceUnavailable(

@@ -84,7 +84,7 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     Raises
     ------
     ModelUnreadable, SignatureError
-        If the file is no ONNX model, cannot be compiled, or has no signature.
+        If the file is not an ONNX model, cannot be compiled, or has no signature.
     DeviceUnavailable
         If the device or the precision is not available.
     """
@@ -135,20 +135,20 @@ def _metadata(model: openvino.Model) -> dict[str, str]:
     return {str(key): str(value) for key, value in notes.items()}
 
 
-def _arithmetic(core: openvino.Core, file: str, asked: str) -> str:
+def _arithmetic(core: openvino.Core, file: str, requested: str) -> str:
     """Choose the precision of the layers that the file does not quantize."""
-    here = ["fp32"]
+    available = ["fp32"]
     if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
-        here.append("bf16")
+        available.append("bf16")
     if file in QUANTIZED:
-        if asked != "auto":
-            refuse_unless("precision", asked, f"openvino for this {file} file", [file])
+        if requested != "auto":
+            refuse_unless("precision", requested, f"openvino for this {file} file", [file])
         # Bundled int8 file on a CPU with bf16: 10 % faster than with fp32, and as close (43.0 dB against 42.4 dB).
-        return here[-1]
-    if asked == "auto":
-        return here[-1]
-    refuse_unless("precision", asked, "openvino", here)
-    return asked
+        return available[-1]
+    if requested == "auto":
+        return available[-1]
+    refuse_unless("precision", requested, "openvino", available)
+    return requested
 
 
 def _last_line(error: Exception) -> str:

@@ -136,9 +136,9 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
     DeviceOutOfMemory
         If the generator does not fit the GPU's memory.
     """
-    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    kind = options.device if options.device != "auto" else here[-1]
-    refuse_unless("device", kind, "pytorch", here)
+    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    kind = options.device if options.device != "auto" else available[-1]
+    refuse_unless("device", kind, "pytorch", available)
     precision = options.precision if options.precision != "auto" else "fp32"
     refuse_unless("precision", precision, f"pytorch on {kind}", _precisions(kind))
     generator, signature = load_generator(path)

@@ -282,16 +282,17 @@ def check_fit(
         )
     if header_version != parse_version(tensorrt_version):
         raise ModelUnreadable(f"{source}: built by TensorRT {built}, but {tensorrt_version} is installed: {remedy}")
-    level, here = record.hardware_compatibility, _dotted(compute_capability)
+    level, capability = record.hardware_compatibility, _dotted(compute_capability)
     if level == "ampere_plus":
         if compute_capability[0] < _AMPERE:
             raise DeviceUnavailable(
-                f"{source}: built for compute capability {_AMPERE}.0 and later, but {gpu_name} has {here}: {remedy}"
+                f"{source}: built for compute capability {_AMPERE}.0 and later, but {gpu_name} has {capability}: "
+                f"{remedy}"
             )
     elif compute_capability != record.compute_capability:
         raise DeviceUnavailable(
             f"{source}: built for compute capability {_dotted(record.compute_capability)} ({record.gpu}), "
-            f"but {gpu_name} has {here}: {remedy}"
+            f"but {gpu_name} has {capability}: {remedy}"
         )
     elif level == "none" and gpu_name != record.gpu:
         raise DeviceUnavailable(f"{source}: built for {record.gpu}, but this GPU is {gpu_name}: {remedy}")

@@ -119,7 +119,7 @@ def test_models_that_cannot_be_used(tmp_path, make_raster, exported):
     pickled.write_text("hello")
     cases = [
         (tmp_path / "none.onnx", "no such file"),
-        (text, "no ONNX model"),
+        (text, "not an ONNX model"),
         (cut, "corrupt"),
         (bare, "no signature"),
         (odd, "unknown kind"),

@@ -1,6 +1,6 @@
-"""The doctor's own knowledge: the model that it gives to libraries, and what it concludes.
+"""The doctor: its model of two layers, and its checks.
 
-Run as a program, this file makes that model anew.
+Run as a program, this file writes that model again.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sar2optical.doctor import AREAS, Finding, examine, healthy
-from sar2optical.doctor.backends import SIGNATURE, TWO_LAYERS, _convolved, answer, kernels, self_test_input
-from sar2optical.doctor.installed import _lack, _requirements
+from sar2optical.doctor.backends import SIGNATURE, TWO_LAYERS, _convolved, expected_output, kernels, self_test_input
+from sar2optical.doctor.installed import _problem, _requirements
 from sar2optical.doctor.machine import instructions, memory_limit
 from sar2optical.signature import METADATA_KEY
 
@@ -37,21 +37,21 @@ def two_layers() -> onnx.ModelProto:
     return model
 
 
-def test_the_model_that_ships_is_the_one_made_here():
+def test_the_bundled_model_is_the_one_made_here():
     assert onnx.load(TWO_LAYERS) == two_layers()
 
 
-def test_its_answer_is_what_an_independent_runtime_gives():
+def test_its_output_is_that_of_an_independent_runtime():
     from onnx.reference import ReferenceEvaluator
 
     (expected,) = ReferenceEvaluator(two_layers()).run(None, {"sar": self_test_input()})
-    np.testing.assert_allclose(answer(), expected, atol=1e-6)
-    assert answer().std() > 0.1
-    assert np.abs(answer()).max() < 1
+    np.testing.assert_allclose(expected_output(), expected, atol=1e-6)
+    assert expected_output().std() > 0.1
+    assert np.abs(expected_output()).max() < 1
 
 
-def test_its_answer_is_exact_where_libraries_round_to_ten_bits():
-    # So TF32, which CUDA libraries take for fp32 unless told, cannot make a right one look wrong.
+def test_its_output_is_exact_in_ten_bits():
+    # So TF32, the default of CUDA libraries for fp32, gives the expected output.
     def rounded(values):
         mantissa, exponent = np.frexp(values)
         return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
@@ -62,7 +62,7 @@ def test_its_answer_is_exact_where_libraries_round_to_ten_bits():
         np.testing.assert_array_equal(rounded(values), values)
 
 
-def test_the_page_is_whole_and_in_order():
+def test_the_report_is_complete_and_in_order():
     findings = examine(("python", "gpu", "machine", "extras"))
     order = [AREAS.index(finding.area) for finding in findings]
     assert order == sorted(order)
@@ -75,12 +75,12 @@ def test_the_page_is_whole_and_in_order():
     assert healthy(findings)
 
 
-def test_rasters_are_written_for_real():
+def test_rasters_are_written():
     states = {finding.name: finding.state for finding in examine(("rasters",))}
     assert {states[name] for name in ("GTiff", "COG", "PNG", "PROJ", "writing a COG", "writing ZSTD")} == {"ok"}
 
 
-def test_broken_is_unhealthy_and_nothing_else_is():
+def test_only_broken_findings_are_unhealthy():
     def finding(state):
         return Finding("python", "x", state, "y")
 
@@ -88,7 +88,7 @@ def test_broken_is_unhealthy_and_nothing_else_is():
     assert not healthy([finding("ok"), finding("broken")])
 
 
-def test_the_packages_own_needs_are_read():
+def test_the_requirements_of_the_package_are_read():
     found = _requirements()
     assert ("rasterio", "1.4") in found[None]
     assert ("dask", "2024.8") in found["cluster"]
@@ -96,10 +96,10 @@ def test_the_packages_own_needs_are_read():
     assert not any(wheel == "sar2optical" for wheels in found.values() for wheel, _ in wheels)
 
 
-def test_a_wheel_that_is_absent_or_old_is_told():
-    assert _lack("numpy", "1.26") is None
-    assert _lack("numpy", "99").endswith("99 or later is needed")
-    assert _lack("no-such-wheel", "1") == "no-such-wheel is not installed"
+def test_missing_and_old_wheels_are_problems():
+    assert _problem("numpy", "1.26") is None
+    assert _problem("numpy", "99").endswith("99 or later is needed")
+    assert _problem("no-such-wheel", "1") == "no-such-wheel is not installed"
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_a_wheel_that_is_absent_or_old_is_told():
         (["avx2"], "AVX2; no VNNI: int8 gains less; no BF16: --precision bf16 gains nothing, or is not available"),
         (["avx2", "avx_vnni"], "AVX2, AVX-VNNI; no BF16: --precision bf16 gains nothing, or is not available"),
         (["avx2", "avx512f", "amx_int8", "amx_bf16"], "AVX2, AVX-512, AMX-BF16, AMX-INT8"),
-        ([], "none that matter; no AVX2: models are slow; no VNNI: int8 gains less; no BF16: --precision bf16 gains "
-             "nothing, or is not available"),
+        ([], "none that speed up models; no AVX2: models are slow; no VNNI: int8 gains less; no BF16: --precision "
+             "bf16 gains nothing, or is not available"),
     ],
 )  # fmt: skip
-def test_missing_instructions_are_told_with_what_follows(flags, words):
+def test_missing_instructions_are_reported_with_their_effects(flags, words):
     assert instructions(flags) == words
 
 
@@ -126,7 +126,7 @@ def test_missing_instructions_are_told_with_what_follows(flags, words):
         ("3:cpuset:/a", "a/memory.max", "1\n", None),
     ],
 )
-def test_the_least_limit_of_nested_groups_counts(tmp_path, line, file, text, limit):
+def test_the_lowest_limit_of_nested_groups_counts(tmp_path, line, file, text, limit):
     path = tmp_path / "root" / file
     path.parent.mkdir(parents=True)
     path.write_text(text)

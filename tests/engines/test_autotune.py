@@ -307,7 +307,7 @@ def test_what_gives_another_image_is_not_chosen(tmp_path, files, rated, usual):
 def test_a_model_that_nothing_opens_is_the_error_it_always_was(tmp_path, cache):
     path = tmp_path / "text.onnx"
     path.write_text("hello")
-    with pytest.raises(ModelUnreadable, match="no ONNX model"):
+    with pytest.raises(ModelUnreadable, match="not an ONNX model"):
         tune({"reference": path})
     assert not cache.exists()
 
@@ -326,7 +326,7 @@ def test_the_doctor_tunes(files, cache, rated):
     result = CliRunner().invoke(doctor, ["--tune", "--model", str(reference)])
     assert result.exit_code == 0, result.output
     assert "fastest: small.onnx with onnxruntime fp32" in result.output
-    assert f"kept in {cache}" in result.output
+    assert f"stored in {cache}" in result.output
     assert opened({"reference": reference})[0] == "onnxruntime"
     for wrong in (["--model", str(reference)], ["--tune", "--only", "gpu"]):
         assert CliRunner().invoke(doctor, wrong).exit_code == 2

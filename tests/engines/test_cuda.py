@@ -1,4 +1,4 @@
-"""Engines on a GPU: what can be shown without one, and, marked gpu, what cannot."""
+"""GPU engines: tests that need no GPU, and tests marked gpu that do."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_runs_on_bound_buffers_are_plain_runs(exported):
         first, short = bound.run(sar, 3), bound.run(sar[:2], 3)
         other_size = bound.run(sar[1:], 2)
     assert plain.std() > 0.01
-    np.testing.assert_array_equal(first, plain)  # and not overwritten by the runs after it
+    np.testing.assert_array_equal(first, plain)  # and not overwritten by later runs
     np.testing.assert_array_equal(short, plain[:2])
     np.testing.assert_array_equal(other_size, plain[1:])
 
 
-def test_bound_buffers_are_those_of_one_run_at_a_time(exported):
+def test_bound_buffers_serve_one_run_at_a_time(exported):
     sar = chips(6)
     with open_with("onnxruntime", exported) as engine, ThreadPoolExecutor(3) as pool:
         bound = ort.BoundRuns(engine._session, "cpu")
@@ -63,7 +63,7 @@ def test_bound_buffers_are_those_of_one_run_at_a_time(exported):
 
 
 class Small:
-    """Bound runs on a device that holds so many windows."""
+    """Bound runs on a device whose memory fits `most` windows."""
 
     def __init__(self, inner, most):
         self.inner, self.most, self.sizes = inner, most, []
@@ -71,7 +71,7 @@ class Small:
     def run(self, sar, size):
         self.sizes.append(size)
         if size > self.most:
-            # What it says of a GPU that is full.
+            # ONNX Runtime's message on a GPU without free memory.
             raise RuntimeError(
                 "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
                 "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 536870912"
@@ -79,7 +79,7 @@ class Small:
         return self.inner.run(sar, size)
 
 
-def test_onnxruntime_without_memory_goes_on_with_half(exported, caplog):
+def test_onnxruntime_without_memory_halves_the_batch(exported, caplog):
     sar = chips(5)
     with open_with("onnxruntime", exported, batch=5) as engine:
         plain = engine.run(sar)
@@ -88,20 +88,20 @@ def test_onnxruntime_without_memory_goes_on_with_half(exported, caplog):
             found, again = engine.run(sar), engine.run(sar)
     np.testing.assert_array_equal(found, plain)
     np.testing.assert_array_equal(again, plain)
-    assert small.sizes == [5, 2, 2, 2, 2, 2, 2]  # the last window alone is padded: no third size
+    assert small.sizes == [5, 2, 2, 2, 2, 2, 2]  # the last window is padded: no third size
     assert len(caplog.records) == 1
     assert "out of memory with 5 windows at once; continuing with 2" in caplog.text
 
 
-def test_onnxruntime_that_holds_no_window_says_so(exported):
+def test_onnxruntime_without_memory_for_one_window_is_an_error(exported):
     with open_with("onnxruntime", exported) as engine:
         engine._bound = Small(None, 0)
-        with pytest.raises(DeviceOutOfMemory, match=r"hold 1 windows at once .*: give a smaller --batch"):
+        with pytest.raises(DeviceOutOfMemory, match=r"1 windows at once do not fit .*: give a smaller --batch"):
             engine.run(chips(1))
 
 
 def identity_in(path, element, precision):
-    """A file that casts, convolves with one, and casts back."""
+    """Write a file that casts, convolves with ones, and casts back."""
     side = BYTES.window
     one = np.zeros((3, 1, 1, 1), np.float32) + 1
     weights = numpy_helper.from_array(one.astype(helper.tensor_dtype_to_np_dtype(element)), "weights")
@@ -123,46 +123,48 @@ def identity_in(path, element, precision):
     return path
 
 
-def test_onnxruntime_says_that_it_computes_an_fp16_file_in_fp32_on_a_cpu(tmp_path):
+def test_onnxruntime_reports_fp32_for_an_fp16_file_on_a_cpu(tmp_path):
     path = identity_in(tmp_path / "half.onnx", TensorProto.FLOAT16, "fp16")
     sar = chips(1)
-    for asked in ("auto", "fp32"):
-        with open_with("onnxruntime", path, precision=asked) as engine:
+    for precision in ("auto", "fp32"):
+        with open_with("onnxruntime", path, precision=precision) as engine:
             assert engine.precision == "fp32"
             np.testing.assert_allclose(engine.run(sar), np.repeat(sar, 3, axis=1), atol=1e-3)
     with pytest.raises(DeviceUnavailable, match=r"precision fp16 is not available .* this file: give fp32"):
         open_with("onnxruntime", path, precision="fp16")
 
 
-def test_onnxruntime_refuses_a_bf16_file_on_a_cpu_and_says_what_runs_it(tmp_path):
+def test_onnxruntime_refuses_a_bf16_file_on_a_cpu_and_names_openvino(tmp_path):
     path = identity_in(tmp_path / "brain.onnx", TensorProto.BFLOAT16, "bf16")
-    with pytest.raises(DeviceUnavailable, match=r"does not run on cpu .* \(openvino runs bf16 files\)") as caught:
+    with pytest.raises(
+        DeviceUnavailable, match=r"does not run its operators on cpu .* \(openvino runs bf16 files\)"
+    ) as caught:
         open_with("onnxruntime", path)
     assert "\n" not in str(caught.value)
-    with open_with("openvino", path) as engine:  # it does
+    with open_with("openvino", path) as engine:
         assert engine.run(chips(1)).std() > 0.5
 
 
 @pytest.fixture
 def lists_cuda(monkeypatch):
-    """ONNX Runtime as its GPU wheel is where there is no GPU: it lists CUDA, and cannot open it."""
+    """Make ONNX Runtime list CUDA, as its GPU wheel does on a machine without a GPU."""
     monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: list(ort._PROVIDERS.values()))
     ort.cuda_problem.cache_clear()
     yield
     ort.cuda_problem.cache_clear()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here it opens")
-def test_auto_is_cuda_only_where_cuda_opens(exported, lists_cuda, caplog):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA opens on this machine")
+def test_auto_takes_cuda_only_if_it_opens(exported, lists_cuda, caplog):
     with caplog.at_level(logging.INFO), open_with("onnxruntime", exported, device="auto") as engine:
         assert engine.device == "cpu"
         assert engine.run(chips(1)).std() > 0.01
-    assert "lists CUDA and cannot open it (" in caplog.text
+    assert "onnxruntime cannot open CUDA (" in caplog.text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here it opens")
-def test_cuda_that_does_not_open_is_an_error_where_it_was_asked_for(exported, lists_cuda):
-    with pytest.raises(DeviceUnavailable, match=r"cuda does not work with onnxruntime here .*give --device cpu"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA opens on this machine")
+def test_requested_cuda_that_does_not_open_is_an_error(exported, lists_cuda):
+    with pytest.raises(DeviceUnavailable, match=r"cuda does not work with onnxruntime .*give --device cpu"):
         open_with("onnxruntime", exported, device="cuda")
 
 
@@ -170,7 +172,7 @@ def test_cuda_that_does_not_open_is_an_error_where_it_was_asked_for(exported, li
 
 
 def short_of_memory(engine, most):
-    """Have the generator do as on a GPU that holds so many windows; returns the sizes that it was given."""
+    """Make the generator fail as on a GPU whose memory fits `most` windows; return the sizes of its batches."""
     sizes = []
 
     def before(_, given):
@@ -184,7 +186,7 @@ def short_of_memory(engine, most):
     return sizes
 
 
-def test_pytorch_without_memory_goes_on_with_half(checkpoint, caplog):
+def test_pytorch_without_memory_halves_the_batch(checkpoint, caplog):
     sar = chips(5)
     with open_with("pytorch", checkpoint, batch=5) as engine:
         sizes = short_of_memory(engine, 2)
@@ -196,15 +198,15 @@ def test_pytorch_without_memory_goes_on_with_half(checkpoint, caplog):
     assert len(caplog.records) == 1
 
 
-def test_pytorch_that_holds_no_window_says_so(checkpoint):
+def test_pytorch_without_memory_for_one_window_is_an_error(checkpoint):
     with open_with("pytorch", checkpoint) as engine:
         short_of_memory(engine, 0)
-        with pytest.raises(DeviceOutOfMemory, match=r"hold 1 windows at once .*: give a smaller --batch"):
+        with pytest.raises(DeviceOutOfMemory, match=r"1 windows at once do not fit .*: give a smaller --batch"):
             engine.run(chips(1))
 
 
 @pytest.mark.parametrize("words", ["CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])
-def test_memory_that_other_libraries_lack_counts_too(words):
+def test_memory_errors_of_other_libraries_count(words):
     assert isinstance(pytorch._stopped(RuntimeError(words), 4), DeviceOutOfMemory)
     assert not isinstance(pytorch._stopped(RuntimeError("CUDA error: invalid argument"), 4), DeviceOutOfMemory)
 
@@ -222,13 +224,13 @@ def test_below_fp32_convolutions_are_converted_and_statistics_are_not(checkpoint
     assert 35 < psnr(reference, found, data_range=2.0) < 100
 
 
-def test_fp16_is_for_gpus(checkpoint):
+def test_fp16_needs_a_gpu(checkpoint):
     with pytest.raises(DeviceUnavailable, match="fp16 is not available with pytorch on cpu: give fp32 or bf16"):
         open_with("pytorch", checkpoint, precision="fp16")
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "onnxruntime"])
-def test_a_closed_engine_says_so(exported, checkpoint, backend):
+def test_a_closed_engine_refuses_to_run(exported, checkpoint, backend):
     engine = open_with(backend, checkpoint if backend == "pytorch" else exported)
     engine.close()
     engine.close()
@@ -236,7 +238,7 @@ def test_a_closed_engine_says_so(exported, checkpoint, backend):
         engine.run(chips(1))
 
 
-def test_settings_of_a_gpu_are_given_back():
+def test_settings_of_cudnn_are_restored():
     def read():
         cudnn = torch.backends.cudnn
         return cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, cudnn.enabled
@@ -250,7 +252,7 @@ def test_settings_of_a_gpu_are_given_back():
 
 
 class Stream:
-    """A stream of a GPU that is not here."""
+    """A fake CUDA stream."""
 
     def synchronize(self):
         pass
@@ -262,7 +264,7 @@ class Event(Stream):
 
 
 def slot_of(checkpoint, monkeypatch):
-    """A slot that takes the CPU for a GPU."""
+    """Make a slot that treats the CPU as a GPU."""
     from threading import Lock
 
     generator, signature = load_generator(checkpoint)
@@ -272,7 +274,7 @@ def slot_of(checkpoint, monkeypatch):
     return slot
 
 
-def test_a_graph_is_recorded_once_for_a_size_and_replayed_on_what_the_buffers_hold(checkpoint, monkeypatch):
+def test_a_graph_is_recorded_once_per_size_and_replayed_on_the_buffers(checkpoint, monkeypatch):
     class Graph:
         """Replays as CUDA does: the same work, on the same memory."""
 
@@ -298,8 +300,8 @@ def test_a_graph_is_recorded_once_for_a_size_and_replayed_on_what_the_buffers_ho
     assert (Graph.made, Graph.replays) == (2, 3)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here graphs can be recorded")
-def test_where_graphs_cannot_be_recorded_kernels_run_one_by_one(checkpoint, monkeypatch, caplog):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="graphs can be recorded on this machine")
+def test_without_graphs_kernels_run_one_by_one(checkpoint, monkeypatch, caplog):
     pytorch._warn_of_graphs.cache_clear()
     slot = slot_of(checkpoint, monkeypatch)
     sar = chips(2)
@@ -308,7 +310,7 @@ def test_where_graphs_cannot_be_recorded_kernels_run_one_by_one(checkpoint, monk
     assert slot._graph is None
     np.testing.assert_allclose(found[0], expected(checkpoint, sar), atol=1e-5)
     np.testing.assert_allclose(found[1], expected(checkpoint, sar[:1]), atol=1e-5)
-    assert [record.message.split(" (")[0] for record in caplog.records] == ["CUDA graphs do not work here"]
+    assert [record.message.split(" (")[0] for record in caplog.records] == ["CUDA graphs are not available"]
 
 
 # On a GPU.
@@ -319,7 +321,7 @@ def on_gpu(test):
 
 
 FLOORS = {"fp32": 90.0, "fp16": 50.0, "bf16": 35.0}
-"""PSNR on [-1, 1] in dB that a precision keeps of this small generator."""
+"""PSNR in dB, on [-1, 1], that each precision reaches on this small generator."""
 
 
 @on_gpu
@@ -340,8 +342,8 @@ def test_pytorch_on_a_gpu_gives_the_generators_output(checkpoint, precision):
 @on_gpu
 @pytest.mark.parametrize("backend", ["pytorch", "onnxruntime"])
 def test_batches_in_flight_on_a_gpu_do_not_mix(exported, checkpoint, backend):
-    if backend == "onnxruntime" and (trouble := ort.cuda_problem()):
-        pytest.skip(f"ONNX Runtime has no CUDA here: {trouble}")
+    if backend == "onnxruntime" and (problem := ort.cuda_problem()):
+        pytest.skip(f"ONNX Runtime has no CUDA here: {problem}")
     sar = chips(24)
     model = checkpoint if backend == "pytorch" else exported
     with open_with(backend, model, device="cuda", batch=2) as engine, ThreadPoolExecutor(4) as pool:
@@ -369,8 +371,8 @@ def test_a_full_gpu_halves_the_batch(checkpoint, caplog):
 
 @on_gpu
 def test_onnxruntime_on_a_gpu_gives_the_generators_output(exported, checkpoint):
-    if trouble := ort.cuda_problem():
-        pytest.skip(f"ONNX Runtime has no CUDA here: {trouble}")
+    if problem := ort.cuda_problem():
+        pytest.skip(f"ONNX Runtime has no CUDA here: {problem}")
     sar = chips(7)
     with open_with("onnxruntime", exported, device="cuda", batch=4) as engine:
         found = np.concatenate([engine.run(sar[:4]), engine.run(sar[4:])])

@@ -1,4 +1,4 @@
-"""Engines: what they run on is what was asked for, or an error that says so."""
+"""Engines: the requested device and precision are used, or an error is raised."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_backend_gives_the_generators_output(backend, exported, checkpoint
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_result_is_the_callers_own(backend, exported, checkpoint):
+def test_the_caller_owns_the_result(backend, exported, checkpoint):
     options = EngineOptions(device="cpu", threads=1)
     with open_engine(model_for(backend, exported, checkpoint), backend=backend, options=options) as engine:
         first = engine.run(chips(1, seed=1))
@@ -67,7 +67,7 @@ def test_auto_takes_openvino_on_a_cpu(exported):
         assert engine.precision in ("bf16", "fp32")
 
 
-def test_openvino_runs_fp32_when_asked_and_says_so(exported):
+def test_openvino_runs_and_reports_requested_fp32(exported):
     with open_engine(exported, options=EngineOptions(precision="fp32")) as engine:
         assert engine.precision == "fp32"
 
@@ -91,7 +91,7 @@ def test_openvino_bf16_is_close_and_not_fp32(exported):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_batch_gives_what_single_windows_give(backend, precision):
-    """OpenVINO 2026.4.1 compiled for batches rounds bf16 otherwise than for one window, on a CPU with AMX."""
+    """OpenVINO 2026.4.1 compiled for batches rounds bf16 differently than for one window, on a CPU with AMX."""
     coarse = np.random.default_rng(3).uniform(-1, 1, (8, 1, 16, 16))  # with this seed, the seventh window differed
     sar = np.kron(coarse, np.ones((16, 16))).astype(np.float32)
     found = {}
@@ -104,14 +104,14 @@ def test_a_batch_gives_what_single_windows_give(backend, precision):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_threads_set_how_many_runs_go_at_once(exported, checkpoint, backend):
+def test_threads_set_the_number_of_concurrent_runs(exported, checkpoint, backend):
     model = model_for(backend, exported, checkpoint)
     for threads in (1, 2):
         with open_engine(model, backend=backend, options=EngineOptions(device="cpu", threads=threads)) as engine:
             assert engine.streams == threads
 
 
-def test_pytorch_gets_its_threads_back(checkpoint):
+def test_the_number_of_threads_of_pytorch_is_restored(checkpoint):
     import torch
 
     before = torch.get_num_threads()
@@ -125,7 +125,7 @@ def test_pytorch_gets_its_threads_back(checkpoint):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_device_that_is_not_here_is_an_error(backend, exported, checkpoint):
+def test_a_missing_device_is_an_error(backend, exported, checkpoint):
     import torch
 
     if torch.cuda.is_available() and backend != "openvino":
@@ -172,7 +172,7 @@ def test_corrupt_models_are_refused_in_one_line(tmp_path, exported, backend):
         assert "\n" not in str(caught.value)
 
 
-def test_kinds_that_are_not_models_are_named(tmp_path):
+def test_unknown_kinds_of_files_are_named(tmp_path):
     with pytest.raises(ModelUnreadable, match=r"unknown kind of model '.zip'"):
         open_engine(tmp_path / "model.zip")
     with pytest.raises(ModelUnreadable, match="no such file"):
@@ -184,7 +184,7 @@ def test_a_backend_that_does_not_run_the_file_is_named(checkpoint):
         open_engine(checkpoint, backend="openvino")
 
 
-def test_options_that_no_engine_can_use_are_refused():
+def test_invalid_options_are_refused():
     with pytest.raises(OptionError, match="threads is 0"):
         EngineOptions(threads=0)
     with pytest.raises(OptionError, match="batch size is 0"):
@@ -201,7 +201,7 @@ def test_input_of_another_shape_is_refused(exported):
 
 
 def odd_model(path, kind):
-    """A file whose graph is not what its signature says."""
+    """Write a file whose graph does not match its signature."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -225,7 +225,7 @@ def odd_model(path, kind):
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("kind", ["grey", "four", "two inputs", "half", "window"])
-def test_a_file_that_is_not_what_its_signature_says_is_refused_at_once(tmp_path, backend, kind):
+def test_a_file_that_does_not_match_its_signature_is_refused_when_opened(tmp_path, backend, kind):
     if (backend, kind) == ("openvino", "window"):
         pytest.skip("OpenVINO reshapes such a graph to the signature's window, and runs it")
     path = odd_model(tmp_path / "odd.onnx", kind)
@@ -235,8 +235,8 @@ def test_a_file_that_is_not_what_its_signature_says_is_refused_at_once(tmp_path,
     assert "\n" not in str(caught.value)
 
 
-def test_first_runs_from_several_threads_do_not_wait_for_each_other(exported):
-    # In a process of its own, several times: the hang that this keeps away came once in three.
+def test_first_runs_from_several_threads_do_not_block_each_other(exported):
+    # In subprocesses, several times: the hang occurred in one of three.
     code = (
         "import sys, threading, numpy as np; from pathlib import Path\n"
         "from sar2optical.engines import EngineOptions, open_engine\n"

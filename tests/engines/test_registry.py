@@ -92,7 +92,7 @@ def test_what_the_cache_holds_is_taken_from_there_even_offline(hub_cache):
     assert word == "path"
     assert Path(path).read_bytes() == CONTENT
     assert "no published checksum" in result.stderr
-    assert "fetching" not in result.stderr
+    assert "downloading" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_cannot_be_fetched_is_one_line_with_the_address(tmp_path, environme
     assert "https://huggingface.co/yuulind/pix2pix-sar2rgb/resolve/main/pix2pix_gen_265.pth" in line
     assert line.endswith("then give its path")
     assert len(line) < 350
-    assert "fetching pix2pix_gen_265 from hub yuulind/pix2pix-sar2rgb" in result.stderr
+    assert "downloading pix2pix_gen_265 from the Hugging Face hub (yuulind/pix2pix-sar2rgb)" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -128,7 +128,7 @@ def test_nothing_is_fetched_unasked(tmp_path):
         "pix2pix_gen_265", tmp_path, before="import functools; resolve = functools.partial(resolve, download=False)"
     )
     assert "not in the hub's cache" in result.stdout
-    assert "fetching" not in result.stderr
+    assert "downloading" not in result.stderr
 
 
 def test_without_the_hubs_client_the_line_to_install_it_is_given(tmp_path):

@@ -196,7 +196,7 @@ def test_files_that_are_no_extractor(tmp_path, moments_onnx):
     for name, said in [
         ("text.ts", "no TorchScript"),
         ("tensors.pt", "no TorchScript"),
-        ("text.onnx", "no ONNX model"),
+        ("text.onnx", "not an ONNX model"),
         ("missing.ts", "no such file"),
         ("weights.pkl", "unknown kind"),
     ]:

@@ -1,4 +1,4 @@
-"""Exporting: what is written does what its source does, or is not written."""
+"""Export: a file agrees with its source, or is not written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.graphs import save_small_net
 
 
 def lively(arguments):
-    """A generator whose batch norms are as training leaves them."""
+    """Make a generator whose batch norms are as after training."""
     torch.manual_seed(3)
     generator = UNetGenerator(arguments)
     for module in generator.modules():
@@ -57,10 +57,10 @@ def test_folding_changes_no_output(upsampling):
     assert expected.std() > 0.01
     assert (expected - found).abs().max() < 1e-5
     assert not any(isinstance(m, (torch.nn.BatchNorm2d, torch.nn.Dropout)) for m in folded.modules())
-    assert any(isinstance(m, torch.nn.Dropout) for m in generator.modules())  # the source is left as it was
+    assert any(isinstance(m, torch.nn.Dropout) for m in generator.modules())  # the source is not modified
 
 
-def test_channels_that_are_no_copies_are_not_folded():
+def test_channels_that_are_not_copies_are_not_folded():
     generator = lively(GeneratorArguments(in_channels=2, base_channels=4))
     two = BYTES.stretch * 2
     from tests.conftest import signature_of
@@ -85,7 +85,7 @@ def test_a_bare_state_dict_of_three_channels_becomes_a_file_of_one(tmp_path, ups
         assert np.abs(engine.run(grey) - expected).max() < 1e-4
 
 
-def test_the_file_says_what_it_is(exported):
+def test_the_file_has_its_metadata(exported):
     model = onnx.load(exported)
     props = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(props["sar2optical.signature"])["bands"] == ["VH"]
@@ -113,12 +113,12 @@ def test_any_batch_runs(exported):
 
 
 @pytest.mark.parametrize("opset", [17, 20])
-def test_the_opset_asked_for_is_written(tmp_path, checkpoint, opset):
+def test_the_requested_opset_is_written(tmp_path, checkpoint, opset):
     export(checkpoint, tmp_path / "model.onnx", ExportOptions(opset=opset))
     assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == opset
 
 
-def test_an_opset_that_cannot_be_written_is_refused(checkpoint):
+def test_an_unsupported_opset_is_refused(checkpoint):
     generator, signature = load_generator(checkpoint)
     with pytest.raises(ExportUnsupported, match="opset is 11: give 17 to"):
         to_onnx(*fold(generator, signature), opset=11)
@@ -127,12 +127,12 @@ def test_an_opset_that_cannot_be_written_is_refused(checkpoint):
 def test_half_storage_halves_the_file_and_runs_in_fp32(tmp_path, exported):
     made = export(exported, tmp_path / "half.onnx", ExportOptions(storage="fp16"))
     assert made.out.stat().st_size < 0.6 * exported.stat().st_size
-    assert 50 < made.parity.psnr < 120  # rounded, and not by much
+    assert 50 < made.parity.psnr < 120  # rounded, but not by much
     with open_engine(made.out, options=EngineOptions(precision="fp32")) as engine:
         assert engine.precision == "fp32"
 
 
-def test_parity_is_proved_on_the_chips_given(tmp_path, exported, make_raster):
+def test_parity_is_measured_on_the_given_chips(tmp_path, exported, make_raster):
     folder = tmp_path / "s1"
     folder.mkdir()
     for k in range(3):
@@ -152,7 +152,7 @@ def test_chips_of_a_scene_are_valid_windows_as_the_model_sees_them(make_raster):
 
 def test_a_folder_without_a_chip_is_refused(tmp_path, make_raster):
     make_raster(speckle((64, 64)), "small.png")
-    with pytest.raises(ExportUnsupported, match="no chip of 256 x 256"):
+    with pytest.raises(ExportUnsupported, match="no chip of at least 256 x 256"):
         chips_from(tmp_path, BYTES)
     with pytest.raises(ExportUnsupported, match="no such file or folder"):
         chips_from(tmp_path / "none", BYTES)
@@ -173,7 +173,7 @@ def images(exported):
     return expect(as_written(onnx.load(exported)), CHIPS)
 
 
-def test_what_agrees_is_measured(exported, images):
+def test_parity_is_measured(exported, images):
     shifted = as_written(onnx.load(exported))
     parity = compare(images, lambda sar: shifted(sar) + np.float32(0.002), CHIPS, source="mine", floor=59)
     assert parity.psnr == pytest.approx(60, abs=0.01)  # 20 log10(2 / 0.002)
@@ -182,7 +182,7 @@ def test_what_agrees_is_measured(exported, images):
     assert (parity.chips, parity.source) == (2, "mine")
 
 
-def test_a_model_that_does_something_else_fails(tmp_path, images):
+def test_another_model_fails(tmp_path, images):
     with (
         open_engine(make_identity(tmp_path / "other.onnx", BYTES)) as engine,
         pytest.raises(ParityFailed, match=r"parity is \d+\.\d dB against the source, at least 80"),
@@ -191,19 +191,19 @@ def test_a_model_that_does_something_else_fails(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        (lambda image: image[:, ::-1], "chip 0: the exported model gives BGR where the source gives RGB"),
-        (lambda image: image[:, [1, 2, 0]], "gives GBR where"),
+        (lambda image: image[:, ::-1], "chip 0: the exported model returns BGR instead of RGB"),
+        (lambda image: image[:, [1, 2, 0]], "returns GBR instead"),
         (lambda image: np.where(np.arange(256) == 7, np.float32("nan"), image), "returns NaN or infinity"),
         (np.zeros_like, "returns a constant"),
         (lambda image: image + np.float32(0.1), r"parity is 26\.0 dB"),
     ],
     ids=["BGR", "GBR", "NaN", "constant", "brighter"],
 )
-def test_faults_of_what_was_exported_fail(exported, images, fault, said):
+def test_faults_of_the_exported_model_fail(exported, images, fault, message):
     right = as_written(onnx.load(exported))
-    with pytest.raises(ParityFailed, match=said):
+    with pytest.raises(ParityFailed, match=message):
         compare(images, lambda sar: fault(right(sar)), CHIPS, source="simulated", floor=80)
 
 
@@ -220,41 +220,41 @@ def test_one_bad_chip_of_many_fails(exported, images):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        (lambda sar: sar * np.float32("nan"), "returns NaN or infinity: its weights are spoilt"),
-        (lambda sar: sar * 0 + np.float32(0.3), "returns one colour whatever it is given"),
-        (lambda sar: sar * 0 + np.linspace(-1, 1, 256, dtype=np.float32), "returns one image whatever it is given"),
+        (lambda sar: sar * np.float32("nan"), "returns NaN or infinity, so its weights are damaged"),
+        (lambda sar: sar * 0 + np.float32(0.3), "returns one colour for every input"),
+        (lambda sar: sar * 0 + np.linspace(-1, 1, 256, dtype=np.float32), "returns one image for every input"),
         (
             lambda sar: sar * np.random.default_rng().integers(0, 2, sar.shape, dtype=np.int8).astype(np.float32),
-            "gives two images for one chip: dropout was left on",
+            "returns two images for one chip, as with dropout",
         ),
     ],
     ids=["NaN", "one colour", "one image", "dropout"],
 )
-def test_sources_that_are_no_generators_fail(fault, said):
-    with pytest.raises(ParityFailed, match=said):
+def test_sources_that_are_not_trained_generators_fail(fault, message):
+    with pytest.raises(ParityFailed, match=message):
         expect(lambda sar: np.repeat(fault(sar), 3, axis=1), CHIPS)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [("weight", float("nan"), "weights are spoilt"), ("weight", 0.0, "one colour whatever it is given")],
+    ("name", "value", "message"),
+    [("weight", float("nan"), "weights are damaged"), ("weight", 0.0, "one colour for every input")],
     ids=["NaN weights", "a head of zeros"],
 )
-def test_a_spoilt_checkpoint_is_not_exported(tmp_path, checkpoint, name, value, said):
+def test_a_damaged_checkpoint_is_not_exported(tmp_path, checkpoint, name, value, message):
     generator, signature = load_generator(checkpoint)
     head = [module for module in generator.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     with torch.no_grad():
         getattr(head, name).fill_(value)
     source = tmp_path / "spoilt.pth"
     save_generator(source, generator, signature)
-    with pytest.raises(ParityFailed, match=said):
+    with pytest.raises(ParityFailed, match=message):
         export(source, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_rewriting_that_swaps_colours_is_not_written(tmp_path, exported, monkeypatch):
+def test_a_rewrite_that_swaps_colours_is_not_written(tmp_path, exported, monkeypatch):
     from export import rewrite
     from export.graph import Graph
 
@@ -266,12 +266,12 @@ def test_a_rewriting_that_swaps_colours_is_not_written(tmp_path, exported, monke
         return graph.model()
 
     monkeypatch.setattr(rewrite, "store_halved", swapped)
-    with pytest.raises(ParityFailed, match="gives BGR where the source gives RGB"):
+    with pytest.raises(ParityFailed, match="returns BGR instead of RGB"):
         export(exported, tmp_path / "model.onnx", ExportOptions(storage="fp16"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_onnx_file_is_a_source_like_the_checkpoint_it_came_from(tmp_path, exported):
+def test_an_exported_onnx_file_is_a_source(tmp_path, exported):
     made = export(exported, tmp_path / "again.onnx")
     assert made.signature == BYTES
     assert (made.precision, made.opset, made.subpixel) == ("fp32", 18, False)
@@ -284,7 +284,7 @@ def test_an_onnx_file_is_a_source_like_the_checkpoint_it_came_from(tmp_path, exp
         np.testing.assert_array_equal(first.run(chips), second.run(chips))
 
 
-def test_sub_pixel_form_is_written_when_asked_for_and_refused_where_it_cannot_be(tmp_path, exported):
+def test_sub_pixel_form_is_written_on_request_and_refused_if_impossible(tmp_path, exported):
     made = export(exported, tmp_path / "packed.onnx", ExportOptions(subpixel="on"))
     assert made.subpixel
     assert made.parity.psnr > 100
@@ -296,19 +296,21 @@ def test_sub_pixel_form_is_written_when_asked_for_and_refused_where_it_cannot_be
         between=[("AveragePool", [], {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Resize", ["", "two"], {})],
         constants={"two": np.array([1, 1, 2, 2], np.float32)},
     )
-    with pytest.raises(ExportUnsupported, match="subpixel on: this generator has no transposed convolution"):
+    with pytest.raises(
+        ExportUnsupported, match="subpixel on has no effect: this generator has no transposed convolution"
+    ):
         export(upsampling, tmp_path / "out.onnx", ExportOptions(subpixel="on"))
     assert not (tmp_path / "out.onnx").exists()
     assert not export(upsampling, tmp_path / "out.onnx").subpixel
 
 
-def test_below_the_floor_no_file_appears(tmp_path, exported):
-    with pytest.raises(ParityFailed, match="at least 1000 is asked: no file was written"):
+def test_below_the_floor_no_file_is_written(tmp_path, exported):
+    with pytest.raises(ParityFailed, match="at least 1000 dB is required; no file was written"):
         export(exported, tmp_path / "model.onnx", ExportOptions(min_psnr=1000))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_is_kept_unless_told(tmp_path, exported):
+def test_an_existing_file_is_kept_without_overwrite(tmp_path, exported):
     out = tmp_path / "model.onnx"
     out.write_bytes(b"precious")
     with pytest.raises(OutputExists, match="--overwrite"):
@@ -318,7 +320,7 @@ def test_an_existing_file_is_kept_unless_told(tmp_path, exported):
     assert onnx.load(out).graph.name
 
 
-def test_sources_and_targets_of_another_kind_are_named(tmp_path, checkpoint):
+def test_unknown_kinds_of_sources_and_outputs_are_named(tmp_path, checkpoint):
     with pytest.raises(ExportUnsupported, match=r"\.pth"):
         export(tmp_path / "model.h5", tmp_path / "model.onnx")
     with pytest.raises(ExportUnsupported, match=r"\.onnx"):
@@ -329,22 +331,22 @@ def test_sources_and_targets_of_another_kind_are_named(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("suffix", [".plan", ".engine"])
-def test_a_plan_without_tensorrt_names_what_to_install(tmp_path, exported, monkeypatch, suffix):
+def test_a_plan_without_tensorrt_names_the_extra(tmp_path, exported, monkeypatch, suffix):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendNotInstalled, match=r"needs tensorrt: pip install 'sar2optical\[tensorrt\]'"):
         export(exported, tmp_path / f"model{suffix}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_without_real_data_is_refused_before_anything_is_done(tmp_path):
+def test_int8_without_real_data_is_refused_first(tmp_path):
     (tmp_path / "no checkpoint.pth").write_bytes(b"")
-    with pytest.raises(OptionError, match="precision int8 is calibrated on real data: give --calibration"):
+    with pytest.raises(OptionError, match="precision int8 needs calibration on real data: give --calibration"):
         export(tmp_path / "no checkpoint.pth", tmp_path / "model.onnx", ExportOptions(precision="int8"))
     assert [path.name for path in tmp_path.iterdir()] == ["no checkpoint.pth"]
 
 
 def test_options_that_contradict_each_other_are_refused():
-    with pytest.raises(OptionError, match="storage fp16 with precision int8"):
+    with pytest.raises(OptionError, match="storage fp16 applies only to precision fp32, not to int8"):
         ExportOptions(precision="int8", storage="fp16", calibration=Path("chips"))
     with pytest.raises(OptionError, match="opset is 11: give 17 to 23"):
         ExportOptions(opset=11)
@@ -368,7 +370,7 @@ def test_chips_of_a_scene_are_spread_over_it(make_raster):
 
 
 def test_an_interrupted_export_is_interrupted(checkpoint):
-    # PyTorch's exporter wraps whatever is raised in it, Ctrl-C too.
+    # PyTorch's exporter wraps all exceptions, also KeyboardInterrupt.
     code = (
         "import sys; from pathlib import Path\n"
         "from export.to_onnx import fold, to_onnx\n"
@@ -389,6 +391,6 @@ def test_an_interrupted_export_is_interrupted(checkpoint):
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=60)
-        if process.returncode:  # 0 where it was faster than the signal
+        if process.returncode:  # 0 if it was faster than the signal
             assert process.returncode == 130, stderr
             assert "Traceback" not in stderr

@@ -1,4 +1,4 @@
-"""sar2opt-export as people run it: one file or a folder of them, for people and for programs."""
+"""The command sar2opt-export: one file or a folder of them, as text or JSON."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def made_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_table_says_what_was_made(tmp_path, small, calibration):
+def test_the_table_describes_the_file(tmp_path, small, calibration):
     out = tmp_path / "out.onnx"
     result = export(small, out, "--precision", "int8", "--calibration", calibration, "--calibration-method", "minmax")
     assert result.returncode == 0, result.stderr
-    said = dict(line.split("  ", 1) for line in result.stdout.splitlines())
-    said = {key: value.strip() for key, value in said.items()}
-    assert said["file"] == str(out)
-    assert said["precision"] == "int8"
-    assert said["calibration"] == "minmax"
-    assert said["left in fp32"] == "nothing"
-    assert said["sub-pixel form"] == "no"
-    assert said["verified on"] == f"16 chips ({calibration.name})"
+    shown = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    shown = {key: value.strip() for key, value in shown.items()}
+    assert shown["file"] == str(out)
+    assert shown["precision"] == "int8"
+    assert shown["calibration"] == "minmax"
+    assert shown["left in fp32"] == "nothing"
+    assert shown["sub-pixel form"] == "no"
+    assert shown["verified on"] == f"16 chips ({calibration.name})"
     parity = float(metadata_of(onnx.load(out))["sar2optical.parity_psnr_db"])
-    assert float(said["lowest PSNR"].removesuffix(" dB")) == pytest.approx(parity, abs=0.06)
+    assert float(shown["lowest PSNR"].removesuffix(" dB")) == pytest.approx(parity, abs=0.06)
 
 
-def test_json_is_for_programs(tmp_path, small, calibration):
+def test_json_describes_the_file(tmp_path, small, calibration):
     out = tmp_path / "out.onnx"
     result = export(
         small, out, "--precision", "int8", "--calibration", calibration, "--calibration-method", "minmax", "--json"
@@ -63,7 +63,7 @@ def test_json_is_for_programs(tmp_path, small, calibration):
     assert record["searched"]["tried"] == [["minmax, all layers", record["searched"]["psnr"]]]
 
 
-def test_the_table_says_where_roundings_were_emulated(tmp_path, small):
+def test_the_table_names_emulated_roundings(tmp_path, small):
     result = export(small, tmp_path / "out.onnx", "--precision", "fp16")
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("verified on")]
     assert line.endswith("16-bit roundings emulated in float32")
@@ -87,7 +87,7 @@ def test_options_reach_the_file(tmp_path, exported):
     assert json.loads(result.stdout)["parity"]["chips"] == 2
 
 
-def test_all_makes_every_precision_that_verifies(tmp_path, small, calibration):
+def test_all_exports_every_precision_that_passes(tmp_path, small, calibration):
     folder = tmp_path / "all"
     result = export(
         small, folder, "--all", "--calibration", calibration, "--calibration-method", "minmax", "--min-psnr", 30,
@@ -99,14 +99,14 @@ def test_all_makes_every_precision_that_verifies(tmp_path, small, calibration):
     assert not [row["reason"] for row in rows.values() if "reason" in row]
     assert made_in(folder) == sorted(f"small.{precision}.onnx" for precision in PRECISIONS)
     for precision, row in rows.items():
-        said = metadata_of(onnx.load(row["out"]))
-        assert said["sar2optical.precision"] == precision
+        shown = metadata_of(onnx.load(row["out"]))
+        assert shown["sar2optical.precision"] == precision
         assert row["parity"]["psnr"] >= 30
         assert row["windows_per_second"] > 0
         assert row["engine"].startswith("openvino")
 
 
-def test_all_says_why_a_precision_is_missing(tmp_path, small):
+def test_all_gives_the_reason_of_a_missing_precision(tmp_path, small):
     folder = tmp_path / "all"
     folder.mkdir()
     (folder / "small.fp16.onnx").write_bytes(b"precious")
@@ -119,12 +119,12 @@ def test_all_says_why_a_precision_is_missing(tmp_path, small):
     assert "--overwrite" in rows["fp16"]
     assert (folder / "small.fp16.onnx").read_bytes() == b"precious"
     for precision in ("int8", "fp8"):
-        assert "calibrated on real data: give --calibration FOLDER_OR_SCENE" in rows[precision]
+        assert "needs calibration on real data: give --calibration FOLDER_OR_SCENE" in rows[precision]
     assert made_in(folder) == ["small.bf16.onnx", "small.fp16.onnx", "small.fp32.onnx"]
 
 
 @pytest.mark.parametrize("form", ["--json", "-q"])
-def test_all_without_one_that_verifies_is_exit_1(tmp_path, small, form):
+def test_all_without_any_exported_file_is_exit_1(tmp_path, small, form):
     folder = tmp_path / "all"
     result = export(small, folder, "--all", "--min-psnr", 1000, form)
     assert result.returncode == 1
@@ -135,22 +135,22 @@ def test_all_without_one_that_verifies_is_exit_1(tmp_path, small, form):
         assert "parity is" in rows[0]["reason"]
 
 
-def test_refusals_are_one_line_and_leave_nothing(tmp_path, small, quantized, calibration):
+def test_refusals_are_one_line_and_leave_no_file(tmp_path, small, quantized, calibration):
     out, text = tmp_path / "out.onnx", tmp_path / "text.onnx"
     text.write_text("hello")
-    for args, said in [
+    for args, shown in [
         ((small, out, "--precision", "int8"), "give --calibration FOLDER_OR_SCENE"),
         ((small, out, "--precision", "fp8", "--calibration", tmp_path / "none"), "no such file or folder"),
-        ((small, out, "--precision", "fp16", "--storage", "fp16"), "storage fp16 with precision fp16"),
+        ((small, out, "--precision", "fp16", "--storage", "fp16"), "storage fp16 applies only to precision fp32"),
         ((small, out, "--subpixel", "on"), "no transposed convolution"),
-        ((small, out, "--min-psnr", 1000), "at least 1000 is asked"),
-        ((small, tmp_path / "out.trt"), ".onnx and .plan"),
-        ((quantized, out, "--precision", "int8", "--calibration", calibration), "is int8 already"),
-        ((text, out), "corrupt, or no ONNX model"),
+        ((small, out, "--min-psnr", 1000), "at least 1000 dB is required"),
+        ((small, tmp_path / "out.trt"), ".onnx or .plan"),
+        ((quantized, out, "--precision", "int8", "--calibration", calibration), "is already int8"),
+        ((text, out), "corrupt, or not an ONNX model"),
         ((tmp_path / "none.onnx", out), "no such file"),
         ((tmp_path / "small.onnx", small), "--overwrite"),
     ]:
-        assert_refused(export(*args), 1, said)
+        assert_refused(export(*args), 1, shown)
         assert made_in(tmp_path) == ["small.onnx", "text.onnx"]
 
 
@@ -169,6 +169,6 @@ def test_wrong_usage_is_exit_2(tmp_path, small):
     assert made_in(tmp_path) == ["small.onnx"]
 
 
-def test_that_plans_were_not_run_on_hardware_is_said():
-    # Here until a plan was built and run on a GPU.
+def test_the_help_says_that_plans_were_not_run_on_hardware():
+    # To be removed once a plan was built and run on a GPU.
     assert "API-checked, not yet run on hardware" in " ".join(export("--help").stdout.split())

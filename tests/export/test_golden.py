@@ -1,4 +1,4 @@
-"""The seed's own architecture, exported: what plain ONNX Runtime gives is what PyTorch gives, and the seed."""
+"""The reference architecture, exported: plain ONNX Runtime returns the images of PyTorch and of the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARITY = 1e-5
 
 @pytest.fixture(scope="module")
 def seed():
-    """The generator of the golden values."""
+    """Make the generator of the golden values."""
     generator = empty(TRANSPOSED)
     generator.load_state_dict(filled_state(VARIANTS[TRANSPOSED][0]), strict=True, assign=True)
     return generator
@@ -29,7 +29,7 @@ def run(model, sar):
     return session.run(["optical"], {"sar": sar})[0]
 
 
-def test_three_bands_that_differ_give_the_seeds_image(seed):
+def test_three_different_bands_give_the_reference_image(seed):
     bands = signature_of(bands=("VV", "VH", "HH"), stretch=BYTES.stretch * 3, channels=3)
     sar = golden_input(3)
     image = run(to_onnx(*fold(seed, bands)).SerializeToString(), sar.numpy())[0]
@@ -42,7 +42,7 @@ def test_three_bands_that_differ_give_the_seeds_image(seed):
     assert np.abs(image - expected).max() < PARITY
 
 
-def test_a_published_checkpoints_file_gives_what_pytorch_gives(seed, tmp_path):
+def test_the_file_of_a_published_checkpoint_agrees_with_pytorch(seed, tmp_path):
     checkpoint = tmp_path / "pix2pix_gen_1.pth"
     torch.save(seed.state_dict(), checkpoint)
     out = export(checkpoint, tmp_path / "model.onnx").out

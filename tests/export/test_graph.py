@@ -1,4 +1,4 @@
-"""Surgery on graphs: copies, checked, of what the file says."""
+"""Editing of graphs: checked copies, with the metadata of the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def one_layer(**constants):
     return model_of([conv("only", "sar", "w", "optical", side=1)], {"w": THIRD, **constants})
 
 
-def test_a_rewriting_leaves_its_model_as_it_was():
+def test_a_rewrite_does_not_modify_its_model():
     model = one_layer()
     before = model.SerializeToString()
     graph = Graph(model)
@@ -29,7 +29,7 @@ def test_a_rewriting_leaves_its_model_as_it_was():
     assert run(model, ONES)[0, :, 0, 0] == pytest.approx([1 / 3] * 3)
 
 
-def test_initializers_that_nothing_reads_are_dropped():
+def test_unused_initializers_are_dropped():
     model = Graph(one_layer(spare=np.zeros(1000, np.float32))).model()
     assert list(initializers(model)) == ["w"]
 
@@ -40,7 +40,7 @@ def test_a_lower_opset_is_converted_and_a_higher_one_kept():
     assert opset_of(Graph(model, opset=11).model()) == 18
 
 
-def test_who_makes_and_who_reads_a_tensor():
+def test_producers_and_consumers_of_a_tensor_are_found():
     nodes = [
         conv("a", "sar", "w", "x", side=1),
         helper.make_node("Relu", ["x"], ["y"], "b"),
@@ -78,15 +78,15 @@ def test_metadata_are_replaced_and_not_repeated():
 def test_weights_that_are_computed_are_refused_in_one_line():
     nodes = [helper.make_node("Abs", ["v"], ["w"], "made"), conv("only", "sar", "w", "optical", side=1)]
     graph = Graph(model_of(nodes, {"v": THIRD}))
-    with pytest.raises(ExportUnsupported, match=r"^w is computed in the graph.*export it with constant folding$"):
+    with pytest.raises(
+        ExportUnsupported, match=r"^w is computed in the graph.*export the model with constant folding$"
+    ):
         graph.weights(graph.nodes[1])
 
 
-def test_a_graph_that_no_checker_passes_is_refused_in_one_line():
+def test_an_invalid_graph_is_refused_in_one_line():
     graph = Graph(one_layer())
     graph.nodes[0].input[1] = graph.add_tensor(helper.make_tensor("w16", TensorProto.FLOAT16, (3, 1, 1, 1), [1] * 3))
-    with pytest.raises(
-        ExportUnsupported, match=r"cannot be written so.*checkpoint, or another --precision"
-    ) as caught:
+    with pytest.raises(ExportUnsupported, match=r"cannot be rewritten.*checkpoint, or another --precision") as caught:
         graph.model()
     assert "\n" not in str(caught.value)

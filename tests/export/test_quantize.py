@@ -1,4 +1,4 @@
-"""8 bits: ranges that are measured, weights that are stored, layers that are left out for a reason."""
+"""int8 and fp8: calibrated ranges, stored weights, and layers left in float32."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ranges(prepared):
 
 
 def measured(model):
-    """The lowest PSNR of any chip against the float32 net."""
+    """Compute the PSNR against the float32 net, lowest of all chips."""
     net = skipping_net()
 
     def measure(candidate):
@@ -48,7 +48,7 @@ def measured(model):
     return measure(model)
 
 
-# What is quantized
+# Quantized graphs
 
 
 def test_a_convolution_over_a_concat_becomes_a_sum(prepared):
@@ -60,14 +60,14 @@ def test_a_convolution_over_a_concat_becomes_a_sum(prepared):
     assert np.abs(run(prepared, CHIPS) - expected).max() < 1e-5
 
 
-def test_a_concat_that_something_else_reads_stays():
+def test_a_concat_with_another_reader_stays():
     model = skipping_net()
     model.graph.node.append(helper.make_node("Relu", ["both"], ["seen"], "see"))
     model.graph.output.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, ["N", 8, 16, 16]))
     assert kinds(q.prepare(model, "int8")).count("Concat") == 1
 
 
-def test_pairs_stand_before_convolutions_and_nowhere_else(prepared, ranges):
+def test_pairs_are_inserted_before_convolutions_only(prepared, ranges):
     model = q.quantize(prepared, ranges["minmax"], "int8")
     made = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
@@ -78,11 +78,11 @@ def test_pairs_stand_before_convolutions_and_nowhere_else(prepared, ranges):
             assert readers == {"Conv"}
         elif node.op_type in ("Relu", "Add", "Tanh"):
             assert not {made[name].op_type for name in node.input} & {"DequantizeLinear", "QuantizeLinear"}
-    assert kinds(model).count("QuantizeLinear") == 3  # the input, the skip (which two convolutions read), the depth
+    assert kinds(model).count("QuantizeLinear") == 3  # input, skip (read by two convolutions), deep
     assert measured(model) > 35
 
 
-def test_bytes_are_shuffled_and_not_floats():
+def test_the_shuffle_moves_bytes_and_not_floats():
     weights = np.random.default_rng(1).normal(0, 0.3, (4, 4, 4, 4)).astype(np.float32)
     nodes = [
         conv("first", "sar", "w0", "low"),
@@ -125,7 +125,7 @@ def test_transposed_convolutions_have_their_output_channels_second():
     assert psnr(run(model, CHIPS), run(quantized, CHIPS), data_range=200.0) > 35
 
 
-def test_a_pair_rounds_to_127_steps_and_clips_beyond():
+def test_a_pair_rounds_to_127_steps_and_clips():
     model = model_of(
         [conv("only", "sar", "w", "optical", side=1)], {"w": np.ones((1, 1, 1, 1), np.float32)}, colours=1
     )
@@ -138,7 +138,7 @@ def test_a_pair_rounds_to_127_steps_and_clips_beyond():
     assert found[4] == 0
 
 
-def test_layers_that_are_kept_stay_as_they_were(prepared, ranges):
+def test_kept_layers_stay_in_float32(prepared, ranges):
     names = frozenset(node.name for node in prepared.graph.node if node.op_type == "Conv")
     model = q.quantize(prepared, ranges["minmax"], "int8", keep=names)
     assert kinds(model) == kinds(prepared)
@@ -155,7 +155,7 @@ def test_fp8_weights_are_e4m3():
     scale = numpy_helper.to_array(initializers(model)["middle.w.scale"])
     assert scale == pytest.approx(np.abs(true).max() / 448)
     found = numpy_helper.to_array(low).astype(np.float32) * scale
-    np.testing.assert_allclose(found, true, rtol=2**-4, atol=2**-10 * 448 * scale)  # three bits behind the first
+    np.testing.assert_allclose(found, true, rtol=2**-4, atol=2**-10 * 448 * scale)  # three bits after the first
     assert measured(model) > 25
 
 
@@ -176,7 +176,7 @@ def test_an_outlier_is_kept_by_minmax_and_clipped_by_the_others():
     assert 0.05 < found["entropy"] <= 0.15
 
 
-def test_what_fills_its_range_keeps_all_of_it():
+def test_uniform_values_keep_their_whole_range():
     chips = np.random.default_rng(5).uniform(-0.5, 0.5, (8, 1, 64, 64)).astype(np.float32)
     chips[0, 0, 0, 0] = 0.5
     found = ranges_of(chips)
@@ -194,7 +194,7 @@ def test_long_tails_are_cut_by_entropy_and_not_by_minmax():
     assert found["percentile"] == pytest.approx(0.05 * -np.log(1e-4), rel=0.2)
 
 
-def test_a_tensor_that_is_always_zero_is_no_trouble():
+def test_a_tensor_that_is_always_zero_is_quantized():
     found = ranges_of(np.zeros((8, 1, 64, 64), np.float32))
     assert found["minmax"] == 0
     model = model_of([conv("only", "sar", "w", "optical")], {"w": np.zeros((3, 1, 3, 3), np.float32)}, side=16)
@@ -202,15 +202,15 @@ def test_a_tensor_that_is_always_zero_is_no_trouble():
     assert not run(quantized, CHIPS).any()
 
 
-def test_under_eight_windows_ranges_are_guesses(prepared):
-    with pytest.raises(ExportUnsupported, match="7 windows to calibrate on, at least 8 are needed: give more chips"):
+def test_fewer_than_eight_windows_are_refused(prepared):
+    with pytest.raises(ExportUnsupported, match="calibration has 7 windows, at least 8 are needed: give more chips"):
         q.calibrate(prepared, CHIPS[:7])
 
 
 # The search
 
 
-def test_the_best_method_is_taken_and_all_is_quantized_where_that_is_enough(prepared, ranges):
+def test_the_best_method_quantizes_all_layers_above_the_floor(prepared, ranges):
     found = q.search(prepared, ranges, "int8", measured, 20)
     assert found.kept == ()
     assert dict(found.tried).keys() == {f"{name}, all layers" for name in get_args(Method)}
@@ -219,7 +219,7 @@ def test_the_best_method_is_taken_and_all_is_quantized_where_that_is_enough(prep
     assert measured(found.model) == found.psnr
 
 
-def test_layers_are_left_out_until_the_floor_is_reached(prepared, ranges):
+def test_layers_return_to_float32_until_the_floor_is_reached(prepared, ranges):
     one = {"minmax": ranges["minmax"]}
     whole = q.search(prepared, one, "int8", measured, 0).psnr
     found = q.search(prepared, one, "int8", measured, whole + 0.1)
@@ -235,31 +235,33 @@ def test_layers_are_left_out_until_the_floor_is_reached(prepared, ranges):
     assert measured(found.model) == found.psnr
 
 
-def test_a_floor_that_half_of_the_layers_do_not_reach_is_an_error(prepared, ranges):
-    with pytest.raises(ParityFailed, match=r"int8 reaches \d+\.\d dB with half of its layers in fp32, 90 is asked"):
+def test_a_floor_not_reached_with_half_of_the_layers_is_an_error(prepared, ranges):
+    with pytest.raises(
+        ParityFailed, match=r"int8 reaches \d+\.\d dB with half of its layers in fp32, at least 90 dB is required"
+    ):
         q.search(prepared, {"minmax": ranges["minmax"]}, "int8", measured, 90)
 
 
 # Files
 
 
-def test_an_int8_file_is_a_quarter_and_says_how_it_was_made(quantized, exported, calibration):
+def test_an_int8_file_is_a_quarter_and_describes_its_calibration(quantized, exported, calibration):
     assert 0.2 < quantized.stat().st_size / exported.stat().st_size < 0.35
     model = onnx.load(quantized)
     stored = [t for t in model.graph.initializer if t.data_type == TensorProto.INT8 and t.name.endswith(".int8")]
     assert sum(np.prod(t.dims) for t in stored) > 0.8 * exported.stat().st_size / 4
     assert max(np.abs(numpy_helper.to_array(t)).max() for t in stored) == 63
-    said = metadata_of(model)
-    assert said["sar2optical.precision"] == "int8"
-    assert float(said["sar2optical.parity_psnr_db"]) >= 40
-    assert said["sar2optical.parity_chips"] == f"8 {calibration.name}"
-    assert said["sar2optical.left_in_fp32"] == ""
-    manifest = json.loads(said["sar2optical.calibration"])
+    metadata = metadata_of(model)
+    assert metadata["sar2optical.precision"] == "int8"
+    assert float(metadata["sar2optical.parity_psnr_db"]) >= 40
+    assert metadata["sar2optical.parity_chips"] == f"8 {calibration.name}"
+    assert metadata["sar2optical.left_in_fp32"] == ""
+    manifest = json.loads(metadata["sar2optical.calibration"])
     assert (manifest["source"], manifest["method"]) == (calibration.name, "percentile")
     assert len(set(manifest["windows"])) == 8
 
 
-def test_the_manifest_has_a_hash_of_each_window(tmp_path, exported, quantized, calibration):
+def test_the_metadata_have_a_hash_of_each_window(tmp_path, exported, quantized, calibration):
     other = write_chips(tmp_path / "other", 8)
     write_chips(tmp_path / "spare", 1, seed=50)
     (tmp_path / "spare" / "0.png").replace(other / "5.png")
@@ -272,8 +274,8 @@ def test_the_manifest_has_a_hash_of_each_window(tmp_path, exported, quantized, c
     assert [k for k in range(8) if first[k] != second[k]] == [5]
 
 
-def test_openvino_and_onnxruntime_read_an_int8_file_alike(quantized, exported):
-    """On CPUs without VNNI, int8 was seen to saturate, and to lose its zero point behind a Concat."""
+def test_openvino_and_onnxruntime_agree_on_an_int8_file(quantized, exported):
+    """On CPUs without VNNI, int8 was seen to saturate, and to lose its zero point after a Concat."""
     sar = simulated_chips(BYTES, count=4, seed=9)
     with open_engine(exported, backend="onnxruntime", options=EngineOptions(device="cpu", batch=4)) as engine:
         expected = engine.run(sar)
@@ -286,7 +288,7 @@ def test_openvino_and_onnxruntime_read_an_int8_file_alike(quantized, exported):
     assert abs(quality["openvino"] - quality["onnxruntime"]) < 4
 
 
-def test_auto_measures_which_form_is_faster_and_says_which(tmp_path, calibration, caplog):
+def test_auto_measures_the_faster_form_and_logs_it(tmp_path, calibration, caplog):
     source = save_up_net(tmp_path / "up.onnx")
     with caplog.at_level("INFO", "sar2optical"):
         made = export(
@@ -300,7 +302,7 @@ def test_auto_measures_which_form_is_faster_and_says_which(tmp_path, calibration
 
 
 def save_up_net(path):
-    """One convolution down, one up."""
+    """Write a net of one strided and one transposed convolution."""
     rng = np.random.default_rng(8)
     weights = {"d": rng.normal(0, 0.3, (6, 1, 4, 4)), "u": rng.normal(0, 0.2, (6, 3, 4, 4))}
     nodes = [
@@ -324,7 +326,7 @@ def test_an_fp8_file_is_written_and_runs(tmp_path, exported, calibration):
         assert psnr(expected, engine.run(sar), data_range=2.0) > 30
 
 
-def test_what_the_search_leaves_out_is_in_the_metadata(tmp_path, calibration):
+def test_layers_left_in_float32_are_in_the_metadata(tmp_path, calibration):
     source = save_small_net(tmp_path / "source.onnx")
     asked = {"precision": "int8", "calibration": calibration, "method": "minmax"}
     whole = export(source, tmp_path / "whole.onnx", ExportOptions(**asked, min_psnr=20))

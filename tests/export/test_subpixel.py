@@ -1,4 +1,4 @@
-"""Transposed convolutions in sub-pixel form: other operators, the same image."""
+"""Sub-pixel form of transposed convolutions: other operators, the same image."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def up(name, given, weights, made, **changes):
 
 
 def doubling(weights, *, side=2, then=None, **changes):
-    """One transposed convolution, and what bends its output."""
+    """Make a model of one transposed convolution and an activation."""
     constants = {"w": weights}
     if then is None:
         nodes = [up("up", "sar", "w", "optical", **changes)]
     else:
-        nodes = [up("up", "sar", "w", "wide", **changes), helper.make_node(then, ["wide"], ["optical"], "bend")]
+        nodes = [up("up", "sar", "w", "wide", **changes), helper.make_node(then, ["wide"], ["optical"], "activation")]
     return model_of(nodes, constants, side=side, channels=weights.shape[0], colours=weights.shape[1])
 
 
 def scattered(sar, weights):
-    """ConvTranspose(4, stride 2, padding 1) from its definition: every input pixel paints 4 x 4 outputs."""
+    """Compute ConvTranspose(4, stride 2, padding 1) from its definition: each input pixel adds to 4 x 4 outputs."""
     count, _, height, width = sar.shape
     painted = np.zeros((count, weights.shape[1], 2 * height + 2, 2 * width + 2))
     for row, col in np.ndindex(height, width):
@@ -42,7 +42,7 @@ def scattered(sar, weights):
     return painted[:, :, 1:-1, 1:-1]
 
 
-def test_a_transposed_convolution_worked_out_by_hand():
+def test_a_transposed_convolution_computed_by_hand():
     weights = np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)
     sar = np.array([[[[1, 2], [3, 4]]]], np.float32)
     model = doubling(weights)
@@ -57,7 +57,7 @@ def test_a_transposed_convolution_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("then", [None, "Relu", "Tanh", "Sigmoid"])
-def test_channels_biases_and_what_bends_the_output_come_along(then):
+def test_channels_biases_and_activations_are_kept(then):
     weights = RNG.normal(0, 0.3, (5, 6, 4, 4)).astype(np.float32)
     model = doubling(weights, side=7, then=then)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32) / 6, "b"))
@@ -71,11 +71,11 @@ def test_channels_biases_and_what_bends_the_output_come_along(then):
         assert kinds(rewritten) == ["Conv", then, "DepthToSpace", "Slice"]
 
 
-def test_an_output_that_two_read_is_not_bent_before_the_shuffle():
+def test_an_activation_of_a_shared_output_stays_after_the_shuffle():
     weights = RNG.normal(0, 0.3, (1, 4, 4, 4)).astype(np.float32)
     nodes = [
         up("up", "sar", "w", "wide"),
-        helper.make_node("Relu", ["wide"], ["bent"], "bend"),
+        helper.make_node("Relu", ["wide"], ["bent"], "activation"),
         helper.make_node("Add", ["wide", "bent"], ["optical"], "sum"),
     ]
     model = model_of(nodes, {"w": weights}, side=4, colours=4)
@@ -84,7 +84,7 @@ def test_an_output_that_two_read_is_not_bent_before_the_shuffle():
     assert np.abs(run(subpixel(model), sar) - run(model, sar)).max() < 1e-5
 
 
-def test_an_images_last_convolution_makes_four_pixels_at_once():
+def test_the_last_convolution_computes_four_pixels_at_once():
     weights = np.zeros((3, 2, 3, 3), np.float32)
     weights[0, 0, 1, 1] = 1  # red: the first channel itself
     weights[1, 1, 0, 0] = 2  # green: twice the second, from up left
@@ -96,7 +96,7 @@ def test_an_images_last_convolution_makes_four_pixels_at_once():
     np.testing.assert_array_equal(found[0, 0], sar[0, 0])
     np.testing.assert_array_equal(found[0, 1, 1:, 1:], 2 * sar[0, 1, :-1, :-1])
     assert not found[0, 1, 0].any()
-    assert not can_be_rewritten(model)  # such a convolution alone is no reason for the form
+    assert not can_be_rewritten(model)  # such a convolution alone does not count
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_images_last_convolution_makes_four_pixels_at_once():
     ],
     ids=str,
 )
-def test_other_transposed_convolutions_are_left_alone(side, changes):
+def test_other_transposed_convolutions_are_not_rewritten(side, changes):
     group = changes.get("group", 1)
     weights = RNG.normal(0, 0.3, (4, 4 // group, side, side)).astype(np.float32)
     model = doubling(weights, side=5, kernel_shape=[side, side], **changes) if group == 1 else None
@@ -123,7 +123,7 @@ def test_other_transposed_convolutions_are_left_alone(side, changes):
     np.testing.assert_array_equal(run(subpixel(model), sar), run(model, sar))
 
 
-def test_an_unsaid_kernel_is_not_taken_for_four():
+def test_a_missing_kernel_shape_does_not_count_as_four():
     weights = RNG.normal(0, 0.3, (2, 4, 3, 3)).astype(np.float32)
     model = doubling(weights, side=5)
     del model.graph.node[0].attribute[:]
@@ -134,7 +134,7 @@ def test_an_unsaid_kernel_is_not_taken_for_four():
 
 
 @pytest.mark.parametrize("changes", [{"group": 3}, {"dilations": [2, 2]}], ids=str)
-def test_last_convolutions_of_another_kind_are_left_alone(changes):
+def test_other_last_convolutions_are_not_rewritten(changes):
     weights = RNG.normal(0, 0.3, (3, 3 // changes.get("group", 1), 3, 3)).astype(np.float32)
     model = model_of([conv("head", "sar", "w", "optical", **changes)], {"w": weights}, side=8, channels=3)
     sar = RNG.normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
