@@ -108,7 +108,7 @@ def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(
     assert tables[0] == tables[1]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(pairs, tmp_path):
+def test_ctrl_c_saves_and_explains_how_to_resume(pairs, tmp_path):
     out = tmp_path / "run"
     arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "--save-every", "2000"]
     started = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
@@ -153,13 +153,13 @@ def test_the_seeds_configuration_is_accepted_as_it_is(tmp_path):
     assert json.loads(state["signature"])["channels"] == 3
 
 
-def test_settings_that_are_not_understood(pairs, tmp_path):
+def test_unknown_settings_are_refused(pairs, tmp_path):
     for text, said in [
         ("model: {netD: patch, lambda_L2: 3}", "did you mean model.lambda_L1"),
         ("l1_wieght: 3", "did you mean l1_weight"),
         ("logging: {comet: {enable: true}}", "did you mean logging.comet.enabled"),
-        ("a: [", "no YAML"),
-        ("", "no settings"),
+        ("a: [", "not a YAML file"),
+        ("", "not settings"),
         ("model: 3", "section model is 3"),
         ("objective: wgan", "vanilla or lsgan or hinge"),
         ("training: {device: cuda}", "--device cpu"),
@@ -317,14 +317,15 @@ def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, mak
         make_raster(rng.integers(0, 3000, (13, 256, 256)).astype(np.uint16), name.format("s2"), **UTM)
     data, out = tmp_path / "ms", tmp_path / "run"
     options = ["--steps", 1, "--unit", "db", "--stretch", "-25", "0"]
-    assert_refused(train(data, out, *options), 1, "2 bands without names, VH is wanted", "--band 2")
+    assert_refused(train(data, out, *options), 1, "2 bands without names, but VH is needed", "--band 2")
     assert not out.exists()
-    optical._say.cache_clear()  # the first run has said it, in this process
+    optical._log_once.cache_clear()  # the first run logged it in this process
     result = train(data, out, *options, "--band", 2)
     assert result.returncode == 0, result.stderr
-    assert "band 2 is taken for VH" in result.stderr
+    assert "band 2 is taken as VH" in result.stderr
     assert (
-        "bands 4, 3, 2 are red, green and blue (13 bands without names are taken for Sentinel-2 L1C" in result.stderr
+        "bands 4, 3, 2 are red, green and blue (13 bands without names, assumed order: Sentinel-2 L1C"
+        in result.stderr
     )
     signature = json.loads(torch.load(out / "generator.pth", weights_only=True)["signature"])
     assert signature["bands"] == ["VH"]
@@ -332,7 +333,7 @@ def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, mak
     signature = json.loads(torch.load(tmp_path / "both" / "generator.pth", weights_only=True)["signature"])
     assert (signature["bands"], signature["channels"]) == (["VV", "VH"], 2)
     refused = here(eval_main, out / "generator.pth", data)
-    assert_refused(refused, 1, "2 bands without names, VH is wanted", "--band 2")
+    assert_refused(refused, 1, "2 bands without names, but VH is needed", "--band 2")
     scored = here(eval_main, out / "generator.pth", data, "--band", 2, "--rgb", 4, 3, 2, "--limit", 1)
     assert scored.returncode == 0, scored.stderr
 

@@ -22,7 +22,7 @@ SUM = sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `body` at /set.zip, with ranges (RFC 9110, 14); behaves badly where told to."""
+    """Serves `body` at /set.zip, with ranges (RFC 9110, 14); behaves badly if asked to."""
 
     daemon_threads = True
 
@@ -32,7 +32,7 @@ class Server(ThreadingHTTPServer):
         self.etag = '"one"'
         self.ranges = True
         self.breaks_at: int | None = None
-        self.length_told = True
+        self.length_known = True
         self.asked: list[str | None] = []
         self.sent = 0
 
@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if server.etag:
             self.send_header("ETag", server.etag)
-        if server.length_told:
+        if server.length_known:
             self.send_header("Content-Length", str(size - start))
         self.end_headers()
         stop = size if server.breaks_at is None else min(size, server.breaks_at)
@@ -101,7 +101,7 @@ def names(folder: Path) -> list[str]:
 
 def broken_off(server: Server, out: Path, at: int = 1_234_567) -> None:
     server.breaks_at = at
-    with pytest.raises(DataError, match=f"broke off after {at} of 3000000 bytes: run the same command again"):
+    with pytest.raises(DataError, match=f"interrupted after {at} of 3000000 bytes: run the same command again"):
         fetch(server.url, out)
     server.breaks_at = None
     server.sent = 0
@@ -109,12 +109,12 @@ def broken_off(server: Server, out: Path, at: int = 1_234_567) -> None:
 
 
 def test_a_file_comes_whole_and_alone(server, tmp_path):
-    told: list[tuple[int, int]] = []
-    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), on_progress=lambda *counts: told.append(counts))
+    calls: list[tuple[int, int]] = []
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), on_progress=lambda *counts: calls.append(counts))
     assert (tmp_path / "set.zip").read_bytes() == BODY
     assert names(tmp_path) == ["set.zip"]
-    assert told[-1] == (len(BODY), len(BODY))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_what_broke_off_is_not_at_the_outputs_name_and_goes_on(server, tmp_path):
@@ -180,11 +180,11 @@ def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_a_length_that_is_not_told_needs_no_length(server, tmp_path):
-    server.length_told = False
-    told: list[tuple[int, int]] = []
-    fetch(server.url, tmp_path / "set.zip", on_progress=lambda *counts: told.append(counts))
-    assert told[-1] == (len(BODY), 0)
+def test_a_length_that_is_unknown_needs_no_length(server, tmp_path):
+    server.length_known = False
+    calls: list[tuple[int, int]] = []
+    fetch(server.url, tmp_path / "set.zip", on_progress=lambda *counts: calls.append(counts))
+    assert calls[-1] == (len(BODY), 0)
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
@@ -211,7 +211,7 @@ def test_addresses_and_servers_that_do_not_answer_are_named(server, tmp_path):
     with pytest.raises(DataError, match="the server answers 404"):
         fetch(server.url + "x", tmp_path / "set.zip")
     for url in ("file:///etc/hostname", "set.zip", "https://"):
-        with pytest.raises(DataError, match="no address of http or https"):
+        with pytest.raises(DataError, match="not an http or https address"):
             fetch(url, tmp_path / "set.zip")
     with pytest.raises(DataError, match="give 64 hexadecimal digits"):
         fetch(server.url, tmp_path / "set.zip", sha256="abc")

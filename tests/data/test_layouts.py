@@ -133,7 +133,7 @@ def test_pictures_that_do_not_tell_or_disagree_are_refused(make_raster, tmp_path
     grey = np.stack([speckle((SIDE, 2 * SIDE))] * 3)
     (tmp_path / "grey").mkdir()
     make_raster(grey, "grey/0.png")
-    with pytest.raises(DataError, match="which half is SAR cannot be told"):
+    with pytest.raises(DataError, match="cannot find the SAR half"):
         find_pairs(tmp_path / "grey", aligned=True)
     pictures(make_raster, tmp_path, side="left", folder="one")
     root = pictures(make_raster, tmp_path, side="right", folder="two")
@@ -155,10 +155,12 @@ def test_a_check_names_pictures_that_are_no_pairs(make_raster, tmp_path):
     report = check(root, Reading(min_side=SIDE), aligned=True)
     assert [(p.kind, p.chip.name) for p in report.problems] == [("unreadable", f"{k}.png") for k in (1, 2, 3, 4)]
     said = [problem.detail for problem in report.problems]
-    for words, detail in zip(("truncated", "half is in colour", "do not halve", "1 bands"), said, strict=True):
+    for words, detail in zip(
+        ("truncated", "half is in colour", "odd width of 127 pixels", "1 bands"), said, strict=True
+    ):
         assert words in detail
 
 
 def test_without_aligned_pictures_are_no_pairs_and_the_message_says_how(make_raster, tmp_path):
-    with pytest.raises(DataError, match=r"no pairs: needs folders s1 and s2 .*or --aligned"):
+    with pytest.raises(DataError, match=r"no pairs: give a folder that holds folders s1 and s2 .*or --aligned"):
         find_pairs(pictures(make_raster, tmp_path))

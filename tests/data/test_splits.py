@@ -153,11 +153,11 @@ def test_a_split_file_is_replaced_only_when_asked(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "no split file"),
-        ("[1]", "no split file"),
-        ('{"data": {"train": []}}', "no split file"),
-        ('{"data": {"train": "a", "val": [], "test": []}}', "train is no list"),
-        ('{"data": {"train": [], "val": [1], "test": []}}', "val is no list"),
+        ("", "not a split file"),
+        ("[1]", "not a split file"),
+        ('{"data": {"train": []}}', "not a split file"),
+        ('{"data": {"train": "a", "val": [], "test": []}}', "train is not a list"),
+        ('{"data": {"train": [], "val": [1], "test": []}}', "val is not a list"),
         ('{"data": {"train": ["a"], "val": [], "test": ["a"]}}', "a is in train and in test"),
         ('{"data": {"train": ["a", "a"], "val": [], "test": []}}', "a is in train and in train"),
     ],
@@ -186,7 +186,9 @@ def test_the_pairs_of_a_split_come_in_its_order():
 
 def test_chips_that_are_not_there_are_named_and_counted():
     splits = Splits(("s1/a.png", "s1/x.png", "s1/y.png"), (), ())
-    with pytest.raises(DataError, match=r"s1/x\.png: named in the split, but no pair \(2 of 3 chips of train"):
+    with pytest.raises(
+        DataError, match=r"s1/x\.png: listed in the split file, but there is no such pair \(2 of 3 chips of train"
+    ):
         pairs_of(splits, "train", pairs_named("s1/a.png"), ROOT)
 
 
@@ -215,5 +217,5 @@ def test_real_chips_are_split_and_loaded(tmp_path):
     not (SEED.is_file() and SEN12.is_dir()), reason="needs the seed's split file and the real SEN1-2 chips"
 )
 def test_the_seeds_split_names_chips_that_this_folder_lacks():
-    with pytest.raises(DataError, match=r"of 1600 chips of val are not there"):
+    with pytest.raises(DataError, match=r"of 1600 chips of val are missing"):
         load_pairs(SEN12, SEED, "val")

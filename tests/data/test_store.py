@@ -83,7 +83,7 @@ def test_all_bad_files_are_found_before_work_begins(pairs):
     tear(pairs[5].sar)
     tear(pairs[2].optical)
     with pytest.raises(
-        DataError, match=r"s2/2\.png: not readable .*\(2 of 7 pairs cannot be used; --skip-unreadable"
+        DataError, match=r"s2/2\.png: not readable .*\(2 of 7 pairs cannot be used; give --skip-unreadable"
     ):
         ChipStore.open(pairs, READING, workers=4)
 
@@ -96,7 +96,7 @@ def test_bad_pairs_are_left_out_with_a_warning_each_when_asked(pairs, caplog):
     assert store.pairs == tuple(pair for k, pair in enumerate(pairs) if k not in (2, 5))
     assert len(store) == len(store.shapes) == 5
     assert [pair for pair, _ in store.skipped] == [pairs[2], pairs[5]]
-    assert [record.getMessage() for record in caplog.records] == [f"left out: {why}" for _, why in store.skipped]
+    assert [record.getMessage() for record in caplog.records] == [f"pair skipped: {why}" for _, why in store.skipped]
     np.testing.assert_array_equal(store[4].sar[0], speckle((SIDE, SIDE), seed=6))
 
 
@@ -110,9 +110,9 @@ def test_a_set_without_any_good_pair_is_refused_even_when_skipping(pairs):
 
 
 def test_progress_tells_every_pair(pairs):
-    told: list[tuple[int, int]] = []
-    ChipStore.open(pairs, READING, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(k, 7) for k in range(1, 8)]
+    calls: list[tuple[int, int]] = []
+    ChipStore.open(pairs, READING, on_progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(k, 7) for k in range(1, 8)]
 
 
 def test_threads_may_read_at_once(pairs):

@@ -263,7 +263,7 @@ def test_tables_show_dark_areas_by_class_and_a_dash_where_there_is_none():
     assert [row[-1] for row in report.terrain_detail_rows(found)][1:] == ["-", "-", "1.00 of 2", "0.00 of 2"]
 
 
-def test_the_truths_corner_share_is_told_beside_the_predictions():
+def test_the_truths_corner_share_is_reported_beside_the_predictions():
     pattern = np.rint(100 + 40 * checks()).astype(np.uint8)
     chips = [Sample("a", "", Chips(pattern[:1], pattern)), Sample("b", "", Chips(pattern[:1], 0 * pattern + 9))]
     found = evaluate({"colour": mean_colour([chips[1].chips]), "radar": radar}, chips, window=SIDE)
@@ -324,13 +324,13 @@ def test_shift_consistency_is_added_to_results_by_class():
         for k, terrain in enumerate(("agri", "urban", "agri"))
     ]
     found = evaluate({"even": pointwise, "parity": parity, "other": pointwise}, chips, window=96)
-    told = []
+    calls = []
     shifts = ((0, 1), (2, 3))
     found = with_shifts(
-        found, {"even": pointwise, "parity": parity}, chips, shifts=shifts, on_progress=lambda: told.append(1)
+        found, {"even": pointwise, "parity": parity}, chips, shifts=shifts, on_progress=lambda: calls.append(1)
     )
     even, odd, other = found.results
-    assert (even.shifts.overall.mean, even.shifts.overall.worst, len(told)) == (inf, inf, 3)
+    assert (even.shifts.overall.mean, even.shifts.overall.worst, len(calls)) == (inf, inf, 3)
     assert odd.shifts.overall.mean == odd.shifts.overall.worst == pytest.approx(db(100))
     assert {name: one.chips for name, one in odd.shifts.terrain.items()} == {"agri": 2, "urban": 1}
     assert other.shifts is None

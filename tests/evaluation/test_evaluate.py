@@ -165,7 +165,7 @@ def test_what_is_scored_is_what_the_engine_runs(tmp_path):
         with open_engine(path, backend="onnxruntime") as engine:
             assert engine_prediction(engine)(grey.sar) == pytest.approx(repeat(grey.sar), abs=1e-3)
             assert score(engine_prediction(engine), [grey]).psnr > 90
-            with pytest.raises(DataError, match="chips of 2 bands, tiny takes VH"):
+            with pytest.raises(DataError, match="the chips have 2 bands, but tiny takes VH"):
                 engine_prediction(engine)(np.zeros((2, 256, 256), np.float32))
 
 
@@ -207,7 +207,7 @@ def test_tables_show_figures_with_intervals():
 
 def test_chips_of_one_scene_are_said_to_be_alike():
     alike = [replace(one, name=f"agri/s1/ROIs1158_spring_s1_90_p{k}.png") for k, one in enumerate(samples(0, 1))]
-    assert any("of 1 scenes" in note for note in report.notes(evaluate({"off": off_by(5)}, alike, window=SIDE)))
+    assert any("from 1 scenes" in note for note in report.notes(evaluate({"off": off_by(5)}, alike, window=SIDE)))
     assert not any(
         "scenes" in note for note in report.notes(evaluate({"off": off_by(5)}, samples(0, 1), window=SIDE))
     )

@@ -181,7 +181,8 @@ class Flat(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("4-D", "gives \\(2, 3, 16, 16\\)"), ("one row", "1 rows for 2"), ("infinite", "not finite")]
+    ("kind", "said"),
+    [("4-D", "output has shape \\(2, 3, 16, 16\\)"), ("one row", "1 rows for 2"), ("infinite", "not finite")],
 )
 def test_an_output_that_is_no_features_is_refused(tmp_path, kind, said):
     features = open_features(torchscript(tmp_path / "flat.pt", Flat(kind)))
@@ -194,11 +195,11 @@ def test_files_that_are_no_extractor(tmp_path, moments_onnx):
     (tmp_path / "text.onnx").write_text("hello")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "tensors.pt")
     for name, said in [
-        ("text.ts", "no TorchScript"),
-        ("tensors.pt", "no TorchScript"),
+        ("text.ts", "not a TorchScript file"),
+        ("tensors.pt", "not a TorchScript file"),
         ("text.onnx", "no ONNX model"),
         ("missing.ts", "no such file"),
-        ("weights.pkl", "unknown kind"),
+        ("weights.pkl", "unknown type"),
     ]:
         with pytest.raises(ModelUnreadable, match=said):
             open_features(tmp_path / name)

@@ -131,7 +131,7 @@ def test_a_signature_given_replaces_the_stored_one(tmp_path):
 
 def test_a_signature_that_does_not_fit_is_refused(tmp_path):
     save_generator(tmp_path / "g.pth", generator(), BYTES)
-    refused(SignatureError, tmp_path / "g.pth", "3 channels", "generator of 1", signature=replace(BYTES, channels=3))
+    refused(SignatureError, tmp_path / "g.pth", "3 channels", "the generator 1", signature=replace(BYTES, channels=3))
 
 
 # bare state dicts
@@ -187,20 +187,22 @@ def test_missing_and_unknown_keys_are_named(tmp_path):
     state["decoder.dec9.strange"] = torch.zeros(1)
     refused(
         CheckpointMismatch, saved(tmp_path, state),
-        "missing decoder.dec3.conv_block.0.weight", "unknown decoder.dec9.strange",
+        "missing: decoder.dec3.conv_block.0.weight", "unknown: decoder.dec9.strange",
     )  # fmt: skip
 
 
 def test_many_missing_keys_are_counted(tmp_path):
     state = {key: value for key, value in generator().state_dict().items() if "encoder.enc2" not in key}
     message = refused(CheckpointMismatch, saved(tmp_path, state), "encoder.enc2.conv_block.0.weight", "and 2 more")
-    assert "unknown none" in message
+    assert "unknown: none" in message
 
 
 def test_keys_under_a_prefix_of_part_of_them_are_refused_and_shown(tmp_path):
     state = dict(generator().state_dict())
     state["module.head.0.weight"] = state.pop(HEAD)
-    refused(CheckpointMismatch, saved(tmp_path, state), "needs encoder.enc1.conv_block.0.weight and head.0.weight")
+    refused(
+        CheckpointMismatch, saved(tmp_path, state), "expected keys encoder.enc1.conv_block.0.weight and head.0.weight"
+    )
 
 
 @pytest.mark.parametrize("wrong", [(3, 2, 3, 3, 1), (4, 4, 3, 3)], ids=str)
@@ -223,7 +225,7 @@ def test_a_first_layer_that_no_generator_has_is_refused(tmp_path, shape):
 @pytest.mark.parametrize("kind", ["patch", "pixel"])
 def test_a_discriminators_file_is_refused(tmp_path, kind):
     state = Discriminator(base_channels=2, kind=kind).state_dict()
-    refused(CheckpointMismatch, saved(tmp_path, state), "no generator", "model.model.0.conv_block.0.weight")
+    refused(CheckpointMismatch, saved(tmp_path, state), "not a generator", "model.model.0.conv_block.0.weight")
 
 
 STRANGERS = {
@@ -324,7 +326,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     save_generator(path, generator(), BYTES)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    refused(ModelUnreadable, path, "fetch it again")
+    refused(ModelUnreadable, path, "download the file again")
 
 
 DISGUISES = {
@@ -344,7 +346,7 @@ def test_a_file_of_another_kind_is_refused_as_no_checkpoint(tmp_path, content):
     path.write_bytes(content)
     message = refused(ModelUnreadable, path)
     # To save a state_dict() is no help to someone whose download failed.
-    assert "fetch it again" in message
+    assert "download the file again" in message
 
 
 def test_a_missing_file_is_said(tmp_path):
@@ -358,7 +360,7 @@ def test_a_folder_is_said(tmp_path):
 def test_a_path_through_a_file_is_no_file(tmp_path):
     (tmp_path / "a.pth").touch()
     message = refused(ModelUnreadable, tmp_path / "a.pth" / "b.pth")
-    assert "fetch" not in message
+    assert "download" not in message
 
 
 # writing

@@ -54,13 +54,13 @@ def test_weights_are_found_wherever_they_lie_and_that_is_said(tmp_path, content,
     loaded, _ = load_generator(path)
     assert same_state(loaded, MADE)
     (said,) = [message for message in caplog.messages if str(path) in message]
-    assert "weights under " in said
+    assert "weights found under " in said
 
 
 def test_what_is_left_aside_is_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     load_generator(saved(tmp_path, FILES["Lightning"]))
-    assert f"entry state_dict, prefix generator., {len(DISCRIMINATOR)} other entries" in caplog.text
+    assert f"entry state_dict, prefix generator. ({len(DISCRIMINATOR)} other entries ignored)" in caplog.text
 
 
 def test_a_bare_state_dict_is_loaded_without_a_word(tmp_path, caplog):
@@ -81,7 +81,7 @@ def test_of_two_generators_none_is_guessed(tmp_path):
 def test_a_key_missing_under_a_prefix_is_still_named(tmp_path):
     state = under("module.")
     del state["module.encoder.enc3.conv_block.0.weight"]
-    refused(CheckpointMismatch, saved(tmp_path, {"netG": state}), "missing encoder.enc3.conv_block.0.weight")
+    refused(CheckpointMismatch, saved(tmp_path, {"netG": state}), "missing: encoder.enc3.conv_block.0.weight")
 
 
 def test_our_own_checkpoint_of_a_compiled_generator_is_read(tmp_path):
@@ -151,7 +151,7 @@ class Resnet(nn.Module):
     ],
 )
 def test_generators_of_the_common_pix2pix_program_are_named_and_led_to_onnx(tmp_path, network, name):
-    said = (name, "ngf 2, 1 channels in", "torch.onnx.export", "--signature FILE")
+    said = (name, "ngf 2, 1 input channels", "torch.onnx.export", "--signature FILE")
     refused(CheckpointMismatch, saved(tmp_path, network.state_dict()), *said)
     refused(CheckpointMismatch, saved(tmp_path, {"netG": network.state_dict()}, "nested.pth"), *said)
 

@@ -32,7 +32,7 @@ def chips(dtype=np.uint8):
     return found
 
 
-def places(window, sources):
+def positions(window, sources):
     """Chip, row, column, quarter turns and mirroring of a window of bytes (1, side, side), found by comparison."""
     found = []
     for k, (turns, mirrored) in product(range(len(sources)), product(range(4), (False, True))):
@@ -50,13 +50,13 @@ def as_bytes(image):
 
 
 @pytest.mark.parametrize("settings", [{}, {"crop": False}, {"flip": False, "turn": False}])
-def test_windows_are_cut_from_both_halves_at_one_place(settings):
+def test_windows_are_cut_from_both_halves_at_one_position(settings):
     sources = chips()
     batches = DeviceBatches(sources, replace(SMALL, **settings), CPU)
     seen = []
     for number in range(4):
         for sar, optical in zip(*batches.batch(number), strict=True):
-            ((k, row, column, turns, mirrored),) = places(as_bytes(sar), sources)
+            ((k, row, column, turns, mirrored),) = positions(as_bytes(sar), sources)
             expected = np.rot90(sources[k].optical[:, row : row + 64, column : column + 64], turns, axes=(1, 2))
             np.testing.assert_array_equal(as_bytes(optical), expected[..., ::-1] if mirrored else expected)
             seen.append((k, row, column, turns, mirrored))
@@ -132,10 +132,10 @@ def test_a_run_from_device_memory_goes_on_where_it_stopped(tmp_path):
     config = replace(TINY, steps=4, windows_on="device", vary_sar=0.5)
     run(tmp_path / "whole", config)
     taken = []
-    run(tmp_path / "parts", config, on_step=taken.append, should_stop=lambda: len(taken) == 1)
-    assert run(tmp_path / "parts", config).finished
-    whole, parts = ((tmp_path / name / "generator.pth").read_bytes() for name in ("whole", "parts"))
-    assert whole == parts
+    run(tmp_path / "resumed", config, on_step=taken.append, should_stop=lambda: len(taken) == 1)
+    assert run(tmp_path / "resumed", config).finished
+    whole, resumed = ((tmp_path / name / "generator.pth").read_bytes() for name in ("whole", "resumed"))
+    assert whole == resumed
 
 
 # Discriminators
