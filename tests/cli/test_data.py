@@ -1,4 +1,4 @@
-"""`sar2opt-data` as its users see it: what it prints, what it leaves, how it exits."""
+"""`sar2opt-data`: its output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def errors(result: Result) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_a_good_set_is_tabulated_and_passes(chips):
+def test_a_good_data_set_passes_with_a_table(chips):
     result = run("check", chips)
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()] == [
@@ -53,7 +53,7 @@ def test_a_good_set_is_tabulated_and_passes(chips):
     assert result.stderr == ""
 
 
-def test_a_bad_set_fails_with_one_line_and_lists_what_is_bad(chips, tmp_path):
+def test_a_bad_data_set_fails_with_one_line_and_lists_the_problems(chips, tmp_path):
     for name in ("urban/s1/ROIs1970_fall_s1_0_p1.png", "agri/s2/ROIs1970_fall_s2_0_p2.png"):
         (chips / name).write_bytes((chips / name).read_bytes()[:-30])
     (chips / "agri/s2/ROIs1970_fall_s2_0_p0.png").unlink()
@@ -67,7 +67,7 @@ def test_a_bad_set_fails_with_one_line_and_lists_what_is_bad(chips, tmp_path):
     assert sum(record["histograms"]["sar"]) == 9 * SIDE * SIDE
 
 
-def test_many_problems_of_a_kind_are_cut_short(chips):
+def test_many_problems_of_a_kind_are_abbreviated(chips):
     for path in chips.rglob("s2/*.png"):
         path.unlink()
     result = run("check", chips)
@@ -117,7 +117,7 @@ def test_a_band_without_a_name_is_checked_by_index(make_raster, chips, band):
     assert "2 bands without names, but VH is needed: give its number with --band, such as --band 2" in refused.stdout
 
 
-def test_a_wrong_optical_scale_is_named_with_the_option_that_mends_it(make_raster, chips):
+def test_a_wrong_optical_scale_is_named_with_the_option_to_fix_it(make_raster, chips):
     path = chips / "agri/s2/ROIs1970_fall_s2_0_p0.png"
     path.unlink()
     bright = np.stack([speckle((SIDE, SIDE), seed=c) for c in range(3)]).astype(np.uint16) * 257
@@ -141,7 +141,7 @@ def test_bands_of_optical_chips_are_given(make_raster, chips):
     assert run("check", chips, "--rgb", 3, 2, 1).exit_code == 0
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_folder_is_one_line(tmp_path):
     for command in (("check",), ("split", tmp_path / "split.json")):
         result = run(command[0], tmp_path / "absent", *command[1:])
         assert result.exit_code == 1
@@ -185,7 +185,7 @@ def test_a_random_split_warns_of_shared_scenes(chips, tmp_path):
     assert [len(splits.train), len(splits.val), len(splits.test)] == [6, 3, 3]
 
 
-def test_names_that_tell_no_scene_are_warned_of(make_raster, tmp_path):
+def test_names_without_a_scene_cause_a_warning(make_raster, tmp_path):
     for half in ("s1", "s2"):
         (tmp_path / "plain" / half).mkdir(parents=True)
         for k in range(2):
@@ -196,7 +196,7 @@ def test_names_that_tell_no_scene_are_warned_of(make_raster, tmp_path):
     assert "warning: no chips are left for test" in result.stderr
 
 
-def test_a_split_is_not_written_over_another(chips, tmp_path):
+def test_an_existing_split_is_kept(chips, tmp_path):
     (tmp_path / "split.json").write_text("mine")
     result = run("split", chips, tmp_path / "split.json")
     assert result.exit_code == 1
@@ -205,14 +205,14 @@ def test_a_split_is_not_written_over_another(chips, tmp_path):
     assert run("split", chips, tmp_path / "split.json", "--overwrite").exit_code == 0
 
 
-def test_ratios_that_no_split_can_have_are_refused(chips, tmp_path):
+def test_invalid_ratios_are_refused(chips, tmp_path):
     result = run("split", chips, tmp_path / "split.json", "--ratio", 0, 0, 0)
     assert result.exit_code == 1
     assert "ratio is 0 0 0" in errors(result)[0]
     assert not (tmp_path / "split.json").exists()
 
 
-def test_an_archive_is_fetched_and_goes_on(tmp_path):
+def test_an_archive_download_is_resumed(tmp_path):
     with serving() as server:
         server.breaks_at = 1_000_000
         first = run("download", "tum", server.url, tmp_path / "set.zip")
@@ -231,7 +231,7 @@ def test_help_says_what_has_not_been_tested(command):
     assert re.search("(not|Not) (tested )?against (the real|Kaggle itself)", shown)
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert "version" in run("--version").output
 
 

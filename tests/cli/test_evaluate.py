@@ -1,4 +1,4 @@
-"""`sar2opt-eval` as people run it: tables and files of real runs, one line for an error, nothing left behind."""
+"""`sar2opt-eval`: tables and files of real runs, one-line errors, no partial outputs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_model_is_scored_beside_baselines_by_terrain(pairs, model, tmp_path):
     assert (colour["name"], fit["name"]) == ("mean colour (of these chips)", "linear fit (of these chips)")
     assert fit["overall"]["psnr"]["value"] > 60  # ten levels more is linear
     assert (radar["name"], better["name"]) == ("radar", "radar, better sign")
-    for one in (ours, radar, better):  # the truth is the SAR picture but for an offset
+    for one in (ours, radar, better):  # the truth is the SAR image plus an offset
         assert one["overall"]["r2"]["value"] == pytest.approx(1, abs=1e-4)
         assert one["terrain"]["agri"]["gradient_ratio_2"]["value"] == pytest.approx(1, abs=1e-3)
     assert radar["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)
@@ -148,7 +148,7 @@ def test_a_discriminators_checkpoint_is_no_generator(pairs, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
-def test_data_that_cannot_be_scored(pairs, model, tmp_path):
+def test_unusable_data_is_refused(pairs, model, tmp_path):
     out = tmp_path / "out.json"
     (tmp_path / "empty").mkdir()
     (tmp_path / "split.json").write_text("{}")
@@ -168,7 +168,7 @@ def test_data_that_cannot_be_scored(pairs, model, tmp_path):
     assert not out.exists()
 
 
-def test_models_that_cannot_be_compared(pairs, model, tmp_path):
+def test_models_with_different_windows_are_refused(pairs, model, tmp_path):
     small = make_identity(tmp_path / "small.onnx", replace(BYTES, window=128))
     assert_refused(evaluation(model, small, pairs), 1, "windows (128 and 256 pixels)")
     assert_refused(evaluation(model, small, model, pairs), 1, str(model), "given twice")
@@ -213,7 +213,7 @@ def test_a_part_without_a_split_is_wrong_usage(pairs, model):
     assert "give the split file" in result.stderr
 
 
-def test_models_of_one_name_are_told_apart_by_their_folders(pairs, model, tmp_path):
+def test_models_of_one_name_are_distinguished_by_their_folders(pairs, model, tmp_path):
     (tmp_path / "other").mkdir()
     other = make_identity(tmp_path / "other" / model.name, BYTES)
     result = evaluation(model, other, pairs, "--limit", 1)
@@ -235,7 +235,7 @@ def test_values_that_models_encode_differently_are_not_scored_together(make_rast
     assert evaluation(other, tmp_path / "db").returncode == 0
 
 
-def test_outputs_that_are_there_are_kept(pairs, model, tmp_path):
+def test_existing_outputs_are_kept(pairs, model, tmp_path):
     for option, name in (("--json", "out.json"), ("--markdown", "out.md"), ("--picture", "out.png")):
         out = tmp_path / name
         out.write_text("mine")

@@ -1,4 +1,4 @@
-"""sar2opt-train as people run it: killed, interrupted, on full disks and on data that is not what it should be."""
+"""`sar2opt-train`: killed, interrupted, on full disks and with wrong data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pairs(tmp_path):
 
 
 def here(main, *args):
-    """Run a command in this process: PyTorch takes seconds to load, and here it is loaded already."""
+    """Run a command in this process, where PyTorch is loaded already."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         result = CliRunner().invoke(main, list(map(str, args)))
@@ -82,7 +82,7 @@ def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
 
 
 def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
-    """Each is killed once it has saved something, at a moment of its own, twice over."""
+    """Kill each run at a random moment after its first save."""
     steps = ["--steps", "30", "--save-every", "1", "--no-tensorboard"]
     assert train(pairs, tmp_path / "whole", *steps).returncode == 0
     expected = sha256(tmp_path / "whole" / "generator.pth")
@@ -175,7 +175,7 @@ def test_unknown_settings_are_refused(pairs, tmp_path):
     assert not (tmp_path / "run" / "state.pth").exists()
 
 
-def test_data_that_cannot_be_trained_on(pairs, tmp_path):
+def test_unusable_training_data_is_refused(pairs, tmp_path):
     out = tmp_path / "run"
     (tmp_path / "empty").mkdir()
     assert_refused(train(tmp_path / "empty", out), 1, "no pairs")
@@ -188,7 +188,7 @@ def test_data_that_cannot_be_trained_on(pairs, tmp_path):
     assert not out.exists()
 
 
-def test_a_corrupt_chip_is_named_and_left_out_only_when_asked(pairs, tmp_path):
+def test_a_corrupt_chip_is_named_and_skipped_only_with_the_option(pairs, tmp_path):
     victim = pairs / "s1" / "002.png"
     victim.write_bytes(victim.read_bytes()[:-3000])
     out = tmp_path / "run"
@@ -228,7 +228,7 @@ def test_no_space_for_a_checkpoint_keeps_the_one_before(pairs, tmp_path):
     assert sha256(out / "state.pth") == before
 
 
-def test_what_yaml_makes_of_values_is_checked(pairs, tmp_path):
+def test_values_from_yaml_are_checked(pairs, tmp_path):
     for text, said in [
         ("training: {lr: abc}", "learning_rate is 'abc'"),
         ("training: {save_freq: null}", "save_every is None"),
@@ -246,7 +246,7 @@ def test_what_yaml_makes_of_values_is_checked(pairs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("training: {lr: 2e-4, num_epochs: 200, resume: true, resume_epoch: 180, gen_checkpoint: g.pth}")
     settings = read_settings(path)
@@ -258,7 +258,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
     assert (settings.config, settings.options) == ({"learning_rate": 1e-3, "compile": True}, {"workers": 3})
 
 
-def test_a_folder_that_another_run_or_somebody_elses_file_is_in(pairs, tmp_path):
+def test_a_folder_of_another_run_or_with_foreign_files_is_refused(pairs, tmp_path):
     out = tmp_path / "run"
     arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "-q"]
     started = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
@@ -306,7 +306,7 @@ def test_power_beside_reflectance_is_trained_and_scored_on(tmp_path, make_raster
 
 
 def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, make_raster):
-    """In the folders of the published set: two bands of dB without names, thirteen of reflectance without names."""
+    """SEN12MS has two bands of dB and thirteen bands of reflectance, all without names."""
     for half in ("s1", "s2"):
         (tmp_path / "ms" / "ROIs1158_spring" / f"{half}_1").mkdir(parents=True)
     for k in range(2):
@@ -338,7 +338,7 @@ def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, mak
     assert scored.returncode == 0, scored.stderr
 
 
-def test_small_chips_are_told_what_takes_them_and_that_works(tmp_path):
+def test_the_remedy_for_small_chips_works(tmp_path):
     data, out = write_pairs(tmp_path / "small", 2, 128), tmp_path / "run"
     assert_refused(train(data, out), 1, "128 x 128", "--window 128 (to train: with --architecture detail)")
     assert_refused(train(data, out, "--window", 128), 1, "window is 128", "architecture detail", "multiples of 64")
@@ -350,7 +350,7 @@ def test_small_chips_are_told_what_takes_them_and_that_works(tmp_path):
     assert scored.returncode == 0, scored.stderr
 
 
-def test_pictures_side_by_side_are_trained_and_scored_on(tmp_path, make_raster):
+def test_images_side_by_side_are_trained_and_scored_on(tmp_path, make_raster):
     (tmp_path / "ab" / "train").mkdir(parents=True)
     for k in range(2):
         grey, colours = (np.stack([speckle((256, 256), seed=s) for s in seeds]) for seeds in ((k,) * 3, (7, 8, 9)))
@@ -379,7 +379,7 @@ def test_optical_chips_of_another_scale_are_refused_with_a_value_that_works(tmp_
     assert_refused(here(eval_main, out / "generator.pth", data), 1, "give --optical-max 64000")
 
 
-def test_comet_that_is_not_installed_is_said(pairs, tmp_path):
+def test_a_missing_comet_is_an_error(pairs, tmp_path):
     pytest.importorskip("lightning_fabric")
     result = train(pairs, tmp_path / "run", "--steps", 1, "--comet", "pix2pix")
     assert_refused(result, 1, "pip install 'sar2optical[comet]'")

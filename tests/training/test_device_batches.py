@@ -1,4 +1,4 @@
-"""Windows that are cut and varied on a device; here the device is the CPU, the code is the same."""
+"""Windows that are cut and varied on a device; the CPU here, with the same code."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_batch_depends_on_the_seed_its_number_and_the_rank():
     expected = [one.batch(k) for k in range(3)]
     assert all(
         torch.equal(a, b) for a, b in zip(other.batch(2), expected[2], strict=True)
-    )  # no need to have been at 1
+    )  # does not depend on batch 1
     assert not torch.equal(expected[0][0], expected[1][0])
     assert not torch.equal(DeviceBatches(chips(), replace(config, seed=9), CPU).batch(0)[0], expected[0][0])
     halves = [DeviceBatches(chips(), config, CPU, rank=rank, ranks=2).batch(0)[0] for rank in range(2)]
@@ -88,7 +88,7 @@ def test_chips_are_visited_as_often_as_by_threads():
     assert DeviceBatches(chips(), SMALL, CPU).windows_per_epoch == whole.windows_per_epoch == 1 + 4 + 4
 
 
-def test_encoded_chips_are_taken_as_they_are():
+def test_encoded_chips_are_used_unchanged():
     sources = chips(np.float32)
     sar, _ = DeviceBatches(sources, replace(SMALL, flip=False, turn=False), CPU).batch(0)
     for window in sar.numpy():
@@ -128,7 +128,7 @@ def test_a_chip_smaller_than_a_window_is_refused():
         DeviceBatches(chips(), replace(SMALL, window=128), CPU)
 
 
-def test_a_run_from_device_memory_goes_on_where_it_stopped(tmp_path):
+def test_a_run_from_device_memory_resumes(tmp_path):
     config = replace(TINY, steps=4, windows_on="device", vary_sar=0.5)
     run(tmp_path / "whole", config)
     taken = []

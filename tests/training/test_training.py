@@ -1,4 +1,4 @@
-"""Training: objectives, schedules, batches, going on where it stopped, stopping where it makes no sense."""
+"""Training: objectives, schedules, batches, resume, and refusals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ QUIET = RunOptions(tensorboard=False, workers=0, threads=1)
 
 
 def pairs(count=2, size=256):
-    """Optical images that follow the SAR level, so there is something to learn."""
+    """Make pairs whose optical images follow the SAR level, which can be learned."""
     chips = []
     for k in range(count):
         sar = np.kron(speckle((size // 32, size // 32), seed=k), np.ones((32, 32))).astype(np.uint8)
@@ -75,7 +75,7 @@ def flat(content):
 
 
 def run(out, config=TINY, chips=None, **kwargs):
-    """Train; other arguments are those of `train`, else of the job."""
+    """Train with further arguments of `train` and of the job."""
     calls = {name: kwargs.pop(name) for name in ("on_step", "should_stop") if name in kwargs}
     settings = {"options": QUIET, **kwargs}
     return train(TrainingJob(chips=chips or pairs(), config=config, signature=BYTES, out=out, **settings), **calls)
@@ -142,7 +142,7 @@ def test_a_chequerboard_satisfies_the_texture_loss_and_not_the_octave_loss():
     # As much gradient energy as the truth: (2 a) ** 2 in both directions.
     pattern = pattern * math.sqrt(gradient_energy(real[0].numpy()) / 8)
     assert texture_loss(real, pattern).item() < 0.1
-    # Nothing of it is left in means of 2 x 2, 4 x 4 and 8 x 8: near 1 for each of these octaves.
+    # It vanishes in means of 2 x 2, 4 x 4 and 8 x 8, so the loss is near 1 for each of these octaves.
     assert octave_loss(real, pattern).item() == pytest.approx(3, abs=0.3)
     assert octave_loss(real, torch.zeros_like(real)).item() == pytest.approx(3.3, abs=0.3)
 
@@ -261,7 +261,7 @@ def test_windows_depend_only_on_the_seed_and_their_number():
     for k in range(6):
         both = [torch.cat(pair) for pair in zip(*(half.batch(k) for half in halves), strict=True)]
         assert all(torch.equal(a, b) for a, b in zip(both, expected[k], strict=True))
-    assert torch.equal(Batches(chips, config).batch(5)[0], expected[5][0])  # no need to have been at 4
+    assert torch.equal(Batches(chips, config).batch(5)[0], expected[5][0])  # does not depend on batch 4
     assert not torch.equal(Batches(chips, replace(config, seed=1)).batch(0)[0], expected[0][0])
 
 
@@ -570,7 +570,7 @@ def test_first_weights_come_from_files_of_the_same_width(tmp_path):
                        state["networks"][1]["model.model.0.conv_block.0.weight"])  # fmt: skip
     with pytest.raises(CheckpointMismatch, match="does not fit"):
         Trainer(replace(TINY, base_channels=4), BYTES, steps=4).start_from(trained.generator, None)
-    with pytest.raises(CheckpointMismatch):  # a generator where the discriminator should be
+    with pytest.raises(CheckpointMismatch):  # a generator instead of a discriminator
         trainer.start_from(None, trained.generator)
 
 
@@ -585,7 +585,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_pa
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    """The losses of a step are those of the weights before it: a run's last step would keep what it broke."""
+    """The losses of a step are those of the weights before it, so they do not show weights broken by the last step."""
     with pytest.raises(TrainingDiverged, match="weights are not finite"):
         run(tmp_path, replace(TINY, steps=1, learning_rate=1e38, gan_weight=0.0))
     state = torch.load(tmp_path / "state.pth", weights_only=True)
@@ -622,7 +622,7 @@ def test_a_discriminator_with_a_loss_near_0_stops_the_run(monkeypatch):
     sar = torch.zeros(2, 1, 256, 256)
     batch = (sar, torch.ones(2, 3, 256, 256))
     for group in trainer._optimizers[0].param_groups:
-        group["params"] = []  # this generator stands still
+        group["params"] = []  # this generator is not updated
 
     def until_it_stops():
         for _ in range(1000):
