@@ -585,7 +585,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_pa
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    """The losses of a step are those of the weights before it, so they do not show weights broken by the last step."""
+    """The losses of a step are those of the weights before it, so the last step can break them unnoticed."""
     with pytest.raises(TrainingDiverged, match="weights are not finite"):
         run(tmp_path, replace(TINY, steps=1, learning_rate=1e38, gan_weight=0.0))
     state = torch.load(tmp_path / "state.pth", weights_only=True)
