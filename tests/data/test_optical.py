@@ -113,7 +113,7 @@ def test_alpha_is_no_colour(make_raster):
 
 
 def test_near_infrared_marked_as_alpha_is_refused(make_raster):
-    """GDAL marks the fourth of four bands of bytes as alpha; for blue, green, red, infrared this swaps red and blue."""
+    """GDAL marks the fourth of four bands of bytes as alpha; it would swap red and blue here."""
     path = make_raster(np.random.default_rng(0).integers(1, 250, (4, 64, 64)).astype(np.uint8))
     with pytest.raises(DataError, match="the fourth band is marked as alpha but does not have its values"):
         optical.read_stored(path)
