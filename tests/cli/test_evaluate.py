@@ -1,4 +1,4 @@
-"""`sar2opt-eval` as people run it: tables and files of real runs, one line for an error, nothing left behind."""
+"""`sar2opt-eval`: tables and files of real runs, one-line errors, no partial outputs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_model_is_scored_beside_baselines_by_terrain(pairs, model, tmp_path):
     assert (colour["name"], fit["name"]) == ("mean colour (of these chips)", "linear fit (of these chips)")
     assert fit["overall"]["psnr"]["value"] > 60  # ten levels more is linear
     assert (radar["name"], better["name"]) == ("radar", "radar, better sign")
-    for one in (ours, radar, better):  # the truth is the SAR picture but for an offset
+    for one in (ours, radar, better):  # the truth is the SAR image plus an offset
         assert one["overall"]["r2"]["value"] == pytest.approx(1, abs=1e-4)
         assert one["terrain"]["agri"]["gradient_ratio_2"]["value"] == pytest.approx(1, abs=1e-3)
     assert radar["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)
@@ -148,7 +148,7 @@ def test_a_discriminators_checkpoint_is_no_generator(pairs, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
-def test_data_that_cannot_be_scored(pairs, model, tmp_path):
+def test_unusable_data_is_refused(pairs, model, tmp_path):
     out = tmp_path / "out.json"
     (tmp_path / "empty").mkdir()
     (tmp_path / "split.json").write_text("{}")
@@ -156,7 +156,7 @@ def test_data_that_cannot_be_scored(pairs, model, tmp_path):
     for data, options, said in [
         (tmp_path / "nowhere", [], "no such folder"),
         (tmp_path / "empty", [], "no pairs"),
-        (pairs, ["--split", tmp_path / "split.json"], "no split file"),
+        (pairs, ["--split", tmp_path / "split.json"], "not a split file"),
         (pairs, ["--fit-on", tmp_path / "empty"], "no pairs"),
         (pairs, ["--features", tmp_path / "none.ts"], "no such file"),
     ]:
@@ -168,9 +168,9 @@ def test_data_that_cannot_be_scored(pairs, model, tmp_path):
     assert not out.exists()
 
 
-def test_models_that_cannot_be_compared(pairs, model, tmp_path):
+def test_models_with_different_windows_are_refused(pairs, model, tmp_path):
     small = make_identity(tmp_path / "small.onnx", replace(BYTES, window=128))
-    assert_refused(evaluation(model, small, pairs), 1, "windows 128 and 256")
+    assert_refused(evaluation(model, small, pairs), 1, "windows (128 and 256 pixels)")
     assert_refused(evaluation(model, small, model, pairs), 1, str(model), "given twice")
 
 
@@ -187,7 +187,9 @@ def test_chips_smaller_than_the_models_window_are_scored_in_smaller_ones(make_ra
     record = json.loads(out.read_text())
     assert (record["window"], record["windows"]) == (128, 1)
     assert record["results"][0]["overall"]["l1"]["value"] == pytest.approx(10, abs=0.01)  # nothing was moved
-    assert_refused(evaluation(model, tmp_path / "small", "--window", 512), 1, "window is 512, the model takes 256")
+    assert_refused(
+        evaluation(model, tmp_path / "small", "--window", 512), 1, "window is 512, but the model takes 256"
+    )
 
 
 def test_a_band_is_chosen_by_index(make_raster, model, tmp_path):
@@ -197,7 +199,7 @@ def test_a_band_is_chosen_by_index(make_raster, model, tmp_path):
     make_raster(np.stack([np.full_like(grey, 7), grey]), "two/s1/0.tif")
     make_raster(np.stack([grey + 10] * 3), "two/s2/0.png")
     out = tmp_path / "out.json"
-    assert_refused(evaluation(model, tmp_path / "two"), 1, "2 bands without names, VH is wanted", "--band 2")
+    assert_refused(evaluation(model, tmp_path / "two"), 1, "2 bands without names, but VH is needed", "--band 2")
     for band in ("2", "2=VH"):
         options = ["--band", band, "--precision", "fp32", "--json", out, "--overwrite"]
         result = evaluation(model, tmp_path / "two", *options)
@@ -211,7 +213,7 @@ def test_a_part_without_a_split_is_wrong_usage(pairs, model):
     assert "give the split file" in result.stderr
 
 
-def test_models_of_one_name_are_told_apart_by_their_folders(pairs, model, tmp_path):
+def test_models_of_one_name_are_distinguished_by_their_folders(pairs, model, tmp_path):
     (tmp_path / "other").mkdir()
     other = make_identity(tmp_path / "other" / model.name, BYTES)
     result = evaluation(model, other, pairs, "--limit", 1)
@@ -229,11 +231,11 @@ def test_values_that_models_encode_differently_are_not_scored_together(make_rast
     stretch = (Stretch(Bound(1, True), Bound(99, True)),)
     other = make_identity(tmp_path / "other.onnx", replace(BYTES, unit="db", stretch=stretch))
     together = evaluation(model, other, tmp_path / "db")
-    assert_refused(together, 1, "2 encodings", "one at a time")
+    assert_refused(together, 1, "2 different encodings", "one at a time")
     assert evaluation(other, tmp_path / "db").returncode == 0
 
 
-def test_outputs_that_are_there_are_kept(pairs, model, tmp_path):
+def test_existing_outputs_are_kept(pairs, model, tmp_path):
     for option, name in (("--json", "out.json"), ("--markdown", "out.md"), ("--picture", "out.png")):
         out = tmp_path / name
         out.write_text("mine")
@@ -242,9 +244,9 @@ def test_outputs_that_are_there_are_kept(pairs, model, tmp_path):
         assert evaluation(model, pairs, option, out, "--overwrite", "--limit", 2).returncode == 0
         assert out.read_bytes() != b"mine"
     same = tmp_path / "same"
-    assert_refused(evaluation(model, pairs, "--json", same, "--markdown", same), 1, "two outputs of one name")
+    assert_refused(evaluation(model, pairs, "--json", same, "--markdown", same), 1, "two outputs have this name")
     assert_refused(evaluation(model, pairs, "--json", tmp_path / "no" / "out.json"), 1, "no folder")
-    assert_refused(evaluation(model, pairs, "--picture", tmp_path / "out.tif"), 1, "pictures are .png")
+    assert_refused(evaluation(model, pairs, "--picture", tmp_path / "out.tif"), 1, "must be a PNG file")
     (tmp_path / "folder").mkdir()
     assert_refused(evaluation(model, pairs, "--json", tmp_path / "folder", "--overwrite"), 1, "file's name")
 

@@ -1,4 +1,4 @@
-"""sar2opt-train as people run it: killed, interrupted, on full disks and on data that is not what it should be."""
+"""`sar2opt-train`: killed, interrupted, on full disks and with wrong data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pairs(tmp_path):
 
 
 def here(main, *args):
-    """Run a command in this process: PyTorch takes seconds to load, and here it is loaded already."""
+    """Run a command in this process, where PyTorch is loaded already."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         result = CliRunner().invoke(main, list(map(str, args)))
@@ -82,7 +82,7 @@ def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
 
 
 def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
-    """Each is killed once it has saved something, at a moment of its own, twice over."""
+    """Kill each run at a random moment after its first save."""
     steps = ["--steps", "30", "--save-every", "1", "--no-tensorboard"]
     assert train(pairs, tmp_path / "whole", *steps).returncode == 0
     expected = sha256(tmp_path / "whole" / "generator.pth")
@@ -108,7 +108,7 @@ def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(
     assert tables[0] == tables[1]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(pairs, tmp_path):
+def test_ctrl_c_saves_and_explains_how_to_resume(pairs, tmp_path):
     out = tmp_path / "run"
     arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "--save-every", "2000"]
     started = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
@@ -153,13 +153,13 @@ def test_the_seeds_configuration_is_accepted_as_it_is(tmp_path):
     assert json.loads(state["signature"])["channels"] == 3
 
 
-def test_settings_that_are_not_understood(pairs, tmp_path):
+def test_unknown_settings_are_refused(pairs, tmp_path):
     for text, said in [
         ("model: {netD: patch, lambda_L2: 3}", "did you mean model.lambda_L1"),
         ("l1_wieght: 3", "did you mean l1_weight"),
         ("logging: {comet: {enable: true}}", "did you mean logging.comet.enabled"),
-        ("a: [", "no YAML"),
-        ("", "no settings"),
+        ("a: [", "not a YAML file"),
+        ("", "not settings"),
         ("model: 3", "section model is 3"),
         ("objective: wgan", "vanilla or lsgan or hinge"),
         ("training: {device: cuda}", "--device cpu"),
@@ -175,7 +175,7 @@ def test_settings_that_are_not_understood(pairs, tmp_path):
     assert not (tmp_path / "run" / "state.pth").exists()
 
 
-def test_data_that_cannot_be_trained_on(pairs, tmp_path):
+def test_unusable_training_data_is_refused(pairs, tmp_path):
     out = tmp_path / "run"
     (tmp_path / "empty").mkdir()
     assert_refused(train(tmp_path / "empty", out), 1, "no pairs")
@@ -188,7 +188,7 @@ def test_data_that_cannot_be_trained_on(pairs, tmp_path):
     assert not out.exists()
 
 
-def test_a_corrupt_chip_is_named_and_left_out_only_when_asked(pairs, tmp_path):
+def test_a_corrupt_chip_is_named_and_skipped_only_with_the_option(pairs, tmp_path):
     victim = pairs / "s1" / "002.png"
     victim.write_bytes(victim.read_bytes()[:-3000])
     out = tmp_path / "run"
@@ -228,7 +228,7 @@ def test_no_space_for_a_checkpoint_keeps_the_one_before(pairs, tmp_path):
     assert sha256(out / "state.pth") == before
 
 
-def test_what_yaml_makes_of_values_is_checked(pairs, tmp_path):
+def test_values_from_yaml_are_checked(pairs, tmp_path):
     for text, said in [
         ("training: {lr: abc}", "learning_rate is 'abc'"),
         ("training: {save_freq: null}", "save_every is None"),
@@ -246,7 +246,7 @@ def test_what_yaml_makes_of_values_is_checked(pairs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("training: {lr: 2e-4, num_epochs: 200, resume: true, resume_epoch: 180, gen_checkpoint: g.pth}")
     settings = read_settings(path)
@@ -258,7 +258,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
     assert (settings.config, settings.options) == ({"learning_rate": 1e-3, "compile": True}, {"workers": 3})
 
 
-def test_a_folder_that_another_run_or_somebody_elses_file_is_in(pairs, tmp_path):
+def test_a_folder_of_another_run_or_with_foreign_files_is_refused(pairs, tmp_path):
     out = tmp_path / "run"
     arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "-q"]
     started = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
@@ -306,7 +306,7 @@ def test_power_beside_reflectance_is_trained_and_scored_on(tmp_path, make_raster
 
 
 def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, make_raster):
-    """In the folders of the published set: two bands of dB without names, thirteen of reflectance without names."""
+    """SEN12MS has two bands of dB and thirteen bands of reflectance, all without names."""
     for half in ("s1", "s2"):
         (tmp_path / "ms" / "ROIs1158_spring" / f"{half}_1").mkdir(parents=True)
     for k in range(2):
@@ -317,14 +317,15 @@ def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, mak
         make_raster(rng.integers(0, 3000, (13, 256, 256)).astype(np.uint16), name.format("s2"), **UTM)
     data, out = tmp_path / "ms", tmp_path / "run"
     options = ["--steps", 1, "--unit", "db", "--stretch", "-25", "0"]
-    assert_refused(train(data, out, *options), 1, "2 bands without names, VH is wanted", "--band 2")
+    assert_refused(train(data, out, *options), 1, "2 bands without names, but VH is needed", "--band 2")
     assert not out.exists()
-    optical._say.cache_clear()  # the first run has said it, in this process
+    optical._log_once.cache_clear()  # the first run logged it in this process
     result = train(data, out, *options, "--band", 2)
     assert result.returncode == 0, result.stderr
-    assert "band 2 is taken for VH" in result.stderr
+    assert "band 2 is taken as VH" in result.stderr
     assert (
-        "bands 4, 3, 2 are red, green and blue (13 bands without names are taken for Sentinel-2 L1C" in result.stderr
+        "bands 4, 3, 2 are red, green and blue (13 bands without names, assumed order: Sentinel-2 L1C"
+        in result.stderr
     )
     signature = json.loads(torch.load(out / "generator.pth", weights_only=True)["signature"])
     assert signature["bands"] == ["VH"]
@@ -332,12 +333,12 @@ def test_sen12ms_radar_chips_without_names_are_trained_on_by_index(tmp_path, mak
     signature = json.loads(torch.load(tmp_path / "both" / "generator.pth", weights_only=True)["signature"])
     assert (signature["bands"], signature["channels"]) == (["VV", "VH"], 2)
     refused = here(eval_main, out / "generator.pth", data)
-    assert_refused(refused, 1, "2 bands without names, VH is wanted", "--band 2")
+    assert_refused(refused, 1, "2 bands without names, but VH is needed", "--band 2")
     scored = here(eval_main, out / "generator.pth", data, "--band", 2, "--rgb", 4, 3, 2, "--limit", 1)
     assert scored.returncode == 0, scored.stderr
 
 
-def test_small_chips_are_told_what_takes_them_and_that_works(tmp_path):
+def test_the_remedy_for_small_chips_works(tmp_path):
     data, out = write_pairs(tmp_path / "small", 2, 128), tmp_path / "run"
     assert_refused(train(data, out), 1, "128 x 128", "--window 128 (to train: with --architecture detail)")
     assert_refused(train(data, out, "--window", 128), 1, "window is 128", "architecture detail", "multiples of 64")
@@ -349,7 +350,7 @@ def test_small_chips_are_told_what_takes_them_and_that_works(tmp_path):
     assert scored.returncode == 0, scored.stderr
 
 
-def test_pictures_side_by_side_are_trained_and_scored_on(tmp_path, make_raster):
+def test_images_side_by_side_are_trained_and_scored_on(tmp_path, make_raster):
     (tmp_path / "ab" / "train").mkdir(parents=True)
     for k in range(2):
         grey, colours = (np.stack([speckle((256, 256), seed=s) for s in seeds]) for seeds in ((k,) * 3, (7, 8, 9)))
@@ -378,7 +379,7 @@ def test_optical_chips_of_another_scale_are_refused_with_a_value_that_works(tmp_
     assert_refused(here(eval_main, out / "generator.pth", data), 1, "give --optical-max 64000")
 
 
-def test_comet_that_is_not_installed_is_said(pairs, tmp_path):
+def test_a_missing_comet_is_an_error(pairs, tmp_path):
     pytest.importorskip("lightning_fabric")
     result = train(pairs, tmp_path / "run", "--steps", 1, "--comet", "pix2pix")
     assert_refused(result, 1, "pip install 'sar2optical[comet]'")

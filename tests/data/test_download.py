@@ -1,4 +1,4 @@
-"""Fetching: whole or not at all, on from where it broke off, against real servers on this machine."""
+"""Downloads: atomic and resumable, tested against servers on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUM = sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `body` at /set.zip, with ranges (RFC 9110, 14); behaves badly where told to."""
+    """Serve `body` at /set.zip, with ranges (RFC 9110, 14); attributes switch on faults."""
 
     daemon_threads = True
 
@@ -32,12 +32,12 @@ class Server(ThreadingHTTPServer):
         self.etag = '"one"'
         self.ranges = True
         self.breaks_at: int | None = None
-        self.length_told = True
+        self.length_known = True
         self.asked: list[str | None] = []
         self.sent = 0
 
     def handle_error(self, *_: object) -> None:
-        """Stay quiet about a client that hangs up."""
+        """Ignore clients that close the connection."""
 
     @property
     def url(self) -> str:
@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Suppress log lines."""
 
     def do_GET(self) -> None:
         server = self.server
@@ -71,11 +71,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if server.etag:
             self.send_header("ETag", server.etag)
-        if server.length_told:
+        if server.length_known:
             self.send_header("Content-Length", str(size - start))
         self.end_headers()
         stop = size if server.breaks_at is None else min(size, server.breaks_at)
-        server.sent += stop - start  # before the client has the last byte, and looks
+        server.sent += stop - start  # before the client receives the last byte and reads this
         self.wfile.write(server.body[start:stop])
 
 
@@ -101,23 +101,23 @@ def names(folder: Path) -> list[str]:
 
 def broken_off(server: Server, out: Path, at: int = 1_234_567) -> None:
     server.breaks_at = at
-    with pytest.raises(DataError, match=f"broke off after {at} of 3000000 bytes: run the same command again"):
+    with pytest.raises(DataError, match=f"interrupted after {at} of 3000000 bytes: run the same command again"):
         fetch(server.url, out)
     server.breaks_at = None
     server.sent = 0
     server.asked.clear()
 
 
-def test_a_file_comes_whole_and_alone(server, tmp_path):
-    told: list[tuple[int, int]] = []
-    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), on_progress=lambda *counts: told.append(counts))
+def test_a_download_leaves_only_the_complete_file(server, tmp_path):
+    calls: list[tuple[int, int]] = []
+    fetch(server.url, tmp_path / "set.zip", sha256=SUM.upper(), on_progress=lambda *counts: calls.append(counts))
     assert (tmp_path / "set.zip").read_bytes() == BODY
     assert names(tmp_path) == ["set.zip"]
-    assert told[-1] == (len(BODY), len(BODY))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
-def test_what_broke_off_is_not_at_the_outputs_name_and_goes_on(server, tmp_path):
+def test_an_interrupted_download_is_not_at_the_outputs_name_and_resumes(server, tmp_path):
     out = tmp_path / "set.zip"
     broken_off(server, out)
     assert names(tmp_path) == ["set.zip.part", "set.zip.part.tag"]
@@ -128,7 +128,7 @@ def test_what_broke_off_is_not_at_the_outputs_name_and_goes_on(server, tmp_path)
     assert names(tmp_path) == ["set.zip"]
 
 
-def test_a_server_without_ranges_sends_it_all_anew(server, tmp_path):
+def test_a_server_without_ranges_sends_the_whole_file_again(server, tmp_path):
     broken_off(server, tmp_path / "set.zip")
     server.ranges = False
     fetch(server.url, tmp_path / "set.zip")
@@ -136,14 +136,14 @@ def test_a_server_without_ranges_sends_it_all_anew(server, tmp_path):
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old(server, tmp_path):
+def test_a_changed_file_is_not_mixed_with_the_old_one(server, tmp_path):
     broken_off(server, tmp_path / "set.zip")
     server.body, server.etag = BODY[::-1], '"two"'
     fetch(server.url, tmp_path / "set.zip")
     assert (tmp_path / "set.zip").read_bytes() == BODY[::-1]
 
 
-def test_without_a_version_or_a_checksum_it_begins_anew(server, tmp_path):
+def test_without_a_version_or_a_checksum_the_download_starts_again(server, tmp_path):
     server.etag = ""
     broken_off(server, tmp_path / "set.zip")
     fetch(server.url, tmp_path / "set.zip")
@@ -151,7 +151,7 @@ def test_without_a_version_or_a_checksum_it_begins_anew(server, tmp_path):
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_without_a_version_a_checksum_lets_it_go_on(server, tmp_path):
+def test_without_a_version_a_checksum_allows_to_resume(server, tmp_path):
     server.etag = ""
     broken_off(server, tmp_path / "set.zip")
     fetch(server.url, tmp_path / "set.zip", sha256=SUM)
@@ -159,14 +159,14 @@ def test_without_a_version_a_checksum_lets_it_go_on(server, tmp_path):
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_another_checksum_deletes_the_file_and_says_so(server, tmp_path):
+def test_another_checksum_deletes_the_file_and_is_an_error(server, tmp_path):
     with pytest.raises(DataError, match=f"its sha256 is {SUM}, not 0000.*deleted"):
         fetch(server.url, tmp_path / "set.zip", sha256="0" * 64)
     assert names(tmp_path) == []
 
 
-def test_a_part_that_is_whole_is_only_renamed(server, tmp_path):
-    """As after a kill between the last byte and the new name."""
+def test_a_complete_partial_file_is_only_renamed(server, tmp_path):
+    """The state after a kill between the last byte and the rename."""
     (tmp_path / "set.zip.part").write_bytes(BODY)
     (tmp_path / "set.zip.part.tag").write_text('"one"')
     fetch(server.url, tmp_path / "set.zip", sha256=SUM)
@@ -174,21 +174,21 @@ def test_a_part_that_is_whole_is_only_renamed(server, tmp_path):
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
+def test_a_partial_file_that_is_too_long_is_discarded(server, tmp_path):
     (tmp_path / "set.zip.part").write_bytes(BODY + b"more")
     fetch(server.url, tmp_path / "set.zip", sha256=SUM)
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_a_length_that_is_not_told_needs_no_length(server, tmp_path):
-    server.length_told = False
-    told: list[tuple[int, int]] = []
-    fetch(server.url, tmp_path / "set.zip", on_progress=lambda *counts: told.append(counts))
-    assert told[-1] == (len(BODY), 0)
+def test_a_download_of_unknown_length_works(server, tmp_path):
+    server.length_known = False
+    calls: list[tuple[int, int]] = []
+    fetch(server.url, tmp_path / "set.zip", on_progress=lambda *counts: calls.append(counts))
+    assert calls[-1] == (len(BODY), 0)
     assert (tmp_path / "set.zip").read_bytes() == BODY
 
 
-def test_a_file_that_is_there_stays(server, tmp_path):
+def test_an_existing_file_is_kept(server, tmp_path):
     (tmp_path / "set.zip").write_text("mine")
     with pytest.raises(OutputExists):
         fetch(server.url, tmp_path / "set.zip")
@@ -196,22 +196,22 @@ def test_a_file_that_is_there_stays(server, tmp_path):
     assert server.asked == []
 
 
-def test_folders_that_are_not_there_are_named(server, tmp_path):
+def test_missing_folders_are_named(server, tmp_path):
     with pytest.raises(OutputUnwritable, match="no folder"):
         fetch(server.url, tmp_path / "absent" / "set.zip")
 
 
-def test_a_part_that_cannot_be_written_is_named(server, tmp_path):
+def test_a_partial_file_that_cannot_be_written_is_named(server, tmp_path):
     (tmp_path / "set.zip.part").mkdir()
     with pytest.raises(OutputUnwritable, match=r"set\.zip\.part: cannot be written"):
         fetch(server.url, tmp_path / "set.zip")
 
 
-def test_addresses_and_servers_that_do_not_answer_are_named(server, tmp_path):
+def test_wrong_addresses_and_servers_without_answer_are_named(server, tmp_path):
     with pytest.raises(DataError, match="the server answers 404"):
         fetch(server.url + "x", tmp_path / "set.zip")
     for url in ("file:///etc/hostname", "set.zip", "https://"):
-        with pytest.raises(DataError, match="no address of http or https"):
+        with pytest.raises(DataError, match="not an http or https address"):
             fetch(url, tmp_path / "set.zip")
     with pytest.raises(DataError, match="give 64 hexadecimal digits"):
         fetch(server.url, tmp_path / "set.zip", sha256="abc")
@@ -222,7 +222,7 @@ def test_addresses_and_servers_that_do_not_answer_are_named(server, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("kagglehub") is not None, reason="kagglehub is installed")
-def test_the_kaggle_set_says_what_it_needs():
+def test_the_kaggle_set_names_the_missing_library():
     with pytest.raises(DataError, match=r"pip install 'sar2optical\[download\]'"):
         fetch_kaggle()
 

@@ -1,4 +1,4 @@
-"""Where pairs lie: as SEN1-2 and SEN12MS are published, and side by side in one picture."""
+"""Layouts of pairs: SEN1-2 and SEN12MS as published, and side by side in one image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 64
 
 
 def published(make_raster, tmp_path, folders, count=2):
-    """Write pairs into folders of SAR and optical chips as the sets name them."""
+    """Write pairs into folders of SAR and optical chips with the names of the data sets."""
     for sar, optical in folders:
         scene = sar.rsplit("_", 1)[1]
         season = sar.split("/")[0].removesuffix("_s1")
@@ -52,7 +52,7 @@ def test_published_layouts_are_read(make_raster, tmp_path, folders):
     assert not {name.split("_p")[0] for name in splits.train} & {name.split("_p")[0] for name in splits.val}
 
 
-def test_one_season_by_itself_and_its_cloudy_chips_beside_it(make_raster, tmp_path):
+def test_one_season_is_read_with_its_cloudy_chips_ignored(make_raster, tmp_path):
     root = published(make_raster, tmp_path, LAYOUTS["SEN1-2"])
     (root / "ROIs1158_spring" / "s2_cloudy_2").mkdir()
     make_raster(speckle((SIDE, SIDE)), "set/ROIs1158_spring/s2_cloudy_2/ROIs1158_spring_s2_cloudy_2_p0.png")
@@ -62,7 +62,7 @@ def test_one_season_by_itself_and_its_cloudy_chips_beside_it(make_raster, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["SEN1-2", "SEN12MS-CR"])
-def test_a_lonely_chip_names_where_its_partner_would_be(make_raster, tmp_path, name):
+def test_a_lonely_chip_names_the_path_of_its_partner(make_raster, tmp_path, name):
     root = published(make_raster, tmp_path, LAYOUTS[name])
     sar, optical = LAYOUTS[name][1]
     number = sar.rsplit("_", 1)[1]
@@ -85,7 +85,7 @@ def test_two_folders_for_one_half_of_a_scene_are_refused(make_raster, tmp_path):
 
 
 def pictures(make_raster, tmp_path, *, count=3, side="left", suffix="png", folder="train"):
-    """Write pictures of a grey and a coloured half."""
+    """Write images of a grey and a coloured half."""
     (tmp_path / "ab" / folder).mkdir(parents=True, exist_ok=True)
     for k in range(count):
         grey = np.stack([speckle((SIDE, SIDE), seed=k)] * 3)
@@ -106,14 +106,14 @@ def test_both_halves_of_a_picture_are_read(make_raster, tmp_path, side):
     assert load_pairs(root, aligned=True) == pairs
 
 
-def test_jpeg_pictures_are_read_though_their_grey_is_not_quite_grey(make_raster, tmp_path):
+def test_jpeg_images_whose_grey_is_not_exact_are_read(make_raster, tmp_path):
     root = pictures(make_raster, tmp_path, suffix="jpg")
     chips = read_pair(find_pairs(root, aligned=True)[0], Reading(min_side=SIDE))
     assert chips.sar.shape == (1, SIDE, SIDE)
     assert np.abs(chips.sar[0].astype(int) - speckle((SIDE, SIDE))).mean() < 15
 
 
-def test_a_pictures_sar_is_encoded_from_what_it_was_stretched_from(make_raster, tmp_path):
+def test_an_images_sar_is_encoded_from_the_unit_before_its_stretch(make_raster, tmp_path):
     root = pictures(make_raster, tmp_path)
     (tmp_path / "apart" / "s1").mkdir(parents=True)
     make_raster(speckle((SIDE, SIDE)), "apart/s1/0.png")
@@ -129,11 +129,11 @@ def test_a_pictures_sar_is_encoded_from_what_it_was_stretched_from(make_raster, 
         assert one.sar.std() > 40
 
 
-def test_pictures_that_do_not_tell_or_disagree_are_refused(make_raster, tmp_path):
+def test_images_with_unknown_or_different_sar_halves_are_refused(make_raster, tmp_path):
     grey = np.stack([speckle((SIDE, 2 * SIDE))] * 3)
     (tmp_path / "grey").mkdir()
     make_raster(grey, "grey/0.png")
-    with pytest.raises(DataError, match="which half is SAR cannot be told"):
+    with pytest.raises(DataError, match="cannot find the SAR half"):
         find_pairs(tmp_path / "grey", aligned=True)
     pictures(make_raster, tmp_path, side="left", folder="one")
     root = pictures(make_raster, tmp_path, side="right", folder="two")
@@ -144,7 +144,7 @@ def test_pictures_that_do_not_tell_or_disagree_are_refused(make_raster, tmp_path
         find_pairs(tmp_path / "none", aligned=True)
 
 
-def test_a_check_names_pictures_that_are_no_pairs(make_raster, tmp_path):
+def test_a_check_names_images_that_are_not_pairs(make_raster, tmp_path):
     root = pictures(make_raster, tmp_path, count=20)
     assert check(root, Reading(min_side=SIDE), aligned=True).problems == ()
     whole = (root / "train" / "1.png").read_bytes()
@@ -155,10 +155,12 @@ def test_a_check_names_pictures_that_are_no_pairs(make_raster, tmp_path):
     report = check(root, Reading(min_side=SIDE), aligned=True)
     assert [(p.kind, p.chip.name) for p in report.problems] == [("unreadable", f"{k}.png") for k in (1, 2, 3, 4)]
     said = [problem.detail for problem in report.problems]
-    for words, detail in zip(("truncated", "half is in colour", "do not halve", "1 bands"), said, strict=True):
+    for words, detail in zip(
+        ("truncated", "half is in colour", "odd width of 127 pixels", "1 bands"), said, strict=True
+    ):
         assert words in detail
 
 
-def test_without_aligned_pictures_are_no_pairs_and_the_message_says_how(make_raster, tmp_path):
-    with pytest.raises(DataError, match=r"no pairs: needs folders s1 and s2 .*or --aligned"):
+def test_without_aligned_images_are_not_pairs_and_the_message_names_the_option(make_raster, tmp_path):
+    with pytest.raises(DataError, match=r"no pairs: give a folder that holds folders s1 and s2 .*or --aligned"):
         find_pairs(pictures(make_raster, tmp_path))

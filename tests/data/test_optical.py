@@ -1,4 +1,4 @@
-"""Optical chips: red, green and blue found by name, colour or known order; values of another scale refused."""
+"""Optical chips: red, green and blue found by name, colour or known order; values of another scale are refused."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ L1C = [f"B{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8)] + ["B8A", "B9", "B10", "B11", 
 
 @pytest.fixture(autouse=True)
 def _log_lines_are_said_again():
-    optical._say.cache_clear()
+    optical._log_once.cache_clear()
 
 
 def chip(make_raster, count, name="chip.tif", *, dtype="uint16", side=64, **how):
-    """A chip whose band k has the value 100 k throughout, 10 k for bytes."""
+    """Make a chip whose band k has the value 100 k everywhere, 10 k for bytes."""
     step = 10 if dtype == "uint8" else 100
     bands = np.stack([np.full((side, side), step * k, dtype) for k in range(1, count + 1)])
     return make_raster(bands, name, **how)
@@ -52,11 +52,11 @@ def bands_read(path, **reading):
         (["Band 1", "Band 2", "Band 3"], [1, 2, 3]),
     ],
 )  # fmt: skip
-def test_bands_go_by_their_names(make_raster, names, expected):
+def test_bands_are_chosen_by_name(make_raster, names, expected):
     assert bands_read(chip(make_raster, len(names), descriptions=names)) == expected
 
 
-def test_names_come_before_the_colours_that_gdal_assumes(make_raster):
+def test_names_have_priority_over_the_colours_that_gdal_assumes(make_raster):
     path = chip(make_raster, 4, dtype="uint8", descriptions=["B2", "B3", "B4", "B8"])
     assert bands_read(path) == [3, 2, 1]
 
@@ -64,41 +64,41 @@ def test_names_come_before_the_colours_that_gdal_assumes(make_raster):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["nir", "red", "green"], "no band is blue"),
-        (["B5", "B6", "B7"], r"no band is red \(B4 of Sentinel-2\); it has 1 \(b5\)"),
-        (["B04_10m", "B04_20m", "B03", "B02"], "several bands are red"),
-        (["red", "blue", "", ""], r"no band is green .*3 \(not named\)"),
+        (["nir", "red", "green"], "no band is named blue"),
+        (["B5", "B6", "B7"], r"no band is named red \(B4 of Sentinel-2\); the bands are 1 \(b5\)"),
+        (["B04_10m", "B04_20m", "B03", "B02"], "several bands are named red"),
+        (["red", "blue", "", ""], r"no band is named green .*3 \(not named\)"),
     ],
 )
-def test_names_that_do_not_tell_red_green_and_blue_are_refused(make_raster, names, said):
+def test_names_without_red_green_and_blue_are_refused(make_raster, names, said):
     path = chip(make_raster, len(names), descriptions=names)
-    with pytest.raises(DataError, match=rf"{path.name}: by name {said}.*give --rgb"):
+    with pytest.raises(DataError, match=rf"{path.name}: {said}.*give --rgb"):
         optical.read_stored(path)
     assert bands_read(path, rgb=(3, 2, 1)) == [3, 2, 1]
 
 
 @pytest.mark.parametrize(("count", "order"), [(13, "L1C"), (12, "L2A")])
-def test_a_known_order_is_taken_and_said_once(make_raster, caplog, count, order):
+def test_a_known_order_is_used_and_logged_once(make_raster, caplog, count, order):
     caplog.set_level(logging.INFO)
     path = chip(make_raster, count)
     for _ in range(3):
         assert bands_read(path) == [4, 3, 2]
     (said,) = caplog.messages
-    assert f"{count} bands without names are taken for Sentinel-2 {order}" in said
+    assert f"{count} bands without names, assumed order: Sentinel-2 {order}" in said
 
 
 @pytest.mark.parametrize("count", [4, 5, 10, 14])
 def test_other_numbers_of_bands_without_names_are_refused_until_rgb_is_given(make_raster, count):
     path = chip(make_raster, count)
-    with pytest.raises(DataError, match=rf"{count} bands without names, .*give --rgb"):
+    with pytest.raises(DataError, match=rf"{count} bands without names, .*with --rgb"):
         optical.read_stored(path)
     assert bands_read(path, rgb=(3, 2, 1)) == [3, 2, 1]
-    with pytest.raises(DataError, match=rf"no band 15: --rgb takes numbers from 1 to {count}"):
+    with pytest.raises(DataError, match=rf"no band 15: give --rgb numbers from 1 to {count}"):
         optical.read_stored(path, rgb=(15, 2, 1))
 
 
 @pytest.mark.parametrize("rgb", [(0, 1, 2), (3, 3, 1)])
-def test_bands_that_no_chip_has_are_refused(rgb):
+def test_invalid_bands_are_refused(rgb):
     with pytest.raises(OptionError, match="give three different bands"):
         Reading(rgb=rgb)
 
@@ -112,15 +112,15 @@ def test_alpha_is_no_colour(make_raster):
     assert bands_read(make_raster(wide, "wide.tif", colorinterp=kinds)) == [1, 2, 3]
 
 
-def test_near_infrared_in_the_place_of_alpha_is_noticed(make_raster):
-    """GDAL calls the fourth of four bands of bytes alpha: of blue, green, red and infrared, red would be blue."""
+def test_near_infrared_marked_as_alpha_is_refused(make_raster):
+    """GDAL marks the fourth of four bands of bytes as alpha; it would swap red and blue here."""
     path = make_raster(np.random.default_rng(0).integers(1, 250, (4, 64, 64)).astype(np.uint8))
-    with pytest.raises(DataError, match="its fourth band is called alpha, and its values are not"):
+    with pytest.raises(DataError, match="the fourth band is marked as alpha but does not have its values"):
         optical.read_stored(path)
     assert optical.read_stored(path, (3, 2, 1)).shape == (3, 64, 64)
 
 
-def test_rgb_is_part_of_the_reading(make_raster):
+def test_reading_uses_the_given_rgb_bands(make_raster):
     path = chip(make_raster, 4)
     got = read_optical(path, Reading(rgb=(3, 2, 1), optical_max=1000))[:, 0, 0]
     assert got.tolist() == [77, 51, 26]
@@ -146,7 +146,7 @@ def test_another_scale_is_refused_with_a_value_that_fits(make_raster, high, beco
         refuse_misfit(find_pairs(root), Reading())
     assert str(caught.value).startswith(f"{root / 's2'}: at --optical-max 3000, ")
     advised = Reading(optical_max=float(str(caught.value).rsplit(" ", 1)[1]))
-    refuse_misfit(find_pairs(root), advised)  # the advice works
+    refuse_misfit(find_pairs(root), advised)  # the suggested value works
     image = read_optical(root / "s2" / "a.tif", advised)
     assert np.mean(image > 200) > 0.01
     assert np.mean(image == 255) < 0.05
@@ -165,7 +165,7 @@ def test_bytes_reflectance_and_clouds_in_some_chips_pass(make_raster):
     assert "100% of the 16-bit optical values become white: give --optical-max 9000" in report.problems[1].detail
 
 
-def test_zeros_are_no_measurement():
+def test_zeros_are_not_counted():
     stored = np.zeros((3, 64, 64), np.int16)
     assert misfit(counts_of(stored), 3000) is None
     stored[:, 0] = -5

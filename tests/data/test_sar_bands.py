@@ -1,4 +1,4 @@
-"""Bands of SAR chips: an index means the same everywhere, and no band gets a polarisation that it is not."""
+"""Bands of SAR chips: selection by index, and polarisations of unnamed bands."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def test_bands_are_given_by_index_polarisation_or_both():
             parse_band(text)
 
 
-def test_an_index_is_what_the_file_calls_it(make_raster):
+def test_an_index_gets_the_files_name(make_raster):
     path = dual(make_raster, names=("VH", "VV"), swapped=True)
     assert name_bands(("2",), path) == (("VV",), ("2=VV",))
     assert name_bands(("1", "2"), path) == (("VH", "VV"), ("1=VH", "2=VV"))
     assert name_bands(("VV",), path) == (("VV",), ())
 
 
-def test_two_bands_without_names_are_in_sentinel_1s_order_and_that_is_said(make_raster, caplog):
+def test_two_bands_without_names_have_sentinel_1s_order_and_this_is_logged(make_raster, caplog):
     caplog.set_level(logging.INFO)
     path = dual(make_raster)
     assert name_bands(("2",), path) == (("VH",), ("2=VH",))
     assert name_bands(("1",), path) == (("VV",), ("1=VV",))
-    assert "band 2 is taken for VH" in caplog.messages[0]
+    assert "band 2 is taken as VH" in caplog.messages[0]
     assert "--band 2=NAME" in caplog.messages[0]
     caplog.clear()
     assert name_bands(("2=HV",), path) == (("HV",), ("2=HV",))
@@ -52,36 +52,35 @@ def test_two_bands_without_names_are_in_sentinel_1s_order_and_that_is_said(make_
 
 
 @pytest.mark.parametrize("how", [{"swapped": True}, {"more": 1}, {"names": ("", "VV")}], ids=str)
-def test_a_band_that_nothing_names_is_refused_until_it_is_said(make_raster, how):
+def test_a_band_without_a_name_is_refused_until_one_is_given(make_raster, how):
     path = dual(make_raster, **how)
-    with pytest.raises(
-        DataError, match="nothing tells which polarisation band 1 is: give --band 1=VV or --band 1=VH"
-    ):
+    with pytest.raises(DataError, match="unknown polarisation of band 1: give --band 1=VV or --band 1=VH"):
         name_bands(("1",), path)
     assert name_bands(("1=VH",), path) == (("VH",), ("1=VH",))
 
 
-def test_a_lone_band_without_a_name_is_refused_by_index_alone(make_raster):
+def test_a_single_band_without_a_name_is_refused_by_index_only(make_raster):
     path = make_raster(speckle((64, 64)), "one.png")
-    with pytest.raises(DataError, match="nothing tells"):
+    with pytest.raises(DataError, match="unknown polarisation"):
         name_bands(("1",), path)
-    with pytest.raises(DataError, match="no band 2, it has 1"):
+    with pytest.raises(DataError, match="no band 2, the file has 1"):
         name_bands(("2",), path)
     assert name_bands(("VH",), path) == (("VH",), ())
 
 
 def test_a_chip_that_names_the_band_otherwise_is_refused(make_raster):
     path = dual(make_raster, names=("VV", "VH"))
-    with pytest.raises(DataError, match=r"band 2 is VH by its name, not VV: give --band 2=VH"):
+    with pytest.raises(DataError, match=r"band 2 is named VH, not VV: give --band 2=VH"):
         read_sar(path, Reading(signature=DB, bands=("2=VV",)))
     either = read_sar(path, Reading(signature=DB, bands=("2=VV|VH",)))
     np.testing.assert_array_equal(either, read_sar(path, Reading(signature=DB, bands=("2",))))
 
 
-def test_bands_without_names_tell_how_to_choose_one_and_that_works(make_raster):
+def test_the_remedy_for_bands_without_names_works(make_raster):
     path = dual(make_raster)
     with pytest.raises(
-        DataError, match=r"2 bands without names, VV is wanted: .*--band 1; Sentinel-1's order is VV, VH"
+        DataError,
+        match=r"2 bands without names, but VV is needed: .*--band, such as --band 1; Sentinel-1's order is VV, VH",
     ):
         read_sar(path, Reading(signature=DB))
     first = read_sar(path, Reading(signature=DB, bands=("1",)))
@@ -91,8 +90,8 @@ def test_bands_without_names_tell_how_to_choose_one_and_that_works(make_raster):
 
 
 @pytest.mark.parametrize("names", [(), ("VV", "VH")])
-def test_harmonised_pairs_are_of_the_band_that_was_asked_for(make_raster, tmp_path, names):
-    """The second band is the first one upside down, so that its percentiles do not hide which it was."""
+def test_harmonised_pairs_have_the_given_band(make_raster, tmp_path, names):
+    """The second band is the first one inverted, so that their percentiles differ."""
     sar = np.stack([decibels() + 3, decibels()[::-1] - 3])
     pair = Pair(
         make_raster(sar, "sar.tif", descriptions=names, **UTM),

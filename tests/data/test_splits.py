@@ -1,4 +1,4 @@
-"""Splits: whole scenes on one side, files of the seed's form, chips that are not there."""
+"""Splits: whole scenes, split files of the re-implemented system, missing chips."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pairs_named(*names: str) -> list[Pair]:
 
 
 def scenes(*sizes: int) -> list[Pair]:
-    """Pairs of one scene after another, in turn in two class folders."""
+    """Pairs of several scenes, alternately in two class folders."""
     return pairs_named(
         *(
             f"{('agri', 'urban')[p % 2]}/s1/ROIs1970_fall_s1_{scene}_p{p}.png"
@@ -62,7 +62,7 @@ def every_chip(splits: Splits) -> list[str]:
         ("s1/ROIs1970_fall_s1_13_p265_copy.png", "s1/ROIs1970_fall_s1_13_p265_copy.png"),
     ],
 )
-def test_a_name_tells_its_scene(chip, key):
+def test_a_name_contains_its_scene(chip, key):
     assert scene_key(chip) == key
 
 
@@ -79,7 +79,7 @@ def test_no_scene_is_in_two_splits(seed):
     assert min(sizes(splits)) > 0
 
 
-def test_scenes_in_more_than_one_split_are_told():
+def test_scenes_in_more_than_one_split_are_found():
     splits = random_split(scenes(40, 40, 1), ROOT)
     assert scenes_shared(splits) == {"ROIs1970_fall_0", "ROIs1970_fall_1"}
 
@@ -90,14 +90,14 @@ def test_random_splits_have_the_asked_sizes():
     assert sizes(random_split(scenes(3), ROOT)) == [1, 1, 1]
 
 
-def test_scene_splits_come_near_the_ratio():
+def test_scene_splits_approximate_the_ratio():
     splits = scene_split(scenes(*range(10, 50)), ROOT)
     total = sum(range(10, 50))
     for name, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
         assert abs(len(splits[name]) - share * total) < 10
 
 
-def test_scenes_that_fit_exactly_are_fitted():
+def test_an_exact_split_is_found():
     assert sizes(scene_split(scenes(35, 15, 35, 15), ROOT)) == [70, 15, 15]
 
 
@@ -110,7 +110,7 @@ def test_fewer_scenes_than_splits_leave_some_empty():
     assert sizes(scene_split(scenes(10), ROOT)) == [10, 0, 0]
 
 
-def test_the_seed_decides_and_the_order_of_files_does_not():
+def test_the_split_depends_on_the_seed_and_not_on_the_order_of_files():
     pairs = scenes(*[7] * 20)
     first = scene_split(pairs, ROOT, seed=1)
     assert first == scene_split(pairs[::-1], ROOT, seed=1)
@@ -118,19 +118,19 @@ def test_the_seed_decides_and_the_order_of_files_does_not():
 
 
 def test_a_split_is_the_same_on_every_machine():
-    """What people have split already is split so again."""
+    """Splits of earlier releases are reproduced."""
     splits = random_split(pairs_named(*(f"s1/{k}.png" for k in range(10))), ROOT, seed=42)
     assert splits.val == ("s1/3.png", "s1/6.png")
     assert splits.test == ("s1/1.png",)
 
 
 @pytest.mark.parametrize("ratio", [(-1, 1, 1), (0, 1, 1), (float("nan"), 1, 1), (1, float("inf"), 0), (1, 1)])
-def test_ratios_that_no_split_can_have_are_refused(ratio):
+def test_invalid_ratios_are_refused(ratio):
     with pytest.raises(OptionError, match="ratio is"):
         random_split(scenes(10), ROOT, ratio)
 
 
-def test_a_split_file_comes_back_as_it_was(tmp_path):
+def test_a_split_file_is_read_back_unchanged(tmp_path):
     splits = scene_split(scenes(5, 9, 14), ROOT)
     write_split(tmp_path / "split.json", splits)
     assert read_split(tmp_path / "split.json") == splits
@@ -138,7 +138,7 @@ def test_a_split_file_comes_back_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
 
 
-def test_a_split_file_is_replaced_only_when_asked(tmp_path):
+def test_a_split_file_is_replaced_only_with_overwrite(tmp_path):
     out = tmp_path / "split.json"
     out.write_text("mine")
     with pytest.raises(OutputExists, match="--overwrite"):
@@ -153,11 +153,11 @@ def test_a_split_file_is_replaced_only_when_asked(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "no split file"),
-        ("[1]", "no split file"),
-        ('{"data": {"train": []}}', "no split file"),
-        ('{"data": {"train": "a", "val": [], "test": []}}', "train is no list"),
-        ('{"data": {"train": [], "val": [1], "test": []}}', "val is no list"),
+        ("", "not a split file"),
+        ("[1]", "not a split file"),
+        ('{"data": {"train": []}}', "not a split file"),
+        ('{"data": {"train": "a", "val": [], "test": []}}', "train is not a list"),
+        ('{"data": {"train": [], "val": [1], "test": []}}', "val is not a list"),
         ('{"data": {"train": ["a"], "val": [], "test": ["a"]}}', "a is in train and in test"),
         ('{"data": {"train": ["a", "a"], "val": [], "test": []}}', "a is in train and in train"),
     ],
@@ -184,9 +184,11 @@ def test_the_pairs_of_a_split_come_in_its_order():
         pairs_of(splits, "exam", pairs, ROOT)
 
 
-def test_chips_that_are_not_there_are_named_and_counted():
+def test_missing_chips_are_named_and_counted():
     splits = Splits(("s1/a.png", "s1/x.png", "s1/y.png"), (), ())
-    with pytest.raises(DataError, match=r"s1/x\.png: named in the split, but no pair \(2 of 3 chips of train"):
+    with pytest.raises(
+        DataError, match=r"s1/x\.png: listed in the split file, but there is no such pair \(2 of 3 chips of train"
+    ):
         pairs_of(splits, "train", pairs_named("s1/a.png"), ROOT)
 
 
@@ -194,7 +196,7 @@ def test_chips_that_are_not_there_are_named_and_counted():
 def test_the_seeds_split_file_is_read_as_it_is(tmp_path):
     splits = read_split(SEED)
     assert sizes(splits) == [12800, 1600, 1600]
-    # Its 30 scenes are all in more than one split: a split by scene is another split.
+    # All of its 30 scenes are in more than one split, so a split by scene differs.
     assert len(scenes_shared(splits)) == len({scene_key(chip) for chip in every_chip(splits)}) == 30
     again = scene_split(pairs_named(*every_chip(splits)), ROOT)
     assert scenes_shared(again) == set()
@@ -215,5 +217,5 @@ def test_real_chips_are_split_and_loaded(tmp_path):
     not (SEED.is_file() and SEN12.is_dir()), reason="needs the seed's split file and the real SEN1-2 chips"
 )
 def test_the_seeds_split_names_chips_that_this_folder_lacks():
-    with pytest.raises(DataError, match=r"of 1600 chips of val are not there"):
+    with pytest.raises(DataError, match=r"of 1600 chips of val are missing"):
         load_pairs(SEN12, SEED, "val")

@@ -1,4 +1,4 @@
-"""Chip stores: every bad file found first, the same chips from memory and from disk."""
+"""Chip stores: bad files are found at the start, and chips from memory and disk are equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import speckle
 SIDE = 32
 READING = Reading(min_side=SIDE)
 BYTES = 4 * SIDE * SIDE
-"""Of one pair, decoded: a grey band and three colours."""
+"""Decoded size of a pair: a grey band and three colours."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def tear(path: Path) -> None:
 
 @pytest.mark.parametrize("cache_bytes", [None, 0, 3 * BYTES + 1, 7 * BYTES])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_chips_are_the_same_whatever_is_kept(pairs, cache_bytes, workers):
+def test_chips_do_not_depend_on_the_cache(pairs, cache_bytes, workers):
     store = ChipStore.open(pairs, READING, cache_bytes=cache_bytes, workers=workers)
     assert len(store) == 7
     assert store.pairs == tuple(pairs)
@@ -53,7 +53,7 @@ def test_no_more_is_kept_than_allowed(pairs):
     assert same == [True] * 3 + [False] * 4
 
 
-def test_what_is_kept_needs_no_file(pairs):
+def test_cached_chips_need_no_file(pairs):
     store = ChipStore.open(pairs, READING, cache_bytes=3 * BYTES)
     for pair in pairs:
         pair.sar.unlink()
@@ -79,16 +79,16 @@ def test_shapes_are_heights_and_widths(pairs, make_raster):
     assert store.shapes == [(40, 50), *[(SIDE, SIDE)] * 6]
 
 
-def test_all_bad_files_are_found_before_work_begins(pairs):
+def test_all_bad_files_are_found_when_the_store_is_opened(pairs):
     tear(pairs[5].sar)
     tear(pairs[2].optical)
     with pytest.raises(
-        DataError, match=r"s2/2\.png: not readable .*\(2 of 7 pairs cannot be used; --skip-unreadable"
+        DataError, match=r"s2/2\.png: not readable .*\(2 of 7 pairs cannot be used; give --skip-unreadable"
     ):
         ChipStore.open(pairs, READING, workers=4)
 
 
-def test_bad_pairs_are_left_out_with_a_warning_each_when_asked(pairs, caplog):
+def test_bad_pairs_are_skipped_with_a_warning_each(pairs, caplog):
     tear(pairs[5].sar)
     tear(pairs[2].optical)
     with caplog.at_level(logging.WARNING, logger="sar2optical"):
@@ -96,11 +96,11 @@ def test_bad_pairs_are_left_out_with_a_warning_each_when_asked(pairs, caplog):
     assert store.pairs == tuple(pair for k, pair in enumerate(pairs) if k not in (2, 5))
     assert len(store) == len(store.shapes) == 5
     assert [pair for pair, _ in store.skipped] == [pairs[2], pairs[5]]
-    assert [record.getMessage() for record in caplog.records] == [f"left out: {why}" for _, why in store.skipped]
+    assert [record.getMessage() for record in caplog.records] == [f"pair skipped: {why}" for _, why in store.skipped]
     np.testing.assert_array_equal(store[4].sar[0], speckle((SIDE, SIDE), seed=6))
 
 
-def test_a_set_without_any_good_pair_is_refused_even_when_skipping(pairs):
+def test_a_data_set_without_good_pairs_is_refused_even_when_skipping(pairs):
     for pair in pairs:
         tear(pair.sar)
     with pytest.raises(DataError, match=r"0\.png.*none of 7 pairs can be used"):
@@ -109,10 +109,10 @@ def test_a_set_without_any_good_pair_is_refused_even_when_skipping(pairs):
         ChipStore.open([], READING)
 
 
-def test_progress_tells_every_pair(pairs):
-    told: list[tuple[int, int]] = []
-    ChipStore.open(pairs, READING, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(k, 7) for k in range(1, 8)]
+def test_progress_is_reported_for_every_pair(pairs):
+    calls: list[tuple[int, int]] = []
+    ChipStore.open(pairs, READING, on_progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(k, 7) for k in range(1, 8)]
 
 
 def test_threads_may_read_at_once(pairs):
@@ -137,7 +137,7 @@ def test_results_come_in_order_and_few_at_a_time():
     assert list(results) == [(k, k * k) for k in range(3, 1000)]
 
 
-def test_values_that_no_run_can_use_are_refused(pairs):
+def test_invalid_limits_are_refused(pairs):
     with pytest.raises(OptionError, match="workers is 0"):
         ChipStore.open(pairs, workers=0)
     with pytest.raises(OptionError, match="cache of -1 bytes"):

@@ -1,4 +1,4 @@
-"""Detail by scale, explained variance, dark areas and shift consistency: answers worked by hand."""
+"""Detail by scale, explained variance, dark areas and shift consistency, against values by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIDE = 64
 
 
 def checks(side=SIDE, cell=1):
-    """+1 and -1 in cells of so many pixels."""
+    """Make a chequerboard of +1 and -1 with cells of the given size."""
     return (1.0 - 2 * ((np.indices((side, side)) // cell).sum(axis=0) % 2))[None].repeat(3, axis=0)
 
 
@@ -49,14 +49,14 @@ def db(error):
 # Blocks and gradients
 
 
-def test_block_means_leave_out_what_fills_no_block():
+def test_block_means_drop_incomplete_blocks():
     image = np.arange(15, dtype=np.uint8).reshape(1, 3, 5)
     assert block_means(image, 2).tolist() == [[[3, 5]]]  # (0 + 1 + 5 + 6) / 4, (2 + 3 + 7 + 8) / 4
     assert block_means(image, 1).tolist() == image.tolist()
     assert block_means(image, 4).shape == (1, 0, 1)
 
 
-def test_a_one_pixel_chequerboard_has_gradients_at_one_pixel_alone():
+def test_a_one_pixel_chequerboard_has_gradients_only_at_one_pixel():
     assert octave_energies(100 + 10 * checks()).tolist() == [20**2 + 20**2, 0, 0, 0]
 
 
@@ -83,14 +83,14 @@ def test_gradient_ratios_of_all_octaves_are_of_sums_over_windows():
 # Corner share
 
 
-def test_a_one_pixel_chequerboard_lies_in_the_corner_and_stripes_do_not():
+def test_a_one_pixel_chequerboard_is_in_the_corner_and_stripes_are_not():
     assert corner_share(100 + 3 * checks()) == pytest.approx(1)
     stripes = (np.arange(SIDE) % 2 * 9.0)[None, None].repeat(SIDE, axis=1)
     assert corner_share(stripes) == pytest.approx(0, abs=1e-12)
     assert corner_share(stripes.swapaxes(1, 2)) == pytest.approx(0, abs=1e-12)
 
 
-def test_the_corner_is_weighed_as_gradients_are():
+def test_the_corner_share_is_weighted_by_gradients():
     stripes = 1.0 - 2 * (np.arange(SIDE) % 2)
     image = checks()[:1] + 2 * stripes  # powers 1 and 4; the chequerboard steps along both axes, stripes along one
     assert corner_share(image) == pytest.approx(2 * 1 / (2 * 1 + 4))
@@ -111,7 +111,7 @@ def test_channels_that_cancel_leave_a_flat_grey_without_a_share():
 # Explained variance
 
 
-def test_a_truth_of_another_gain_and_offset_is_explained_wholly():
+def test_a_truth_with_another_gain_and_offset_is_explained_completely():
     image = random_image()
     assert fitted(2 * image + 5, image) == (pytest.approx(1), inf)
     gains = np.array([1, 2, 3])[:, None, None]
@@ -153,7 +153,7 @@ def test_texture_that_is_missing_costs_nothing_after_the_low_pass():
     assert low_passed(truth)[0].tolist() == [[100, 120], [140, 160]]
 
 
-def test_figures_that_a_window_does_not_define_are_left_out_of_means():
+def test_undefined_figures_are_excluded_from_means():
     flat = np.full((3, SIDE, SIDE), 90, np.uint8)
     found = dict(zip(METRICS, measure(flat, flat.astype(float)).T.tolist(), strict=True))
     for name in ("r2", "r2_low_passed", "psnr_fitted", "psnr_fitted_low_passed", "corner_share", "dark_agreement"):
@@ -263,7 +263,7 @@ def test_tables_show_dark_areas_by_class_and_a_dash_where_there_is_none():
     assert [row[-1] for row in report.terrain_detail_rows(found)][1:] == ["-", "-", "1.00 of 2", "0.00 of 2"]
 
 
-def test_the_truths_corner_share_is_told_beside_the_predictions():
+def test_the_truths_corner_share_is_reported_too():
     pattern = np.rint(100 + 40 * checks()).astype(np.uint8)
     chips = [Sample("a", "", Chips(pattern[:1], pattern)), Sample("b", "", Chips(pattern[:1], 0 * pattern + 9))]
     found = evaluate({"colour": mean_colour([chips[1].chips]), "radar": radar}, chips, window=SIDE)
@@ -285,7 +285,7 @@ def pointwise(sar):
 
 
 def parity(sar):
-    """Add 10 levels to every other column of the window, wherever it was cut."""
+    """Add 10 levels to every other column of the window, independent of its position."""
     return pointwise(sar) + np.arange(sar.shape[2]) % 2 * 10
 
 
@@ -324,13 +324,13 @@ def test_shift_consistency_is_added_to_results_by_class():
         for k, terrain in enumerate(("agri", "urban", "agri"))
     ]
     found = evaluate({"even": pointwise, "parity": parity, "other": pointwise}, chips, window=96)
-    told = []
+    calls = []
     shifts = ((0, 1), (2, 3))
     found = with_shifts(
-        found, {"even": pointwise, "parity": parity}, chips, shifts=shifts, on_progress=lambda: told.append(1)
+        found, {"even": pointwise, "parity": parity}, chips, shifts=shifts, on_progress=lambda: calls.append(1)
     )
     even, odd, other = found.results
-    assert (even.shifts.overall.mean, even.shifts.overall.worst, len(told)) == (inf, inf, 3)
+    assert (even.shifts.overall.mean, even.shifts.overall.worst, len(calls)) == (inf, inf, 3)
     assert odd.shifts.overall.mean == odd.shifts.overall.worst == pytest.approx(db(100))
     assert {name: one.chips for name, one in odd.shifts.terrain.items()} == {"agri": 2, "urban": 1}
     assert other.shifts is None

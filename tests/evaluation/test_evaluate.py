@@ -1,4 +1,4 @@
-"""Scores of predictors on pairs: known answers, intervals, classes, and what is written of them."""
+"""Scores of predictors on pairs: known answers, intervals, classes and reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE = 32
 
 
 def chip(seed=0, size=(SIDE, SIDE)):
-    """A grey truth that equals the SAR, so `repeat` is a perfect prediction."""
+    """Make a grey truth that equals the SAR, so `repeat` is a perfect prediction."""
     sar = speckle(size, seed=seed)[None]
     return Chips(sar, np.repeat(sar, 3, axis=0))
 
@@ -37,7 +37,7 @@ def repeat(sar):
 
 
 def off_by(levels):
-    """Predict the truth with an error of so many levels everywhere, inwards: nothing is clipped."""
+    """Predict the truth with an error of `levels` everywhere, towards mid-grey, so that nothing is clipped."""
     return lambda sar: repeat(sar) + np.where(repeat(sar) > 127, -levels, levels)
 
 
@@ -64,7 +64,7 @@ def test_predictions_beyond_grey_levels_are_clipped():
     assert evaluation.results[0].overall.psnr.value == math.inf
 
 
-def test_the_gradient_ratio_is_of_sums_and_tells_blur_from_noise():
+def test_the_gradient_ratio_is_of_sums_and_separates_blur_from_noise():
     chips = samples(0, 1)
     half = evaluate({"half": lambda sar: repeat(sar) / 2}, chips, window=SIDE)
     assert half.results[0].overall.gradient_ratio.value == pytest.approx(0.25)
@@ -75,7 +75,7 @@ def test_the_gradient_ratio_is_of_sums_and_tells_blur_from_noise():
     assert colour.results[0].overall.gradient_ratio.value == 0
 
 
-def test_windows_weigh_alike_and_files_are_resampled():
+def test_windows_have_equal_weights_and_files_are_resampled():
     one, four = samples(0)[0], samples(1, size=(2 * SIDE, 2 * SIDE))[0]
 
     def predict(sar):  # off by 2 on the first file, by 6 on the second's four windows
@@ -106,7 +106,7 @@ def test_each_terrain_has_its_own_figures():
     assert (terrain["urban"].chips, terrain["agri"].chips) == (2, 1)
 
 
-def test_chips_smaller_than_a_window_leave_nothing_to_score():
+def test_chips_smaller_than_a_window_are_not_scored():
     with pytest.raises(DataError, match="no chip holds a window of 64"):
         evaluate({"off": repeat}, samples(0), window=64)
     with pytest.raises(DataError, match="no chip holds a window of 64"):
@@ -149,7 +149,7 @@ def test_sar_of_one_level_gives_the_mean_colour():
     assert linear_fit([flat])(flat.sar) == pytest.approx(mean_colour([flat])(flat.sar), abs=1e-6)
 
 
-def test_baselines_say_what_they_were_fitted_on():
+def test_names_of_baselines_contain_the_fitted_chips():
     assert list(baselines([chip()], "of these chips")) == [
         "mean colour (of these chips)",
         "linear fit (of these chips)",
@@ -165,7 +165,7 @@ def test_what_is_scored_is_what_the_engine_runs(tmp_path):
         with open_engine(path, backend="onnxruntime") as engine:
             assert engine_prediction(engine)(grey.sar) == pytest.approx(repeat(grey.sar), abs=1e-3)
             assert score(engine_prediction(engine), [grey]).psnr > 90
-            with pytest.raises(DataError, match="chips of 2 bands, tiny takes VH"):
+            with pytest.raises(DataError, match="the chips have 2 bands, but tiny takes VH"):
                 engine_prediction(engine)(np.zeros((2, 256, 256), np.float32))
 
 
@@ -205,9 +205,9 @@ def test_tables_show_figures_with_intervals():
     assert headers[1][1:5] == ["terrain", "model", "R2", "R2 low-passed"]
 
 
-def test_chips_of_one_scene_are_said_to_be_alike():
+def test_a_note_warns_of_chips_of_one_scene():
     alike = [replace(one, name=f"agri/s1/ROIs1158_spring_s1_90_p{k}.png") for k, one in enumerate(samples(0, 1))]
-    assert any("of 1 scenes" in note for note in report.notes(evaluate({"off": off_by(5)}, alike, window=SIDE)))
+    assert any("from 1 scenes" in note for note in report.notes(evaluate({"off": off_by(5)}, alike, window=SIDE)))
     assert not any(
         "scenes" in note for note in report.notes(evaluate({"off": off_by(5)}, samples(0, 1), window=SIDE))
     )

@@ -1,4 +1,4 @@
-"""Distances between sets of features: against the formula, and from the files that users have."""
+"""FID and KID: against their formulas, and with feature extractors from files."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_distances_are_the_same_again_and_leave_the_random_state_alone():
     assert distances(a, b).kid == pytest.approx(kernel_distance(a, b), abs=0.01)
 
 
-def test_too_few_images_are_said():
+def test_too_few_images_are_noted():
     rng = np.random.default_rng(5)
     one, few = rng.normal(size=(1, 4)), rng.normal(size=(4, 4))
     assert np.isnan(distances(one, one).fid)
@@ -165,7 +165,7 @@ def test_an_evaluation_has_the_distances_of_rounded_predictions(moments_torchscr
 
 
 class Flat(torch.nn.Module):
-    """An output that is not one row of numbers for each image."""
+    """Extractor whose output is not one row of numbers per image."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -181,24 +181,25 @@ class Flat(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("4-D", "gives \\(2, 3, 16, 16\\)"), ("one row", "1 rows for 2"), ("infinite", "not finite")]
+    ("kind", "said"),
+    [("4-D", "output has shape \\(2, 3, 16, 16\\)"), ("one row", "1 rows for 2"), ("infinite", "not finite")],
 )
-def test_an_output_that_is_no_features_is_refused(tmp_path, kind, said):
+def test_an_output_that_is_not_features_is_refused(tmp_path, kind, said):
     features = open_features(torchscript(tmp_path / "flat.pt", Flat(kind)))
     with pytest.raises(ModelUnreadable, match=said):
         features(images(2) + np.uint8(1))
 
 
-def test_files_that_are_no_extractor(tmp_path, moments_onnx):
+def test_files_that_are_not_extractors_are_refused(tmp_path, moments_onnx):
     (tmp_path / "text.ts").write_text("hello")
     (tmp_path / "text.onnx").write_text("hello")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "tensors.pt")
     for name, said in [
-        ("text.ts", "no TorchScript"),
-        ("tensors.pt", "no TorchScript"),
-        ("text.onnx", "not an ONNX model"),
+        ("text.ts", "not a TorchScript file"),
+        ("tensors.pt", "not a TorchScript file"),
+        ("text.onnx", "no ONNX model"),
         ("missing.ts", "no such file"),
-        ("weights.pkl", "unknown kind"),
+        ("weights.pkl", "unknown type"),
     ]:
         with pytest.raises(ModelUnreadable, match=said):
             open_features(tmp_path / name)

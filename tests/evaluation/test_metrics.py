@@ -1,4 +1,4 @@
-"""How close two images are, against values by hand and a slow loop."""
+"""Image metrics, against values by hand, a slow loop and other libraries."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_psnr_and_ssim_are_those_of_scikit_image():
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )  # fmt: skip
     assert ssim(truth, fake, data_range=255) == pytest.approx(full[:, 5:-5, 5:-5].mean(), abs=1e-4)
-    assert 0.1 < full.mean() < 0.95  # a comparison of something
+    assert 0.1 < full.mean() < 0.95  # the comparison is not trivial
 
 
 def test_spectral_angle_is_that_of_torchmetrics():
@@ -192,7 +192,7 @@ def test_spectral_angles_of_known_colours():
     assert sam(reference, other, valid=np.array([[True, False, True]])) == pytest.approx((angles[0] + angles[2]) / 2)
 
 
-def test_spectral_angle_is_blind_to_brightness_and_not_to_hue():
+def test_spectral_angle_depends_on_hue_and_not_on_brightness():
     truth, _ = grey_levels()
     assert sam(truth, truth * 0.3) == pytest.approx(0, abs=1e-5)
     assert sam(truth, truth[::-1]) > 5
@@ -240,7 +240,7 @@ def test_a_blur_has_less_gradient_energy_and_noise_more():
     assert gradient_energy(noisy_one) > 1.5 * gradient_energy(truth)
 
 
-def test_a_step_at_window_edges_is_seen_and_one_elsewhere_is_not_taken_for_it():
+def test_a_step_is_detected_only_at_window_edges():
     ramp = np.broadcast_to(np.arange(64.0) * 2, (1, 64, 64)).copy()  # every step is 2, downwards 0
     valid = np.ones((64, 64), bool)
     edges = {"rows": (0,), "cols": (0, 24), "window": 40}  # edges at 24 and 40
@@ -262,7 +262,7 @@ def test_a_generators_own_pattern_is_no_seam():
     assert seam_score(image, valid, **edges, period=8) == pytest.approx(1)
 
 
-def test_patches_of_another_brightness_are_seen_and_noise_is_not():
+def test_patches_of_another_brightness_are_detected_and_noise_is_not():
     reference = np.zeros((3, 64, 96), np.uint8)
     valid = np.ones((64, 96), bool)
     patched = reference.copy()
@@ -289,13 +289,13 @@ def test_intervals_are_those_of_a_mean():
     assert mean[0] - low[0] == pytest.approx(half, rel=0.15)
 
 
-def test_chips_weigh_by_their_windows_and_are_drawn_whole():
+def test_chips_are_weighted_by_their_windows_and_drawn_as_a_whole():
     mean, low, high = bootstrap_ratios(tally_of([10.0, 20.0], [3, 1]))
     assert mean[0] == 12.5
     assert (low[0], high[0]) == (10, 20)  # one draw in four is twice the same chip
 
 
-def test_draws_depend_on_the_seed_alone():
+def test_draws_depend_only_on_the_seed():
     tally = tally_of(np.random.default_rng(1).normal(size=30))
     assert np.array_equal(bootstrap_ratios(tally), bootstrap_ratios(tally))
     assert not np.array_equal(bootstrap_ratios(tally)[1], bootstrap_ratios(tally, seed=1)[1])

@@ -357,7 +357,7 @@ def test_a_discriminator_is_not_exported(tmp_path):
 
     source = tmp_path / "disc.pth"
     torch.save(Discriminator(base_channels=4).state_dict(), source)
-    with pytest.raises(CheckpointMismatch, match="no generator"):
+    with pytest.raises(CheckpointMismatch, match="not a generator"):
         export(source, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: ours and bare state dicts, loaded strictly; everything else refused in one line."""
+"""Checkpoints: ours and bare state dicts, are loaded strictly; other files are refused in one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def generator(upsampling=None, *, seed=0, **arguments):
 def image_of(made):
     x = torch.randn(1, made.arguments.in_channels, 256, 256, generator=torch.Generator().manual_seed(5))
     image = made(x)
-    assert image.std() > 0.01  # an image that says something
+    assert image.std() > 0.01  # the image is not flat
     return image
 
 
@@ -76,11 +76,11 @@ def ours(tmp_path, **changes):
     return saved(tmp_path, {**torch.load(path, weights_only=True), **changes}, "changed.pth")
 
 
-# what is written comes back
+# Round trips
 
 
 @pytest.mark.parametrize("upsampling", VARIANTS)
-def test_a_saved_generator_comes_back_to_the_last_bit(tmp_path, upsampling):
+def test_a_saved_generator_is_loaded_bit_for_bit(tmp_path, upsampling):
     made = generator(upsampling)
     save_generator(tmp_path / "g.pth", made, BYTES)
     loaded, signature = load_generator(tmp_path / "g.pth")
@@ -118,7 +118,7 @@ def test_the_signature_takes_the_generators_channels(tmp_path):
     assert load_generator(tmp_path / "g.pth")[1] == replace(BYTES, channels=3)
 
 
-def test_notes_are_plain_values_that_anyone_can_read(tmp_path):
+def test_notes_are_plain_values(tmp_path):
     save_generator(tmp_path / "g.pth", generator(), BYTES, notes={"step": 300, "ssim": 0.25, "data": "volkov"})
     assert read_tensors(tmp_path / "g.pth")["notes"] == {"step": 300, "ssim": 0.25, "data": "volkov"}
 
@@ -131,10 +131,10 @@ def test_a_signature_given_replaces_the_stored_one(tmp_path):
 
 def test_a_signature_that_does_not_fit_is_refused(tmp_path):
     save_generator(tmp_path / "g.pth", generator(), BYTES)
-    refused(SignatureError, tmp_path / "g.pth", "3 channels", "generator of 1", signature=replace(BYTES, channels=3))
+    refused(SignatureError, tmp_path / "g.pth", "3 channels", "the generator 1", signature=replace(BYTES, channels=3))
 
 
-# bare state dicts
+# Bare state dicts
 
 
 @pytest.mark.parametrize("upsampling", VARIANTS)
@@ -154,7 +154,7 @@ def test_a_bare_state_dict_gives_the_image_of_the_module_it_came_from(tmp_path, 
 @pytest.mark.parametrize(
     ("table", "upsampling"), [("generator.transpose", None), ("generator.upsampling", "nearest")]
 )
-def test_variant_and_width_are_read_off_the_seeds_tensors(tmp_path, table, upsampling):
+def test_variant_and_width_follow_from_the_seeds_tensors(tmp_path, table, upsampling):
     narrow = scaled(table, 16)
     state = {key: filled(key, i, shape) for i, (key, shape) in enumerate(narrow.items())}
     expected = GeneratorArguments(in_channels=3, out_channels=3, base_channels=4, upsampling=upsampling)
@@ -173,12 +173,12 @@ def test_upsampling_modes_differ_in_no_tensor_so_nearest_is_assumed_and_another_
     assert not torch.allclose(image_of(load_generator(path)[0]), image_of(made), atol=1e-3)
 
 
-def test_our_checkpoints_know_their_upsampling(tmp_path):
+def test_our_checkpoints_contain_their_upsampling(tmp_path):
     save_generator(tmp_path / "g.pth", generator("bicubic"), BYTES)
     assert load_generator(tmp_path / "g.pth", upsampling="nearest")[0].arguments.upsampling == "bicubic"
 
 
-# what is no generator
+# Other networks and contents
 
 
 def test_missing_and_unknown_keys_are_named(tmp_path):
@@ -187,20 +187,22 @@ def test_missing_and_unknown_keys_are_named(tmp_path):
     state["decoder.dec9.strange"] = torch.zeros(1)
     refused(
         CheckpointMismatch, saved(tmp_path, state),
-        "missing decoder.dec3.conv_block.0.weight", "unknown decoder.dec9.strange",
+        "missing: decoder.dec3.conv_block.0.weight", "unknown: decoder.dec9.strange",
     )  # fmt: skip
 
 
 def test_many_missing_keys_are_counted(tmp_path):
     state = {key: value for key, value in generator().state_dict().items() if "encoder.enc2" not in key}
     message = refused(CheckpointMismatch, saved(tmp_path, state), "encoder.enc2.conv_block.0.weight", "and 2 more")
-    assert "unknown none" in message
+    assert "unknown: none" in message
 
 
 def test_keys_under_a_prefix_of_part_of_them_are_refused_and_shown(tmp_path):
     state = dict(generator().state_dict())
     state["module.head.0.weight"] = state.pop(HEAD)
-    refused(CheckpointMismatch, saved(tmp_path, state), "needs encoder.enc1.conv_block.0.weight and head.0.weight")
+    refused(
+        CheckpointMismatch, saved(tmp_path, state), "expected keys encoder.enc1.conv_block.0.weight and head.0.weight"
+    )
 
 
 @pytest.mark.parametrize("wrong", [(3, 2, 3, 3, 1), (4, 4, 3, 3)], ids=str)
@@ -223,7 +225,7 @@ def test_a_first_layer_that_no_generator_has_is_refused(tmp_path, shape):
 @pytest.mark.parametrize("kind", ["patch", "pixel"])
 def test_a_discriminators_file_is_refused(tmp_path, kind):
     state = Discriminator(base_channels=2, kind=kind).state_dict()
-    refused(CheckpointMismatch, saved(tmp_path, state), "no generator", "model.model.0.conv_block.0.weight")
+    refused(CheckpointMismatch, saved(tmp_path, state), "not a generator", "model.model.0.conv_block.0.weight")
 
 
 STRANGERS = {
@@ -244,7 +246,7 @@ def test_a_dict_of_other_things_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     "content", [[torch.zeros(2)], torch.zeros(2), "text", None], ids=["list", "tensor", "str", "None"]
 )
-def test_what_is_no_dict_is_refused(tmp_path, content):
+def test_content_other_than_a_dict_is_refused(tmp_path, content):
     refused(ModelUnreadable, saved(tmp_path, content), type(content).__name__, "state_dict()")
 
 
@@ -273,16 +275,16 @@ def test_a_checkpoint_of_ours_with_a_wrong_part_is_refused(tmp_path, parts):
     refused((ModelUnreadable, CheckpointMismatch, SignatureError), ours(tmp_path, **parts))
 
 
-def test_a_newer_signature_says_which_versions_these_are(tmp_path):
+def test_a_newer_signature_is_refused_with_both_versions(tmp_path):
     text = BYTES.to_json().replace('"version": 1', '"version": 2')
     refused(SignatureError, ours(tmp_path, signature=text), "version 2", "reads 1")
 
 
-# files that are no checkpoint
+# Files that are not checkpoints
 
 
 class Trap:
-    """Unpickling it makes a folder: what an attacker's file would do, if it were let."""
+    """Object that creates a folder when unpickled, as an attacker's file could."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -311,7 +313,7 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path, container, where):
         torch.load(path, weights_only=False)
     else:
         pickle.loads(path.read_bytes())
-    assert marker.exists()  # so the trap was set
+    assert marker.exists()  # unpickling does create it
 
 
 def test_a_whole_pickled_model_is_refused_with_what_to_save_instead(tmp_path):
@@ -324,7 +326,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     save_generator(path, generator(), BYTES)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    refused(ModelUnreadable, path, "fetch it again")
+    refused(ModelUnreadable, path, "download the file again")
 
 
 DISGUISES = {
@@ -339,29 +341,29 @@ DISGUISES = {
 
 
 @pytest.mark.parametrize("content", DISGUISES.values(), ids=DISGUISES.keys())
-def test_a_file_of_another_kind_is_refused_as_no_checkpoint(tmp_path, content):
+def test_a_file_of_another_format_is_refused(tmp_path, content):
     path = tmp_path / "g.pth"
     path.write_bytes(content)
     message = refused(ModelUnreadable, path)
-    # To save a state_dict() is no help to someone whose download failed.
-    assert "fetch it again" in message
+    # The remedy to save a state_dict() would not help after a failed download.
+    assert "download the file again" in message
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     refused(ModelUnreadable, tmp_path / "no.pth", "no such file")
 
 
-def test_a_folder_is_said(tmp_path):
+def test_a_folder_is_refused(tmp_path):
     refused(ModelUnreadable, tmp_path, "is a folder")
 
 
 def test_a_path_through_a_file_is_no_file(tmp_path):
     (tmp_path / "a.pth").touch()
     message = refused(ModelUnreadable, tmp_path / "a.pth" / "b.pth")
-    assert "fetch" not in message
+    assert "download" not in message
 
 
-# writing
+# Writing
 
 
 def test_saving_replaces_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -399,7 +401,7 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing/g.pth", "file/g.pth", "folder"])
-def test_a_place_that_takes_no_file_is_said(tmp_path, name):
+def test_an_unwritable_folder_is_named(tmp_path, name):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     path = tmp_path / name

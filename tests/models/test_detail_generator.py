@@ -1,4 +1,4 @@
-"""The detail generator: shapes, checkpoints, export; no chequerboard, and a path for single pixels."""
+"""The detail generator: shapes, checkpoints, export; no chequerboard, and single pixels reach the head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNATURE = ModelSignature(name="detail", bands=("VV|VH",))
 
 @pytest.fixture(scope="module")
 def generator():
-    """Random weights, and batch norm that has seen images."""
+    """Make a generator with random weights and batch-norm statistics."""
     torch.manual_seed(3)
     made = DetailGenerator(ARGUMENTS)
     for module in made.modules():
@@ -92,12 +92,12 @@ def test_weights_of_the_other_architecture_are_refused(tmp_path, generator):
     content = torch.load(path, weights_only=True)
     content["arguments"]["architecture"] = "pix2pix"
     torch.save(content, path)
-    with pytest.raises(CheckpointMismatch, match="not this generator"):
+    with pytest.raises(CheckpointMismatch, match="keys do not fit the generator"):
         load_generator(path)
 
 
 def test_a_single_pixel_of_the_sar_image_reaches_the_head(generator):
-    """With the decoder's features left out, a pixel changes the image where the head's two kernels reach it."""
+    """Without the decoder's features, a pixel changes the image where the head's two kernels reach it."""
     alone = copy.deepcopy(generator)
     with torch.no_grad():
         alone.head.conv_block[0].weight[:, 1:] = 0

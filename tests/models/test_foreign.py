@@ -1,4 +1,4 @@
-"""Files of other programs: generators in entries and under prefixes, and files that are no checkpoints."""
+"""Checkpoints of other programs: generators in entries and under prefixes, and files of other formats."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ FILES = {
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES.keys())
-def test_weights_are_found_wherever_they_lie_and_that_is_said(tmp_path, content, caplog):
+def test_weights_are_found_at_any_level_and_this_is_logged(tmp_path, content, caplog):
     caplog.set_level(logging.INFO)
     path = saved(tmp_path, content)
     loaded, _ = load_generator(path)
     assert same_state(loaded, MADE)
     (said,) = [message for message in caplog.messages if str(path) in message]
-    assert "weights under " in said
+    assert "weights found under " in said
 
 
-def test_what_is_left_aside_is_counted(tmp_path, caplog):
+def test_ignored_entries_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     load_generator(saved(tmp_path, FILES["Lightning"]))
-    assert f"entry state_dict, prefix generator., {len(DISCRIMINATOR)} other entries" in caplog.text
+    assert f"entry state_dict, prefix generator. ({len(DISCRIMINATOR)} other entries ignored)" in caplog.text
 
 
-def test_a_bare_state_dict_is_loaded_without_a_word(tmp_path, caplog):
+def test_a_bare_state_dict_is_loaded_without_a_log_message(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     load_generator(saved(tmp_path, STATE))
     assert not caplog.messages
 
 
-def test_of_two_generators_none_is_guessed(tmp_path):
+def test_two_generators_are_refused(tmp_path):
     content = {"day": STATE, "night": generator(seed=1).state_dict()}
     refused(
         CheckpointMismatch, saved(tmp_path, content), "holds 2 generators (entry day, entry night)", "state_dict()"
@@ -81,7 +81,7 @@ def test_of_two_generators_none_is_guessed(tmp_path):
 def test_a_key_missing_under_a_prefix_is_still_named(tmp_path):
     state = under("module.")
     del state["module.encoder.enc3.conv_block.0.weight"]
-    refused(CheckpointMismatch, saved(tmp_path, {"netG": state}), "missing encoder.enc3.conv_block.0.weight")
+    refused(CheckpointMismatch, saved(tmp_path, {"netG": state}), "missing: encoder.enc3.conv_block.0.weight")
 
 
 def test_our_own_checkpoint_of_a_compiled_generator_is_read(tmp_path):
@@ -95,7 +95,7 @@ def test_our_own_checkpoint_of_a_compiled_generator_is_read(tmp_path):
     assert signature == BYTES
 
 
-def test_a_discriminators_prefix_is_taken_off_too(tmp_path):
+def test_a_discriminators_prefix_is_removed_too(tmp_path):
     state = Discriminator(2, 2).state_dict()
     assert list(bare_state_dict(saved(tmp_path, under("module.", state)))) == list(state)
 
@@ -150,13 +150,13 @@ class Resnet(nn.Module):
         (Resnet(6), 'the ResNet "resnet_6blocks"'),
     ],
 )
-def test_generators_of_the_common_pix2pix_program_are_named_and_led_to_onnx(tmp_path, network, name):
-    said = (name, "ngf 2, 1 channels in", "torch.onnx.export", "--signature FILE")
+def test_generators_of_the_common_pix2pix_program_are_identified_with_a_remedy(tmp_path, network, name):
+    said = (name, "ngf 2, 1 input channels", "torch.onnx.export", "--signature FILE")
     refused(CheckpointMismatch, saved(tmp_path, network.state_dict()), *said)
     refused(CheckpointMismatch, saved(tmp_path, {"netG": network.state_dict()}, "nested.pth"), *said)
 
 
-# Files that are no checkpoints
+# Files that are not checkpoints
 
 
 class Doubled(nn.Module):
@@ -164,24 +164,24 @@ class Doubled(nn.Module):
         return 2 * x
 
 
-def test_torchscript_is_named(tmp_path):
+def test_torchscript_is_identified(tmp_path):
     path = tmp_path / "traced.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing
         torch.jit.trace(MADE, torch.zeros(1, 1, 256, 256)).save(str(path))
         refused(ModelUnreadable, path, "a TorchScript file: save its state_dict()")
-        torch.save(torch.jit.load(str(path)).state_dict(), tmp_path / "advised.pth")  # the advice works
+        torch.save(torch.jit.load(str(path)).state_dict(), tmp_path / "advised.pth")  # the remedy works
     assert same_state(load_generator(tmp_path / "advised.pth")[0], MADE)
 
 
-def test_a_torch_export_program_is_named(tmp_path):
+def test_a_torch_export_program_is_identified(tmp_path):
     path = tmp_path / "program.pt"
     with path.open("wb") as file:
         torch.export.save(torch.export.export(Doubled(), (torch.zeros(2),)), file)
     refused(ModelUnreadable, path, "a torch.export program: save its state_dict")
 
 
-def test_a_pickle_of_a_whole_model_is_named_with_its_class(tmp_path):
+def test_a_pickle_of_a_whole_model_is_identified_with_its_class(tmp_path):
     refused(
         ModelUnreadable,
         saved(tmp_path, MADE),
@@ -202,13 +202,13 @@ def test_a_pickle_of_a_whole_model_is_named_with_its_class(tmp_path):
     )
 
 
-def test_settings_in_a_checkpoint_are_no_whole_model(tmp_path):
+def test_settings_in_a_checkpoint_are_not_a_whole_model(tmp_path):
     content = {"args": argparse.Namespace(lr=1), "state_dict": STATE}
     message = refused(ModelUnreadable, saved(tmp_path, content), "plain tensors", "state_dict()")
     assert "whole model" not in message
 
 
-def test_safetensors_and_hdf5_are_named(tmp_path):
+def test_safetensors_and_hdf5_are_identified(tmp_path):
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "g.pth").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     refused(ModelUnreadable, tmp_path / "g.pth", "a safetensors file")

@@ -1,4 +1,4 @@
-"""The discriminators are the seed's, at any depth."""
+"""Discriminators: those of the re-implemented system, at any depth."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_logit_sees_the_patch_of_its_depth(depth, seen):
     assert rows[-1] - rows[0] + 1 == seen
 
 
-def test_a_pixel_is_judged_by_itself():
+def test_a_pixel_logit_depends_on_one_pixel():
     torch.manual_seed(0)
     discriminator = Discriminator(in_channels=3, base_channels=4, kind="pixel").eval()
     x = torch.randn(1, 3, 9, 7)
@@ -80,7 +80,7 @@ def test_channels_stop_growing_at_eight_times_the_base():
     assert widths == [2, 4, 8, 16, 16, 16, 1]
 
 
-def test_logits_are_not_squashed():
+def test_logits_are_not_bounded():
     torch.manual_seed(0)
     discriminator = Discriminator(in_channels=1, base_channels=4).eval()
     with torch.inference_mode():
@@ -89,6 +89,6 @@ def test_logits_are_not_squashed():
 
 
 @pytest.mark.parametrize(("arguments", "said"), [({"n_layers": 0}, "n_layers is 0"), ({"kind": "image"}, "'image'")])
-def test_a_discriminator_that_cannot_be_built_is_refused(arguments, said):
+def test_invalid_discriminator_arguments_are_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         Discriminator(**arguments)

@@ -1,4 +1,4 @@
-"""The generator is the seed's: its names, its shapes, its values."""
+"""U-Net generator: names, shapes and values of the re-implemented system."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOLERANCE = 1e-4
 
 
 def filled(key, i, shape):
-    """Weights of the golden values, see seed_model.md; i is the entry's place in the table."""
+    """Weights of the golden values, see seed_model.md; i is the entry's index in the table."""
     n = torch.arange(prod(shape), dtype=torch.float64)
     if key.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -113,7 +113,7 @@ def test_base_channels_scale_every_layer(upsampling, base):
     assert shapes(empty(upsampling, base_channels=base)) == expected
 
 
-def test_input_and_output_channels_change_the_ends_alone():
+def test_input_and_output_channels_change_only_the_first_and_last_layers():
     first, head = "encoder.enc1.conv_block.0.weight", "head.0.weight"
     expected = scaled("generator.transpose", 8, **{first: {1: 2}, head: {0: 5}, "head.0.bias": {0: 5}})
     assert shapes(empty(None, in_channels=2, out_channels=5, base_channels=8)) == expected
@@ -126,7 +126,7 @@ def narrow():
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (512, 256), (256, 768)])
-def test_any_multiple_of_256_goes_in_and_the_same_size_comes_out(narrow, height, width):
+def test_any_multiple_of_256_keeps_its_size(narrow, height, width):
     with torch.inference_mode():
         image = narrow(torch.randn(1, 2, height, width))
     assert image.shape == (1, 3, height, width)
@@ -171,7 +171,7 @@ def test_channels_are_positive_integers(name, value):
         GeneratorArguments(**{name: value})
 
 
-def test_an_unknown_upsampling_is_refused_with_those_there_are():
+def test_an_unknown_upsampling_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'area'.*nearest.*bilinear.*bicubic"):
         GeneratorArguments(upsampling="area")
 

@@ -1,4 +1,4 @@
-"""The simulated scene: the same pixels however it is streamed, and the levels and the speckle it promises."""
+"""Simulated scene: the same pixels for every strip height, and the documented levels and speckle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sigma0_db(dn: DN) -> float:
 
 
 @pytest.mark.parametrize("height", [101, 256, 300])
-def test_strips_of_any_height_give_the_pixels_of_one_go(height: int) -> None:
+def test_strips_of_any_height_give_the_same_pixels(height: int) -> None:
     whole = SMALL.rows(0, SMALL.height)
     starts = range(0, SMALL.height, height)
     strips = [SMALL.rows(start, min(start + height, SMALL.height)) for start in starts]
@@ -110,9 +110,9 @@ def test_a_homogeneous_area_of_the_scene_measures_4_4_looks(dense: DN, cover: Fl
 
 
 def test_dn_is_the_calibration_times_the_root_of_sigma0(dense: DN, cover: Floats) -> None:
-    for place in (np.s_[1050:1090, 5:105], np.s_[500:700, 150:350], np.s_[0:200, :], np.s_[:, :]):
-        expected = 10 * np.log10(np.mean(10 ** (cover[place].astype(np.float64) / 10)))
-        assert sigma0_db(dense[place]) == pytest.approx(expected, abs=0.15)
+    for area in (np.s_[1050:1090, 5:105], np.s_[500:700, 150:350], np.s_[0:200, :], np.s_[:, :]):
+        expected = 10 * np.log10(np.mean(10 ** (cover[area].astype(np.float64) / 10)))
+        assert sigma0_db(dense[area]) == pytest.approx(expected, abs=0.15)
 
 
 def test_a_point_spreads_over_the_resolution_and_keeps_its_power() -> None:
@@ -217,7 +217,7 @@ def test_the_smallest_scenes_are_drawn(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"height": 0}, {"width": -1}, {"seed": -1}])
-def test_a_scene_that_cannot_be_drawn_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_scene_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         SimulatedScene(**wrong)
 
@@ -235,7 +235,7 @@ def test_no_rows_are_an_empty_strip() -> None:
 # The command
 
 
-def test_the_command_writes_the_scene_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_the_command_writes_the_scene_and_prints_one_line(tmp_path: Path) -> None:
     path = tmp_path / "scene.tif"
     arguments = [str(path), "--size", "60", "80", "--seed", "4", "--no-border"]
     result = CliRunner().invoke(main, arguments)
@@ -247,7 +247,7 @@ def test_the_command_writes_the_scene_and_says_so_in_one_line(tmp_path: Path) ->
         np.testing.assert_array_equal(source.read(1), expected)
 
 
-def test_the_command_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
+def test_the_command_replaces_a_file_only_with_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "scene.tif"
     path.write_bytes(b"old")
     refused = CliRunner().invoke(main, [str(path), "--size", "20", "20"])
@@ -257,7 +257,7 @@ def test_the_command_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, [str(path), "--size", "20", "20", "--overwrite"]).exit_code == 0
 
 
-def test_a_folder_that_does_not_exist_is_said_without_a_traceback(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(tmp_path / "absent" / "scene.tif"), "--size", "20", "20"])
     assert result.exit_code == 1
     assert "create it first" in result.output

@@ -1,4 +1,4 @@
-"""A generator's own detail, amplified."""
+"""Amplified detail of a generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def waves(period, size=128):
     return torch.cos(2 * math.pi * torch.arange(size) / period).expand(1, 3, size, size).double()
 
 
-def test_gains_of_1_change_nothing_and_a_mean_stays():
+def test_gains_of_1_and_the_mean_are_neutral():
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(amplified(image, (1, 1, 1, 1)), image)
     flat = torch.full((1, 3, 64, 64), 0.3)
@@ -39,7 +39,7 @@ def test_a_wave_is_amplified_by_the_gain_of_its_octave(period):
     assert factor.item() == pytest.approx(expected, rel=0.02)
 
 
-def test_the_last_blocks_learn_and_the_others_stay():
+def test_only_the_last_blocks_are_trained():
     torch.manual_seed(0)
     arguments = GeneratorArguments(architecture="detail", base_channels=4, in_channels=1)
     generator = initialized(DetailGenerator(arguments))

@@ -1,4 +1,4 @@
-"""Windows that are cut and varied on a device; here the device is the CPU, the code is the same."""
+"""Windows that are cut and varied on a device; the CPU here, with the same code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chips(dtype=np.uint8):
     return found
 
 
-def places(window, sources):
+def positions(window, sources):
     """Chip, row, column, quarter turns and mirroring of a window of bytes (1, side, side), found by comparison."""
     found = []
     for k, (turns, mirrored) in product(range(len(sources)), product(range(4), (False, True))):
@@ -50,13 +50,13 @@ def as_bytes(image):
 
 
 @pytest.mark.parametrize("settings", [{}, {"crop": False}, {"flip": False, "turn": False}])
-def test_windows_are_cut_from_both_halves_at_one_place(settings):
+def test_windows_are_cut_from_both_halves_at_one_position(settings):
     sources = chips()
     batches = DeviceBatches(sources, replace(SMALL, **settings), CPU)
     seen = []
     for number in range(4):
         for sar, optical in zip(*batches.batch(number), strict=True):
-            ((k, row, column, turns, mirrored),) = places(as_bytes(sar), sources)
+            ((k, row, column, turns, mirrored),) = positions(as_bytes(sar), sources)
             expected = np.rot90(sources[k].optical[:, row : row + 64, column : column + 64], turns, axes=(1, 2))
             np.testing.assert_array_equal(as_bytes(optical), expected[..., ::-1] if mirrored else expected)
             seen.append((k, row, column, turns, mirrored))
@@ -75,7 +75,7 @@ def test_a_batch_depends_on_the_seed_its_number_and_the_rank():
     expected = [one.batch(k) for k in range(3)]
     assert all(
         torch.equal(a, b) for a, b in zip(other.batch(2), expected[2], strict=True)
-    )  # no need to have been at 1
+    )  # does not depend on batch 1
     assert not torch.equal(expected[0][0], expected[1][0])
     assert not torch.equal(DeviceBatches(chips(), replace(config, seed=9), CPU).batch(0)[0], expected[0][0])
     halves = [DeviceBatches(chips(), config, CPU, rank=rank, ranks=2).batch(0)[0] for rank in range(2)]
@@ -88,7 +88,7 @@ def test_chips_are_visited_as_often_as_by_threads():
     assert DeviceBatches(chips(), SMALL, CPU).windows_per_epoch == whole.windows_per_epoch == 1 + 4 + 4
 
 
-def test_encoded_chips_are_taken_as_they_are():
+def test_encoded_chips_are_used_unchanged():
     sources = chips(np.float32)
     sar, _ = DeviceBatches(sources, replace(SMALL, flip=False, turn=False), CPU).batch(0)
     for window in sar.numpy():
@@ -128,14 +128,14 @@ def test_a_chip_smaller_than_a_window_is_refused():
         DeviceBatches(chips(), replace(SMALL, window=128), CPU)
 
 
-def test_a_run_from_device_memory_goes_on_where_it_stopped(tmp_path):
+def test_a_run_from_device_memory_resumes(tmp_path):
     config = replace(TINY, steps=4, windows_on="device", vary_sar=0.5)
     run(tmp_path / "whole", config)
     taken = []
-    run(tmp_path / "parts", config, on_step=taken.append, should_stop=lambda: len(taken) == 1)
-    assert run(tmp_path / "parts", config).finished
-    whole, parts = ((tmp_path / name / "generator.pth").read_bytes() for name in ("whole", "parts"))
-    assert whole == parts
+    run(tmp_path / "resumed", config, on_step=taken.append, should_stop=lambda: len(taken) == 1)
+    assert run(tmp_path / "resumed", config).finished
+    whole, resumed = ((tmp_path / name / "generator.pth").read_bytes() for name in ("whole", "resumed"))
+    assert whole == resumed
 
 
 # Discriminators

@@ -1,4 +1,4 @@
-"""Training: objectives, schedules, batches, going on where it stopped, stopping where it makes no sense."""
+"""Training: objectives, schedules, batches, resume, and refusals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ QUIET = RunOptions(tensorboard=False, workers=0, threads=1)
 
 
 def pairs(count=2, size=256):
-    """Optical images that follow the SAR level, so there is something to learn."""
+    """Make pairs whose optical images follow the SAR level, which can be learned."""
     chips = []
     for k in range(count):
         sar = np.kron(speckle((size // 32, size // 32), seed=k), np.ones((32, 32))).astype(np.uint8)
@@ -75,7 +75,7 @@ def flat(content):
 
 
 def run(out, config=TINY, chips=None, **kwargs):
-    """Train; other arguments are those of `train`, else of the job."""
+    """Train with further arguments of `train` and of the job."""
     calls = {name: kwargs.pop(name) for name in ("on_step", "should_stop") if name in kwargs}
     settings = {"options": QUIET, **kwargs}
     return train(TrainingJob(chips=chips or pairs(), config=config, signature=BYTES, out=out, **settings), **calls)
@@ -112,7 +112,7 @@ def test_the_ssim_that_is_trained_on_is_the_one_that_is_reported():
     assert ssim_loss(torch.from_numpy(real[None]), torch.from_numpy(real[None])).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_texture_is_how_much_detail_there_is_not_where():
+def test_texture_is_the_amount_of_detail_not_its_position():
     rng = np.random.default_rng(0)
     real = torch.from_numpy(rng.normal(0, 0.2, (1, 3, 128, 128)).astype(np.float32))
     moved = torch.roll(real, 37, dims=-1)
@@ -142,25 +142,25 @@ def test_a_chequerboard_satisfies_the_texture_loss_and_not_the_octave_loss():
     # As much gradient energy as the truth: (2 a) ** 2 in both directions.
     pattern = pattern * math.sqrt(gradient_energy(real[0].numpy()) / 8)
     assert texture_loss(real, pattern).item() < 0.1
-    # Nothing of it is left in means of 2 x 2, 4 x 4 and 8 x 8: near 1 for each of these octaves.
+    # It vanishes in means of 2 x 2, 4 x 4 and 8 x 8, so the loss is near 1 for each of these octaves.
     assert octave_loss(real, pattern).item() == pytest.approx(3, abs=0.3)
     assert octave_loss(real, torch.zeros_like(real)).item() == pytest.approx(3.3, abs=0.3)
 
 
-def test_grains_of_colour_do_not_stand_in_for_detail_of_brightness():
+def test_detail_in_colour_does_not_replace_detail_in_brightness():
     grey = image_of_noise(32)[:, :1].expand(-1, 3, -1, -1)
     real = grown(grey, 4)
     grains = real * torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1) * math.sqrt(3 / 2)  # as much energy, without grey
     assert gradient_energy(grains[0].numpy()) == pytest.approx(gradient_energy(real[0].numpy()), rel=1e-5)
     flat = octave_loss(real, torch.zeros_like(real)).item()
     assert octave_loss(real, grains).item() > 2 * flat
-    # Detail of colour is not asked for.
+    # The loss does not ask for detail in colour.
     coloured = real + grains
     assert octave_loss(coloured, real).item() == pytest.approx(0, abs=1e-6)
     assert octave_loss(real, coloured).item() > 1
 
 
-def test_the_octave_loss_is_how_much_detail_there_is_not_where():
+def test_the_octave_loss_is_the_amount_of_detail_not_its_position():
     real = grown(image_of_noise(32)[:, :1].expand(-1, 3, -1, -1), 8)
     assert octave_loss(real, real).item() == 0
     assert octave_loss(real, torch.roll(real, 64, dims=-1)).item() < 0.2
@@ -215,7 +215,7 @@ def test_shifted_copies_are_compared_where_they_show_the_same():
     assert shift_of(1, 7) == shift_of(1, 7)
 
 
-def test_the_learning_rate_is_constant_then_falls_to_nothing():
+def test_the_learning_rate_is_constant_then_falls_to_0():
     config = TrainConfig(learning_rate=2e-4, decay_from=0.5)
     rates = [config.rate_at(step, 1000) for step in (0, 499, 500, 750, 999)]
     assert rates == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4, 4e-7])
@@ -223,11 +223,11 @@ def test_the_learning_rate_is_constant_then_falls_to_nothing():
     assert [constant.rate_at(step, 1000) for step in (0, 999)] == [2e-4, 2e-4]
 
 
-def test_settings_that_no_run_can_use():
+def test_invalid_settings_are_refused():
     for change, said in [
         ({"batch": 1}, "batch is 1: give 2 or more"),
-        ({"window": 300}, "multiple of 256, or architecture detail, which takes multiples of 64"),
-        ({"window": 128}, "multiple of 256, or architecture detail"),
+        ({"window": 300}, "multiple of 256, or use architecture detail, which takes multiples of 64"),
+        ({"window": 128}, "multiple of 256, or use architecture detail"),
         ({"window": 100, "architecture": "detail"}, "window is 100: give a multiple of 64"),
         ({"window": 0, "architecture": "detail"}, "window is 0"),
         ({"objective": "wgan"}, "vanilla or lsgan or hinge"),
@@ -245,12 +245,12 @@ def test_settings_that_no_run_can_use():
 # --- batches
 
 
-def test_windows_are_of_the_sides_that_the_generators_take():
+def test_windows_have_the_sides_that_the_generators_take():
     assert MULTIPLES == {"pix2pix": unet.MULTIPLE, "detail": detail.MULTIPLE}
     assert TrainConfig(window=192, architecture="detail").window == 192
 
 
-def test_windows_depend_on_the_seed_and_their_number_alone():
+def test_windows_depend_only_on_the_seed_and_their_number():
     chips, config = pairs(4, 512), replace(TINY, batch=4)
     whole = Batches(chips, config)
     expected = [whole.batch(k) for k in range(6)]
@@ -259,9 +259,9 @@ def test_windows_depend_on_the_seed_and_their_number_alone():
             assert all(torch.equal(a, b) for a, b in zip(ahead.batch(k), expected[k], strict=True))
     halves = [Batches(chips, config, rank=r, ranks=2) for r in range(2)]
     for k in range(6):
-        both = [torch.cat(parts) for parts in zip(*(half.batch(k) for half in halves), strict=True)]
+        both = [torch.cat(pair) for pair in zip(*(half.batch(k) for half in halves), strict=True)]
         assert all(torch.equal(a, b) for a, b in zip(both, expected[k], strict=True))
-    assert torch.equal(Batches(chips, config).batch(5)[0], expected[5][0])  # no need to have been at 4
+    assert torch.equal(Batches(chips, config).batch(5)[0], expected[5][0])  # does not depend on batch 4
     assert not torch.equal(Batches(chips, replace(config, seed=1)).batch(0)[0], expected[0][0])
 
 
@@ -312,7 +312,7 @@ def test_varied_sar_leaves_the_optical_half_alone():
     assert all(torch.equal(one[0], other[0]) for one, other in zip(varied, again, strict=True))
 
 
-def test_a_state_from_before_a_setting_was_there_goes_on_with_its_default(tmp_path):
+def test_a_state_from_before_a_setting_existed_resumes_with_its_default(tmp_path):
     run(tmp_path, replace(TINY, steps=2, decay_from=1.0))
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     for name in ("architecture", "balance", "octave_weight"):
@@ -323,7 +323,7 @@ def test_a_state_from_before_a_setting_was_there_goes_on_with_its_default(tmp_pa
         run(tmp_path, replace(TINY, steps=3, decay_from=1.0, octave_weight=2.0))
 
 
-def test_images_become_what_pix2pix_trains_on():
+def test_images_are_scaled_as_in_pix2pix():
     given = to_tensor(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3))
     assert given.flatten().tolist() == pytest.approx([-1, -0.6, 1])
     encoded = np.float32([[[[-1, 0.25]]]])
@@ -362,7 +362,7 @@ def test_training_learns(tmp_path):
     ],
     ids=str,
 )
-def test_every_knob_turns(change):
+def test_every_setting_has_an_effect(change):
     trainer = Trainer(replace(TINY, **change), BYTES, steps=4)
     before = [weights(net) for net in (trainer.generator, trainer.discriminator)]
     losses = steps(trainer, Batches(pairs(), TINY), 2)[-1]
@@ -375,13 +375,13 @@ def test_every_knob_turns(change):
     assert (trainer.result is trainer.average) == (change.get("ema_decay") != 0)
 
 
-def test_the_discriminator_joins_in_when_it_is_told_to():
+def test_the_discriminator_is_used_from_the_given_step():
     trainer = Trainer(replace(TINY, gan_from=0.5), BYTES, steps=4)
     losses = steps(trainer, Batches(pairs(), TINY), 4)
     assert [loss.discriminator > 0 for loss in losses] == [False, False, True, True]
 
 
-def test_passes_that_are_accumulated_see_the_same_fakes_and_move_statistics_once():
+def test_accumulated_passes_see_the_same_fakes_and_update_statistics_once():
     """Two equal batches: the mean of their gradients is one batch's, but for the dropout."""
     batch = Batches(pairs(), TINY).batch(0)
     one, two = (Trainer(replace(TINY, accumulate=n), BYTES, steps=4) for n in (1, 2))
@@ -467,7 +467,7 @@ def test_bf16_is_taken_where_the_hardware_has_it_and_fp16_not_on_a_cpu():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_gpu_is_refused(tmp_path):
     with pytest.raises(DeviceUnavailable, match="cuda"):
         run(tmp_path, options=replace(QUIET, device="cuda"))
 
@@ -475,28 +475,28 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
 # --- runs
 
 
-def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(tmp_path):
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path):
     config = replace(TINY, steps=6, ssim_weight=5.0)
     run(tmp_path / "whole", config)
     for stop in (1, 2, 5):
         taken = []
         part = run(
-            tmp_path / f"parts{stop}", config,
+            tmp_path / f"resumed{stop}", config,
             on_step=taken.append, should_stop=lambda stop=stop, taken=taken: len(taken) == stop - 1,
         )  # fmt: skip
         assert part.step == stop
         assert not part.finished
-        assert run(tmp_path / f"parts{stop}", config).finished
-        whole, parts = tmp_path / "whole", tmp_path / f"parts{stop}"
-        assert (whole / "generator.pth").read_bytes() == (parts / "generator.pth").read_bytes()
-        states = [torch.load(folder / "state.pth", weights_only=True) for folder in (whole, parts)]
+        assert run(tmp_path / f"resumed{stop}", config).finished
+        whole, resumed = tmp_path / "whole", tmp_path / f"resumed{stop}"
+        assert (whole / "generator.pth").read_bytes() == (resumed / "generator.pth").read_bytes()
+        states = [torch.load(folder / "state.pth", weights_only=True) for folder in (whole, resumed)]
         for a, b in zip(*(flat(state) for state in states), strict=True):
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
     run(tmp_path / "other", replace(config, seed=2))
     assert (tmp_path / "other" / "generator.pth").read_bytes() != (tmp_path / "whole" / "generator.pth").read_bytes()
 
 
-def test_what_is_kept_loads_with_its_signature(tmp_path):
+def test_the_saved_generator_loads_with_its_signature(tmp_path):
     trained = run(tmp_path)
     generator, signature = load_generator(trained.generator)
     assert signature == BYTES
@@ -511,7 +511,7 @@ def test_only_the_newest_numbered_generators_stay(tmp_path):
     assert len(list((tmp_path / "all").glob("generator-*"))) == 4
 
 
-def test_what_is_seen_of_a_run(tmp_path):
+def test_a_run_writes_metrics_graphs_and_sheets(tmp_path):
     chips = pairs()
     options = RunOptions(save_every=1, eval_every=2, workers=0, threads=1)
     trained = run(tmp_path, chips=chips, validation=chips, options=options)
@@ -527,7 +527,7 @@ def test_what_is_seen_of_a_run(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_rows_that_a_killed_run_wrote_after_its_last_save_are_not_there_twice(tmp_path):
+def test_rows_after_the_last_save_of_a_killed_run_are_replaced(tmp_path):
     run(tmp_path, replace(TINY, decay_from=1.0), should_stop=(tmp_path / "metrics.csv").exists)
     table = tmp_path / "metrics.csv"
     step = int(read_metrics(table)[-1]["step"])
@@ -538,7 +538,7 @@ def test_rows_that_a_killed_run_wrote_after_its_last_save_are_not_there_twice(tm
     assert all(row["loss_D"] < 9 for row in rows)
 
 
-def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path):
+def test_a_state_with_other_settings_is_refused(tmp_path):
     run(tmp_path)
     before = (tmp_path / "state.pth").read_bytes()
     with pytest.raises(CheckpointMismatch, match="base_channels 2/4"):
@@ -547,14 +547,14 @@ def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path):
     assert run(tmp_path, replace(TINY, base_channels=4), restart=True).finished
 
 
-def test_a_state_that_is_none_is_refused(tmp_path):
-    for content, said in [(b"hello", "no checkpoint"), (b"", "corrupt")]:
+def test_a_file_that_is_not_a_state_is_refused(tmp_path):
+    for content, said in [(b"hello", "not a checkpoint"), (b"", "corrupt")]:
         (tmp_path / "state.pth").write_bytes(content)
         with pytest.raises(ModelUnreadable, match=said):
             run(tmp_path)
         assert (tmp_path / "state.pth").read_bytes() == content
     torch.save({"a": torch.zeros(1)}, tmp_path / "state.pth")
-    with pytest.raises(ModelUnreadable, match="no state of a training run"):
+    with pytest.raises(ModelUnreadable, match="not the state of a training run"):
         run(tmp_path)
 
 
@@ -570,11 +570,11 @@ def test_first_weights_come_from_files_of_the_same_width(tmp_path):
                        state["networks"][1]["model.model.0.conv_block.0.weight"])  # fmt: skip
     with pytest.raises(CheckpointMismatch, match="does not fit"):
         Trainer(replace(TINY, base_channels=4), BYTES, steps=4).start_from(trained.generator, None)
-    with pytest.raises(CheckpointMismatch):  # a generator where the discriminator should be
+    with pytest.raises(CheckpointMismatch):  # a generator instead of a discriminator
         trainer.start_from(None, trained.generator)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path):
     config = replace(TINY, steps=8)
     run(tmp_path, config, should_stop=lambda: True)
     before = (tmp_path / "state.pth").read_bytes()
@@ -584,9 +584,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_pat
     assert (tmp_path / "state.pth").read_bytes() == before
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    """The losses of a step are those of the weights before it: a run's last step would keep what it broke."""
-    with pytest.raises(TrainingDiverged, match="no finite numbers"):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """The losses of a step are those of the weights before it, so the last step can break them unnoticed."""
+    with pytest.raises(TrainingDiverged, match="weights are not finite"):
         run(tmp_path, replace(TINY, steps=1, learning_rate=1e38, gan_weight=0.0))
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     assert state["step"] == 0
@@ -604,7 +604,7 @@ def test_bytes_and_encoded_values_may_be_mixed():
     torch.testing.assert_close(both[0], both[1])
 
 
-def test_a_run_whose_steps_do_not_depend_on_how_many_follow_may_be_made_longer(tmp_path):
+def test_a_run_with_a_constant_learning_rate_may_be_extended(tmp_path):
     constant = replace(TINY, decay_from=1.0)
     run(tmp_path, replace(constant, steps=2))
     assert run(tmp_path, constant).step == 4
@@ -613,7 +613,7 @@ def test_a_run_whose_steps_do_not_depend_on_how_many_follow_may_be_made_longer(t
         run(tmp_path / "falling", TINY)
 
 
-def test_a_discriminator_beyond_doubt_stops_the_run(monkeypatch):
+def test_a_discriminator_with_a_loss_near_0_stops_the_run(monkeypatch):
     """All-white images, and a generator that does not learn to make them."""
     monkeypatch.setattr("sar2optical.training.trainer._PATIENCE", 20)
     config = replace(TINY, discriminator="pixel", discriminator_channels=4, objective="hinge", conditional=False,
@@ -622,7 +622,7 @@ def test_a_discriminator_beyond_doubt_stops_the_run(monkeypatch):
     sar = torch.zeros(2, 1, 256, 256)
     batch = (sar, torch.ones(2, 3, 256, 256))
     for group in trainer._optimizers[0].param_groups:
-        group["params"] = []  # this generator stands still
+        group["params"] = []  # this generator is not updated
 
     def until_it_stops():
         for _ in range(1000):
@@ -633,7 +633,7 @@ def test_a_discriminator_beyond_doubt_stops_the_run(monkeypatch):
     assert 20 <= trainer.step < 1000
 
 
-def test_chips_that_cannot_be_trained_on_are_refused(tmp_path):
+def test_missing_and_small_chips_are_refused(tmp_path):
     with pytest.raises(DataError, match="smaller than the window of 256"):
         run(tmp_path, chips=pairs(1, size=128))
     with pytest.raises(DataError, match="no training pair"):

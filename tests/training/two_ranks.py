@@ -1,4 +1,4 @@
-"""Run by torchrun in test_training: two steps on two ranks, with what each rank saw and applied."""
+"""Script that test_training runs with torchrun: two steps on two ranks, with the gradients of each rank."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ torch.save(
     },
     Path(sys.argv[1]) / f"rank{fabric.global_rank}.pth",
 )
-# A rank that ends while the other still talks to it takes it down.
+# A rank that exits while the other still communicates makes that one fail.
 fabric.barrier()
 torch.distributed.destroy_process_group()
