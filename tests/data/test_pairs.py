@@ -134,7 +134,7 @@ def test_swapped_folders_are_refused(make_raster):
     colours = np.stack([speckle((300, 300), seed=k) for k in range(3)])
     root = write_pair(make_raster, "swapped", "a.png", sar=colours, optical=np.stack([speckle((300, 300))] * 3))
     for reading in (None, Reading(signature=DB)):
-        with pytest.raises(DataError, match=r"s1/a\.png: a colour (picture|image)"):
+        with pytest.raises(DataError, match=r"s1/a\.png: .*a colour (picture|image)"):
             read_pair(only(root), reading)
 
 

@@ -197,7 +197,7 @@ def test_files_that_are_not_extractors_are_refused(tmp_path, moments_onnx):
     for name, said in [
         ("text.ts", "not a TorchScript file"),
         ("tensors.pt", "not a TorchScript file"),
-        ("text.onnx", "no ONNX model"),
+        ("text.onnx", "not an ONNX model"),
         ("missing.ts", "no such file"),
         ("weights.pkl", "unknown type"),
     ]:
