@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from export.precision import OPSETS, PRECISIONS, Method, Storage, Subpixel
-from sar2optical.cli.common import context_settings, reports_errors, set_up_logging
+from sar2optical.cli.common import CONTEXT, name_variables, reports_errors, set_up_logging
 from sar2optical.errors import BackendNotInstalled
 from sar2optical.signature import listed
 
@@ -29,7 +29,7 @@ _EMULATED = ", 16-bit roundings emulated in float32"
 _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
 
 
-@click.command(context_settings=context_settings("export"))
+@click.command(context_settings=CONTEXT)
 @click.argument("source")
 @click.argument("out", type=_FILE)
 @click.option(
@@ -217,3 +217,6 @@ def _row(row: Row) -> dict[str, Any]:
     if row.made is None:
         return {"precision": row.precision, "reason": row.reason}
     return {**_record(row.made), "engine": row.engine, "windows_per_second": row.windows_per_second}
+
+
+name_variables(main, "SAR2OPT_EXPORT")

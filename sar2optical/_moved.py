@@ -1,4 +1,4 @@
-"""Old module paths of release 0.1: they work for one release, with a DeprecationWarning."""
+"""Old module paths, which work for one release with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "stac": ("batch.stac",),
     "stream": ("pipeline.stream",),
     "strips": ("mosaic.strips",),
-    "training.evaluate": ("evaluation.evaluate",),
+    "training.evaluate": ("evaluation.evaluate", "evaluation.predictors"),
     "training.fid": ("evaluation.fid",),
     "training.report": ("evaluation.report",),
     "translate": ("pipeline.run", "pipeline.options", "pipeline.prepare", "pipeline.job", "pipeline.estimate"),
@@ -104,7 +104,7 @@ class _Finder(MetaPathFinder, Loader):
         module = _OldModule(spec.name)
         module._new = tuple(f"sar2optical.{name}" for name in MOVED[spec.name.removeprefix("sar2optical.")])
         warnings.warn(
-            f"{spec.name} has moved to {', '.join(module._new)}; the old path will be removed in release 0.3",
+            f"{spec.name} has moved to {', '.join(module._new)}; the old path will be removed in the next release",
             DeprecationWarning,
             stacklevel=5,
         )

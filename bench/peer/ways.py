@@ -27,7 +27,7 @@ from sar2optical.tiling.windows import window_grid
 
 EMPTY = -1.0
 """What the generator sees where a scene has nothing, in tools that do not know of it: of all constants the one that
-spoils the rest of a window least (CONTRIBUTING, "Holes are mirrored")."""
+spoils the rest of a window least (docs/decisions, "Holes are mirrored")."""
 
 _STRIP = 512
 

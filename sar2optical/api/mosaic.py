@@ -39,7 +39,8 @@ def open_mosaic(path: str | Path) -> Any:
     """
     try:
         import xarray
-        from xarray.core import indexing
+
+        from sar2optical.api.lazy_raster import lazy_array
     except ImportError as error:
         raise BackendNotInstalled("open_mosaic needs xarray: pip install 'sar2optical[xarray]'") from error
     try:
@@ -48,27 +49,6 @@ def open_mosaic(path: str | Path) -> Any:
     except OSError as error:
         raise SceneUnreadable(f"{path}: cannot open the mosaic ({error}): check the path") from error
 
-    class Lazy(xarray.backends.BackendArray):
-        """Bands of the mosaic, read by window."""
-
-        def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-            self.shape, self.dtype = shape, np.dtype(dtype)
-
-        def __getitem__(self, key: Any) -> Any:
-            return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
-
-        def _read(self, key: tuple[Any, ...]) -> Any:
-            rows, cols = (slice(k, k + 1) if isinstance(k, int | np.integer) else k for k in key[-2:])
-            spans = [s.indices(n)[:2] for s, n in zip((rows, cols), self.shape[-2:], strict=True)]
-            steps = tuple(slice(None, None, s.step) for s in (rows, cols))
-            with open_raster(Path(path)) as dataset:
-                found = (
-                    dataset.read(window=tuple(spans)) if len(key) == 3 else dataset.dataset_mask(window=tuple(spans))
-                )
-            found = (found if len(key) == 3 else found != 0)[(..., *steps)]
-            squeeze = tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key[-2:])
-            return found[(*key[:-2], *squeeze)]
-
     coords: dict[str, Any] = {"band": ["red", "green", "blue"]}
     if transform and not transform.is_identity and transform.b == transform.d == 0:
         coords["y"] = transform.f + (np.arange(shape[0]) + 0.5) * transform.e
@@ -76,7 +56,7 @@ def open_mosaic(path: str | Path) -> Any:
         geotransform = " ".join(map(str, transform.to_gdal()))
         coords["spatial_ref"] = ((), 0, {"crs_wkt": crs.to_wkt() if crs else "", "GeoTransform": geotransform})
     lazy = {
-        "rgb": (("band", "y", "x"), indexing.LazilyIndexedArray(Lazy((3, *shape), np.uint8))),
-        "valid": (("y", "x"), indexing.LazilyIndexedArray(Lazy(shape, np.bool_))),
+        "rgb": (("band", "y", "x"), lazy_array(Path(path), (3, *shape))),
+        "valid": (("y", "x"), lazy_array(Path(path), shape)),
     }
     return xarray.Dataset(lazy, coords=coords, attrs=tags)

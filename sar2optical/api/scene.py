@@ -151,6 +151,7 @@ class SceneReader:
             return SarArray.of(values, valid, self.unit, self._source.read_samples())
 
 
+# 9 parameters: plain keywords, as in rasterio.open.
 @contextmanager
 def open_scene(
     source: Any,

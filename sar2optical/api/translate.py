@@ -29,7 +29,7 @@ from sar2optical.tiling.windows import DEFAULT_OVERLAP
 __all__ = ["estimate", "translate"]
 
 
-# More than 8 parameters: `help(translate)` shows every option, as in rasterio and xarray.
+# More than 8 parameters, and a long docstring: `help(translate)` shows every option, as in rasterio and xarray.
 def translate(
     scene: Any,
     out: str | Path,

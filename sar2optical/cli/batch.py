@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical._utils.addresses import redacted
-from sar2optical.cli.common import Lines, context_settings, one_line, reports_errors, set_up_logging
+from sar2optical.cli.common import CONTEXT, Lines, name_variables, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
@@ -53,7 +53,7 @@ class _Scene:
     """Why it cannot be translated: an Item without a scene, a list that cannot be read."""
 
 
-@click.command(context_settings=context_settings("batch"))
+@click.command(context_settings=CONTEXT)
 @click.argument("scenes", nargs=-1, required=True)
 @click.argument("out_dir")
 @click.option(
@@ -392,3 +392,6 @@ def table(outcomes: list[Outcome], seconds: float) -> str:
     counts = Counter(outcome.state for outcome in outcomes)
     totals = ", ".join(f"{counts[state]} {label}" for state, label in _LABELS.items() if counts[state])
     return "\n".join([*lines, f"{totals}; {pixels:.0f} Mpx in {seconds:.1f} s, {pixels / seconds:.2f} Mpx/s"])
+
+
+name_variables(main, "SAR2OPT_BATCH")

@@ -37,13 +37,18 @@ _AGAIN = "no output is half-written; run the same command again"
 _Command = Callable[..., Any]
 
 
-def context_settings(name: str) -> dict[str, Any]:
-    """Settings of a command: -h, a wide help, and an environment variable `SAR2OPT_NAME_OPTION` for each option."""
-    return {
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-        "auto_envvar_prefix": f"SAR2OPT_{name.upper()}",
-    }
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Settings of every command."""
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Give each option of a command, and of its subcommands, an environment variable: `SAR2OPT_SCENE_OVERLAP`."""
+    for parameter in command.params:
+        names = [name for name in parameter.opts if name.startswith("--")]
+        if isinstance(parameter, click.Option) and names and not parameter.is_eager:
+            parameter.envvar = f"{prefix}_{max(names, key=len)[2:]}".replace("-", "_").upper()
+    for name, subcommand in getattr(command, "commands", {}).items():
+        name_variables(subcommand, f"{prefix}_{name}")
 
 
 def options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import (
+    CONTEXT,
     INTERRUPTED,
     aligned_option,
-    context_settings,
+    name_variables,
     optical_options,
     reading,
     refuse_bands_of_pictures,
@@ -33,7 +34,7 @@ _SHOWN = 5
 """Number of problems of a kind to print; the JSON file has all of them."""
 
 
-@click.group(context_settings=context_settings("data"))
+@click.group(context_settings=CONTEXT)
 @click.version_option(package_name="sar2optical")
 def main() -> None:
     """Check, split, convert and download pairs of SAR and optical chips.
@@ -359,6 +360,9 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
         )
         for row in rows
     )
+
+
+name_variables(main, "SAR2OPT_DATA")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from sar2optical import __version__
-from sar2optical.cli.common import context_settings, reports_errors, set_up_logging
+from sar2optical.cli.common import CONTEXT, name_variables, reports_errors, set_up_logging
 from sar2optical.doctor import AREAS, TIMEOUT, Finding, examine, healthy
 from sar2optical.errors import OptionWithoutEffect
 
@@ -21,7 +21,7 @@ __all__ = ["main", "page", "record", "tune"]
 _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broken": "red"}
 
 
-@click.command(context_settings=context_settings("doctor"))
+@click.command(context_settings=CONTEXT)
 @click.option(
     "--only",
     "areas",
@@ -110,6 +110,9 @@ def _summary(findings: Sequence[Finding]) -> str:
         if names:
             problems.append(f"{state}: {', '.join(names)}")
     return "; ".join(problems) or "everything that is installed works"
+
+
+name_variables(main, "SAR2OPT_DOCTOR")
 
 
 if __name__ == "__main__":

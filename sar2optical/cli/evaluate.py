@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import (
+    CONTEXT,
     chip_options,
-    context_settings,
     engine_options,
+    name_variables,
     reading,
     refuse_bands_of_pictures,
     reports_errors,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(context_settings=context_settings("eval"))
+@click.command(context_settings=CONTEXT)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("data", type=_PATH)
 @click.option("--fit-on", type=_PATH, help="Folder of pairs to fit the baselines on.  [DATA]")
@@ -255,3 +256,6 @@ def _check_outputs(outs: Mapping[str, Path], *, overwrite: bool) -> None:
         if kind == "picture" and path.suffix.lower() != ".png":
             raise OptionError(f"{path}: a picture must be a PNG file: give a name that ends in .png")
         refuse_existing(path, overwrite=overwrite)
+
+
+name_variables(main, "SAR2OPT_EVAL")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import GentleStop, Lines, context_settings, reports_errors, set_up_logging
+from sar2optical.cli.common import CONTEXT, GentleStop, Lines, name_variables, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
 
@@ -23,7 +23,7 @@ _DOING = {"check": "checking strips", "translate": "translating", "mosaic": "ass
 _FINISHED_FIRST = {"translate": "the current strip", "mosaic": "the mosaic"}
 
 
-@click.command(context_settings=context_settings("scene"))
+@click.command(context_settings=CONTEXT)
 @click.argument("scene")
 @click.argument("out")
 @scene_options
@@ -122,3 +122,6 @@ def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[OnProgress]:
                 bar.update(done / _MPX - bar.n)
 
         yield show
+
+
+name_variables(main, "SAR2OPT_SCENE")

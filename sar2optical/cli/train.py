@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical.cli.common import (
+    CONTEXT,
     INTERRUPTED,
     chip_options,
-    context_settings,
+    name_variables,
     options,
     parse_stretch,
     reading,
@@ -169,7 +170,7 @@ _start = options(
 )
 
 
-@click.command(context_settings=context_settings("train"))
+@click.command(context_settings=CONTEXT)
 @click.argument("data", type=_FILE)
 @click.argument("out", type=_FILE)
 @_data
@@ -388,3 +389,6 @@ def _progress(*, hidden: bool) -> Iterator[Callable[[StepReport], None]]:
                 )
 
         yield on_step
+
+
+name_variables(main, "SAR2OPT_TRAIN")

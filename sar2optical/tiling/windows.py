@@ -9,7 +9,7 @@ from sar2optical.errors import OptionError
 __all__ = ["DEFAULT_OVERLAP", "WindowGrid", "window_grid"]
 
 DEFAULT_OVERLAP = 64
-"""Default overlap in pixels; CONTRIBUTING has measurements of larger and smaller ones."""
+"""Default overlap in pixels; docs/overlap.md has measurements of larger and smaller ones."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 import rasterio
 from click.testing import CliRunner
@@ -71,3 +72,21 @@ def test_an_unknown_command_is_a_usage_error():
     result = CliRunner().invoke(main, ["nonsense"])
     assert result.exit_code == 2
     assert "No such command 'nonsense'" in result.output
+
+
+def options_of(command, path):
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield path, parameter
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from options_of(subcommand, (*path, name))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_variable_has_the_name_of_its_option(name):
+    command = main.get_command(None, name)
+    found = [(path, option) for path, option in options_of(command, (name,)) if not option.is_eager]
+    assert found
+    for path, option in found:
+        words = (*path, *(text[2:] for text in option.opts if text.startswith("--")))
+        assert option.envvar == "SAR2OPT_" + "_".join(words[: len(path) + 1]).replace("-", "_").upper()
