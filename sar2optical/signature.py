@@ -22,6 +22,7 @@ __all__ = [
     "Unit",
     "alternatives",
     "listed",
+    "read_record",
 ]
 
 Unit = Literal["dn", "amplitude", "power", "db", "byte"]
@@ -136,6 +137,36 @@ class Stretch:
         return all(b.percentile or (zero_stays and b.at == 0) for b in (self.low, self.high))
 
 
+def read_record(text: str, *, version: int, source: str, name: str, remedy: str) -> Any:
+    """Parse JSON that names its version.
+
+    Parameters
+    ----------
+    text
+        JSON object with a field `version`.
+    version
+        Version that this release reads.
+    source, name, remedy
+        Path of the file, name of the record in it, and remedy, for errors.
+
+    Raises
+    ------
+    SignatureError
+        If it is not such an object, or of another version.
+    """
+    try:
+        record = json.loads(text)
+        found = record["version"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise SignatureError(f"{source}: its {name} is not readable ({str(text)[:40]!r}): {remedy}") from error
+    if found != version:
+        raise SignatureError(
+            f"{source}: {name} version {found!r}, but this release reads {version}: "
+            f"{remedy}, or use the release that created it"
+        )
+    return record
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSignature:
     """Input of a generator: bands, unit, stretch and window.
@@ -210,18 +241,7 @@ class ModelSignature:
         SignatureError
             If it is malformed or of another version.
         """
-        try:
-            record: Any = json.loads(text)
-            version = record["version"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise SignatureError(
-                f"{source}: its signature is not readable ({str(text)[:40]!r}): export it again"
-            ) from error
-        if version != VERSION:
-            raise SignatureError(
-                f"{source}: signature version {version!r}, but this release reads {VERSION}: "
-                "export it again, or use the release that created it"
-            )
+        record = read_record(text, version=VERSION, source=source, name="signature", remedy="export it again")
         try:
             return cls(
                 name=str(record["name"]),

@@ -174,20 +174,8 @@ def open_scene(
         (masked) array (H, W) or (bands, H, W); an xarray DataArray.
     bands
         Polarisations ("VH") or indices from 1; VV by default, or VH where there is no VV.
-    unit
-        Unit of the (scaled) values: dn, amplitude, power, db or byte; by default from the file.
-    nodata
-        Stored value that is no measurement, beside what the file declares.
-    scale
-        Factor from stored values to their unit; by default from the file.
-    calibration
-        Calibration of a Sentinel-1 product: sigma0 (default), gamma0, beta0 or dn.
-    denoise
-        Subtract the thermal noise of a Sentinel-1 product.
-    geocode
-        CRS of a map grid to resample the scene to ("EPSG:32643", "auto-utm").
-    resolution
-        Side of a pixel of that grid, in the CRS's unit.
+    unit, nodata, scale, calibration, denoise, geocode, resolution
+        See `sar2optical.translate`.
 
     Yields
     ------

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OptionError, SignatureError
-from sar2optical.signature import ModelSignature
+from sar2optical.signature import ModelSignature, read_record
 
 __all__ = [
     "LEVELS",
@@ -141,18 +141,7 @@ class PlanRecord:
         SignatureError
             If the record is malformed or of another version.
         """
-        try:
-            record: Any = json.loads(text)
-            version = record["version"]
-        except (ValueError, TypeError, RecursionError, KeyError) as error:
-            raise SignatureError(
-                f"{source}: not a readable record ({str(text)[:40]!r}): build the plan again"
-            ) from error
-        if version != VERSION:
-            raise SignatureError(
-                f"{source}: the record has version {version!r}, this release reads version {VERSION}: "
-                "build the plan again, or use the release that made it"
-            )
+        record = read_record(text, version=VERSION, source=source, name="record", remedy="build the plan again")
         try:
             return _parsed(record, source)
         except KeyError as error:

@@ -88,12 +88,12 @@ def test_a_plan_without_its_record_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("", "not a readable record"),
-        ("[1]", "not a readable record"),
-        ("{}", "not a readable record"),
-        ("[" * 100_000, "not a readable record"),
-        (RECORD.to_json()[:200], "not a readable record"),
-        (altered(version=2), "version 2, this release reads version 1"),
+        ("", "record is not readable"),
+        ("[1]", "record is not readable"),
+        ("{}", "record is not readable"),
+        ("[" * 100_000, "record is not readable"),
+        (RECORD.to_json()[:200], "record is not readable"),
+        (altered(version=2), "version 2, but this release reads 1"),
         (altered(batch=[8, 4, 1]), "malformed"),
         (altered(batch=[8]), "malformed"),
         (altered(batch=None), "malformed"),
@@ -117,7 +117,7 @@ def test_malformed_records_are_refused_in_one_line(tmp_path, record, message):
 def test_a_record_that_is_not_text_is_refused(tmp_path):
     path = put(tmp_path)
     record_path(path).write_bytes(b"\xff\xfe{")
-    with pytest.raises(SignatureError, match="not a readable record"):
+    with pytest.raises(SignatureError, match="record is not readable"):
         load_record(path)
 
 
