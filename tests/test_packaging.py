@@ -28,6 +28,7 @@ def wheel(tmp_path_factory):
         yield path, archive
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_packages_and_the_weights(wheel):
     _, archive = wheel
     names = archive.namelist()
@@ -38,6 +39,7 @@ def test_the_wheel_holds_the_packages_and_the_weights(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_both_sets_of_weights_in_30_megabytes(wheel):
     path, archive = wheel
     weights = sum(info.file_size for info in archive.infolist() if "/weights/" in info.filename)
@@ -45,6 +47,7 @@ def test_the_wheel_holds_both_sets_of_weights_in_30_megabytes(wheel):
     assert path.stat().st_size < 30_000_000
 
 
+@pytest.mark.slow
 def test_the_commands_are_on_the_path(wheel):
     _, archive = wheel
     (entry,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
@@ -60,6 +63,7 @@ def test_the_commands_are_on_the_path(wheel):
         assert f"sar2opt-{name} = sar2optical.cli.{module}:main" in text
 
 
+@pytest.mark.slow
 def test_developers_tools_reach_no_user(wheel):
     _, archive = wheel
     (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]

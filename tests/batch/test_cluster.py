@@ -30,6 +30,8 @@ from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.run import translate
 from tests.conftest import UTM, make_local, speckle
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 FP32 = TranslateOptions(engine=EngineOptions(device="cpu", precision="fp32", threads=1))
 TALL = (6500, 500)

@@ -81,6 +81,7 @@ def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
     assert "first with pytorch" in translated.stdout
 
 
+@pytest.mark.slow
 def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
     """Kill each run at a random moment after its first save."""
     steps = ["--steps", "30", "--save-every", "1", "--no-tensorboard"]

@@ -316,6 +316,7 @@ def _whole(tmp_path, src, model):
     return tmp_path / "whole.tif"
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_gives_the_same_mosaic(tmp_path, make_raster, exported):
     src, out = make_raster(speckle((2100, 1300))), tmp_path / "out.tif"
     began = time.monotonic()

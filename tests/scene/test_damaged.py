@@ -20,6 +20,8 @@ from tests.conftest import BYTES, UTM, make_identity, speckle
 from tests.damage import Damage, Runner, damaged, real_sources, run_all, what_the_file_does_not_tell
 from tests.scene.test_safe import make_product, zipped
 
+pytestmark = pytest.mark.slow
+
 SCENES = Path(__file__).parents[3] / "shared" / "data" / "scenes"
 GCPS = [GroundControlPoint(r, c, 7 + c / 1000, 45 - r / 1000, 3.5) for r in (0, 90) for c in (0, 60, 120)]
 SHAPE = (90, 120)

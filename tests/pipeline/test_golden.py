@@ -1,0 +1,29 @@
+"""One golden mosaic: the whole way of the data gives the pixels that the release before this layout gave."""
+
+from __future__ import annotations
+
+import hashlib
+
+import rasterio
+
+from sar2optical.engines import EngineOptions
+from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.run import translate
+from sar2optical.signature import Bound, Stretch
+from sar2optical.testing import SimulatedScene, write_scene
+from tests.conftest import make_local
+
+GOLDEN = "1efaaa2bfd496738265cfa6cabf46bb081f0895089355fc336b5bd686e712ae6"
+"""SHA-256 of pixels and mask, computed with the package before its modules were moved (commit e27da3e)."""
+
+
+def test_the_mosaic_of_a_simulated_scene_stays_the_same(tmp_path):
+    write_scene(tmp_path / "scene.tif", SimulatedScene(height=500, width=600))
+    options = TranslateOptions(
+        stretch=Stretch(Bound(1, True), Bound(99, True)), overlap=48, engine=EngineOptions(precision="fp32")
+    )
+    translate(tmp_path / "scene.tif", tmp_path / "out.tif", model=make_local(tmp_path / "m.onnx"), options=options)
+    with rasterio.open(tmp_path / "out.tif") as mosaic:
+        found = hashlib.sha256(mosaic.read().tobytes() + mosaic.dataset_mask().tobytes()).hexdigest()
+        assert mosaic.read().std() > 30
+    assert found == GOLDEN
