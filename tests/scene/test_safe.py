@@ -272,6 +272,12 @@ def test_noise_that_cannot_be_subtracted_is_refused(tmp_path):
         ProductOptions(calibration="sigma")
 
 
+@pytest.mark.parametrize(("calibration", "unit"), [("sigma0", "db"), ("gamma0", "dn"), ("dn", "db"), ("dn", "power")])
+def test_a_unit_that_the_product_is_not_in_is_refused(product, calibration, unit):
+    with pytest.raises(OptionError, match=f"units are {unit}, but .*: leave out --units"):
+        read(product, options=SceneOptions(unit=unit), calibration=calibration)
+
+
 # borders
 
 

@@ -291,16 +291,13 @@ def _open_measurement(stack: ExitStack, files: ProductFiles, name: str, options:
 
 
 def _refuse_contradictions(path: Path, options: SceneOptions, product: ProductOptions) -> None:
-    """Check that no scale or unit is given for calibrated values."""
-    if product.calibration == "dn":
-        return
-    if options.scale is not None:
+    """Check that no scale is given for calibrated values, and no unit that the values are not in."""
+    calibrated = product.calibration != "dn"
+    if calibrated and options.scale is not None:
         raise OptionError(
             f"{path}: scale is {options.scale:g}, but the product's own table calibrates it: leave out --scale, "
             "or give --calibration dn with it"
         )
-    if options.unit not in (None, "power"):
-        raise OptionError(
-            f"{path}: units are {options.unit}, but the product's own table gives {product.calibration} power: "
-            "leave out --units, or give --calibration dn"
-        )
+    if options.unit not in ((None, "power") if calibrated else (None, "dn", "amplitude")):
+        found = f"the product's own table gives {product.calibration} power" if calibrated else "DN are amplitude"
+        raise OptionError(f"{path}: units are {options.unit}, but {found}: leave out --units")
