@@ -1,3 +1,3 @@
-"""Throughput benches and the simulated scene they run on; run from the checkout, not installed."""
+"""Throughput benches; run from the checkout, not installed."""
 
-import sar2optical  # noqa: F401  # before ONNX Runtime and OpenVINO: it switches their telemetry off
+import sar2optical  # noqa: F401  # first: it switches off the telemetry of ONNX Runtime and OpenVINO

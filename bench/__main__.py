@@ -1,4 +1,4 @@
-"""`python -m bench COMMAND`: run from the checkout."""
+"""Command line of the benches: `python -m bench COMMAND`, from the checkout."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ import click
 
 from sar2optical.errors import Sar2OpticalError
 
-COMMANDS = (
-    "compare", "engines", "guard", "peers", "picture", "report", "scene", "seams", "training",
-)  # fmt: skip
-"""Modules of this package, each with a command `main`."""
+COMMANDS = {
+    "compare": "compare.main", "engines": "engines.main", "guard": "compare.guard", "peers": "peers.main",
+    "picture": "picture.main", "report": "report.main", "scene": "scene.main", "seams": "seams.main",
+    "training": "training.main",
+}  # fmt: skip
+"""Module and function of each command."""
 
 
 class _Benches(click.Group):
-    """Benches, whose users' errors are one line; each loads what it needs when it is asked for, and no other's."""
+    """Group of commands that imports a command's module only when needed, and prints our errors on one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name them."""
+        """Return the names of the commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one."""
+        """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"bench.{cmd_name}").main
+        module, function = COMMANDS[cmd_name].split(".")
+        command: click.Command = getattr(import_module(f"bench.{module}"), function)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run one."""
+        """Run a command."""
         try:
             return super().invoke(ctx)
         except Sar2OpticalError as error:
@@ -39,7 +42,7 @@ class _Benches(click.Group):
 
 @click.group(cls=_Benches)
 def main() -> None:
-    """Benches of sar2optical: ratios taken in one interleaved run, on this machine."""
+    """Benches of sar2optical: measure ratios of candidates that take turns on this machine."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a machine can do at best: a large matrix product in each precision, and a large copy.
+"""Limits of a machine: rates of a large matrix product in each precision, and of a large copy.
 
-The fp32 product is measured in three libraries, and the fastest counts: which one that is differs from CPU to CPU by
-more than a factor of two. A bench may still come out above a ceiling, where its own library has a faster product.
+The fp32 limit is the fastest of three libraries, whose rates differ by more than a factor of two, differently on each
+CPU. An engine can still exceed a limit if its own library has a faster product.
 """
 
 from __future__ import annotations
@@ -19,33 +19,31 @@ if TYPE_CHECKING:
     import torch
 
 _SIDE = {"cpu": 2048, "cuda": 8192}
-_COPIED = {"cpu": 2**28, "cuda": 2**32}
-"""Bytes: more than any cache."""
+_COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes: larger than any cache
 _REPEATS = 5
-_FP8_MAJOR = 9
-"""Compute capability from which on there are products in fp8."""
+_FP8_MAJOR = 9  # least compute capability with fp8 products
 
 Product = Callable[[], object]
 
 
 def ceilings(device: str, *, threads: int | None = None, quick: bool = False) -> dict[str, float]:
-    """Measure all of them, each the best of some repeats.
+    """Measure all limits, each the best of several repeats.
 
     Parameters
     ----------
     device
         cpu or cuda.
     threads
-        Of a CPU; all where None.
+        CPU threads; all cores where None.
     quick
-        With small matrices and a small copy: not to be believed.
+        Use small matrices and a small copy, for a smoke test.
 
     Returns
     -------
     dict
-        `PRECISION product, TOP/s` for the precisions that there are, a multiplication and an addition counted as
-        two operations; `copy, GB/s`, bytes read and written both counted; on a GPU also `to the GPU, GB/s` and
-        `from the GPU, GB/s`, pinned.
+        `PRECISION product, TOP/s` for each supported precision (a multiplication and an addition are two operations);
+        `copy, GB/s`, the sum of bytes read and written; on a GPU also `to the GPU, GB/s` and `from the GPU, GB/s`,
+        from pinned memory.
     """
     found = {}
     side = _SIDE[device] // (8 if quick else 1)
@@ -58,7 +56,7 @@ def ceilings(device: str, *, threads: int | None = None, quick: bool = False) ->
 
 
 def product_name(precision: str) -> str:
-    """Give the ceiling's name of a precision."""
+    """Return the name of a precision's limit."""
     return f"{precision} product, TOP/s"
 
 
@@ -78,7 +76,7 @@ def _products(device: str, side: int, threads: int | None) -> dict[str, list[Pro
         "fp32": [lambda: a @ b, _in_onnxruntime(side, threads, integer=False)],
         "int8": [_in_onnxruntime(side, threads, integer=True)],
     }
-    if threads is None:  # NumPy's takes all cores, whatever it is told
+    if threads is None:  # NumPy's product uses all cores regardless
         found["fp32"].append(lambda: a.numpy() @ b.numpy())
     if choose_precision("auto", "cpu") == "bf16":
         found["bf16"] = [_product(a.bfloat16(), b.bfloat16())]
@@ -110,7 +108,7 @@ def _on_gpu(side: int) -> dict[str, list[Product]]:
 
 
 def _in_onnxruntime(side: int, threads: int | None, *, integer: bool) -> Product:
-    """Make a product in ONNX Runtime: of bytes, it has the one that uses VNNI where there is any."""
+    """Return a product in ONNX Runtime; its integer product uses VNNI where the CPU has it."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
@@ -148,20 +146,20 @@ def _copies(device: str, threads: int, size: int) -> dict[str, float]:
     there = [torch.ones(size, dtype=torch.uint8, device="cuda") for _ in range(2)]
     here = torch.ones(size // 8, dtype=torch.uint8, pin_memory=True)
     part = there[0][: size // 8]
-    ways: dict[str, tuple[int, Product]] = {
+    copies: dict[str, tuple[int, Product]] = {
         COPY: (2 * size, lambda: there[0].copy_(there[1])),
         "to the GPU, GB/s": (size // 8, lambda: part.copy_(here, non_blocking=True)),
         "from the GPU, GB/s": (size // 8, lambda: here.copy_(part, non_blocking=True)),
     }
-    return {name: count / (_best(way, device) or np.inf) / 1e9 for name, (count, way) in ways.items()}
+    return {name: count / (_best(copy, device) or np.inf) / 1e9 for name, (count, copy) in copies.items()}
 
 
 def _best(work: Product, device: str) -> float | None:
-    """Give the least seconds of some repeats; None where the library has no such work here."""
+    """Return the least duration of several repeats in seconds; None where the library does not support the work."""
     wait = _waiting(device)
     taken = []
     try:
-        for _ in range(_REPEATS + 1):  # the first is for the libraries to set themselves up
+        for _ in range(_REPEATS + 1):  # the first sets the libraries up
             began = time.perf_counter()
             work()
             wait()

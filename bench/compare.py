@@ -1,23 +1,26 @@
-"""Two records of one bench: their ratios side by side. Ratios hold where times do not."""
+"""Compare the ratios of two records: `bench compare` takes two files, `bench guard` measures and takes the committed.
+
+Times differ from day to day; ratios within a round differ less.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from bench.harness import Record, Row, load, say, table
+from bench.harness import Record, Row, Unusable, load, median, rounds_option, save, say, table, threads_option
+from bench.machine import this_machine
 
-_MEASURED = {"ceiling_windows_per_s"}
-"""Settings that are none."""
-
-
-class Unusable(click.ClickException):
-    """A record that cannot be read, or two that have nothing to compare."""
-
-    exit_code = 2
+_MEASURED_SETTINGS = {"ceiling_windows_per_s"}
+_RESULTS = Path(__file__).parent / "results"
+_GUARDED_ENGINES = ("onnxruntime fp32", "openvino", "pytorch fp32")
+_GUARDED_SIZE = (4096, 4096)
+_GUARDED_SECONDS = 1.0  # of each engine in each round
+_GUARDED_CHANNELS = 16  # width of the trained networks: close to the ratios of 64 in a fraction of the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,42 +28,28 @@ class Difference:
     """One row in two records."""
 
     name: str
-    a: float | None
-    """Ratio to the base, in the first record; None where there is no such ratio."""
-    b: float | None
-    """The same in the second."""
-    doubt: str | None = None
-    """Why the row is not judged; None where both records vouch for it."""
+    a: float = 1.0
+    """Ratio to the base row in the first record."""
+    b: float = 1.0
+    """Ratio to the base row in the second record."""
+    reason: str | None = None
+    """Why the row is not compared; None where it is."""
 
     @property
     def relative(self) -> float:
-        """Give `b` over `a`, less 1; 0 for a row that is not judged."""
-        return 0.0 if self.doubt or self.a is None or self.b is None else self.b / self.a - 1
-
-
-def read(path: Path) -> Record | None:
-    """Read a record; None for a file of before, which has no rows.
-
-    Raises
-    ------
-    Unusable
-        Where the file is not there, or no record.
-    """
-    try:
-        return load(path) if "rows" in json.loads(path.read_text()) else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unusable(f"{path} is not a record of a bench ({error!r}): run the bench again with --json") from error
+        """Return b / a - 1; 0 for a row that is not compared."""
+        return self.b / self.a - 1
 
 
 def differences(a: Record, b: Record) -> list[Difference]:
     """Compare the ratios of rows that both records have samples of.
 
-    Rows that others are compared with are left out where they are their own base in both: their ratio is 1.
+    Rows that are their own base in both records are left out: their ratio is 1.
 
     Parameters
     ----------
     a, b
-        Of the same bench.
+        Records of the same bench.
 
     Returns
     -------
@@ -69,73 +58,175 @@ def differences(a: Record, b: Record) -> list[Difference]:
     """
     others = {row.name: row for row in b.rows if row.samples}
     pairs = [(row, others[row.name]) for row in a.rows if row.samples and row.name in others]
-    return [_difference((a, mine), (b, other)) for mine, other in pairs if not _only_bases((a, mine), (b, other))]
+    return [_difference(a, x, b, y) for x, y in pairs if not a.base(x) == b.base(y) == x.name]
 
 
-def _only_bases(*sides: tuple[Record, Row]) -> bool:
-    return all(record.base(row) == row.name for record, row in sides)
+def _difference(a: Record, x: Row, b: Record, y: Row) -> Difference:
+    problems = {"A": a.unreliable_ratio(x), "B": b.unreliable_ratio(y)}
+    reasons = [f"{side}: {problem}" for side, problem in problems.items() if problem]
+    if a.base(x) != b.base(y):
+        reasons.append(f"compared with {a.base(x)} in A, with {b.base(y)} in B")
+    if reasons:
+        return Difference(name=x.name, reason="; ".join(reasons))
+    return Difference(name=x.name, a=median(a.ratios(x)), b=median(b.ratios(y)))
 
 
-def _difference(*sides: tuple[Record, Row]) -> Difference:
-    ratios = [record.ratio(row) for record, row in sides]
-    bases = [record.base(row) for record, row in sides]
-    doubts = [
-        f"{side}: {doubt}" for side, (record, row) in zip("AB", sides, strict=True) if (doubt := record.verdict(row))
+def _table(found: Sequence[Difference], head: list[str], form: str) -> str:
+    cells = [
+        [row.name, "-", "-", f"not compared: {row.reason}"]
+        if row.reason
+        else [row.name, f"{row.a:.3f}", f"{row.b:.3f}", f"{row.relative:{form}}"]
+        for row in found
     ]
-    if bases[0] != bases[1]:
-        doubts.append(f"compared with {bases[0]} in A, with {bases[1]} in B")
-    a, b = (ratio.value if ratio else None for ratio in ratios)
-    return Difference(name=sides[0][1].name, a=a, b=b, doubt="; ".join(doubts) or None)
+    return table([head, *cells])
+
+
+def print_context(a: Record, b: Record) -> None:
+    """Print what else differs between two records: machine, settings, measured rows."""
+    if a.machine.slug != b.machine.slug:
+        say(f"different machines: A {a.machine.slug}, B {b.machine.slug}")
+    for key in sorted((a.settings.keys() | b.settings.keys()) - _MEASURED_SETTINGS):
+        if a.settings.get(key) != b.settings.get(key):
+            say(f"different settings: {key} is {a.settings.get(key)} in A, {b.settings.get(key)} in B")
+    one_sided = sorted({row.name for row in a.rows if row.samples} ^ {row.name for row in b.rows if row.samples})
+    if one_sided:
+        say(f"measured in one record only: {', '.join(one_sided)}")
 
 
 @click.command("compare")
 @click.argument("first", metavar="A.json", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B.json", type=click.Path(path_type=Path))
-@click.option("--within", default=0.10, show_default=True, help="How much a ratio may differ, relative to A's.")
+@click.option("--within", default=0.10, show_default=True, help="Largest allowed difference, relative to A's ratio.")
 def main(first: Path, second: Path, within: float) -> None:
-    """Compare the ratios of two runs of one bench; exit 1 where one differs by more than --within.
+    """Compare the ratios of two runs of one bench; exit 1 if one differs by more than --within.
 
-    Rows that one of the records does not vouch for are listed, and not judged.
+    Rows that vary too much in one of the records are listed, but not compared.
     """
-    a, b = _opened(first), _opened(second)
+    a, b = load(first), load(second)
     if a.bench != b.bench:
-        raise Unusable(f"{first} is of {a.bench}, {second} of {b.bench}: compare two runs of the same bench")
-    tell_what_differs(a, b)
+        raise Unusable(
+            f"Cannot compare {first} ({a.bench}) with {second} ({b.bench}): give two runs of the same bench"
+        )
+    print_context(a, b)
     found = differences(a, b)
     if not found:
-        raise Unusable(f"{first} and {second} have no row in common that was measured in both, but for the base")
-    click.echo(table([["row", "A", "B", "difference"], *(_cells(row) for row in found)]))
-    judged = [row for row in found if row.doubt is None]
-    if not judged:
-        raise Unusable("none of these rows can be relied on in both: nothing was judged; take more rounds")
-    worst = max(judged, key=lambda row: abs(row.relative))
+        raise Unusable(f"{first} and {second} have no row in common that both measured, except for the base row")
+    click.echo(_table(found, ["row", "A", "B", "difference"], "+.1%"))
+    compared = [row for row in found if row.reason is None]
+    if not compared:
+        raise Unusable("No row is reliable in both records: nothing was compared; measure more rounds")
+    worst = max(compared, key=lambda row: abs(row.relative))
     beyond = abs(worst.relative) > within
-    said = "more than" if beyond else "within"
-    click.echo(f"largest difference: {worst.relative:+.1%}, of {worst.name}: {said} {within:.0%}")
+    limit = "more than" if beyond else "within"
+    click.echo(f"largest difference: {worst.relative:+.1%}, of {worst.name}: {limit} {within:.0%}")
     if beyond:
         raise SystemExit(1)
 
 
-def _opened(path: Path) -> Record:
-    record = read(path)
-    if record is None:
-        raise Unusable(f"{path} has no rows, it is of an older format: run the bench again with --json {path}")
+@click.command("guard")
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="Record to compare with.  [committed for this kind of machine]"
+)
+@click.option("--update", is_flag=True, help="Write the new record in its place and compare nothing.")
+@click.option("--within", default=0.15, show_default=True, help="Largest allowed loss of a ratio.")
+@rounds_option
+@threads_option
+def guard(against: Path | None, update: bool, within: float, rounds: int, threads: int | None) -> None:
+    """Compare a few ratios with the committed ones; exit 1 if one is lower by more than --within."""
+    path = against or _RESULTS / f"{this_machine().slug}-guard.json"
+    committed = None if update else _committed(path)  # before minutes of measuring
+    now = guard_record(rounds=rounds, threads=threads)
+    if committed is None:
+        save(now, path)
+        click.echo(f"{path}: written, {len(now.rows)} rows")
+        return
+    print_context(committed, now)
+    click.echo(check_slower(committed, now, within))
+
+
+def _committed(path: Path) -> Record:
+    if not path.exists():
+        raise click.ClickException(
+            f"{path} is missing: this kind of machine has no record; give --update to write it"
+        )
+    record = load(path)
+    if record.bench != "guard":
+        raise click.ClickException(f"{path} is not a record of guard: give --update to write one")
+    here, there = this_machine(), record.machine
+    if (there.slug, there.cores) != (here.slug, here.cores):
+        raise click.ClickException(
+            f"{path} is of {there.slug} with {there.cores} cores, this machine is {here.slug} with {here.cores}: "
+            "ratios differ between machines; omit --against, or give --update to write a record of this machine"
+        )
     return record
 
 
-def tell_what_differs(a: Record, b: Record) -> None:
-    """Say what makes ratios differ that is no noise."""
-    if a.machine.slug != b.machine.slug:
-        say(f"of two machines: A {a.machine.slug}, B {b.machine.slug}")
-    for key in sorted((a.settings.keys() | b.settings.keys()) - _MEASURED):
-        if a.settings.get(key) != b.settings.get(key):
-            say(f"of two settings: {key} is {a.settings.get(key)} in A, {b.settings.get(key)} in B")
-    one_sided = sorted({row.name for row in a.rows if row.samples} ^ {row.name for row in b.rows if row.samples})
-    if one_sided:
-        say(f"measured in one of them only: {', '.join(one_sided)}")
+def check_slower(committed: Record, now: Record, within: float) -> str:
+    """Return a table of how ratios changed.
+
+    Raises
+    ------
+    click.ClickException
+        After printing the table, if a ratio fell by more than `within` or none is reliable; without the table, if a
+        row is no longer measured.
+    """
+    measured = {row.name for row in now.rows if row.samples}
+    gone = [row.name for row in committed.rows if row.samples and row.name not in measured]
+    if gone:
+        raise click.ClickException(f"no longer runs: {', '.join(gone)}")
+    found = differences(committed, now)
+    text = _table(found, ["row", "committed", "now", "change"], "+.0%")
+    slower = [row.name for row in found if row.relative < -within]
+    if slower:
+        click.echo(text)
+        raise click.ClickException(f"slower by more than {within:.0%}: {', '.join(slower)}")
+    if all(row.reason for row in found):
+        click.echo(text)
+        raise click.ClickException("no ratio is reliable: give more --rounds, on a machine with less load")
+    return f"{text}\nnothing is slower by more than {within:.0%}"
 
 
-def _cells(row: Difference) -> list[str]:
-    if row.doubt:
-        return [row.name, "-", "-", f"not judged: {row.doubt}"]
-    return [row.name, f"{row.a:.3f}", f"{row.b:.3f}", f"{row.relative:+.1%}"]
+def guard_record(*, rounds: int, threads: int | None) -> Record:
+    """Measure short excerpts of the benches engines, scene and training."""
+    from bench import engines, scene, training
+    from sar2optical.engines import EngineOptions
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        records = (
+            engines.measured(
+                folder,
+                engines.Options(
+                    batches=(1,), threads=threads, rounds=rounds, seconds=_GUARDED_SECONDS, only=_GUARDED_ENGINES
+                ),
+            ),
+            scene.measured(
+                folder,
+                scene.Options(
+                    sizes=(_GUARDED_SIZE,),
+                    methods=(scene.ENGINE, scene.OURS, scene.IDENTITY, scene.COPY),
+                    engine=EngineOptions(threads=threads),
+                    rounds=rounds,
+                ),
+            ),
+            training.measured(
+                training.Options(base_channels=_GUARDED_CHANNELS, bf16=False, threads=threads, rounds=rounds)
+            ),
+        )
+    settings = {r.bench: {k: v for k, v in r.settings.items() if "ceiling" not in k} for r in records}
+    return Record(
+        bench="guard",
+        rows=tuple(_renamed(record, row) for record in records for row in record.rows),
+        settings={"rounds": rounds, **settings},
+        ceilings=records[0].ceilings,
+    )
+
+
+def _renamed(record: Record, row: Row) -> Row:
+    """Prefix a row's name and base with its bench; drop figures."""
+    from bench import scene
+
+    base = record.base(row)
+    if row.labels.get("way") in (scene.IDENTITY, scene.COPY):
+        base = base.replace(scene.ENGINE, scene.COPY)  # their rates do not depend on the engine's
+    return replace(row, name=f"{record.bench}: {row.name}", labels={"base": f"{record.bench}: {base}"}, figures={})

@@ -1,4 +1,4 @@
-"""The generators that benches compare: the bundled one, in PyTorch too; and fresh ones of any width."""
+"""Generators for benches: the bundled generator as a checkpoint, and untrained generators of any width."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def default_engine(options: EngineOptions) -> str:
-    """Name the engine that `sar2opt-scene` takes by itself here."""
+    """Return the name of the engine that `sar2opt-scene` chooses on this machine."""
     engine, file = open_model(variants(bundled()), options=options)
     with engine:
         return f"{engine}, batch {engine.batch}, {file.name}"
@@ -32,22 +32,22 @@ _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a generator has to do for one window, counted from its layers."""
+    """Work of a generator for one window, counted from its layers."""
 
     flop: float
-    """Operations of its convolutions, a multiplication and an addition counted as two."""
+    """Operations of the convolutions; a multiplication and an addition are two."""
     activations: int
-    """Values that convolutions read and write."""
+    """Number of values that the convolutions read and write."""
     weights: int
-    """Values that they hold."""
+    """Number of the convolutions' weights."""
 
     def least_bytes(self, precision: str, batch: int) -> float:
-        """Give the bytes that a window moves if each layer reads and writes once, and weights once a run."""
+        """Return the bytes per window if each layer reads and writes once, and reads its weights once per run."""
         return _BYTES[precision] * (self.activations + self.weights / batch)
 
 
 def work_of(checkpoint: Path) -> Work:
-    """Count a generator's work."""
+    """Count the work of a checkpoint's generator."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -74,14 +74,15 @@ def work_of(checkpoint: Path) -> Work:
 def bundled_checkpoint(path: Path, *, channels: int = 1) -> Path:
     """Write the bundled generator as a checkpoint for PyTorch.
 
-    Its batch norms are folded into the convolutions in front of them. So the checkpoint's only add the bias.
+    Its batch norms are folded into the convolutions before them, so those of the checkpoint only add the bias.
 
     Parameters
     ----------
     path
-        Of the checkpoint.
+        Path of the checkpoint.
     channels
-        Of its input. For 3, each sees the same band and has a third of the weights, as the seed runs such a model.
+        Number of input channels. With 3, as in the reference baseline, each has the same band and a third of the
+        weights.
     """
     import onnx
     import torch
@@ -108,21 +109,21 @@ def bundled_checkpoint(path: Path, *, channels: int = 1) -> Path:
         copies = weight[:, :1].repeat(1, channels, 1, 1) / channels
         stored[f"{name}.weight"] = torch.cat((copies, weight[:, 1:]), dim=1)
     generator = build_generator(arguments).eval()
-    generator.load_state_dict({**_adding_nothing(generator), **_renamed(stored, generator)}, strict=True)
+    generator.load_state_dict({**_identity_norms(generator), **_renamed(stored, generator)}, strict=True)
     signature = ModelSignature.from_json(metadata[METADATA_KEY], source=str(bundled()))
     save_generator(path, generator, signature)
     return path
 
 
 def fresh_checkpoint(path: Path, base_channels: int, sar: NDArray[np.float32]) -> Path:
-    """Write a generator with fresh weights, whose batch norm has seen windows: untrained, its signal dies out.
+    """Write an untrained generator with batch norms that have seen windows: without, the signal vanishes.
 
     Parameters
     ----------
     path
-        Of the checkpoint, a bare state dict of three equal channels, as the seed's are.
+        Path of the checkpoint, a state dict with three equal input channels, as in the reference.
     base_channels
-        Its width; 64 is the seed's.
+        Width; the reference has 64.
     sar
         float32 (N, 1, 256, 256) in [-1, 1].
     """
@@ -134,7 +135,7 @@ def fresh_checkpoint(path: Path, base_channels: int, sar: NDArray[np.float32]) -
     generator = UNetGenerator(GeneratorArguments(base_channels=base_channels))
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that comes
+            module.momentum = None  # average over all windows
         elif isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     with torch.no_grad():
@@ -143,8 +144,8 @@ def fresh_checkpoint(path: Path, base_channels: int, sar: NDArray[np.float32]) -
     return path
 
 
-def _adding_nothing(generator: Generator) -> dict[str, Tensor]:
-    """Give batch norms that change nothing: y = (x - 0) / sqrt(var + eps), with var + eps = 1."""
+def _identity_norms(generator: Generator) -> dict[str, Tensor]:
+    """Return a state with batch norms that are the identity: y = (x - 0) / sqrt(var + eps), with var + eps = 1."""
     import torch
 
     state = generator.state_dict()
@@ -155,7 +156,7 @@ def _adding_nothing(generator: Generator) -> dict[str, Tensor]:
 
 
 def _renamed(stored: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-    """Hand a folded convolution's bias to the batch norm behind it: `conv_block.0.bias` to `conv_block.1.bias`."""
+    """Move the bias of a folded convolution to its batch norm: `conv_block.0.bias` to `conv_block.1.bias`."""
     expected = generator.state_dict()
     return {
         name if name in expected else name.replace("conv_block.0.bias", "conv_block.1.bias"): tensor

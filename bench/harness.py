@@ -1,230 +1,260 @@
-"""Fair comparisons on shared machines: candidates take turns, and what counts is the ratio within a round."""
+"""Records of benches, candidates that take turns, and the options that benches share."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+import msgspec
+from tabulate import tabulate
 
 from bench.machine import Machine, this_commit, this_machine, today, versions
+from sar2optical.errors import Sar2OpticalError
 
-LEAST_ROUNDS = 3
-"""From fewer nothing follows."""
+MIN_ROUNDS = 3
+"""Fewer rounds give no figure."""
 
-MOST_SPREAD = 0.10
-"""Of a rate or a ratio over the rounds: beyond it, a row says so instead of giving the figure."""
+MAX_SPREAD = 0.10
+"""Largest `spread_of` with which a rate or a ratio is printed without its range."""
+
+FAILURES = (Sar2OpticalError, RuntimeError, MemoryError, ImportError, OSError)
+"""Errors that exclude one candidate and leave the bench running."""
 
 _COMMIT = this_commit()
 
+_RENAMED = {
+    "the seed's way": "reference baseline",
+    "the seed's step": "reference step",
+    "the seed's": "reference",
+    "a generator that does nothing": "identity generator",
+    '"weigh"': '"weight"',
+}
+"""Names in older records, and their replacements."""
+
 Figure = float | int | str | bool | None
+T = TypeVar("T")
 
 
+class Unusable(click.ClickException):
+    """A record cannot be read, or two records have nothing to compare."""
+
+    exit_code = 2
+
+
+# Dataclasses, not msgspec Structs: msgspec reads and writes both, and `dataclasses.replace` works on these.
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One candidate of a bench."""
+    """Results of one candidate."""
 
     name: str
-    """What tells it apart, for people; there is one of each name in a record."""
+    """Name, unique in its record."""
     unit: str
-    """Of the samples: something per second, so that more is better. Empty: the row has figures alone."""
+    """Unit of the samples, a rate (more is better). Empty where the row has figures only."""
     samples: tuple[float, ...] = ()
-    """One for each round, as measured."""
+    """Measured rates, one for each round."""
     labels: Mapping[str, Figure] = field(default_factory=dict)
-    """What the candidate is: backend, precision, batch."""
+    """Properties of the candidate: backend, precision, batch."""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """What else was measured of it."""
+    """Other measured values."""
     trouble: str | None = None
-    """Why there is no figure, or why none may be relied on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """How a row compares with the first."""
-
-    value: float
-    """Median over the rounds of this row's sample over the first row's of the same round."""
-    spread: float
-    """Of these ratios, see `spread_of`."""
+    """Reason why the row has no valid rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What one run of a bench has found, and on what."""
+    """Results of one run of a bench, with the machine and the versions that gave them."""
 
     bench: str
     rows: tuple[Row, ...]
     settings: Mapping[str, Any]
-    """The options that decide what is measured."""
+    """Options of the run."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
-    """What the machine can do at best, by name, units in the names."""
+    """Limits of the machine; the names have the units."""
     series: Mapping[str, Any] = field(default_factory=dict)
-    """What is drawn over time, by the name of a row."""
+    """Values over time, by the name of a row, and results over several rows."""
     machine: Machine = field(default_factory=this_machine)
     versions: Mapping[str, str] = field(default_factory=versions)
     commit: str = field(default_factory=lambda: _COMMIT)
-    """Of the checkout when this process began: what is edited meanwhile does not count."""
+    """Commit of the checkout when the process began."""
     taken: str = field(default_factory=today)
 
-    def row(self, name: str) -> Row:
-        """Give a row by its name."""
-        return next(row for row in self.rows if row.name == name)
-
     def base(self, row: Row) -> str:
-        """Name the row that one is compared with: the one in its label `base`, the first where it has none."""
+        """Return the name of the row to compare with: the row's label `base`, else the first row's name."""
         return str(row.labels.get("base", self.rows[0].name))
 
-    def ratio(self, row: Row) -> Ratio | None:
-        """Compare a row with its base; None where either has no samples, or there is no such base."""
-        base = self.base_row(row)
-        ratios = ratios_of(row.samples, base.samples) if base else ()
-        return Ratio(value=statistics.median(ratios), spread=spread_of(ratios)) if ratios else None
+    def ratios(self, row: Row) -> tuple[float, ...]:
+        """Divide a row's samples by its base row's, round by round; empty where rounds or the base are missing."""
+        base = next((other for other in self.rows if other.name == self.base(row)), None)
+        return ratios_of(row.samples, base.samples) if base else ()
 
-    def base_row(self, row: Row) -> Row | None:
-        """Give the row that one is compared with; None where it is not here."""
-        return next((other for other in self.rows if other.name == self.base(row)), None)
+    def unreliable_rate(self, row: Row) -> str | None:
+        """Return the text to print in place of a row's rate; None where the rate is reliable."""
+        return row.trouble or (unreliable(row.samples) if row.unit else None)
 
-    def doubt(self, row: Row) -> str | None:
-        """Say why a row's own rate may not be relied on; None where it may."""
-        if row.trouble or not row.unit:
-            return row.trouble  # without a unit, it is no rate
-        return unreliable(row.samples)
-
-    def verdict(self, row: Row) -> str | None:
-        """Say why a row's ratio may not be relied on; None where it may. Ratios may hold where rates do not."""
-        if row.trouble or not row.unit:
-            return row.trouble
-        base = self.base_row(row)
-        return unreliable(ratios_of(row.samples, base.samples) if base else ())
+    def unreliable_ratio(self, row: Row) -> str | None:
+        """Return the text to print in place of a row's ratio; None where the ratio is reliable."""
+        return row.trouble or (unreliable(self.ratios(row)) if row.unit else None)
 
 
 def unreliable(samples: Sequence[float]) -> str | None:
-    """Say why nothing follows from samples; None where it does."""
+    """Return the text to print in place of a median that varies too much: median (lowest to highest), or a reason.
+
+    None where the median can stand alone.
+    """
     if not samples:
         return "not measured"
-    if len(samples) < LEAST_ROUNDS:
-        return f"{len(samples)} of at least {LEAST_ROUNDS} rounds"
-    spread = spread_of(samples)
-    return f"spread of {spread:.0%}" if spread > MOST_SPREAD else None
+    if len(samples) < MIN_ROUNDS:
+        return f"{len(samples)} of at least {MIN_ROUNDS} rounds"
+    if spread_of(samples) <= MAX_SPREAD:
+        return None
+    middle = median(samples)
+    form = ".0f" if middle >= 100 else ".1f" if middle >= 2 else ".2f" if middle >= 0.1 else ".2g"
+    return f"{middle:{form}} ({min(samples):{form}} to {max(samples):{form}})"
 
 
 def ratios_of(samples: Sequence[float], base: Sequence[float]) -> tuple[float, ...]:
-    """Compare samples with those of the same rounds; nothing where rounds are missing."""
+    """Divide samples by those of the same rounds; empty where rounds are missing."""
     return tuple(mine / other for mine, other in zip(samples, base, strict=True)) if len(samples) == len(base) else ()
 
 
 def spread_of(samples: Sequence[float]) -> float:
-    """Give the distance between the quartiles, or the ends of three samples or fewer, over the median."""
+    """Return the distance between the quartiles (up to three samples: the extremes), divided by the median."""
     low, high = min(samples), max(samples)
-    if len(samples) > LEAST_ROUNDS:  # quartiles of fewer are no more than their ends
+    if len(samples) > MIN_ROUNDS:
         low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return (high - low) / statistics.median(samples)
+    return (high - low) / median(samples)
 
 
-def interleaved(
-    candidates: Mapping[str, Callable[[], float]], rounds: int, *, told: Callable[[str], None] | None = None
-) -> dict[str, tuple[float, ...]]:
-    """Let each candidate measure itself once per round, in turn.
+def median(samples: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(samples)
 
-    What slows the machine for a while slows all of them, so ratios hold where single figures do not.
+
+def take_turns(
+    candidates: Mapping[str, Callable[[int], T]],
+    rounds: int,
+    *,
+    on_progress: Callable[[str], None],
+    each_round: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, list[T]], dict[str, str]]:
+    """Measure each candidate once per round, in turn.
+
+    A slow phase of the machine slows all candidates of a round, so ratios hold where single figures do not.
 
     Parameters
     ----------
     candidates
-        By name; each gives one sample.
+        Functions by name. Each takes the number of the round, from 0, and returns one sample; `str` of a sample is
+        printed.
     rounds
-        How often.
-    told
-        Called with a line on each sample.
+        Number of rounds.
+    on_progress
+        Called with one line for each sample and each failure.
+    each_round
+        Called at the beginning of each round.
 
     Returns
     -------
-    dict
-        Each candidate's samples, in rounds' order.
+    samples, failures
+        By name: samples in the order of rounds; error messages of candidates that failed. A candidate that failed
+        has no further turn.
     """
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    samples: dict[str, list[T]] = {}
+    failures: dict[str, str] = {}
     for number in range(rounds):
+        each_round()
         for name, measure in candidates.items():
-            samples[name].append(measure())
-            if told:
-                told(f"round {number + 1}/{rounds}: {name}: {samples[name][-1]:.4g}")
-    return {name: tuple(taken) for name, taken in samples.items()}
+            if name in failures:
+                continue
+            try:
+                sample = measure(number)
+            except FAILURES as error:
+                failures[name] = one_line(error)
+                on_progress(f"left out: {name} ({failures[name]})")
+            else:
+                samples.setdefault(name, []).append(sample)
+                on_progress(f"round {number + 1}/{rounds}: {name}: {sample}")
+    return samples, failures
 
 
-def here(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function, as `in_a_process` does, in this one."""
-    return function(*args, **kwargs)
-
-
-def in_a_process(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function of a module in a process of its own: its memory, settings and threads are nobody else's."""
+def execute(separate: bool, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a module's function: in a process of its own, with its own memory and threads, or in this one."""
+    if not separate:
+        return function(*args, **kwargs)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as worker:
         return worker.submit(function, *args, **kwargs).result()
 
 
 def table(rows: list[list[str]]) -> str:
-    """Lay out rows in columns; the first row is the header, all columns but the first to the right."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    """Lay out a text table: the first row is the header, all columns but the first are aligned right."""
+    align = ["left", *["right"] * (len(rows[0]) - 1)]
+    text: str = tabulate(rows[1:], headers=rows[0], tablefmt="plain", disable_numparse=True, colalign=align)
+    return text
 
 
 def ratio_cells(record: Record, row: Row) -> list[str]:
-    """Give a row's median and its ratio to its base, or why there is none."""
-    rate = record.doubt(row) or f"{statistics.median(row.samples):.4g}"
-    ratio = record.ratio(row)
-    return [rate, record.verdict(row) or (f"{ratio.value:.2f}" if ratio else "-")]
+    """Return the cells of a row's rate and of its ratio to its base."""
+    if row.trouble or not row.samples:
+        return [row.trouble or "not measured", "-"]
+    ratios = record.ratios(row)
+    rate = unreliable(row.samples) or number(median(row.samples))
+    return [rate, unreliable(ratios) or f"{median(ratios):{'.2f' if median(ratios) >= 0.1 else '.2g'}}"]
+
+
+def number(value: float) -> str:
+    """Format a number with four digits; from 100 on as an integer."""
+    return f"{value:.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.4g}"
 
 
 def save(record: Record, path: Path | None) -> None:
-    """Write all of a record as JSON, where a path is given."""
+    """Write a record as JSON, if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(record), indent=1, default=float) + "\n")
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(record, enc_hook=float), indent=1) + b"\n")
 
 
 def load(path: Path) -> Record:
-    """Read a record that `save` wrote."""
-    content = json.loads(path.read_text())
-    rows = tuple(Row(**{**row, "samples": tuple(row["samples"])}) for row in content.pop("rows"))
-    return Record(**{**content, "rows": rows, "machine": Machine(**content["machine"])})
+    """Read a record that `save` wrote.
+
+    Raises
+    ------
+    Unusable
+        If the file is missing or is not a record.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        for old, new in _RENAMED.items():
+            text = text.replace(old, new)
+        return msgspec.json.decode(text, type=Record)
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise Unusable(f"{path} is not a record of a bench ({error}): run the bench again with --json") from error
 
 
-def in_words(error: BaseException) -> str:
-    """Give an error's words on one line, without folders: those of one machine mean nothing on another."""
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, without folders, which differ between machines."""
     return re.sub(r"(?<![\w.])/(?:[\w.@+-]+/)+", "", " ".join(str(error).split()))[:160]
 
 
-def median(samples: tuple[float, ...] | list[float]) -> float:
-    """Give the middle sample."""
-    return statistics.median(samples)
-
-
 def say(line: str) -> None:
-    """Tell whoever waits how far it is; what is found goes to the other stream."""
+    """Print progress to stderr; results go to stdout."""
     click.echo(line, err=True)
 
 
 _AT_LEAST_1 = click.IntRange(min=1)
 
 rounds_option = click.option(
-    "--rounds", type=_AT_LEAST_1, default=5, show_default=True, help="In which all candidates take turns."
+    "--rounds", type=_AT_LEAST_1, default=5, show_default=True, help="Rounds in which all candidates take turns."
 )
-threads_option = click.option("--threads", type=_AT_LEAST_1, help="CPU threads; all where not given.")
+threads_option = click.option("--threads", type=_AT_LEAST_1, help="CPU threads.  [all cores]")
 device_option = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-quick_option = click.option("--quick", is_flag=True, help="Small and short: to see that it runs, not to be believed.")
+quick_option = click.option("--quick", is_flag=True, help="Run a short smoke test; its figures mean nothing.")
 json_option = click.option(
-    "--json", "out", type=click.Path(path_type=Path), help="Also write the record, raw samples and all."
+    "--json", "out", type=click.Path(path_type=Path), help="Also write the record, with raw samples, to this file."
 )

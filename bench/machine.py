@@ -1,4 +1,4 @@
-"""What a bench ran on: figures of one machine say little of another."""
+"""Description of the machine and the software of a record."""
 
 from __future__ import annotations
 
@@ -24,54 +24,65 @@ _INSTRUCTIONS = {
     "avx512f": "avx512",
     "avx2": "avx2",
 }
-"""Linux's names of what decides a model's speed, what has most first; and ours."""
+"""Linux's flags of the instruction sets that decide a model's speed, fastest first, with our names."""
 
-_MAKERS = ("amd", "intel", "r", "tm", "cpu", "processor", "core", "with", "virtual")
-"""Words in a CPU's name that tell nothing."""
+_GENERIC = ("amd", "intel", "r", "tm", "cpu", "processor", "core", "with", "virtual")
+"""Words in a CPU's name that do not identify it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A computer, as far as it matters here."""
+    """A computer: CPU, memory and GPU."""
 
     cpu: str
+    """Model name of the CPU."""
     cores: int
-    """That this process may use."""
+    """Number of cores that the process may use."""
     instructions: str
-    """The best of those that decide a model's speed; empty where unknown."""
+    """Fastest instruction set for models; empty where unknown."""
     memory_gb: float
+    """Size of the memory in GB (10^9 bytes)."""
     gpu: str = ""
-    """NVIDIA's name, driver and clocks of the first card; empty without one."""
+    """Name, driver and clocks of the first NVIDIA GPU; empty without one."""
 
     @property
     def slug(self) -> str:
-        """Name the kind of machine, for files: `epyc-avx2`, `h200`."""
+        """Name of this kind of machine in file names: `epyc-avx2`, `h200`."""
         if self.gpu:
             found = re.search(r"\b([A-Z]+\d+\w*)", self.gpu)
             return (found[1] if found else "gpu").lower()
-        words = [word for word in re.findall(r"[a-z0-9]+", self.cpu.lower()) if word not in _MAKERS]
+        words = [word for word in re.findall(r"[a-z0-9]+", self.cpu.lower()) if word not in _GENERIC]
         return "-".join(filter(None, ((words or ["cpu"])[0], self.instructions)))
+
+    @property
+    def title(self) -> str:
+        """Short description for captions."""
+        gpu = f"{self.gpu.split(',')[0]} with " if self.gpu else ""
+        return f"{gpu}{self.cpu}, {self.cores} cores"
 
 
 def this_machine() -> Machine:
-    """Describe this one."""
+    """Describe this machine."""
     info = _read(Path("/proc/cpuinfo"))
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.+)$", info, re.MULTILINE)
-    here = flags[1].split() if flags else []
+    found = re.search(r"^flags\s*:\s*(.+)$", info, re.MULTILINE)
+    flags = found[1].split() if found else []
     memory = re.search(r"^MemTotal:\s+(\d+) kB$", _read(Path("/proc/meminfo")), re.MULTILINE)
     card = next((finding for finding in cards() if finding.state == "ok"), None)
+    fields = "clocks.sm,clocks.mem,clocks.max.sm,power.limit"
     return Machine(
         cpu=model[1].strip() if model else platform.processor() or platform.machine(),
         cores=default_threads(),
-        instructions=next((name for flag, name in _INSTRUCTIONS.items() if flag in here), ""),
+        instructions=next((name for flag, name in _INSTRUCTIONS.items() if flag in flags), ""),
         memory_gb=round(int(memory[1]) * 1024 / 1e9, 1) if memory else 0.0,
-        gpu=f"{card.detail}, clocks {_clocks()}" if card else "",
+        gpu=f"{card.detail}, clocks {_output('nvidia-smi', f'--query-gpu={fields}', '--format=csv,noheader')}"
+        if card
+        else "",
     )
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of Python and of the libraries that decide speeds."""
+    """Return the versions of Python and of the libraries that decide speeds."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -82,26 +93,19 @@ def versions() -> dict[str, str]:
 
 
 def this_commit() -> str:
-    """Give the checkout's commit, with a + where files differ from it; unknown outside a checkout."""
-    commit = _told("git", "rev-parse", "--short", "HEAD")
-    return (
-        (commit + ("+" if _told("git", "status", "--porcelain", "--untracked-files=no") else ""))
-        if commit
-        else "unknown"
-    )
+    """Return the checkout's commit, with a + if tracked files differ from it; `unknown` outside a checkout."""
+    commit = _output("git", "rev-parse", "--short", "HEAD")
+    changed = commit and _output("git", "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+" if changed else commit or "unknown"
 
 
 def today() -> str:
-    """Give the date."""
+    """Return the date as YYYY-MM-DD."""
     return time.strftime("%Y-%m-%d")
 
 
-def _clocks() -> str:
-    return _told("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,clocks.max.sm,power.limit", "--format=csv,noheader")
-
-
-def _told(*command: str) -> str:
-    """Give what a program prints; nothing where it is not here or fails."""
+def _output(*command: str) -> str:
+    """Return a program's output; empty where the program is missing or fails."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=30, cwd=Path(__file__).parent

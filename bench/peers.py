@@ -1,13 +1,13 @@
-"""The same generator, scene, window and overlap through other tools, and through a plain loop, against ours."""
+"""Compare the package with other tools and a plain loop: same generator, scene, window and overlap."""
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,13 +21,13 @@ from bench.generators import bundled_checkpoint, default_engine
 from bench.harness import (
     Record,
     Row,
-    in_words,
-    interleaved,
     json_option,
+    one_line,
     quick_option,
     rounds_option,
     save,
     say,
+    take_turns,
     threads_option,
 )
 from bench.peer.environments import CHECKOUT, PEERS, install, last_line, missing, python_of
@@ -44,39 +44,39 @@ from sar2optical.tiling.windows import DEFAULT_OVERLAP
 WINDOW = 256
 
 BATCHES = {"plain": 8, "opensr-utils": 4, "geoai-py": 8, "pytorch-toolbelt": 4, "MONAI": 8, "sar2optical": 4}
-"""What each is the fastest with, of 1, 4 and 8, over a scene of 2048 x 2048 on two cores with AVX2."""
+"""Fastest batch size of 1, 4 and 8 over a scene of 2048 x 2048, on two cores with AVX2."""
 
 _FASTEST = ("pytorch-toolbelt", "MONAI")
-"""Also run with the generator as PyTorch loads it, which is what their documentation shows."""
+"""Tools that also run with the generator as PyTorch loads it, as in their documentation."""
 
 _QUICK_SIDE = 1024
 _SMALL_SIDE = 512
 _NO_MOSAIC = (RasterioError, ValueError, IndexError, KeyError, OSError)
-"""What reading a file raises that is of another shape, or none that can be read."""
-_LONGEST = 3600
-"""Seconds that a worker may take."""
+"""Errors from reading a mosaic that is unreadable or has another shape."""
+_TIMEOUT = 3600  # seconds for one worker
 
 
+# As many parameters as options: click passes each by its name.
 @click.command("peers")
-@click.option("--install", "installing", is_flag=True, help="Make an environment for each tool, then stop.")
+@click.option("--install", "installing", is_flag=True, help="Create an environment for each tool and exit.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
     default=CHECKOUT / ".peers",
     show_default="in the checkout",
-    help="Of environments and scenes.",
+    help="Folder of environments and scenes.",
 )
 @click.option(
     "--side",
     type=click.IntRange(min=512),
     default=4096,
     show_default=True,
-    help="Of the scene; memory is taken at half of it, too.",
+    help="Side of the scene in pixels; memory is also measured at half of it.",
 )
 @click.option(
     "--wide",
     type=click.Path(path_type=Path),
-    help="A whole IW scene, simulated there where it is missing, over which our memory is measured, too.",
+    help="Whole IW scene for a second measurement of our memory; simulated if the file is missing.",
 )
 @click.option("--overlap", default=DEFAULT_OVERLAP, show_default=True)
 @rounds_option
@@ -94,7 +94,7 @@ def main(
     quick: bool,
     out: Path | None,
 ) -> None:
-    """Compare with other tools, each in an environment of its own."""
+    """Compare with other tools, each in its own environment."""
     folder = folder.resolve()
     if installing:
         for peer in PEERS:
@@ -105,7 +105,7 @@ def main(
     with TemporaryDirectory(prefix="scenes-", dir=folder) as work:
         checkpoint = bundled_checkpoint(Path(work) / "generator.pth")
         base = Job(window=WINDOW, overlap=overlap, threads=threads)
-        chosen = None if quick else default_engine(EngineOptions(threads=threads))  # before any clock runs
+        chosen = None if quick else default_engine(EngineOptions(threads=threads))  # before any measurement
         rows = measure(candidates(folder, checkpoint), base, Path(work), side, rounds, halved=not quick)
         if wide:
             rows = tuple(_with_wide(row, base, wide, Path(work)) for row in rows)
@@ -127,7 +127,7 @@ def main(
 
 
 def candidates(folder: Path, checkpoint: Path) -> list[Candidate]:
-    """Give all of them; the plain loop is the first, which the others are compared with."""
+    """Return all candidates; the first is the plain loop, which the others are compared with."""
     here = Path(sys.executable)
     peers = [
         Candidate(
@@ -151,29 +151,29 @@ def candidates(folder: Path, checkpoint: Path) -> list[Candidate]:
         *peers,
         *as_documented,
         Candidate(name=OURS, way="sar2optical", python=here, checkpoint=checkpoint, batch=BATCHES["sar2optical"]),
-        Candidate(name=DEFAULT, way="sar2optical", python=here, checkpoint=None),  # as it comes
+        Candidate(name=DEFAULT, way="sar2optical", python=here, checkpoint=None),
     ]
 
 
 def measure(
     found: Sequence[Candidate], base: Job, work: Path, side: int, rounds: int, *, halved: bool = True
 ) -> tuple[Row, ...]:
-    """Take all of them over the scenes.
+    """Run all candidates over the scenes.
 
     Parameters
     ----------
     found
         The candidates, one with a checkpoint first.
     base
-        What their jobs have in common.
+        Settings that their jobs share.
     work
         Folder of scenes and mosaics.
     side
-        Of the scene that is timed.
+        Side of the timed scene in pixels.
     rounds
-        In which they take turns.
+        Number of rounds in which they take turns.
     halved
-        Whether memory is measured at half of the side, too.
+        Measure memory at half of the side as well.
     """
     say("drawing the scenes")
     small = make_scene(work, _SMALL_SIDE, mapped=True)
@@ -189,43 +189,38 @@ def measure(
                 state.trouble = str(error)
         return None
 
-    for candidate in found:  # what does not run at all is out before anything is timed
+    for candidate in found:  # exclude candidates that fail before anything is timed
         state = known[candidate.name]
         if run(candidate, small):
             try:
                 state.on_map = survives(mosaic_of(work, candidate), small.stored)
             except _NO_MOSAIC as error:
-                state.trouble = f"its mosaic: {in_words(error)}"
+                state.trouble = f"its mosaic: {one_line(error)}"
         state.smaller = run(candidate, half) if half else None
         if state.trouble:
             say(f"left out: {candidate.name} ({state.trouble})")
 
-    def timed(candidate: Candidate) -> Callable[[], float]:
-        def sample() -> float:
-            outcome = run(candidate, whole)
-            if outcome is None:
-                return math.nan
-            known[candidate.name].outcomes.append(outcome)
-            return side**2 / 1e6 / outcome.seconds
+    def timed(candidate: Candidate, _: int) -> Outcome:
+        return work_of(candidate, base, whole, small, mosaic_of(work, candidate))
 
-        return sample
-
-    able = [candidate for candidate in found if known[candidate.name].trouble is None]
-    interleaved({candidate.name: timed(candidate) for candidate in able}, rounds, told=say)
+    able = {c.name: partial(timed, c) for c in found if known[c.name].trouble is None}
+    outcomes, failures = take_turns(able, rounds, on_progress=say)
+    for name in able:
+        known[name].outcomes, known[name].trouble = outcomes.get(name, []), failures.get(name)
     truth = truth_of(whole, base, found[0].checkpoint)
-    return tuple(_judged(c, known[c.name], whole, mosaic_of(work, c), truth) for c in found)
+    return tuple(_row(c, known[c.name], whole, mosaic_of(work, c), truth) for c in found)
 
 
-def _judged(candidate: Candidate, found: Found, scene: Scene, mosaic: Path, truth: Truth) -> Row:
-    """Make a row; a mosaic that cannot be judged, for its shape or bands, is a row that says so."""
+def _row(candidate: Candidate, found: Found, scene: Scene, mosaic: Path, truth: Truth) -> Row:
+    """Return a candidate's row; with the reason if its mosaic has another shape or cannot be read."""
     try:
         return row_of(candidate, found, scene, mosaic, truth)
     except _NO_MOSAIC as error:
-        return row_of(candidate, Found(trouble=f"its mosaic: {in_words(error)}"), scene, mosaic, truth)
+        return row_of(candidate, Found(trouble=f"its mosaic: {one_line(error)}"), scene, mosaic, truth)
 
 
 def _with_wide(row: Row, base: Job, wide: Path, work: Path) -> Row:
-    """Measure the memory of the default engine's row over a whole IW scene; give other rows as they are."""
+    """Add the memory over a whole IW scene to the default engine's row; return other rows unchanged."""
     if row.name != DEFAULT or row.trouble:
         return row
     columns, rows = WIDE
@@ -238,8 +233,8 @@ def _with_wide(row: Row, base: Job, wide: Path, work: Path) -> Row:
         if shape == (rows, columns):
             return _measured_wide(row, base, wide, work)
         trouble = f"{wide.name} has {shape[1]} x {shape[0]} pixels, not {columns} x {rows}"
-    except (WorkerFailed, RasterioError, OSError) as error:  # what was timed is not lost for it
-        trouble = in_words(error)
+    except (WorkerFailed, RasterioError, OSError) as error:  # keep the timed results
+        trouble = one_line(error)
     say(f"no memory over a whole scene: {trouble}")
     return row
 
@@ -255,32 +250,32 @@ def _measured_wide(row: Row, base: Job, wide: Path, work: Path) -> Row:
     return replace(row, figures={**row.figures, "memory_above_engine_mb_wide": above})
 
 
-class WorkerFailed(Exception):
-    """A candidate ended without a mosaic."""
+class WorkerFailed(RuntimeError):
+    """A candidate's process ended without a mosaic."""
 
 
 def work_of(candidate: Candidate, base: Job, scene: Scene, small: Scene, out: Path) -> Outcome:
-    """Have a candidate do its work in a process of its own, whose memory is all its own.
+    """Run a candidate in a process of its own, so that memory is its own.
 
     Parameters
     ----------
     candidate, base
-        Who, and what its job has in common with others.
+        The candidate, and the settings that all jobs share.
     scene, small
-        The one that is timed, and the one to warm up with.
+        The timed scene, and the scene for warming up.
     out
-        The mosaic.
+        Path of the mosaic.
 
     Raises
     ------
     WorkerFailed
-        With the last line that it said.
+        With the last line of its output.
     """
     return answered(candidate.python, job_of(candidate, base, scene, small, out))
 
 
 def answered(python: Path, job: Job) -> Outcome:
-    """Give a job to an environment; see `work_of`."""
+    """Run a job in an environment; see `work_of`."""
     out = Path(job.out)
     out.unlink(missing_ok=True)
     quiet = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
@@ -290,23 +285,23 @@ def answered(python: Path, job: Job) -> Outcome:
             capture_output=True,
             text=True,
             check=False,
-            cwd=out.parent,  # where some leave files
+            cwd=out.parent,  # some tools leave files there
             env={**os.environ, **quiet, "PYTHONPATH": str(CHECKOUT)},
-            timeout=_LONGEST,
+            timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired as error:
-        raise WorkerFailed(f"not done after {_LONGEST} s") from error
+        raise WorkerFailed(f"no result after {_TIMEOUT} s") from error
     if done.returncode or not out.exists():
-        said = last_line(done.stderr) or f"ended with {done.returncode}, without a mosaic"
-        raise WorkerFailed(in_words(RuntimeError(said)))
+        reason = last_line(done.stderr) or f"exit code {done.returncode}, no mosaic"
+        raise WorkerFailed(one_line(RuntimeError(reason)))
     try:
         return Outcome.from_json(last_line(done.stdout, most=None))
     except (ValueError, TypeError) as error:
-        raise WorkerFailed(f"answers in no form that is known: {in_words(error)}") from error
+        raise WorkerFailed(f"cannot parse its answer: {one_line(error)}") from error
 
 
 def job_of(candidate: Candidate, base: Job, scene: Scene, small: Scene, out: Path) -> Job:
-    """Say what a candidate has to do."""
+    """Return a candidate's job."""
     return replace(
         base,
         way=candidate.way,
@@ -320,17 +315,17 @@ def job_of(candidate: Candidate, base: Job, scene: Scene, small: Scene, out: Pat
 
 
 def mosaic_of(work: Path, candidate: Candidate) -> Path:
-    """Give where a candidate writes."""
+    """Return the path of a candidate's mosaic."""
     return work / f"mosaic-{candidate.name.replace(' ', '-').replace(',', '')}.tif"
 
 
 def truth_of(scene: Scene, base: Job, checkpoint: Path | None) -> Truth:
-    """Blend the scene exactly, in this process."""
+    """Blend the scene exactly, in this process; the truth that mosaics are compared with."""
     import torch
 
     from sar2optical.models.checkpoint import load_generator
 
-    assert checkpoint is not None, "the exact blend is PyTorch's"
+    assert checkpoint is not None, "the exact blend runs in PyTorch"
     say("blending exactly")
     generator, _ = load_generator(checkpoint)
     sar, valid = scene.read()

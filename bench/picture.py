@@ -1,4 +1,4 @@
-"""A scene beside its mosaic, small enough for a page."""
+"""Draw a scene beside its mosaic, reduced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
-_GAP = 16  # pixels between the two
+_GAP = 16  # pixels between scene and mosaic
 _WHITE = 255
 
 
@@ -20,9 +20,9 @@ _WHITE = 255
 @click.argument("scene", type=click.Path(path_type=Path))
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--longest", default=720, show_default=True, help="Pixels of each, at most.")
+@click.option("--longest", default=720, show_default=True, help="Longest side of each, in pixels.")
 def main(scene: Path, mosaic: Path, out: Path, longest: int) -> None:
-    """Draw SCENE and its MOSAIC side by side into OUT (.jpg, .png); white where there is no data."""
+    """Draw SCENE and its MOSAIC side by side into OUT (.jpg, .png); nodata is white."""
     values, valid = _read(scene, longest, 1)
     high = np.percentile(values[:, valid], 99) if valid.any() else 1
     sar = np.where(valid, np.clip(values / high, 0, 1) * _WHITE, _WHITE).repeat(3, axis=0)
@@ -39,7 +39,7 @@ def main(scene: Path, mosaic: Path, out: Path, longest: int) -> None:
 
 
 def _read(path: Path, longest: int, bands: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read the first bands, averaged down, as float32 (bands, H, W) with bool (H, W)."""
+    """Read the first bands, reduced by averaging: float32 (bands, H, W), and their validity, bool (H, W)."""
     with rasterio.open(path) as src:
         scale = longest / max(src.shape)
         shape = tuple(max(1, round(n * scale)) for n in src.shape)

@@ -1,4 +1,4 @@
-"""What a record looks like: no speed is drawn that it does not vouch for. matplotlib, without a screen."""
+"""Plots of a record, of rows with reliable rates. Uses matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bench.harness import Record, Row, median
 
 _COLOURS = {"fp32": "C0", "bf16": "C1", "fp16": "C4", "int8": "C2", "fp8": "C3"}
 _MARKERS = "osD^vPX*<>"
-_FAR = 4
-"""Times the fastest: a ceiling so high needs a logarithmic axis."""
-_REMEMBERED = ("ours", "the seed's way")
-"""Ways over a scene whose memory is drawn: with all of them nothing can be told apart."""
+_LOG_FROM = 4
+"""Ratio of a ceiling to the fastest rate from which on the axis is logarithmic."""
+_WITH_MEMORY = ("ours", "reference baseline")
+"""Methods whose memory is drawn: lines of all methods cannot be distinguished."""
 _EQUAL = 140.0
-"""dB: what is closer than float32 tells apart is drawn here, infinite PSNR among it."""
+"""PSNR in dB at which identical images are drawn, beyond the resolution of float32."""
 
 _STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "sar2optical",  # names of clip paths, otherwise random: a second run changes no byte
-    "svg.fonttype": "none",  # text stays text: small files, small differences
+    "svg.hashsalt": "sar2optical",  # names of clip paths, random otherwise: a second run gives the same bytes
+    "svg.fonttype": "none",  # text stays text: small files and diffs
     "font.size": 9,
 }
 
@@ -33,24 +33,37 @@ class Plot:
     name: str
     caption: str
     draw: Callable[[Any], None]
-    """Onto a matplotlib axis."""
+    """Draws onto a matplotlib axis."""
 
 
 def plots_of(record: Record) -> list[Plot]:
-    """Say what can be drawn of a record; nothing is drawn yet."""
-    plots = {"engines": _of_engines, "scene": _of_scene}.get(record.bench, lambda _: [])(record)
+    """Return the plots of a record, without drawing them."""
+    rows, plots, on = reliable_rows(record), [], f"on {record.machine.title}"
+    batched = [row for row in rows if row.labels.get("batch")]
+    scored = [row for row in rows if row.figures.get("psnr_db") is not None]
+    sized = [row for row in rows if row.labels.get("width") and row.labels.get("height")]
+    if record.bench == "engines" and batched:
+        text = f"Throughput by batch size, {on}. Dashed: limit of the machine's matrix product."
+        plots.append(Plot("throughput", text, lambda axis: _throughput(axis, record, batched)))
+    if record.bench == "engines" and scored:
+        text = (
+            f"Rate and PSNR of each engine at its best batch size, {on}. The line joins the Pareto-optimal engines."
+        )
+        plots.append(Plot("frontier", text, lambda axis: _frontier(axis, scored)))
+    if record.bench == "scene" and sized:
+        plots.append(Plot("area", f"Time by area of the scene, {on}.", lambda axis: _area(axis, sized)))
     if record.series.get("memory"):
-        plots.append(Plot("memory", "Memory over time.", lambda axis: _memory(axis, record)))
+        plots.append(Plot("memory", f"Memory over time, {on}.", lambda axis: _memory(axis, record)))
     return plots
 
 
 def svg(plot: Plot) -> bytes:
-    """Draw a picture; the same bytes each time, for one version of matplotlib."""
+    """Draw a plot as SVG; a version of matplotlib gives the same bytes each time."""
     from matplotlib import style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE]):  # whatever the user's own style is
+    with style.context(["default", _STYLE]):  # not the user's style
         figure = Figure(figsize=(9, 4.5), layout="constrained")
         FigureCanvasSVG(figure)
         axis = figure.add_subplot()
@@ -63,13 +76,13 @@ def svg(plot: Plot) -> bytes:
     return data.getvalue()
 
 
-def vouched(record: Record) -> list[Row]:
-    """Give the rows whose rates may be relied on."""
-    return [row for row in record.rows if row.samples and record.doubt(row) is None]
+def reliable_rows(record: Record) -> list[Row]:
+    """Return the rows with reliable rates."""
+    return [row for row in record.rows if row.samples and record.unreliable_rate(row) is None]
 
 
 def engine_of(row: Row) -> str:
-    """Name the engine of a row, whatever its batch."""
+    """Return the name of a row's engine, without the batch size."""
     labels = row.labels
     words = [str(labels[key]) for key in ("backend", "precision", "way") if labels.get(key)]
     words += [f"{labels['threads']} threads"] if labels.get("threads") else []
@@ -84,28 +97,8 @@ def _grouped(rows: list[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]
     return groups
 
 
-def _of_engines(record: Record) -> list[Plot]:
-    rows = [row for row in vouched(record) if row.labels.get("batch")]
-    scored = [row for row in vouched(record) if row.figures.get("psnr_db") is not None]
-    plots = []
-    if rows:
-        caption = "Throughput against batch. Dashed: what the machine's matrix product allows."
-        plots.append(Plot("throughput", caption, lambda axis: _throughput(axis, record, rows)))
-    if scored:
-        caption = (
-            "Speed against PSNR, each engine at its best batch. Nothing is both faster and closer than the line."
-        )
-        plots.append(Plot("frontier", caption, lambda axis: _frontier(axis, scored)))
-    return plots
-
-
-def _of_scene(record: Record) -> list[Plot]:
-    rows = [row for row in vouched(record) if row.labels.get("width") and row.labels.get("height")]
-    return [Plot("area", "Time against the scene's area.", lambda axis: _area(axis, rows))] if rows else []
-
-
 def _looks(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """Give each engine's colour, its precision's; its marker, its library's and way's; hollow without transfers."""
+    """Return each engine's style: colour by precision, marker by library and method, hollow without transfers."""
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
     return {
         engine_of(row): {
@@ -134,7 +127,7 @@ def _throughput(axis: Any, record: Record, rows: list[Row]) -> None:
     axis.set_xticks(batches, labels=[str(batch) for batch in batches])
     axis.set(xlabel="batch", ylabel=rows[0].unit)
     ceilings = record.settings.get("ceiling_windows_per_s", {}).values()
-    if max(ceilings, default=0) > _FAR * max(median(row.samples) for row in rows):
+    if max(ceilings, default=0) > _LOG_FROM * max(median(row.samples) for row in rows):
         axis.set_yscale("log")
     else:
         axis.set_ylim(0)
@@ -147,7 +140,7 @@ def _frontier(axis: Any, rows: list[Row]) -> None:
     kept = frontier(list(points.values()))
     for name, point in points.items():
         axis.plot(*point, linestyle="none", **looks[name])
-        if point in kept:  # the others would lie upon each other; the legend has all
+        if point in kept:  # labels of all would overlap
             axis.annotate(name, point, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
     axis.plot(*zip(*kept, strict=True), color="0.6", zorder=0)
     axis.margins(x=0.15)
@@ -156,26 +149,26 @@ def _frontier(axis: Any, rows: list[Row]) -> None:
 
 
 def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keep the points that no other is above and to the right of, from left to right."""
+    """Return the Pareto-optimal points, from left to right: no other point is larger in both values."""
     return sorted(p for p in set(points) if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points))
 
 
 def _area(axis: Any, rows: list[Row]) -> None:
-    for (way, line), marker in zip(_grouped(rows, _way).items(), _MARKERS * len(rows), strict=False):
+    for (method, line), marker in zip(_grouped(rows, _method).items(), _MARKERS * len(rows), strict=False):
         areas = [float(str(row.labels["width"])) * float(str(row.labels["height"])) / 1e6 for row in line]
         seconds = [
             row.figures.get("seconds") or area / median(row.samples) for area, row in zip(areas, line, strict=True)
         ]
-        axis.plot(*zip(*sorted(zip(areas, seconds, strict=True)), strict=True), marker=marker, label=way)
+        axis.plot(*zip(*sorted(zip(areas, seconds, strict=True)), strict=True), marker=marker, label=method)
     axis.set(xlabel="Mpx", ylabel="seconds", xscale="log", yscale="log")
 
 
-def _way(row: Row) -> str:
+def _method(row: Row) -> str:
     return str(row.labels.get("way") or row.name)
 
 
 def _memory(axis: Any, record: Record) -> None:
-    drawn = {row.name for row in record.rows if not row.trouble and row.labels.get("way", "ours") in _REMEMBERED}
+    drawn = {row.name for row in record.rows if not row.trouble and row.labels.get("way", "ours") in _WITH_MEMORY}
     for name, points in record.series["memory"].items():
         if points and name in drawn:
             axis.plot(*zip(*points, strict=True), label=name, linewidth=1.2)

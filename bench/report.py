@@ -1,85 +1,73 @@
-"""What the committed results say: `bench/README.md` and its plots, made from the records alone."""
+"""Write `bench/README.md` and its plots from the committed records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
-from typing import Any
 
 import click
 
-from bench.compare import read
-from bench.harness import MOST_SPREAD, Record, Row, median, say
-from bench.plots import Plot, plots_of, svg, vouched
-from bench.tables import cell, layout, listed, markdown, number, rate_and_ratio, safe
+from bench.harness import Record, Row, load, median, number, ratio_cells, say
+from bench.plots import Plot, plots_of, reliable_rows, svg
+from bench.tables import caption, cell, layout, listed, markdown, safe
 from sar2optical._utils.files import write_output
 
 BENCH = Path(__file__).parent
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
-INTRO = f"""# Benches
-
-Made by `python -m bench report` from `results/*.json`; do not edit. One command each, run from the checkout:
-
-| command | what it compares |
-|---|---|
-| `python -m bench engines` | libraries, precisions and batch sizes, and the seed's way, on windows |
-| `python -m bench scene` | whole scenes, from file to mosaic, with a plain copy, the engine alone, the seed's way |
-| `python -m bench peers` | the same scene through other tools, each in an environment of its own (`--install`: 6GB) |
-| `python -m bench training` | the seed's step and ours |
-| `python -m bench seams SCENE` | what overlaps cost and do |
-| `python -m bench guard` | ratios now with the committed ones: fails where something became slower |
-| `python -m bench compare A.json B.json` | ratios of two runs of one bench |
-| `python -m bench report` | nothing: makes this page and its plots; `--check` tells whether it is up to date |
-
-`--json bench/results/MACHINE-BENCH.json` keeps a run, raw samples and all. `--quick` is to see that it runs, not to
-be believed.
-
-Machines are shared and noisy. So candidates take turns, and what holds is the *ratio*: the median over the rounds of
-a row's sample over that of the row it is compared with, in the same round. A rate or a ratio that spreads by more
-than {MOST_SPREAD:.0%} over the rounds (between the quartiles; of three rounds between the ends) says so instead
-of giving a figure, and so does a row that something is wrong with. A share is of the ceiling: the machine's own
-matrix product in the same precision, and its copy. PSNR of 999 dB: equal, bit by bit.
-"""
+INTRO = BENCH / "intro.md"
+"""First section of the page; the limit of 10% in it is `harness.MAX_SPREAD`."""
 
 BENCHES = ("engines", "scene", "peers", "training", "seams", "guard")
-"""In the order of the page; others follow."""
+"""Order on the page; others follow."""
+
+_SUMMARY = (
+    "Windows of 256 x 256 per second, and megapixels per second of whole scenes, by machine. Each ratio is to the "
+    "reference baseline (PyTorch, eager, one window after another) in the same run; one that varies is given as "
+    "median (lowest to highest of the rounds)."
+)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A record and its file's name, without the ending."""
+    """A record and its file's name without the suffix."""
 
     stem: str
     record: Record
 
     @property
     def title(self) -> str:
-        """Head the record's part of its machine's section."""
+        """Heading of the record's section: the bench, with the file's name if that is unusual."""
         usual = self.stem == f"{self.record.machine.slug}-{self.record.bench}"
         return self.record.bench if usual else f"{self.record.bench} ({self.stem})"
 
-    def picture(self, plot: Plot) -> str:
-        """Name the file of a plot."""
-        return f"{self.stem}-{plot.name}.svg"
+    @property
+    def plots(self) -> dict[str, Plot]:
+        """Plots by the names of their files."""
+        return {f"{self.stem}-{plot.name}.svg": plot for plot in plots_of(self.record)}
 
 
 @click.command("report")
-@click.option("--results", default=BENCH / "results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--results",
+    default=BENCH / "results",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the records.",
+)
 @click.option("--out", default=BENCH / "README.md", type=click.Path(dir_okay=False, path_type=Path), help="The page.")
 @click.option(
     "--readme",
     default=BENCH.parent / "README.md",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Where the summary goes, between {BEGIN} and {END}; not touched without them.",
+    help=f"File to write the summary into, between {BEGIN} and {END}; unchanged without them.",
 )
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 where the pages are not what the results give.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a page or a plot is out of date.")
 def main(results: Path, out: Path, readme: Path, check: bool) -> None:
-    """Make bench/README.md and its plots from bench/results."""
+    """Write bench/README.md and its plots from bench/results."""
     found = results_in(results)
-    drawn = {result.picture(plot): plot for result in found for plot in plots_of(result.record)}
+    drawn = {name: plot for result in found for name, plot in result.plots.items()}
     pages = {out: page(found, Path(relpath(results, out.parent)).as_posix())}
     if readme.exists():
         pages[readme] = with_summary(readme.read_text(), found)
@@ -87,7 +75,7 @@ def main(results: Path, out: Path, readme: Path, check: bool) -> None:
     if check:
         stale += [results / name for name in drawn if not (results / name).exists()]
         if stale:
-            raise click.ClickException(f"{stale[0]} is not what the results give: run python -m bench report")
+            raise click.ClickException(f"{stale[0]} is out of date: run python -m bench report")
         return
     for path in stale:
         write_output(path, pages[path].encode())
@@ -95,45 +83,29 @@ def main(results: Path, out: Path, readme: Path, check: bool) -> None:
         write_output(results / name, svg(plot))
     for path in sorted(results.glob("*.svg")):
         if path.name not in drawn:
-            say(f"{path}: belongs to no record, remove it")
+            say(f"{path}: belongs to no record: remove it")
     click.echo(f"{out}: {len(found)} records, {len(drawn)} plots")
 
 
 def results_in(folder: Path) -> list[Result]:
-    """Read a folder's records, by machine and bench; files of an older format are left out, with a line each."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        record = read(path)
-        if record is None:
-            say(f"left out: {path} (of an older format: run the bench again)")
-        else:
-            found.append(Result(path.stem, record))
-    return sorted(found, key=lambda result: (result.record.machine.slug, _place(result.record.bench), result.stem))
-
-
-def _place(bench: str) -> tuple[int, str]:
-    return (BENCHES.index(bench) if bench in BENCHES else len(BENCHES), bench)
+    """Read a folder's records, sorted by machine and bench."""
+    order = {bench: k for k, bench in enumerate(BENCHES)}
+    return sorted(
+        (Result(path.stem, load(path)) for path in folder.glob("*.json")),
+        key=lambda x: (x.record.machine.slug, order.get(x.record.bench, len(order)), x.record.bench, x.stem),
+    )
 
 
 def page(results: list[Result], folder: str) -> str:
-    """Write the page.
-
-    Parameters
-    ----------
-    results
-        As of `results_in`.
-    folder
-        Of the plots, as the page links to it.
-    """
-    parts = [INTRO]
+    """Write the page; `folder` is the path of the plots, relative to the page."""
+    sections = [INTRO.read_text()]
     for slug, mine in by_machine(results).items():
-        parts += [f"## {slug}\n", _provenance(mine)]
-        parts += [_section(result, folder) for result in mine]
-    return "\n".join(parts)
+        sections += [f"## {slug}\n", _provenance(mine), *(_section(result, folder) for result in mine)]
+    return "\n".join(sections)
 
 
 def by_machine(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Group results by their machine's kind."""
+    """Group results by the kind of machine."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.record.machine.slug, []).append(result)
@@ -141,94 +113,88 @@ def by_machine(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def _provenance(results: list[Result]) -> str:
-    """Say on what and with what the records were taken; once for those of which it is the same."""
-    said: dict[str, list[str]] = {}
+    """Describe machine, versions, commit and date; one line for all records that share them."""
+    titles: dict[str, list[str]] = {}
     for result in results:
         record, machine = result.record, result.record.machine
         size = f"{machine.cores} cores", machine.instructions, f"{machine.memory_gb:g} GB"
         known = ", ".join(filter(None, (machine.cpu, *size, machine.gpu)))
-        words = f"{safe(known)}; {listed(record.versions, ', ')}; commit {record.commit}, {record.taken}"
-        said.setdefault(words, []).append(result.title)
-    return "".join(f"- {', '.join(titles)}: {words}\n" for words, titles in said.items())
+        line = f"{safe(known)}; {listed(record.versions, ', ')}; commit {record.commit}, {record.taken}"
+        titles.setdefault(line, []).append(result.title)
+    return "".join(f"- {', '.join(names)}: {line}\n" for line, names in titles.items())
 
 
 def _section(result: Result, folder: str) -> str:
     record = result.record
-    parts = [f"### {result.title}\n"]
-    parts += [f"{title}: {listed(facts)}.\n" for title, facts in _told(record).items() if facts]
-    parts += [markdown(record)] if record.rows else []
-    verdicts = record.series.get("verdicts", {}).items()
-    parts += ["".join(f"- {safe(name)}: {cell(value)}\n" for name, value in verdicts)] if verdicts else []
-    parts += [f"{plot.caption}\n\n![{plot.caption}]({folder}/{result.picture(plot)})\n" for plot in plots_of(record)]
-    return "\n".join(parts)
-
-
-def _told(record: Record) -> dict[str, Mapping[str, Any]]:
-    exponents = record.series.get("growth_exponent", {})
-    return {
+    notes = {
         "Settings": record.settings,
         "Ceilings": record.ceilings,
-        "Time grows with the area to the power of": exponents,
+        "Time grows with the area to the power of": record.series.get("growth_exponent", {}),
     }
+    blocks = [f"### {result.title}\n"]
+    blocks += [f"{title}: {listed(values)}.\n" for title, values in notes.items() if values]
+    blocks += [f"{caption(record)}\n", markdown(record)] if record.rows else []
+    compared = record.series.get("verdicts", {}).items()
+    blocks += ["".join(f"- {safe(name)}: {safe(cell(value))}\n" for name, value in compared)] if compared else []
+    blocks += [f"{x.caption}\n\n![{x.caption}]({folder}/{name})\n" for name, x in result.plots.items()]
+    return "\n".join(blocks)
 
 
 def with_summary(readme: str, results: list[Result]) -> str:
-    """Put one line for each machine between the markers of a page; the page as it is where it has none."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    """Replace the text between the markers of a page by the summary; a page without markers stays unchanged."""
+    before, begin, tail = readme.partition(BEGIN)
+    _, end, after = tail.partition(END)
     return f"{before}{begin}\n{summary(results)}{end}{after}" if end else readme
 
 
 def summary(results: list[Result]) -> str:
-    """Tabulate the fastest engine and the largest scene of each machine, of rows that are vouched for.
+    """Tabulate the fastest engine and the largest scene of each machine, from rows with reliable rates.
 
-    The first row of `engines` is the seed's way. It is not run over the largest scenes: what counts is the largest
-    that it was run over.
+    The first row of `engines` is the reference baseline. It does not run over the largest scenes: their ratio is that
+    of the largest scene that it ran over.
     """
-    seed = "against the seed's way"
-    lines = [["machine", "fastest engine", "windows/s", seed, "largest scene", "Mpx/s", seed]]
+    lines = [["machine", "fastest engine", "windows/s", "ratio", "largest scene", "Mpx/s", "ratio"]]
     lines.append(["---", "---", "--:", "--:", "---", "--:", "--:"])
     for slug, mine in by_machine(results).items():
         lines.append([slug, *_fastest_engine(mine), *_largest_scene(mine)])
-    return layout(lines)
+    return f"{_SUMMARY}\n\n{layout(lines)}"
 
 
-def _rows(results: list[Result], bench: str) -> list[tuple[Record, Row]]:
-    return [(r.record, row) for r in results if r.record.bench == bench for row in vouched(r.record)]
+def _rows(results: list[Result], bench: str, label: str, *values: str | None) -> list[tuple[Record, Row]]:
+    """Return the reliable rows of a bench that have one of these values of a label, with their records."""
+    records = [result.record for result in results if result.record.bench == bench]
+    return [(x, row) for x in records for row in reliable_rows(x) if row.labels.get(label) in values]
 
 
 def _fastest_engine(results: list[Result]) -> list[str]:
-    rows = [pair for pair in _rows(results, "engines") if pair[1].labels.get("transfers") != "off"]
+    rows = _rows(results, "engines", "transfers", "on", None)
     if not rows:
         return ["-", "-", "-"]
     record, best = max(rows, key=lambda pair: median(pair[1].samples))
-    return [safe(best.name), *rate_and_ratio(record, best)]
+    return [safe(text) for text in (best.name, *ratio_cells(record, best))]
 
 
 def _largest_scene(results: list[Result]) -> list[str]:
-    rows = [pair for pair in _rows(results, "scene") if pair[1].labels.get("way") == "ours"]
+    rows = sorted(_rows(results, "scene", "way", "ours"), key=lambda pair: -_area(pair[1]))
     if not rows:
         return ["-", "-", "-"]
-    _, best = max(rows, key=lambda pair: _area(pair[1]))
-    size = f"{best.labels['width']} x {best.labels['height']}"
-    ratios = {
-        f"{row.labels['width']} x {row.labels['height']}": _ratio_to_the_seed(record, row)
-        for record, row in sorted(rows, key=lambda pair: -_area(pair[1]))
-    }
-    other, ratio = next(((size, ratio) for size, ratio in ratios.items() if ratio != "-"), (size, "-"))
-    return [size, number(median(best.samples)), ratio if other == size else f"{ratio} ({other})"]
+    best = rows[0][1]
+    for record, row in rows:
+        ratio = _ratio_to_reference(record, row)
+        if ratio != "-":
+            return [_size(best), number(median(best.samples)), ratio if row is best else f"{ratio} ({_size(row)})"]
+    return [_size(best), number(median(best.samples)), "-"]
 
 
-def _ratio_to_the_seed(record: Record, row: Row) -> str:
-    seeds = [
-        other
-        for other in record.rows
-        if other.samples and other.labels.get("way") == "the seed's way" and _area(other) == _area(row)
-    ]
-    if not seeds:
-        return "-"
-    rate, ratio = rate_and_ratio(record, replace(row, labels={**row.labels, "base": seeds[0].name}))
-    return rate if ratio == "-" else ratio  # words on why there is none stand in the rate's place
+def _ratio_to_reference(record: Record, row: Row) -> str:
+    for other in record.rows:
+        if other.samples and other.labels.get("way") == "reference baseline" and _area(other) == _area(row):
+            return ratio_cells(record, replace(row, labels={**row.labels, "base": other.name}))[1]
+    return "-"
+
+
+def _size(row: Row) -> str:
+    return f"{row.labels['width']} x {row.labels['height']}"
 
 
 def _area(row: Row) -> int:

@@ -1,4 +1,4 @@
-"""A generator in PyTorch with windows that are on the GPU already: what is left when nothing has to be copied."""
+"""Run a generator in PyTorch on windows that stay on the GPU: the rate without transfers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 def opened(
     checkpoint: Path, kind: str, precision: str, batch: int
 ) -> Iterator[Callable[[NDArray[np.float32]], object]]:
-    """Give what runs a batch and waits for it: PyTorch at its best, which may choose its algorithms by a race.
+    """Yield a function that runs a batch and waits for it; cuDNN may choose its algorithms by timing them.
 
     Parameters
     ----------
     checkpoint
-        Of the generator.
+        Checkpoint of the generator.
     kind
         eager, compiled (`torch.compile`) or graph (a CUDA graph of the eager kernels).
     precision
-        fp32 (not TF32), fp16 or bf16: of weights and images alike.
+        fp32 (not TF32), fp16 or bf16, of weights and images.
     batch
-        Windows a run.
+        Windows per run.
     """
     import torch
 
@@ -48,10 +48,10 @@ def opened(
         step = _step(module, kind, resident)
         filled = False
 
-        @torch.inference_mode()  # which is a thread's own
+        @torch.inference_mode()  # the mode is per thread
         def run(sar: NDArray[np.float32]) -> None:
             nonlocal filled
-            if not filled:  # the first run alone brings them there
+            if not filled:  # only the first run copies
                 resident.copy_(torch.from_numpy(sar).expand(shape))
                 filled = True
             step()
@@ -64,7 +64,7 @@ _COMPILED: dict[tuple[Path, str], nn.Module] = {}
 
 
 def _compiled(checkpoint: Path, precision: str, module: nn.Module) -> nn.Module:
-    """Compile once, not in each round: it takes half a minute."""
+    """Compile once, not in each round: compiling takes half a minute."""
     import torch
 
     if (checkpoint, precision) not in _COMPILED:
@@ -79,7 +79,7 @@ def _step(module: nn.Module, kind: str, resident: Tensor) -> Callable[[], object
         return lambda: module(resident)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
-        for _ in range(3):  # libraries set themselves up, and choose their algorithms
+        for _ in range(3):  # warm up: libraries choose their algorithms
             module(resident)
     stream.synchronize()
     graph = torch.cuda.CUDAGraph()

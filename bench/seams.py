@@ -1,4 +1,4 @@
-"""What an overlap costs, and what it buys: steps at window edges, and patches of differing brightness."""
+"""Measure the cost and effect of overlaps: windows, steps at window edges, patches of differing brightness."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sar2optical.scene.bands import SceneOptions
 from sar2optical.tiling.seams import seam_score
 from sar2optical.tiling.windows import window_grid
 
-_PATTERN = 16  # pixels: the coarsest pattern of transposed convolutions that was seen to step at edges
+_PATTERN = 16  # pixels: coarsest pattern of transposed convolutions that was observed to step at edges
 
 REFERENCE = 192
-"""Overlap of the mosaic that others are compared with: every pixel is seen by 16 windows."""
+"""Overlap of the reference mosaic: 16 windows cover each pixel."""
 
 
 @click.command("seams")
 @click.argument("scene", type=click.Path(path_type=Path))
 @click.option("--overlap", "overlaps", type=int, multiple=True, default=(0, 16, 32, 64, 96, 128), show_default=True)
-@click.option("--model", type=click.Path(path_type=Path), help="The bundled generator where not given.")
+@click.option("--model", type=click.Path(path_type=Path), help="Engine file.  [the bundled generator]")
 @click.option("--band", "bands", multiple=True)
-@click.option("--window", default=256, show_default=True, help="Side of the model's window.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the figures.")
+@click.option("--window", default=256, show_default=True, help="Side of the model's window, in pixels.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write the record to this file.")
 def main(
     scene: Path, overlaps: tuple[int, ...], model: Path | None, bands: tuple[str, ...], window: int, out: Path | None
 ) -> None:
-    """Measure seams of SCENE's mosaic for several overlaps."""
+    """Measure the seams of SCENE's mosaic for several overlaps."""
     with tempfile.TemporaryDirectory() as folder:
 
         def mosaic(overlap: int) -> tuple[Report, NDArray[np.uint8], NDArray[np.bool_]]:
@@ -55,13 +55,13 @@ def main(
         figures = []
         for overlap in overlaps:
             report, image, _ = mosaic(overlap)
-            plan = window_grid(report.shape, window, overlap)
+            grid = window_grid(report.shape, window, overlap)
             figures.append(
                 {
                     "overlap": overlap,
                     "windows": report.windows_run,
-                    "seam_score": seam_score(image, valid, plan.rows, plan.cols, window),
-                    "seam_score_in_phase": seam_score(image, valid, plan.rows, plan.cols, window, period=_PATTERN),
+                    "seam_score": seam_score(image, valid, grid.rows, grid.cols, window),
+                    "seam_score_in_phase": seam_score(image, valid, grid.rows, grid.cols, window, period=_PATTERN),
                     "low_passed_rms": low_passed_rms(reference, image, valid),
                 }
             )

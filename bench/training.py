@@ -1,4 +1,4 @@
-"""Images per second of a training step, against the seed's; and whether faster arithmetic learns as well."""
+"""Measure images per second of a training step, beside the reference step; optionally compare the L1 reached."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,16 @@ from bench.harness import (
     Record,
     Row,
     device_option,
-    here,
-    in_a_process,
-    in_words,
+    execute,
     json_option,
     quick_option,
-    ratio_cells,
     rounds_option,
     save,
     say,
-    table,
+    take_turns,
     threads_option,
 )
+from bench.tables import terminal
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines.base import default_threads
 from sar2optical.signature import Bound, ModelSignature, Stretch
@@ -38,42 +37,84 @@ if TYPE_CHECKING:
 
     from sar2optical.training.config import TrainConfig
 
-SEED = "the seed's step: eager, fp32, contiguous"
+REFERENCE = "reference step: eager, fp32, contiguous"
 
 _SIGNATURE = ModelSignature(
     name="bench", bands=("VH",), unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),), channels=3
 )
-_COMPARED = (150, 200)  # steps whose L1 is compared
+_STEPS = 200
+_L1_FROM = 0.75
+"""L1 is the mean over the steps from this share of all steps on."""
 _SECONDS = 1.0
-"""That a candidate runs for in each round, at least."""
+"""Least duration of a candidate in each round."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way of taking a step; travels to a process of its own."""
+class Candidate:
+    """One form of the training step; passed to a process of its own."""
 
-    name: str
+    form: str
     precision: str = "fp32"
     channels_last: bool = True
     compile: bool = False
     batch: int
-    seed: bool = False
+    reference: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+        return f"{self.form}, batch {self.batch}"
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What it is."""
-        how = "the seed's" if self.seed else "channels last" if self.channels_last else "contiguous"
-        how += ", compiled" if self.compile else ""
-        return {"way": how, "precision": self.precision, "batch": self.batch, "base": f"{SEED}, batch {self.batch}"}
+        """Labels of the row."""
+        layout = "reference" if self.reference else "channels last" if self.channels_last else "contiguous"
+        layout += ", compiled" if self.compile else ""
+        base = f"{REFERENCE}, batch {self.batch}"
+        return {"way": layout, "precision": self.precision, "batch": self.batch, "base": base}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of the bench; those of the command have the command's meaning."""
+
+    base_channels: int = 64
+    batches: Sequence[int] = (8,)
+    compiled: bool = False
+    bf16: bool
+    data: Path | None = None
+    steps: int = _STEPS
+    device: str = "cpu"
+    threads: int | None = None
+    rounds: int
+    separate: bool = True
+    """Run each candidate in a process of its own, on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Measurements of one candidate in one round."""
+
+    rate: float
+    """Images per second."""
+    memory: int
+    """Bytes."""
+    first_s: float
+    """Duration of the first step, with setup and compilation."""
+
+    def __str__(self) -> str:
+        """Return the rate, for progress lines."""
+        return f"{self.rate:.2f} images/s"
+
+
+# As many parameters as options: click passes each by its name.
 @click.command("training")
 @click.option("--base-channels", default=64, show_default=True, help="Width of generator and discriminator.")
 @click.option("--batch", "batches", type=click.IntRange(min=2), multiple=True, default=(8,), show_default=True)
-@click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="Also torch.compile.")
-@click.option("--bf16/--no-bf16", default=None, help="Also bf16.  [where the device computes in it]")
-@click.option("--data", type=click.Path(path_type=Path), help="Pairs: compare what is learnt, too.")
-@click.option("--steps", default=_COMPARED[1], show_default=True, help="Of that comparison.")
+@click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="Include torch.compile.")
+@click.option("--bf16/--no-bf16", default=None, help="Include bf16.  [where the device computes in bf16]")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of pairs: also compare the L1 reached.")
+@click.option("--steps", default=_STEPS, show_default=True, help="Number of steps of that comparison.")
 @device_option
 @threads_option
 @rounds_option
@@ -83,117 +124,100 @@ def main(
     base_channels: int, batches: tuple[int, ...], compiled: bool, bf16: bool | None, data: Path | None, steps: int,
     device: str, threads: int | None, rounds: int, quick: bool, out: Path | None,
 ) -> None:  # fmt: skip
-    """Compare training steps, taking turns; with --data, the L1 they come to from the same seed."""
+    """Compare training steps, which take turns; with --data, also the L1 that they reach from the same seed."""
     from sar2optical.training.networks import choose_precision
 
     if quick:
         base_channels, batches, rounds = min(base_channels, 4), (2,), 1
     if bf16 is None:
         bf16 = choose_precision("auto", device) == "bf16"
-    record = measured(
-        base_channels, batches, compiled=compiled, bf16=bf16, device=device, threads=threads, rounds=rounds,
-        data=data, steps=steps, apart=not quick,
+    options = Options(
+        base_channels=base_channels, batches=batches, compiled=compiled, bf16=bf16, data=data, steps=steps,
+        device=device, threads=threads, rounds=rounds, separate=not quick,
     )  # fmt: skip
-    click.echo(report(record))
+    record = measured(options)
+    click.echo(terminal(record))
     save(record, out)
 
 
-def measured(
-    base_channels: int, batches: Sequence[int], *, compiled: bool, bf16: bool, device: str, threads: int | None,
-    rounds: int, data: Path | None = None, steps: int = _COMPARED[1], apart: bool = True,
-) -> Record:  # fmt: skip
-    """Run the bench; see the command's options."""
-    ways = [way for batch in batches for way in _ways(batch, compiled=compiled, bf16=bf16)]
-    samples: dict[Way, list[tuple[float, float, float]]] = {way: [] for way in ways}
-    trouble: dict[Way, str] = {}
-    seconds = _SECONDS if apart else 0.0
-    if device == "cuda":  # whose memory tells itself; compiling again in each round would take minutes
-        steppers: dict[Way, Callable[[], object]] = {}
-    for number in range(rounds):
-        for way in ways:
-            if way in trouble:
-                continue
-            try:
-                if device == "cuda":
-                    samples[way].append(_on_gpu(way, base_channels, steppers, seconds))
-                else:
-                    samples[way].append(
-                        (in_a_process if apart else here)(_on_cpu, way, base_channels, threads, seconds)
-                    )
-            except RuntimeError as error:
-                trouble[way] = in_words(error)
-                say(f"left out: {way.name} ({trouble[way]})")
-                continue
-            say(f"round {number + 1}/{rounds}: {way.name}, batch {way.batch}: {samples[way][-1][0]:.2f} images/s")
-    learnt = _learnt([way for way in ways if not way.seed], base_channels, data, steps, device) if data else {}
+def measured(options: Options) -> Record:
+    """Run the bench."""
+    found = [one for batch in options.batches for one in _candidates(batch, options)]
+    seconds = _SECONDS if options.separate else 0.0
+    steppers: dict[Candidate, Callable[[], object]] = {}  # kept on a GPU: compiling in each round takes minutes
+
+    def sample(candidate: Candidate, _: int) -> Sample:
+        if options.device == "cuda":
+            return _on_gpu(candidate, options.base_channels, steppers, seconds)
+        return execute(options.separate, _on_cpu, candidate, options.base_channels, options.threads, seconds)
+
+    turns = {one.name: partial(sample, one) for one in found}
+    samples, failures = take_turns(turns, options.rounds, on_progress=say)
+    l1 = _l1([one for one in found if not one.reference], options) if options.data else {}
     return Record(
         bench="training",
-        rows=tuple(_row(way, samples[way], trouble.get(way), learnt) for way in ways),
+        rows=tuple(_row(one, samples.get(one.name, []), failures.get(one.name), l1) for one in found),
         settings={
-            "base_channels": base_channels,
-            "device": device,
-            "threads": threads or default_threads(),
-            "rounds": rounds,
-            "steps": steps if data else None,
+            "base_channels": options.base_channels,
+            "device": options.device,
+            "threads": options.threads or default_threads(),
+            "rounds": options.rounds,
+            "steps": options.steps if options.data else None,
         },
     )
 
 
-def _ways(batch: int, *, compiled: bool, bf16: bool) -> list[Way]:
+def _candidates(batch: int, options: Options) -> list[Candidate]:
     found = [
-        Way(name=SEED, seed=True, channels_last=False, batch=batch),
-        Way(name="ours: fp32, contiguous", channels_last=False, batch=batch),
-        Way(name="ours: fp32, channels last", batch=batch),
+        Candidate(form=REFERENCE, reference=True, channels_last=False, batch=batch),
+        Candidate(form="ours: fp32, contiguous", channels_last=False, batch=batch),
+        Candidate(form="ours: fp32, channels last", batch=batch),
     ]
-    if bf16:
-        found.append(Way(name="ours: bf16, channels last", precision="bf16", batch=batch))
-    if compiled:
-        found += [replace(way, name=f"{way.name}, compiled", compile=True) for way in found if way.channels_last]
+    if options.bf16:
+        found.append(Candidate(form="ours: bf16, channels last", precision="bf16", batch=batch))
+    if options.compiled:
+        found += [replace(one, form=f"{one.form}, compiled", compile=True) for one in found if one.channels_last]
     return found
 
 
-def _row(
-    way: Way, samples: Sequence[tuple[float, float, float]], trouble: str | None, learnt: Mapping[Way, float]
-) -> Row:
-    name = f"{way.name}, batch {way.batch}"
-    if trouble:
-        return Row(name=name, unit="images/s", labels=way.labels, trouble=trouble)
+def _row(candidate: Candidate, samples: Sequence[Sample], failure: str | None, l1: Mapping[Candidate, float]) -> Row:
+    row = Row(name=candidate.name, unit="images/s", labels=candidate.labels, trouble=failure)
+    if failure:
+        return row
     figures = {
-        "memory_mb": max(memory for _, memory, _ in samples) / 1e6,
-        "first_s": max(first for _, _, first in samples),
-        "l1": learnt.get(way),
+        "memory_mb": max(sample.memory for sample in samples) / 1e6,
+        "first_s": max(sample.first_s for sample in samples),
+        "l1": l1.get(candidate),
     }
-    return Row(
-        name=name, unit="images/s", samples=tuple(rate for rate, _, _ in samples), labels=way.labels, figures=figures
-    )
+    return replace(row, samples=tuple(sample.rate for sample in samples), figures=figures)
 
 
-def _on_cpu(way: Way, base_channels: int, threads: int | None, seconds: float) -> tuple[float, float, float]:
-    """Give images per second, bytes, and seconds of the first step; in a process of its own."""
+def _on_cpu(candidate: Candidate, base_channels: int, threads: int | None, seconds: float) -> Sample:
     import torch
 
     torch.set_num_threads(threads or default_threads())
     before, began = resident_bytes(), time.perf_counter()
-    step = _stepper(way, base_channels, "cpu")
+    step = _stepper(candidate, base_channels, "cpu")
     first = time.perf_counter() - began
-    rate = _rate(step, way.batch, lambda: None, seconds)
-    return rate, peak_bytes() - before, first
+    rate = _rate(step, candidate.batch, lambda: None, seconds)
+    return Sample(rate=rate, memory=peak_bytes() - before, first_s=first)
 
 
 def _on_gpu(
-    way: Way, base_channels: int, steppers: dict[Way, Callable[[], object]], seconds: float
-) -> tuple[float, float, float]:
+    candidate: Candidate, base_channels: int, steppers: dict[Candidate, Callable[[], object]], seconds: float
+) -> Sample:
     import torch
 
     first, before = 0.0, -1
-    if way not in steppers:
+    if candidate not in steppers:
         torch.cuda.reset_peak_memory_stats()
         before, began = torch.cuda.memory_allocated(), time.perf_counter()  # the other candidates' is held, too
-        steppers[way] = _stepper(way, base_channels, "cuda")
+        steppers[candidate] = _stepper(candidate, base_channels, "cuda")
         torch.cuda.synchronize()
         first = time.perf_counter() - began
-    rate = _rate(steppers[way], way.batch, torch.cuda.synchronize, seconds)
-    return rate, torch.cuda.max_memory_allocated() - before if before >= 0 else 0, first
+    rate = _rate(steppers[candidate], candidate.batch, torch.cuda.synchronize, seconds)
+    memory = torch.cuda.max_memory_allocated() - before if before >= 0 else 0
+    return Sample(rate=rate, memory=memory, first_s=first)
 
 
 def _rate(step: Callable[[], object], batch: int, wait: Callable[[], None], seconds: float) -> float:
@@ -207,24 +231,24 @@ def _rate(step: Callable[[], object], batch: int, wait: Callable[[], None], seco
     return count * batch / (time.perf_counter() - began)
 
 
-def _config(way: Way, base_channels: int) -> TrainConfig:
+def _config(candidate: Candidate, base_channels: int) -> TrainConfig:
     from sar2optical.training.config import TrainConfig
 
-    precision: Any = way.precision
+    precision: Any = candidate.precision
     return TrainConfig(
-        base_channels=base_channels, discriminator_channels=base_channels, batch=way.batch, seed=1,
-        precision=precision, channels_last=way.channels_last, compile=way.compile,
+        base_channels=base_channels, discriminator_channels=base_channels, batch=candidate.batch, seed=1,
+        precision=precision, channels_last=candidate.channels_last, compile=candidate.compile,
     )  # fmt: skip
 
 
-def _stepper(way: Way, base_channels: int, device: str) -> Callable[[], object]:
-    """Give what takes one step; it has taken its first, in which libraries set themselves up and compile."""
+def _stepper(candidate: Candidate, base_channels: int, device: str) -> Callable[[], object]:
+    """Return a function that takes one step, after the first step, which sets libraries up and compiles."""
     from sar2optical.training.trainer import Trainer
 
-    config = _config(way, base_channels)
-    images = _images(way.batch)
-    if way.seed:
-        step = _seed_step(config, images, device)
+    config = _config(candidate, base_channels)
+    images = _images(candidate.batch)
+    if candidate.reference:
+        step = _reference_step(config, images, device)
     else:
         trainer = Trainer(config, _SIGNATURE, steps=1_000_000, fabric=_fabric(device))
 
@@ -236,7 +260,7 @@ def _stepper(way: Way, base_channels: int, device: str) -> Callable[[], object]:
 
 
 def _fabric(device: str) -> Fabric:
-    """Say where to train: by itself, Fabric takes a GPU where there is one."""
+    """Return a Fabric of one device: its default is a GPU where there is one."""
     from lightning_fabric import Fabric
 
     return Fabric(accelerator=device, devices=1)
@@ -249,8 +273,8 @@ def _images(batch: int) -> tuple[Tensor, Tensor]:
     return sar, torch.rand(batch, 3, 256, 256).mul(2).sub(1)
 
 
-def _seed_step(config: TrainConfig, images: tuple[Tensor, Tensor], device: str) -> Callable[[], object]:
-    """The seed's step: gradients for the discriminator's weights in the generator's half, too; Adam as it comes."""
+def _reference_step(config: TrainConfig, images: tuple[Tensor, Tensor], device: str) -> Callable[[], object]:
+    """Return the reference step: its generator half also computes the discriminator's gradients; default Adam."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits as bce
     from torch.nn.functional import l1_loss
@@ -283,32 +307,22 @@ def _seed_step(config: TrainConfig, images: tuple[Tensor, Tensor], device: str) 
     return step
 
 
-def _learnt(ways: Sequence[Way], base_channels: int, data: Path, steps: int, device: str) -> dict[Way, float]:
-    """Mean L1 of the last quarter of the steps, from the same first weights, windows and dropout."""
+def _l1(found: Sequence[Candidate], options: Options) -> dict[Candidate, float]:
+    """Return the mean L1 of the last steps; all candidates have the same initial weights, windows and dropout."""
     from sar2optical.data.pairs import find_pairs, read_pair
     from sar2optical.training.batches import Batches
     from sar2optical.training.trainer import Trainer
 
-    signature = replace(_SIGNATURE, channels=1)
-    chips = [read_pair(pair) for pair in find_pairs(data)]
-    last = steps * _COMPARED[0] // _COMPARED[1]
-    learnt = {}
-    for way in ways:
-        config = _config(way, base_channels)
-        trainer = Trainer(config, signature, steps=steps, fabric=_fabric(device))
+    assert options.data is not None
+    signature, steps = replace(_SIGNATURE, channels=1), options.steps
+    chips = [read_pair(pair) for pair in find_pairs(options.data)]
+    reached = {}
+    for candidate in found:
+        config = _config(candidate, options.base_channels)
+        trainer = Trainer(config, signature, steps=steps, fabric=_fabric(options.device))
         batches = Batches(chips, config)
         l1 = [trainer.advance([batches.batch(k)]).l1 for k in range(steps)]
-        learnt[way] = statistics.fmean(l1[last:])
-        assert np.isfinite(learnt[way])
-        say(f"{way.name}: L1 {learnt[way]:.4f} after {steps} steps")
-    return learnt
-
-
-def report(record: Record) -> str:
-    """Lay the record out for a terminal."""
-    rows = [["step", "images/s", "against the first", "MB", "L1 at the end"]]
-    for row in record.rows:
-        memory, l1 = row.figures.get("memory_mb"), row.figures.get("l1")
-        cells = ["-" if memory is None else f"{memory:.0f}", "-" if l1 is None else f"{l1:.4f}"]
-        rows.append([row.name, *ratio_cells(record, row), *cells])
-    return table(rows)
+        reached[candidate] = statistics.fmean(l1[int(steps * _L1_FROM) :])
+        assert np.isfinite(reached[candidate])
+        say(f"{candidate.form}: L1 {reached[candidate]:.4f} after {steps} steps")
+    return reached

@@ -1,4 +1,4 @@
-"""Benches run, and say what they measured; how fast something is decides no test."""
+"""Benches run and record what they measured; no test depends on a speed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,19 +16,21 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from bench import engines, guard, scene, training
+from bench import candidates, engines, methods, training
 from bench.__main__ import COMMANDS, main
-from bench.generators import bundled_checkpoint, work_of
-from bench.harness import Record, Row, in_words, interleaved, load
+from bench.compare import check_slower
+from bench.generators import bundled_checkpoint, fresh_checkpoint, work_of
+from bench.harness import Record, Row, load, one_line, take_turns
 from bench.machine import Machine, versions
 from sar2optical.engines import open_engine
 from sar2optical.engines.registry import bundled
+from sar2optical.pipeline.stream import STAGES
 
 ROOT = Path(__file__).parents[2]
 
 
 def bench(name, tmp_path, *options):
-    """Run a bench as a user does; returns what it printed, and its record."""
+    """Run a bench from the command line; return its output and its record."""
     out = tmp_path / f"{name}.json"
     command = [sys.executable, "-m", "bench", name, "--quick", "--json", str(out), *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
@@ -35,16 +38,16 @@ def bench(name, tmp_path, *options):
     return result.stdout, load(out)
 
 
-def test_engines_are_compared_with_the_seeds_way_and_with_the_ceiling(tmp_path):
-    told, record = bench("engines", tmp_path, "--only", "openvino", "--threads", "1")
-    assert record.rows[0].name == engines.SEED
+def test_engines_are_compared_with_the_reference_baseline_and_with_the_ceiling(tmp_path):
+    output, record = bench("engines", tmp_path, "--only", "openvino", "--threads", "1")
+    assert record.rows[0].name == candidates.REFERENCE
     assert record.machine.cores >= 1
     assert {"fp32", "int8"} <= {name.split()[0] for name in record.ceilings}
     measured = {(row.labels["backend"], row.labels["precision"]): row for row in record.rows[1:] if not row.trouble}
     assert measured.keys() >= {("openvino", "fp32"), ("openvino", "int8")}
     for row in measured.values():
         assert row.samples[0] > 0
-        assert row.name in told
+        assert row.name in output
         assert row.figures["share_of_matmul"] > 0
         assert row.figures["latency_ms"]["median"] <= row.figures["latency_ms"]["p99"]
     assert "psnr_min_db" not in measured["openvino", "fp32"].figures  # the others are compared with it
@@ -52,31 +55,31 @@ def test_engines_are_compared_with_the_seeds_way_and_with_the_ceiling(tmp_path):
     assert 30 < measured["openvino", "int8"].figures["psnr_min_db"] < 90
 
 
-def test_scenes_are_compared_with_what_the_disk_and_the_engine_allow(tmp_path):
-    told, record = bench("scene", tmp_path, "--threads", "1")
-    assert {row.labels["way"] for row in record.rows} == set(scene.WAYS)
-    ours = [row for row in record.rows if row.labels["way"] == scene.OURS]
+def test_scenes_are_compared_with_the_engine_alone_and_a_plain_copy(tmp_path):
+    output, record = bench("scene", tmp_path, "--threads", "1")
+    assert {row.labels["way"] for row in record.rows} == set(methods.METHODS)
+    ours = [row for row in record.rows if row.labels["way"] == methods.OURS]
     assert [row.figures["windows"] for row in ours] == [3, 9]  # 256 x 512 and 512 x 512, windows that share 64
     for row in ours:
-        assert record.base(row) == row.name.replace(scene.OURS, scene.ENGINE)
+        assert record.base(row) == row.name.replace(methods.OURS, methods.ENGINE)
         assert row.figures["seconds"] >= row.figures["seconds_windows"] + row.figures["seconds_mosaic"]
-        assert set(row.figures["idle"]) == set(scene.STAGES)
-    assert set(record.series["growth_exponent"]) == set(scene.WAYS) - {scene.ENGINE}
-    assert "ours" in told
+        assert set(row.figures["idle"]) == set(STAGES)
+    assert set(record.series["growth_exponent"]) == set(methods.METHODS) - {methods.ENGINE}
+    assert "512 x 512, ours" in output
 
 
-def test_training_is_compared_with_the_seeds_step(tmp_path):
+def test_training_is_compared_with_the_reference_step(tmp_path):
     _, record = bench("training", tmp_path, "--threads", "1", "--no-bf16")
-    assert record.rows[0].name.startswith(training.SEED)
-    assert {row.labels["way"] for row in record.rows} >= {"the seed's", "contiguous", "channels last"}
+    assert record.rows[0].name.startswith(training.REFERENCE)
+    assert {row.labels["way"] for row in record.rows} >= {"reference", "contiguous", "channels last"}
     for row in record.rows:
         assert row.trouble is None
         assert row.samples[0] > 0
         assert record.base(row) == record.rows[0].name
 
 
-def test_the_demos_scene_is_drawn_with_nothing_but_what_a_scene_needs(tmp_path):
-    """`make demo` installs what runs a scene, and no more."""
+def test_the_demos_scene_needs_only_the_base_packages(tmp_path):
+    """`make demo` installs only the packages that translate a scene."""
     code = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'openvino', 'matplotlib'):\n"
@@ -90,8 +93,8 @@ def test_the_demos_scene_is_drawn_with_nothing_but_what_a_scene_needs(tmp_path):
 
 
 def test_every_bench_has_its_command():
-    told = CliRunner().invoke(main, ["--help"]).output
-    assert all(f"  {name} " in told for name in COMMANDS)
+    output = CliRunner().invoke(main, ["--help"]).output
+    assert all(f"  {name} " in output for name in COMMANDS)
     assert CliRunner().invoke(main, ["nonsense"]).exit_code == 2
 
 
@@ -106,11 +109,9 @@ def test_the_bundled_generator_in_pytorch_is_the_bundled_generator(tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_work_of_the_seeds_generator_is_what_is_known_of_it(tmp_path):
+def test_the_work_of_the_references_generator_is_the_known_one(tmp_path):
     """54.5 M parameters, 16.4 GFLOP with one input channel; two more channels add 0.1."""
     sar = np.zeros((2, 1, 256, 256), np.float32)
-    from bench.generators import fresh_checkpoint
-
     work = work_of(fresh_checkpoint(tmp_path / "seed.pth", 64, sar))
     assert work.flop == pytest.approx(16.5e9, rel=0.02)
     assert work.weights == pytest.approx(54.5e6, rel=0.01)
@@ -118,10 +119,20 @@ def test_the_work_of_the_seeds_generator_is_what_is_known_of_it(tmp_path):
 
 
 def test_candidates_take_turns():
-    order = []
-    samples = interleaved({name: lambda name=name: order.append(name) or len(order) for name in "ab"}, 3)
-    assert order == ["a", "b"] * 3
-    assert samples == {"a": (1, 3, 5), "b": (2, 4, 6)}
+    order, lines = [], []
+
+    def measure(name, number):
+        order.append(name)
+        if name == "fails":
+            raise OSError("/tmp/x.onnx: broken")
+        return f"{name}{number}"
+
+    turns = {name: partial(measure, name) for name in ("a", "fails", "b")}
+    samples, failures = take_turns(turns, 2, on_progress=lines.append)
+    assert order == ["a", "fails", "b", "a", "b"]
+    assert samples == {"a": ["a0", "a1"], "b": ["b0", "b1"]}
+    assert failures == {"fails": "x.onnx: broken"}
+    assert lines[:3] == ["round 1/2: a: a0", "left out: fails (x.onnx: broken)", "round 1/2: b: b0"]
 
 
 def test_latencies_and_rate_are_of_the_same_runs():
@@ -130,23 +141,24 @@ def test_latencies_and_rate_are_of_the_same_runs():
 
     calls: list[int] = []
     rate, latencies = engines.timed(run, np.zeros((4, 1, 1, 1), np.float32), streams=3, seconds=0, iterations=4)
-    assert len(latencies) == 6  # as many as streams take in turns, after three to warm up
+    assert len(latencies) == 6  # a multiple of the streams, after three to warm up
     assert len(calls) == 9
     assert rate > 0
 
 
-def test_words_of_an_error_name_no_folder():
-    assert in_words(OSError("/tmp/a-b/c.onnx: does not\n open, see /usr/x")) == "c.onnx: does not open, see x"
-    assert in_words(ValueError("1/2 or a/b")) == "1/2 or a/b"
+def test_a_line_of_an_error_has_no_folder():
+    assert one_line(OSError("/tmp/a-b/c.onnx: does not\n open, see /usr/x")) == "c.onnx: does not open, see x"
+    assert one_line(ValueError("1/2 or a/b")) == "1/2 or a/b"
 
 
 MACHINE = Machine(cpu="AMD EPYC", cores=2, instructions="avx512-bf16", memory_gb=8.0)
 
 
-def test_machines_of_a_kind_have_a_name():
+def test_a_kind_of_machine_has_a_name():
     assert MACHINE.slug == "epyc-avx512-bf16"
     assert replace(MACHINE, cpu="Intel(R) Xeon(R) Processor", instructions="amx").slug == "xeon-amx"
     assert replace(MACHINE, gpu="NVIDIA H200, driver 580").slug == "h200"
+    assert MACHINE.title == "AMD EPYC, 2 cores"
     assert versions()["numpy"] == np.__version__
 
 
@@ -156,29 +168,29 @@ def guarded(**speeds):
     return Record(bench="guard", rows=tuple(rows), settings={}, machine=MACHINE, versions={}, commit="", taken="")
 
 
-def test_the_guard_judges_ratios_that_have_fallen():
+def test_the_guard_fails_if_a_ratio_has_fallen():
     committed = guarded(fast=20.0, slow=5.0)
-    assert "nothing is slower by more than 15%" in guard.judged(committed, guarded(fast=17.5, slow=50.0), 0.15)
+    assert "nothing is slower by more than 15%" in check_slower(committed, guarded(fast=17.5, slow=50.0), 0.15)
     with pytest.raises(click.ClickException, match="slower by more than 15%: fast"):
-        guard.judged(committed, guarded(fast=16.5, slow=5.0), 0.15)
-    with pytest.raises(click.ClickException, match="does not run any more: fast, slow"):
-        guard.judged(committed, guarded(other=1.0), 0.15)
-    with pytest.raises(click.ClickException, match="no ratio could be relied on"):
-        guard.judged(guarded(), guarded(), 0.15)
+        check_slower(committed, guarded(fast=16.5, slow=5.0), 0.15)
+    with pytest.raises(click.ClickException, match="no longer runs: fast, slow"):
+        check_slower(committed, guarded(other=1.0), 0.15)
+    with pytest.raises(click.ClickException, match="no ratio is reliable"):
+        check_slower(guarded(), guarded(), 0.15)
 
 
-def test_the_guard_says_what_to_do_where_nothing_was_committed(tmp_path):
+def test_the_guard_names_the_remedy_without_a_committed_record(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "bench", "guard", "--against", str(tmp_path / "none.json")],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        f"Error: {tmp_path / 'none.json'} is not there: no such machine was measured yet; give --update to do it"
+        f"Error: {tmp_path / 'none.json'} is missing: this kind of machine has no record; give --update to write it"
     ]
 
 
-def test_the_pages_are_what_the_results_give():
+def test_the_committed_pages_are_up_to_date():
     result = subprocess.run(
         [sys.executable, "-m", "bench", "report", "--check"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,

@@ -118,7 +118,7 @@ def test_verdicts_compare_with_the_fastest_and_with_the_fastest_that_does_all_of
     text = verdicts.report(Record(bench="peers", rows=tuple(rows), settings={}, series={"verdicts": found}))
     assert "not installed" in text
     noisy = [replace(row, samples=(1.0, 2.0, 4.0)) if row.name == verdicts.OURS else row for row in rows]
-    assert verdicts.verdicts(noisy)["same engine / fastest peer"] == "spread of 150%"
+    assert verdicts.verdicts(noisy)["same engine / fastest peer"] == "1.00 (0.50 to 2.00)"
 
 
 def test_our_memory_is_compared_with_that_of_tools_that_hold_the_scene():

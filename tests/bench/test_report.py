@@ -1,4 +1,4 @@
-"""The report and the comparison of benches, on made-up records: known ratios, and words where one is in doubt."""
+"""The report and the comparison of records, on made-up records with known ratios and ranges."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.compare import differences, read
+from bench.compare import differences
 from bench.compare import main as compare
-from bench.harness import Record, Row, load, save, spread_of
+from bench.harness import Record, Row, load, median, save, spread_of, unreliable
 from bench.machine import Machine
 from bench.plots import frontier, plots_of, svg
 from bench.report import BEGIN, END, page, results_in, summary, with_summary
@@ -20,8 +20,8 @@ from bench.report import main as report
 from bench.tables import cell, markdown, safe
 
 MACHINE = Machine(cpu="AMD EPYC 7B13", cores=2, instructions="avx2", memory_gb=8.0)
-SEED = Row(
-    name="the seed's way", unit="windows/s", samples=(1.0, 2.0, 1.0, 1.0, 1.0),
+BASELINE = Row(
+    name="reference baseline", unit="windows/s", samples=(1.0, 2.0, 1.0, 1.0, 1.0),
     labels={"backend": "pytorch", "precision": "fp32", "batch": 1, "way": "eager"},
 )  # fmt: skip
 
@@ -40,7 +40,7 @@ def engine(batch: int, speed: float, **figures: Any) -> Row:
     return Row(
         name=f"openvino fp32, batch {batch}",
         unit="windows/s",
-        samples=tuple(speed * sample for sample in SEED.samples),
+        samples=tuple(speed * sample for sample in BASELINE.samples),
         labels={"backend": "openvino", "precision": "fp32", "batch": batch},
         figures=figures,
     )
@@ -52,15 +52,17 @@ def scene(way: str, side: int, *samples: float, base: str | None = None, **figur
 
 
 def lines_of(table: str) -> dict[str, list[str]]:
-    """Give a Markdown table's cells by the first of their line."""
+    """Return a Markdown table's cells by the first cell of their line."""
     cells = [line.strip("| ").split(" | ") for line in table.replace("| |", "| - |").splitlines()]
     return {first: rest for first, *rest in cells}
 
 
-NOISY = replace(SEED, name="noisy", samples=(1.0, 3.0, 3.0, 1.0, 1.0), figures={"memory_mb": 123.4, "load_s": 7.0})
-BROKEN = replace(engine(8, 4.0, memory_mb=500.0), name="broken", trouble="20 dB | where <40> was asked")
+NOISY = replace(
+    BASELINE, name="noisy", samples=(1.0, 3.0, 3.0, 1.0, 1.0), figures={"memory_mb": 123.4, "load_s": 7.0}
+)
+BROKEN = replace(engine(8, 4.0, memory_mb=500.0), name="broken", trouble="20 dB | at least <40> required")
 ENGINES = made(
-    SEED,
+    BASELINE,
     engine(1, 2.0, psnr_db=128.4, latency_ms={"median": 12.5, "p99": 14.0}, share_of_matmul=0.514),
     engine(4, 2.5, psnr_db=128.4),
     NOISY,
@@ -76,7 +78,7 @@ SCENES = made(
         for row in (
             scene("engine only", side, 8.0, 8.0, 8.0, base=f"engine only, {side}"),
             scene("ours", side, 6.0, 6.0, 6.0, base=f"engine only, {side}", idle={"read": 0.9, "infer": 0.05}),
-            scene("the seed's way", side, 0.5, 0.5, 0.5, base=f"engine only, {side}"),
+            scene("reference baseline", side, 0.5, 0.5, 0.5, base=f"engine only, {side}"),
         )
     ),
     bench="scene",
@@ -94,7 +96,7 @@ def results(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes time, where the page is what matters."""
+    """Skip drawing, which takes time, in tests of the page."""
     monkeypatch.setattr("bench.report.svg", lambda plot: b"<svg/>")
 
 
@@ -110,34 +112,52 @@ def run_report(results: Path, *more: object) -> tuple[int, str]:
     )
 
 
-# what a record says
+# records
 
 
 def test_a_ratio_is_the_median_of_its_rounds_and_its_spread_their_quartiles():
     base = Row(name="base", unit="x/s", samples=(1.0, 2.0, 1.0, 1.0, 1.0))
     slow = Row(name="slow", unit="x/s", samples=(2.0, 6.0, 2.2, 1.8, 2.0))  # ratios 1.8, 2.0, 2.0, 2.2, 3.0
-    found = made(base, slow).ratio(slow)
-    assert found.value == 2.0
-    assert found.spread == pytest.approx((2.2 - 2.0) / 2.0)
+    found = made(base, slow).ratios(slow)
+    assert median(found) == 2.0
+    assert spread_of(found) == pytest.approx((2.2 - 2.0) / 2.0)
     assert spread_of((2.0, 3.0, 2.2)) == pytest.approx(1 / 2.2)
 
 
-def test_nothing_follows_from_fewer_than_three_rounds():
+def test_fewer_than_three_rounds_give_no_figure():
     row = Row(name="a", unit="x/s", samples=(2.0, 2.0))
-    assert made(row).doubt(row) == made(row).verdict(row) == "2 of at least 3 rounds"
-    assert made(replace(row, samples=(2.0,) * 3)).doubt(replace(row, samples=(2.0,) * 3)) is None
+    assert made(row).unreliable_rate(row) == made(row).unreliable_ratio(row) == "2 of at least 3 rounds"
+    assert made(replace(row, samples=(2.0,) * 3)).unreliable_rate(replace(row, samples=(2.0,) * 3)) is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "text"),
+    [
+        ((2.7, 3.9, 4.4), "3.9 (2.7 to 4.4)"),
+        ((270.0, 390.0, 440.0), "390 (270 to 440)"),
+        ((0.9, 1.07, 1.2), "1.07 (0.90 to 1.20)"),
+        ((0.027, 0.039, 0.044), "0.039 (0.027 to 0.044)"),
+        ((3.8, 3.9, 4.0), None),
+    ],
+)
+def test_a_median_that_varies_has_its_range(samples, text):
+    assert unreliable(samples) == text
 
 
 def test_a_record_that_was_saved_is_the_same_when_loaded(tmp_path):
     for record in (ENGINES, SCENES):
         save(record, tmp_path / "record.json")
         assert load(tmp_path / "record.json") == record
-        assert read(tmp_path / "record.json") == record
 
 
 def test_a_row_is_compared_with_its_own_base():
-    ours = SCENES.row("ours, 8192")
-    assert SCENES.ratio(ours).value == 0.75
+    ours = next(row for row in SCENES.rows if row.name == "ours, 8192")
+    assert SCENES.ratios(ours) == (0.75, 0.75, 0.75)
+
+
+def test_names_in_older_records_are_replaced(tmp_path):
+    save(made(replace(BASELINE, name="the seed's way, fp32")), tmp_path / "a.json")
+    assert load(tmp_path / "a.json").rows[0].name == "reference baseline, fp32"
 
 
 def test_a_row_whose_base_is_not_there_has_no_ratio():
@@ -151,44 +171,44 @@ def test_a_row_whose_base_is_not_there_has_no_ratio():
 def test_a_table_has_rates_ratios_and_the_figures_that_there_are():
     table = markdown(ENGINES)
     head, rule, *_ = table.splitlines()
-    assert head.startswith("|  | windows/s | against the first | latency, ms (median / p99)")
+    assert head.startswith("|  | windows/s | ratio to the first row | latency, ms (median / p99)")
     assert "threads" not in head
     assert "SSIM" not in head
     assert len(rule.split("|")) == len(head.split("|"))
     lines = lines_of(table)
-    assert lines["the seed's way"][:2] == ["1", "1.00"]
+    assert lines["reference baseline"][:2] == ["1", "1.00"]
     assert lines["openvino fp32, batch 1"][:4] == ["2", "2.00", "12.5 / 14", "-"]
     assert lines["openvino fp32, batch 1"][-2:] == ["128", "51%"]
 
 
-def test_a_row_in_doubt_says_why_instead_of_giving_a_figure():
+def test_a_row_that_varies_has_ranges_and_no_timings():
     lines = lines_of(markdown(ENGINES))
-    assert lines["noisy"][:2] == ["spread of 200%", "spread of 50%"]
-    assert "7" not in lines["noisy"]  # seconds are as doubtful as the rate
-    assert "123" in lines["noisy"]  # memory is not
-    assert lines["broken"] == ["20 dB \\| where &lt;40> was asked", *"-" * 6]
+    assert lines["noisy"][:2] == ["1.00 (1.00 to 3.00)", "1.00 (1.00 to 3.00)"]
+    assert "7" not in lines["noisy"]  # seconds are as unreliable as the rate
+    assert "123" in lines["noisy"]  # memory is reliable
+    assert lines["broken"] == ["20 dB \\| at least &lt;40> required", *"-" * 6]
     assert lines["left out"] == ["no such library"] + ["-"] * 6
 
 
 def test_a_table_with_bases_names_them():
     table = markdown(SCENES)
-    assert "| Mpx/s | ratio | to | idle (read / infer) |" in table
+    assert "| Mpx/s | ratio | compared with | idle (read / infer) |" in table
     assert lines_of(table)["ours, 8192"] == ["6", "0.75", "engine only, 8192", "90% / 5%"]
 
 
-def test_a_bench_that_has_no_columns_of_its_own_shows_all():
+def test_a_bench_without_a_list_of_columns_shows_all():
     row = Row(
         name="a", unit="x/s", samples=(3.0,) * 3, labels={"kind": 7}, figures={"seam_score": 1.0584, "good": True}
     )
     assert markdown(made(row, bench="new")) == (
-        "|  | kind | x/s | against the first | seam score | good |\n"
+        "|  | kind | x/s | ratio to the first row | seam score | good |\n"
         "| --- | --- | --: | --: | --: | --: |\n"
         "| a | 7 | 3 | 1.00 | 1.058 | yes |\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [
         (None, "-"),
         ("", "-"),
@@ -200,11 +220,11 @@ def test_a_bench_that_has_no_columns_of_its_own_shows_all():
         (float("inf"), "inf"),
     ],
 )
-def test_a_cell(value, told):
-    assert cell(value) == told
+def test_a_cell(value, text):
+    assert cell(value) == text
 
 
-def test_words_of_an_error_stay_in_their_cell():
+def test_the_text_of_an_error_stays_in_its_cell():
     assert safe("a\nb | <c>") == "a b \\| &lt;c>"
 
 
@@ -227,14 +247,14 @@ def test_the_page_has_a_section_for_each_machine_and_its_plots(results):
     assert "(results/epyc-avx2-scene-memory.svg)" in text
 
 
-def test_verdicts_are_listed(tmp_path):
-    save(made(SEED, bench="peers", series={"verdicts": {"over the best peer": 1.234}}), tmp_path / "a.json")
+def test_results_over_several_rows_are_listed(tmp_path):
+    save(made(BASELINE, bench="peers", series={"verdicts": {"over the best peer": 1.234}}), tmp_path / "a.json")
     assert "\n- over the best peer: 1.234\n" in page(results_in(tmp_path), "results")
 
 
 def test_a_second_run_changes_no_byte(results):
-    code, said = run_report(results)
-    assert (code, said) == (0, f"{results.parent / 'README.md'}: 2 records, 4 plots\n")
+    code, output = run_report(results)
+    assert (code, output) == (0, f"{results.parent / 'README.md'}: 2 records, 4 plots\n")
     made_files = [results.parent / "README.md", *sorted(results.glob("*.svg"))]
     assert [path.name for path in made_files[1:]] == [
         "epyc-avx2-engines-frontier.svg",
@@ -248,10 +268,10 @@ def test_a_second_run_changes_no_byte(results):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_check_tells_whether_the_page_is_what_the_results_give(results):
-    code, said = run_report(results, "--check")
+def test_check_fails_if_the_page_is_out_of_date(results):
+    code, output = run_report(results, "--check")
     assert code == 1
-    assert said == f"Error: {results.parent / 'README.md'} is not what the results give: run python -m bench report\n"
+    assert output == f"Error: {results.parent / 'README.md'} is out of date: run python -m bench report\n"
     assert list(results.glob("*.svg")) == []
     run_report(results)
     assert run_report(results, "--check") == (0, "")
@@ -260,47 +280,47 @@ def test_check_tells_whether_the_page_is_what_the_results_give(results):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_plot_that_is_missing_is_told(results):
+def test_check_names_a_missing_plot(results):
     run_report(results)
     (results / "epyc-avx2-scene-area.svg").unlink()
-    code, said = run_report(results, "--check")
+    code, output = run_report(results, "--check")
     assert code == 1
-    assert "epyc-avx2-scene-area.svg is not" in said
+    assert "epyc-avx2-scene-area.svg is out of date" in output
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_files_of_before_and_plots_without_a_record_are_told(results):
-    (results / "old.json").write_text('{"bench": "engines", "figures": {}}')
+def test_plots_without_a_record_are_named(results):
     (results / "gone-area.svg").write_text("")
-    code, said = run_report(results)
+    code, output = run_report(results)
     assert code == 0
-    assert "old.json (of an older format" in said
-    assert "gone-area.svg: belongs to no record" in said
+    assert "gone-area.svg: belongs to no record" in output
 
 
-@pytest.mark.parametrize("content", ["no JSON", '{"rows": []}', '{"rows": [{"samples": []}]}', "7"])
-def test_a_file_that_is_no_record_is_named(content, results):
+@pytest.mark.parametrize(
+    "content", ["no JSON", '{"rows": []}', '{"bench": "engines", "figures": {}}', '{"rows": [{"samples": []}]}', "7"]
+)
+def test_a_file_that_is_not_a_record_is_named(content, results):
     (results / "junk.json").write_text(content)
-    code, said = run_report(results)
+    code, output = run_report(results)
     assert code == 2
-    assert len(said.splitlines()) == 1
-    assert "junk.json is not a record of a bench" in said
+    assert len(output.splitlines()) == 1
+    assert "junk.json is not a record of a bench" in output
 
 
-def test_a_page_without_records_says_how_to_make_some(tmp_path):
+def test_a_page_without_records_has_the_commands(tmp_path):
     assert "python -m bench engines" in page(results_in(tmp_path), "results")
 
 
-def test_plots_leave_out_what_is_in_doubt():
+def test_plots_leave_out_unreliable_rates():
     drawn = {plot.name: svg(plot).decode() for plot in plots_of(ENGINES)}
     assert "openvino fp32" in drawn["throughput"]
     assert "ceiling, fp32" in drawn["throughput"]
-    assert plots_of(made(SEED, BROKEN, bench="training")) == []
+    assert plots_of(made(BASELINE, BROKEN, bench="training")) == []
     assert "noisy" not in "".join(drawn.values())
-    assert plots_of(made(replace(SEED, trouble="of another image"))) == []
+    assert plots_of(made(replace(BASELINE, trouble="another image"))) == []
 
 
-def test_the_frontier_is_what_nothing_beats():
+def test_the_frontier_has_the_pareto_optimal_points():
     assert frontier([(40.0, 9.0), (128.0, 4.0), (40.0, 3.0), (100.0, 4.0), (50.0, 9.0)]) == [
         (50.0, 9.0),
         (128.0, 4.0),
@@ -311,7 +331,7 @@ def test_the_frontier_is_what_nothing_beats():
 
 
 def test_the_summary_gives_the_fastest_engine_and_the_largest_scene(results):
-    assert summary(results_in(results)).splitlines()[2:] == [
+    assert summary(results_in(results)).splitlines()[4:] == [
         "| epyc-avx2 | openvino fp32, batch 4 | 2.5 | 2.50 | 8192 x 8192 | 6 | 12.00 |"
     ]
 
@@ -329,7 +349,7 @@ def test_the_summary_goes_between_the_markers_and_nowhere_else(results, tmp_path
 
 
 @pytest.mark.parametrize("text", ["no markers\n", f"{BEGIN} but no end\n", f"{END} {BEGIN}"])
-def test_a_page_without_markers_stays_as_it_is(text, results):
+def test_a_page_without_markers_stays_unchanged(text, results):
     assert with_summary(text, results_in(results)) == text
 
 
@@ -358,62 +378,62 @@ def test_differences_are_of_ratios_to_the_same_base():
     assert max(abs(row.relative) for row in differences(SCENES, slower_machine)) < 1e-9
 
 
-def test_rows_in_doubt_are_not_judged():
+def test_unreliable_rows_are_not_compared():
     found = {row.name: row for row in differences(ENGINES, faster(ENGINES, "noisy", 9.0))}
-    assert found["noisy"].doubt == "A: spread of 50%; B: spread of 50%"
-    assert found["broken"].doubt.startswith("A: 20 dB")
+    assert found["noisy"].reason == "A: 1.00 (1.00 to 3.00); B: 9.0 (9.0 to 27.0)"
+    assert found["broken"].reason.startswith("A: 20 dB")
     assert found["noisy"].relative == 0
     assert "left out" not in found
 
 
 def test_other_bases_are_not_compared():
-    other = made(replace(SEED, name="another"), *ENGINES.rows[1:])
-    assert differences(ENGINES, other)[0].doubt == "compared with the seed's way in A, with another in B"
+    other = made(replace(BASELINE, name="another"), *ENGINES.rows[1:])
+    assert differences(ENGINES, other)[0].reason == "compared with reference baseline in A, with another in B"
 
 
 @pytest.mark.parametrize(
-    ("by", "code", "said"), [(1.09, 0, "within 10%"), (0.85, 1, "more than 10%"), (1.2, 1, "more than 10%")]
+    ("by", "code", "limit"), [(1.09, 0, "within 10%"), (0.85, 1, "more than 10%"), (1.2, 1, "more than 10%")]
 )
-def test_compare_fails_where_a_ratio_differs_by_more(by, code, said, tmp_path):
+def test_compare_fails_where_a_ratio_differs_by_more(by, code, limit, tmp_path):
     paths = files(tmp_path, ENGINES, faster(ENGINES, "openvino fp32, batch 4", by))
     found, text = run(compare, *paths)
     *_, last = text.splitlines()
     assert found == code
-    assert last == f"largest difference: {by - 1:+.1%}, of openvino fp32, batch 4: {said}"
-    assert "not judged: A: spread of 50%" in text
+    assert last == f"largest difference: {by - 1:+.1%}, of openvino fp32, batch 4: {limit}"
+    assert "not compared: A: 1.00 (1.00 to 3.00)" in text
     assert run(compare, *paths, "--within", "0.25")[0] == 0
 
 
-def test_compare_says_when_nothing_is_in_common_or_certain(tmp_path):
-    assert run(compare, *files(tmp_path, made(SEED), made(SEED)))[0] == 2
-    code, text = run(compare, *files(tmp_path, made(SEED, NOISY), made(SEED, BROKEN)))
+def test_compare_fails_without_common_or_reliable_rows(tmp_path):
+    assert run(compare, *files(tmp_path, made(BASELINE), made(BASELINE)))[0] == 2
+    code, text = run(compare, *files(tmp_path, made(BASELINE, NOISY), made(BASELINE, BROKEN)))
     assert (code, len([line for line in text.splitlines() if line.startswith("Error")])) == (2, 1)
     assert "no row in common" in text
-    code, text = run(compare, *files(tmp_path, made(SEED, NOISY), made(SEED, NOISY)))
+    code, text = run(compare, *files(tmp_path, made(BASELINE, NOISY), made(BASELINE, NOISY)))
     assert code == 2
-    assert "nothing was judged" in text
+    assert "nothing was compared" in text
     code, text = run(compare, *files(tmp_path, ENGINES, SCENES))
     assert code == 2
     assert len(text.splitlines()) == 1
 
 
-def test_compare_says_what_else_differs(tmp_path):
+def test_compare_prints_what_else_differs(tmp_path):
     other = replace(ENGINES, rows=ENGINES.rows[:2], settings={**ENGINES.settings, "rounds": 3})
     _, text = run(compare, *files(tmp_path, ENGINES, replace(other, machine=replace(MACHINE, instructions="avx512"))))
-    assert "of two machines: A epyc-avx2, B epyc-avx512" in text
+    assert "different machines: A epyc-avx2, B epyc-avx512" in text
     assert "rounds is 5 in A, 3 in B" in text
-    assert "measured in one of them only: broken, noisy, openvino fp32, batch 4" in text
+    assert "measured in one record only: broken, noisy, openvino fp32, batch 4" in text
 
 
-def test_compare_refuses_what_is_no_record(tmp_path):
+def test_compare_refuses_files_that_are_not_records(tmp_path):
     save(ENGINES, tmp_path / "a.json")
     (tmp_path / "old.json").write_text('{"bench": "engines"}')
-    for name, said in (("old.json", "older format"), ("none.json", "is not a record")):
+    for name in ("old.json", "none.json"):
         code, text = run(compare, tmp_path / "a.json", tmp_path / name)
         assert (code, len(text.splitlines())) == (2, 1)
-        assert said in text
+        assert f"{name} is not a record" in text
 
 
 def test_a_record_is_plain_json(tmp_path):
     save(ENGINES, tmp_path / "a.json")
-    assert json.loads((tmp_path / "a.json").read_text())["rows"][0]["samples"] == list(asdict(SEED)["samples"])
+    assert json.loads((tmp_path / "a.json").read_text())["rows"][0]["samples"] == list(asdict(BASELINE)["samples"])
