@@ -168,7 +168,9 @@ def _onnx(path: Path, signature: Path | None, opset: int | None) -> tuple[onnx.M
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's have no common base class
-        raise ModelUnreadable(f"{path}: corrupt, or not an ONNX model: download it again") from error
+        raise ModelUnreadable(
+            f"{path}: corrupt, or not an ONNX model: export it again, or download it again"
+        ) from error
     metadata = metadata_of(model)
     if (precision := metadata.get(PRECISION_KEY, "fp32")) != "fp32":
         raise ExportUnsupported(f"{path}: is already {precision}: give the fp32 file, or the checkpoint")

@@ -141,7 +141,10 @@ def _check_network(network: Any, signature: ModelSignature, path: Path) -> None:
     made = [network.get_output(k) for k in range(network.num_outputs)]
     if [tensor.name for tensor in (*given, *made)] != [INPUT, OUTPUT]:
         names = ", ".join(tensor.name for tensor in (*given, *made))
-        raise ExportUnsupported(f"{path}: its tensors are {names}, not {INPUT} and {OUTPUT}: export it again")
+        raise ExportUnsupported(
+            f"{path}: its input and output are {names}, but must be {INPUT} and {OUTPUT}: "
+            "export it with sar2opt-export"
+        )
     if any(tensor.dtype != tensorrt.DataType.FLOAT for tensor in (*given, *made)):
         raise ExportUnsupported(f"{path}: its input and output must be float32: export it again")
     shape = tuple(given[0].shape)

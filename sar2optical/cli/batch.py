@@ -266,7 +266,9 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
             raise OptionError(f"--name {template}: {error} is not a field: use {{name}} and {{number}}") from error
         out = out_dir / name
         if out.parent != out_dir:
-            raise OptionError(f"--name {template}: {name} is in another folder: remove / and ..")
+            raise OptionError(
+                f"--name {template}: {name} would be written outside OUT_DIR: give a name without / and .."
+            )
         work = Work(source=scene.source, out=out, preview=out.with_suffix(".png") if previews else None)
         works.append((replace(scene, error=scene.error or _output_error(work)), work))
     counts = Counter(work.out for scene, work in works if not scene.error)

@@ -68,7 +68,8 @@ engine_options = options(
         type=click.Choice(["auto", *(backend.name for backend in BACKENDS)]),
         default="auto",
         show_default=True,
-        help="Library that runs the model; auto: the fastest one that is installed.",
+        help="Library that runs the model; auto: the first of these that is installed and runs the "
+        "file on the device.",
     ),
     click.option(
         "--device",
@@ -82,7 +83,8 @@ engine_options = options(
         type=click.Choice(["auto", *PRECISIONS]),
         default="auto",
         show_default=True,
-        help="Precision of the arithmetic; fp32 is the reference, auto the fastest that is close to it.",
+        help="Precision of the arithmetic; auto: fp32 in pytorch, that of the file in other libraries; but "
+        "openvino takes bf16 if the CPU supports it, unless the file is int8 or fp8.",
     ),
 )
 """Options of an engine."""

@@ -41,7 +41,8 @@ _COLOURS = {"ok": "green", "absent": "bright_black", "warning": "yellow", "broke
     "--tune",
     "tuned",
     is_flag=True,
-    help="Measure which engine is the fastest on this CPU, and use it in all later runs.",
+    help="Measure which engine is the fastest on this CPU. Later runs on the CPU use it, with the same model files, "
+    "--backend auto and --precision auto.",
 )
 @click.option(
     "--model",

@@ -25,7 +25,7 @@ _SHORT = {
     "export": "Export a generator to ONNX or TensorRT, verified.",
     "train": "Train a generator on pairs of SAR and optical chips.",
     "eval": "Score generators on pairs of chips.",
-    "data": "Check, split, download and simulate training pairs.",
+    "data": "Check, split, harmonise, download and simulate training pairs.",
     "doctor": "Show what is installed and what works on this machine.",
 }
 """Line of each subcommand in the help; the commands themselves are not imported for it."""

@@ -90,7 +90,7 @@ class Reading:
         if not 0 < self.optical_max < float("inf"):
             raise OptionError(f"optical maximum is {self.optical_max:g}: give a positive number, such as 3000")
         if self.min_side < 1:
-            raise OptionError(f"smallest side is {self.min_side}: give 1 or more pixels")
+            raise OptionError(f"min_side (--window) is {self.min_side}: give 1 or more pixels")
         if self.rgb is not None and (min(self.rgb) < 1 or len(set(self.rgb)) < len(self.rgb)):
             raise OptionError(f"--rgb is {self.rgb}: give three different bands, from 1")
         for band in self.bands:

@@ -150,7 +150,7 @@ def _check_limits(workers: int, cache_bytes: int | None) -> None:
     if workers < 1:
         raise OptionError(f"workers is {workers}: give 1 or more")
     if cache_bytes is not None and cache_bytes < 0:
-        raise OptionError(f"cache of {cache_bytes} bytes: give 0 or more")
+        raise OptionError(f"--cache is {cache_bytes} bytes: give 0 or more")
 
 
 def _read_all(

@@ -142,7 +142,7 @@ def tune(files: Mapping[str, Path], *, backend: str = "auto") -> Choice:
     """
     reference = next(iter(files.values()))
     if not _is_auto(reference, EngineOptions(device="cpu")):
-        raise ModelUnreadable(f"{reference}: only ONNX files have engines to choose from: give an ONNX file")
+        raise ModelUnreadable(f"{reference}: --tune works only with ONNX files: give an .onnx file")
     choice = _measure({file.name: file for file in files.values()}, backend)
     if choice is None:
         open_engine(reference, backend=backend, options=EngineOptions(device="cpu")).close()  # raises the reason

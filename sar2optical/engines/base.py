@@ -55,7 +55,8 @@ class EngineOptions:
     device: str = "auto"
     """Device: auto, cpu or cuda."""
     precision: Precision = "auto"
-    """Precision of the arithmetic; auto takes the fastest that the backend supports for the file."""
+    """Precision of the arithmetic. auto: fp32 in pytorch; that of the file in tensorrt and onnxruntime, which runs fp16
+    files in fp32 on a CPU; in openvino that of an int8 or fp8 file, else bf16 if the CPU supports it, else fp32."""
     threads: int | None = None
     """Number of CPU threads; None: all that this process may use."""
     batch: int = 1
@@ -183,7 +184,8 @@ class Engine(ABC):
         image = self._halving(np.ascontiguousarray(sar))[:count]
         if not np.isfinite(image).all():
             raise NotFinite(
-                f"{self} returned NaN or infinity: give --precision fp32, or export in bf16, whose range is wider"
+                f"{self} returned NaN or infinity: give --precision fp32, or export it with --precision bf16, "
+                "which has a wider range than fp16"
             )
         return image
 

@@ -278,8 +278,8 @@ def _check_tensors(engine: Any, path: Path) -> None:
     float32 = all(engine.get_tensor_dtype(name) == tensorrt.DataType.FLOAT for name in names)
     if found != {INPUT: modes.INPUT, OUTPUT: modes.OUTPUT} or not float32:
         raise ModelUnreadable(
-            f"{path}: the plan's tensors are {', '.join(names)}, not {INPUT} and {OUTPUT} in float32: "
-            "build it with sar2opt-export"
+            f"{path}: the plan's input and output are {', '.join(names)}, but must be {INPUT} and {OUTPUT} in "
+            "float32: build it with sar2opt-export"
         )
 
 

@@ -184,7 +184,8 @@ def read_header(path: Path) -> Version:
         raise ModelUnreadable(f"{path}: cannot be read ({error.strerror}): check the path") from error
     if len(start) < _HEADER.size:
         raise ModelUnreadable(
-            f"{path}: truncated: has {len(start)} bytes, a plan's header has {_HEADER.size}: download it again"
+            f"{path}: the plan is truncated ({len(start)} bytes, its header alone has {_HEADER.size}): build it "
+            "again, or copy it again"
         )
     magic, *version = _HEADER.unpack(start)
     if magic != _MAGIC:
@@ -339,7 +340,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 def _mapping(record: Mapping[str, Any], key: str) -> dict[Any, Any]:
     if not isinstance(record[key], dict):
-        raise TypeError(f"{key} is {record[key]!r}, not a table")
+        raise TypeError(f"{key} is {record[key]!r}, but must be a JSON object")
     return dict(record[key])
 
 

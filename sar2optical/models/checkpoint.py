@@ -230,7 +230,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
                     f"{path}: not a checkpoint: check the path, or download the file again"
                 ) from error
         raise ModelUnreadable(
-            f"{path}: holds other objects than plain tensors: save only the generator's state_dict()"
+            f"{path}: contains objects other than tensors: save only the generator's state_dict()"
         ) from error
     except Exception as error:  # a corrupt file raises one of many types
         if kind := kind_of_file(path):

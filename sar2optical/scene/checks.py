@@ -18,8 +18,6 @@ __all__ = ["refuse_complex", "refuse_non_sar", "refuse_pages", "refuse_wider_tha
 
 _ROWS_CHECKED = 17
 """Rows that are compared for grey: a single row of a photograph may be black."""
-"""No backscatter in any unit: what is larger is a fill value (1e20, -3.4e38) that is not declared, or damage. Squares
-and differences of what is left stay within float32."""
 
 _BYTES_PER_COLUMN = 36_000
 """Bytes that `sar2optical.pipeline.stream` holds per column of a scene with one band."""

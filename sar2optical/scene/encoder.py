@@ -253,8 +253,8 @@ def choose_stretch(
         return source, (stretch,) * bands
     if stretch and signature.unit != "db" and any(b.at < 0 for b in (stretch.low, stretch.high)):
         raise UnitsMismatch(
-            f"stretch {stretch}: the model expects {signature.unit}, which is never below 0: give bounds in "
-            f"{signature.unit}, or percentiles (p1 p99)"
+            f"stretch {stretch}: has a negative bound, but the model expects {signature.unit}: give bounds of 0 or "
+            "more, or percentiles (p1 p99)"
         )
     chosen = (stretch,) * bands if stretch else signature.stretch
     fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]

@@ -45,7 +45,8 @@ def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) 
         unit, reason = named
         if dtype == "uint8":
             raise UnitsUnknown(
-                f"{reason}, but {seen} are already scaled to 8 bits: give --units byte, or --units {unit}"
+                f"{reason}, but {seen} are already scaled to 8 bits: give --units byte if they are a grey picture, "
+                f"or --units {unit} if they are {_SPELLED.get(unit, unit)} scaled to 8 bits"
             )
         if unit == "db" and not _looks_like_db(lowest, median, highest):
             raise UnitsUnknown(f"{reason}, but {seen} are not all dB: give --units (and --scale), or --nodata")
@@ -81,6 +82,9 @@ def could_be(unit: Unit, median: float) -> bool:
 # Lowest and highest backscatter in dB of a Sentinel-1 product, with a margin: noise equivalent sigma0 is about
 # -22 to -35 dB, noise removal leaves values far below it; bright targets reach about +35 dB.
 _DB_LOWEST, _DB_HIGHEST = -100.0, 60.0
+
+_SPELLED: dict[Unit, str] = {"db": "dB", "dn": "DN"}
+"""Spelling of units in messages, where it is not that of `--units`."""
 
 _SURELY_DB = -6.0
 """Highest median of dB without a name: natural logarithms of VH and phases in radians are above it."""

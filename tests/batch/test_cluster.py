@@ -301,7 +301,7 @@ def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
     for args, message in [
         ((src, src, tmp_path / "o"), "the mosaic of two scenes"),
         ((src, tmp_path / "o", "--name", "{nothing}.tif"), "use {name} and {number}"),
-        ((src, tmp_path / "o", "--name", "../{name}.tif"), "another folder"),
+        ((src, tmp_path / "o", "--name", "../{name}.tif"), "outside OUT_DIR"),
         ((empty, tmp_path / "o"), "contains no scene"),
         ((tmp_path / "none.json", tmp_path / "o"), "is not a STAC ItemCollection"),
         ((src, src), "cannot create this folder"),

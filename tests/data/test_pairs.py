@@ -284,7 +284,7 @@ def test_a_flipped_bit_in_a_png_is_detected(make_raster):
 def test_invalid_readings_are_refused():
     with pytest.raises(OptionError, match="optical maximum is 0"):
         Reading(optical_max=0)
-    with pytest.raises(OptionError, match="smallest side is 0"):
+    with pytest.raises(OptionError, match=r"min_side \(--window\) is 0"):
         Reading(min_side=0)
 
 

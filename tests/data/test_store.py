@@ -140,7 +140,7 @@ def test_results_come_in_order_and_few_at_a_time():
 def test_invalid_limits_are_refused(pairs):
     with pytest.raises(OptionError, match="workers is 0"):
         ChipStore.open(pairs, workers=0)
-    with pytest.raises(OptionError, match="cache of -1 bytes"):
+    with pytest.raises(OptionError, match="--cache is -1 bytes"):
         ChipStore.open(pairs, cache_bytes=-1)
 
 

@@ -943,7 +943,7 @@ def test_a_plan_with_other_tensors_is_refused(make, ours, folder, monkeypatch, c
     plan_of = fake_tensorrt.plan_of
     monkeypatch.setattr(fake_tensorrt, "plan_of", lambda *given: plan_of(*given, **changes[change]))
     make()
-    with pytest.raises(ModelUnreadable, match="not sar and optical in float32"):
+    with pytest.raises(ModelUnreadable, match="must be sar and optical in float32"):
         ours.engine.open(folder / "model.plan", EngineOptions())
 
 

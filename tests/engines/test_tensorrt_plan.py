@@ -100,7 +100,7 @@ def test_a_plan_without_its_record_is_refused(tmp_path):
         (altered(compute_capability=[9, 0, 1]), "malformed"),
         (altered(hardware_compatibility="all"), "hardware compatibility is 'all'"),
         (altered(tensorrt=11), "tensorrt is 11, not text"),
-        (altered(layers=[1]), "not a table"),
+        (altered(layers=[1]), "must be a JSON object"),
         (altered(size=float("inf")), "malformed"),
         (altered(signature={}), "signature is not readable"),
         (json.dumps({"version": 1}), "malformed"),
@@ -134,8 +134,8 @@ def test_the_version_is_read_from_the_header(tmp_path):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (b"", "has 0 bytes"),
-        (PLAN[:27], "has 27 bytes, a plan's header has 28"),
+        (b"", r"truncated \(0 bytes"),
+        (PLAN[:27], r"truncated \(27 bytes, its header alone has 28\)"),
         (b"\x08\x08" * 20, "not a TensorRT plan"),
     ],
 )

@@ -307,7 +307,7 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path, container, where):
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    refused(ModelUnreadable, path, "plain tensors")
+    refused(ModelUnreadable, path, "objects other than tensors")
     assert not marker.exists()
     if container == "torch":
         torch.load(path, weights_only=False)

@@ -204,7 +204,7 @@ def test_a_pickle_of_a_whole_model_is_identified_with_its_class(tmp_path):
 
 def test_settings_in_a_checkpoint_are_not_a_whole_model(tmp_path):
     content = {"args": argparse.Namespace(lr=1), "state_dict": STATE}
-    message = refused(ModelUnreadable, saved(tmp_path, content), "plain tensors", "state_dict()")
+    message = refused(ModelUnreadable, saved(tmp_path, content), "objects other than tensors", "state_dict()")
     assert "whole model" not in message
 
 
