@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.generators import one_node_model
 from sar2optical.engines.base import default_threads
 
 if TYPE_CHECKING:
@@ -111,22 +112,12 @@ def _in_onnxruntime(side: int, threads: int | None, *, integer: bool) -> Product
     """Return a product in ONNX Runtime; its integer product uses VNNI where the CPU has it."""
     import onnx
     import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(1)
-    kinds = (TensorProto.UINT8, TensorProto.INT32) if integer else (TensorProto.FLOAT, TensorProto.FLOAT)
-    name = "MatMulInteger" if integer else "MatMul"
     weights: Any = rng.integers(-64, 64, (side, side), np.int8) if integer else rng.random((side, side), np.float32)
     given: Any = rng.integers(0, 256, (side, side), np.uint8) if integer else rng.random((side, side), np.float32)
-    graph = helper.make_graph(
-        [helper.make_node(name, ["a", "b"], ["c"])],
-        name,
-        [helper.make_tensor_value_info("a", kinds[0], [side, side])],
-        [helper.make_tensor_value_info("c", kinds[1], [side, side])],
-        [numpy_helper.from_array(weights, "b")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
+    kinds = (onnx.TensorProto.UINT8, onnx.TensorProto.INT32) if integer else (onnx.TensorProto.FLOAT,) * 2
+    model = one_node_model("MatMulInteger" if integer else "MatMul", ("a", "c"), kinds, ([side, side],) * 2, weights)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

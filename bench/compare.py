@@ -6,7 +6,6 @@ Times differ from day to day; ratios within a round differ less.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +13,13 @@ import click
 
 from bench.harness import Record, Row, Unusable, load, median, rounds_option, save, say, table, threads_option
 from bench.machine import this_machine
+from bench.methods import COPY, ENGINE, IDENTITY, OURS
 
 _MEASURED_SETTINGS = {"ceiling_windows_per_s"}
 _RESULTS = Path(__file__).parent / "results"
 _GUARDED_ENGINES = ("onnxruntime fp32", "openvino", "pytorch fp32")
 _GUARDED_SIZE = (4096, 4096)
+_GUARDED_METHODS = (ENGINE, OURS, IDENTITY, COPY)
 _GUARDED_SECONDS = 1.0  # of each engine in each round
 _GUARDED_CHANNELS = 16  # width of the trained networks: close to the ratios of 64 in a fraction of the time
 
@@ -57,28 +58,20 @@ def differences(a: Record, b: Record) -> list[Difference]:
         In the order of `a`.
     """
     others = {row.name: row for row in b.rows if row.samples}
-    pairs = [(row, others[row.name]) for row in a.rows if row.samples and row.name in others]
-    return [_difference(a, x, b, y) for x, y in pairs if not a.base(x) == b.base(y) == x.name]
-
-
-def _difference(a: Record, x: Row, b: Record, y: Row) -> Difference:
-    problems = {"A": a.unreliable_ratio(x), "B": b.unreliable_ratio(y)}
-    reasons = [f"{side}: {problem}" for side, problem in problems.items() if problem]
-    if a.base(x) != b.base(y):
-        reasons.append(f"compared with {a.base(x)} in A, with {b.base(y)} in B")
-    if reasons:
-        return Difference(name=x.name, reason="; ".join(reasons))
-    return Difference(name=x.name, a=median(a.ratios(x)), b=median(b.ratios(y)))
-
-
-def _table(found: Sequence[Difference], head: list[str], form: str) -> str:
-    cells = [
-        [row.name, "-", "-", f"not compared: {row.reason}"]
-        if row.reason
-        else [row.name, f"{row.a:.3f}", f"{row.b:.3f}", f"{row.relative:{form}}"]
-        for row in found
-    ]
-    return table([head, *cells])
+    found = []
+    for x in a.rows:
+        y = others.get(x.name)
+        if not x.samples or y is None or a.base(x) == b.base(y) == x.name:
+            continue
+        problems = {"A": a.unreliable_ratio(x), "B": b.unreliable_ratio(y)}
+        reasons = [f"{side}: {problem}" for side, problem in problems.items() if problem]
+        if a.base(x) != b.base(y):
+            reasons.append(f"compared with {a.base(x)} in A, with {b.base(y)} in B")
+        if reasons:
+            found.append(Difference(name=x.name, reason="; ".join(reasons)))
+        else:
+            found.append(Difference(name=x.name, a=median(a.ratios(x)), b=median(b.ratios(y))))
+    return found
 
 
 def print_context(a: Record, b: Record) -> None:
@@ -91,6 +84,42 @@ def print_context(a: Record, b: Record) -> None:
     one_sided = sorted({row.name for row in a.rows if row.samples} ^ {row.name for row in b.rows if row.samples})
     if one_sided:
         say(f"measured in one record only: {', '.join(one_sided)}")
+
+
+def check(a: Record, b: Record, within: float, *, losses_only: bool = False) -> None:
+    """Print the ratios of two records of one bench, and exit 1 if one differs too much.
+
+    Parameters
+    ----------
+    a, b
+        Records of the same bench.
+    within
+        Largest allowed difference of a ratio, relative to `a`.
+    losses_only
+        Allow ratios to be higher in `b`.
+    """
+    unusable = click.ClickException if losses_only else Unusable
+    print_context(a, b)
+    found = differences(a, b)
+    if not found:
+        raise unusable("Cannot compare the records: except for the base row, no row was measured in both")
+    cells = [
+        [row.name, "-", "-", f"not compared: {row.reason}"]
+        if row.reason
+        else [row.name, f"{row.a:.3f}", f"{row.b:.3f}", f"{row.relative:+.1%}"]
+        for row in found
+    ]
+    click.echo(table([["row", "A", "B", "difference"], *cells]))
+    compared = [row for row in found if row.reason is None]
+    if not compared:
+        raise unusable("No row is reliable in both records: nothing was compared; give more --rounds")
+    change = {row.name: -row.relative if losses_only else abs(row.relative) for row in compared}
+    worst = max(compared, key=lambda row: change[row.name])
+    beyond = change[worst.name] > within
+    what, limit = "loss" if losses_only else "difference", "more than" if beyond else "within"
+    click.echo(f"largest {what}: {worst.relative:+.1%}, of {worst.name}: {limit} {within:.0%}")
+    if beyond:
+        raise SystemExit(1)
 
 
 @click.command("compare")
@@ -107,20 +136,7 @@ def main(first: Path, second: Path, within: float) -> None:
         raise Unusable(
             f"Cannot compare {first} ({a.bench}) with {second} ({b.bench}): give two runs of the same bench"
         )
-    print_context(a, b)
-    found = differences(a, b)
-    if not found:
-        raise Unusable(f"{first} and {second} have no row in common that both measured, except for the base row")
-    click.echo(_table(found, ["row", "A", "B", "difference"], "+.1%"))
-    compared = [row for row in found if row.reason is None]
-    if not compared:
-        raise Unusable("No row is reliable in both records: nothing was compared; measure more rounds")
-    worst = max(compared, key=lambda row: abs(row.relative))
-    beyond = abs(worst.relative) > within
-    limit = "more than" if beyond else "within"
-    click.echo(f"largest difference: {worst.relative:+.1%}, of {worst.name}: {limit} {within:.0%}")
-    if beyond:
-        raise SystemExit(1)
+    check(a, b, within)
 
 
 @click.command("guard")
@@ -140,8 +156,11 @@ def guard(against: Path | None, update: bool, within: float, rounds: int, thread
         save(now, path)
         click.echo(f"{path}: written, {len(now.rows)} rows")
         return
-    print_context(committed, now)
-    click.echo(check_slower(committed, now, within))
+    measured = {row.name for row in now.rows if row.samples}
+    gone = [row.name for row in committed.rows if row.samples and row.name not in measured]
+    if gone:
+        raise click.ClickException(f"no longer runs: {', '.join(gone)}")
+    check(committed, now, within, losses_only=True)
 
 
 def _committed(path: Path) -> Record:
@@ -161,31 +180,6 @@ def _committed(path: Path) -> Record:
     return record
 
 
-def check_slower(committed: Record, now: Record, within: float) -> str:
-    """Return a table of how ratios changed.
-
-    Raises
-    ------
-    click.ClickException
-        After printing the table, if a ratio fell by more than `within` or none is reliable; without the table, if a
-        row is no longer measured.
-    """
-    measured = {row.name for row in now.rows if row.samples}
-    gone = [row.name for row in committed.rows if row.samples and row.name not in measured]
-    if gone:
-        raise click.ClickException(f"no longer runs: {', '.join(gone)}")
-    found = differences(committed, now)
-    text = _table(found, ["row", "committed", "now", "change"], "+.0%")
-    slower = [row.name for row in found if row.relative < -within]
-    if slower:
-        click.echo(text)
-        raise click.ClickException(f"slower by more than {within:.0%}: {', '.join(slower)}")
-    if all(row.reason for row in found):
-        click.echo(text)
-        raise click.ClickException("no ratio is reliable: give more --rounds, on a machine with less load")
-    return f"{text}\nnothing is slower by more than {within:.0%}"
-
-
 def guard_record(*, rounds: int, threads: int | None) -> Record:
     """Measure short excerpts of the benches engines, scene and training."""
     from bench import engines, scene, training
@@ -193,26 +187,14 @@ def guard_record(*, rounds: int, threads: int | None) -> Record:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        records = (
-            engines.measured(
-                folder,
-                engines.Options(
-                    batches=(1,), threads=threads, rounds=rounds, seconds=_GUARDED_SECONDS, only=_GUARDED_ENGINES
-                ),
-            ),
-            scene.measured(
-                folder,
-                scene.Options(
-                    sizes=(_GUARDED_SIZE,),
-                    methods=(scene.ENGINE, scene.OURS, scene.IDENTITY, scene.COPY),
-                    engine=EngineOptions(threads=threads),
-                    rounds=rounds,
-                ),
-            ),
-            training.measured(
-                training.Options(base_channels=_GUARDED_CHANNELS, bf16=False, threads=threads, rounds=rounds)
-            ),
+        engine = engines.Options(
+            batches=(1,), threads=threads, rounds=rounds, seconds=_GUARDED_SECONDS, only=_GUARDED_ENGINES
         )
+        whole = scene.Options(
+            sizes=(_GUARDED_SIZE,), methods=_GUARDED_METHODS, engine=EngineOptions(threads=threads), rounds=rounds
+        )
+        step = training.Options(base_channels=_GUARDED_CHANNELS, bf16=False, threads=threads, rounds=rounds)
+        records = engines.measured(folder, engine), scene.measured(folder, whole), training.measured(step)
     settings = {r.bench: {k: v for k, v in r.settings.items() if "ceiling" not in k} for r in records}
     return Record(
         bench="guard",
@@ -224,9 +206,7 @@ def guard_record(*, rounds: int, threads: int | None) -> Record:
 
 def _renamed(record: Record, row: Row) -> Row:
     """Prefix a row's name and base with its bench; drop figures."""
-    from bench import scene
-
     base = record.base(row)
-    if row.labels.get("way") in (scene.IDENTITY, scene.COPY):
-        base = base.replace(scene.ENGINE, scene.COPY)  # their rates do not depend on the engine's
+    if row.labels.get("way") in (IDENTITY, COPY):
+        base = base.replace(ENGINE, COPY)  # their rates do not depend on the engine's
     return replace(row, name=f"{record.bench}: {row.name}", labels={"base": f"{record.bench}: {base}"}, figures={})

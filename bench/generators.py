@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from sar2optical.engines.registry import bundled, variants
 from sar2optical.signature import METADATA_KEY, ModelSignature
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor
 
     from sar2optical.models.generator import Generator
@@ -142,6 +144,22 @@ def fresh_checkpoint(path: Path, base_channels: int, sar: NDArray[np.float32]) -
         generator(torch.from_numpy(sar).expand(-1, 3, -1, -1))
     torch.save(generator.state_dict(), path)
     return path
+
+
+def one_node_model(
+    operator: str, names: tuple[str, str], kinds: tuple[int, int], shapes: Sequence[Any], weights: NDArray[Any]
+) -> ModelProto:
+    """Build an ONNX model of one operator with one input, one output (in that order of pairs) and fixed weights."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    tensors = [helper.make_tensor_value_info(*of) for of in zip(names, kinds, shapes, strict=True)]
+    node = helper.make_node(operator, [names[0], "weights"], [names[1]])
+    weight = numpy_helper.from_array(weights, "weights")
+    graph = helper.make_graph([node], operator, tensors[:1], tensors[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
 
 
 def _identity_norms(generator: Generator) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class Row:
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Other measured values."""
     trouble: str | None = None
-    """Reason why the row has no valid rate."""
+    """Reason why the row has no valid rate. The JSON field has this name."""
 
 
 @dataclass(frozen=True, kw_only=True)

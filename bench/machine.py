@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 from sar2optical.doctor.gpu import cards
@@ -83,13 +83,8 @@ def this_machine() -> Machine:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide speeds."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {package.name.lower(): package.version for package in distributions()}
+    return {"python": platform.python_version(), **{name: found[name] for name in _LIBRARIES if name in found}}
 
 
 def this_commit() -> str:

@@ -16,6 +16,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from bench.generators import one_node_model
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
@@ -132,20 +133,13 @@ def _identity(task: Task) -> Sample:
 
 def _write_identity(path: Path) -> None:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
     source = onnx.load(str(bundled()))
     signature = {entry.key: entry.value for entry in source.metadata_props if entry.key.endswith("signature")}
-    sides: list[list[str | int | None]] = [["N", 1, WINDOW, WINDOW], ["N", 3, WINDOW, WINDOW]]
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["sar", "ones"], ["optical"])],
-        "identity",
-        [helper.make_tensor_value_info("sar", TensorProto.FLOAT, sides[0])],
-        [helper.make_tensor_value_info("optical", TensorProto.FLOAT, sides[1])],
-        [numpy_helper.from_array(np.ones((3, 1, 1, 1), np.float32), "ones")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, signature)
+    sides = ["N", 1, WINDOW, WINDOW], ["N", 3, WINDOW, WINDOW]
+    kinds = (onnx.TensorProto.FLOAT,) * 2
+    model = one_node_model("Conv", ("sar", "optical"), kinds, sides, np.ones((3, 1, 1, 1), np.float32))
+    onnx.helper.set_model_props(model, signature)
     onnx.save(model, str(path))
 
 

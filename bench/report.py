@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
@@ -104,12 +103,10 @@ def page(results: list[Result], folder: str) -> str:
     return "\n".join(sections)
 
 
-def by_machine(results: Iterable[Result]) -> dict[str, list[Result]]:
+def by_machine(results: list[Result]) -> dict[str, list[Result]]:
     """Group results by the kind of machine."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.record.machine.slug, []).append(result)
-    return groups
+    slugs = dict.fromkeys(result.record.machine.slug for result in results)
+    return {slug: [result for result in results if result.record.machine.slug == slug] for slug in slugs}
 
 
 def _provenance(results: list[Result]) -> str:

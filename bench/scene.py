@@ -30,7 +30,7 @@ from bench.harness import (
     take_turns,
     threads_option,
 )
-from bench.methods import COPY, ENGINE, IDENTITY, METHODS, OURS, PLAIN, REFERENCE, WINDOW, Sample, Task, run
+from bench.methods import ENGINE, METHODS, OURS, PLAIN, REFERENCE, WINDOW, Sample, Task, run
 from bench.tables import terminal
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.base import default_threads
@@ -38,8 +38,6 @@ from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.stream import STAGES
 from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
-
-__all__ = ["COPY", "ENGINE", "IDENTITY", "METHODS", "OURS", "Options", "main", "measured"]
 
 Size = tuple[int, int]
 """Height and width."""
@@ -82,7 +80,14 @@ def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 @click.option(
     "--size", "sizes", multiple=True, callback=_size, metavar="HEIGHTxWIDTH", help="Size of a simulated scene."
 )
-@click.option("--way", "methods", multiple=True, callback=_known, metavar="METHOD", help="Run this method.  [all]")
+@click.option(
+    "--way",
+    "methods",
+    multiple=True,
+    callback=_known,
+    metavar="METHOD",
+    help="Run only this method; may be repeated.  [all]",
+)
 @click.option("--model", type=click.Path(path_type=Path), help="Engine file.  [the bundled generator]")
 @click.option("--precision", default="auto", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)

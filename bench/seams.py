@@ -10,7 +10,8 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from bench.harness import Record, Row, save, table
+from bench.harness import Record, Row, save
+from bench.tables import terminal
 from sar2optical.engines import EngineOptions
 from sar2optical.evaluation.metrics import low_passed_rms
 from sar2optical.pipeline.options import Report, TranslateOptions
@@ -52,30 +53,18 @@ def main(
                 return report, dataset.read(), dataset.dataset_mask() == 255
 
         _, reference, valid = mosaic(REFERENCE)
-        figures = []
+        rows = []
         for overlap in overlaps:
             report, image, _ = mosaic(overlap)
             grid = window_grid(report.shape, window, overlap)
-            figures.append(
-                {
-                    "overlap": overlap,
-                    "windows": report.windows_run,
-                    "seam_score": seam_score(image, valid, grid.rows, grid.cols, window),
-                    "seam_score_in_phase": seam_score(image, valid, grid.rows, grid.cols, window, period=_PATTERN),
-                    "low_passed_rms": low_passed_rms(reference, image, valid),
-                }
-            )
-    rows = [["overlap", "windows", "edges / elsewhere", "in phase", f"low-passed RMS to {REFERENCE}"]]
-    rows += [
-        [
-            str(f["overlap"]),
-            str(f["windows"]),
-            f"{f['seam_score']:.3f}",
-            f"{f['seam_score_in_phase']:.3f}",
-            f"{f['low_passed_rms']:.2f}",
-        ]
-        for f in figures
-    ]
-    click.echo(table(rows))
-    named = [Row(name=f"overlap {f['overlap']}", unit="", figures=f, trouble="not a rate") for f in figures]
-    save(Record(bench="seams", rows=tuple(named), settings={"scene": scene.name, "reference": REFERENCE}), out)
+            figures = {
+                "overlap": overlap,
+                "windows": report.windows_run,
+                "seam_score": seam_score(image, valid, grid.rows, grid.cols, window),
+                "seam_score_in_phase": seam_score(image, valid, grid.rows, grid.cols, window, period=_PATTERN),
+                "low_passed_rms": low_passed_rms(reference, image, valid),
+            }
+            rows.append(Row(name=f"overlap {overlap}", unit="", figures=figures))
+    record = Record(bench="seams", rows=tuple(rows), settings={"scene": scene.name, "reference": REFERENCE})
+    click.echo(terminal(record))
+    save(record, out)

@@ -30,6 +30,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         "low_passed_rms": "low-passed RMS", "survives": "kept", "crs": "CRS", "gcps": "GCPs", "mask": "mask",
         "cog": "COG",
     },
+    "seams": {
+        "windows": "windows", "seam_score": "edges / elsewhere", "seam_score_in_phase": "edges / elsewhere, in phase",
+        "low_passed_rms": "low-passed RMS to the reference",
+    },
     "training": {"first_s": "first step, s", "memory_mb": "memory, MB", "l1": "L1"},
 }  # fmt: skip
 """Labels and figures that a bench's table has, by their keys in a row, with titles; all for other benches."""
@@ -54,7 +58,7 @@ _CAPTIONS = {
 
 
 def caption(record: Record) -> str:
-    """Say what a record's table compares, and on which machine."""
+    """Describe what a record's table compares, and on which machine."""
     return f"{_CAPTIONS.get(record.bench, record.bench)}, on {record.machine.title}."
 
 
@@ -94,16 +98,17 @@ def _lines(record: Record, columns: Mapping[str, str]) -> tuple[list[list[str]],
     labels = [key for key in columns if any(key in row.labels for row in record.rows)]
     figures = [key for key in columns if key not in labels]
     stages = {key: _keys(row.figures.get(key) for row in record.rows) for key in figures}
-    based = any("base" in row.labels for row in record.rows)
+    based, rated = any("base" in row.labels for row in record.rows), any(row.unit for row in record.rows)
     units = " or ".join(dict.fromkeys(row.unit for row in record.rows))
-    head = ["", *(columns[key] for key in labels), units, "ratio" if based else "ratio to the first row"]
+    head = ["", *(columns[key] for key in labels)]
+    head += [units, "ratio" if based else "ratio to the first row"] if rated else []
     head += ["compared with"] if based else []
     head += [columns[key] + (f" ({' / '.join(stages[key])})" if stages[key] else "") for key in figures]
     rows = [
         [
             row.name,
             *(cell(row.labels.get(key)) for key in labels),
-            *ratio_cells(record, row),
+            *(ratio_cells(record, row) if rated else []),
             *([record.base(row)] if based else []),
             *(_figure(record, row, key, stages[key]) for key in figures),
         ]

@@ -10,17 +10,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner
 
-from bench import candidates, engines, methods, training
+from bench import candidates, compare, engines, methods, training
 from bench.__main__ import COMMANDS, main
-from bench.compare import check_slower
 from bench.generators import bundled_checkpoint, fresh_checkpoint, work_of
-from bench.harness import Record, Row, load, one_line, take_turns
+from bench.harness import Record, Row, load, one_line, save, take_turns
 from bench.machine import Machine, versions
 from sar2optical.engines import open_engine
 from sar2optical.engines.registry import bundled
@@ -168,15 +166,21 @@ def guarded(**speeds):
     return Record(bench="guard", rows=tuple(rows), settings={}, machine=MACHINE, versions={}, commit="", taken="")
 
 
-def test_the_guard_fails_if_a_ratio_has_fallen():
+def test_the_guard_fails_if_a_ratio_has_fallen(monkeypatch, tmp_path):
+    def run(now, before):
+        save(before, tmp_path / "committed.json")
+        monkeypatch.setattr(compare, "guard_record", lambda **_: now)
+        monkeypatch.setattr(compare, "this_machine", lambda: MACHINE)
+        ended = CliRunner().invoke(compare.guard, ["--against", str(tmp_path / "committed.json")])
+        return ended.exit_code, ended.output.splitlines()[-1]
+
     committed = guarded(fast=20.0, slow=5.0)
-    assert "nothing is slower by more than 15%" in check_slower(committed, guarded(fast=17.5, slow=50.0), 0.15)
-    with pytest.raises(click.ClickException, match="slower by more than 15%: fast"):
-        check_slower(committed, guarded(fast=16.5, slow=5.0), 0.15)
-    with pytest.raises(click.ClickException, match="no longer runs: fast, slow"):
-        check_slower(committed, guarded(other=1.0), 0.15)
-    with pytest.raises(click.ClickException, match="no ratio is reliable"):
-        check_slower(guarded(), guarded(), 0.15)
+    assert run(guarded(fast=17.5, slow=50.0), committed) == (0, "largest loss: -12.5%, of fast: within 15%")
+    assert run(guarded(fast=16.5, slow=5.0), committed) == (1, "largest loss: -17.5%, of fast: more than 15%")
+    assert run(guarded(other=1.0), committed) == (1, "Error: no longer runs: fast, slow")
+    code, line = run(guarded(), guarded())
+    assert code == 1
+    assert "no row was measured in both" in line
 
 
 def test_the_guard_names_the_remedy_without_a_committed_record(tmp_path):

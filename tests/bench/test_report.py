@@ -408,7 +408,7 @@ def test_compare_fails_without_common_or_reliable_rows(tmp_path):
     assert run(compare, *files(tmp_path, made(BASELINE), made(BASELINE)))[0] == 2
     code, text = run(compare, *files(tmp_path, made(BASELINE, NOISY), made(BASELINE, BROKEN)))
     assert (code, len([line for line in text.splitlines() if line.startswith("Error")])) == (2, 1)
-    assert "no row in common" in text
+    assert "no row was measured in both" in text
     code, text = run(compare, *files(tmp_path, made(BASELINE, NOISY), made(BASELINE, NOISY)))
     assert code == 2
     assert "nothing was compared" in text
