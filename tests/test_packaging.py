@@ -78,7 +78,7 @@ def test_developers_tools_reach_no_user(wheel):
 def test_constraints_pin_what_is_depended_on_and_nothing_else():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    used = ("cpu", "export", "train", "hub", "cluster", "dev")
+    used = ("cpu", "export", "train", "hub", "cluster", "xarray", "dev")
     named = {*project["dependencies"], *(line for name in used for line in extras[name])}
     names = {line.split(">")[0].split("[")[0] for line in named} - {"sar2optical"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.api.keywords import Bound, naming_keywords, stretch_of
+from sar2optical.api.keywords import Bound, naming_keywords, scene_options, stretch_of
 from sar2optical.api.scene import SarArray
-from sar2optical.api.source import is_data_array
+from sar2optical.api.source import is_data_array, source_path, spatial_dims
 from sar2optical.engines import Engine
-from sar2optical.errors import BandNotFound, OptionError, UnitsUnknown
+from sar2optical.errors import BandNotFound, OptionError
 from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.rasters import open_raster
 from sar2optical.pipeline.job import Job
 from sar2optical.pipeline.stream import stream
 from sar2optical.scene.bands import Georeference
 from sar2optical.scene.encoder import encodings_for
-from sar2optical.scene.units import could_be, guess_unit
-from sar2optical.signature import UNITS, Stretch, Unit
+from sar2optical.scene.scene import SceneSource, open_scene
+from sar2optical.signature import Stretch, Unit
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
 
 __all__ = ["predict"]
@@ -38,9 +41,9 @@ def predict(
     Parameters
     ----------
     sar
-        (H, W) or (bands, H, W): a numpy array, a masked array, a `SarArray` from `SceneReader.read`, or an xarray
-        DataArray. NaN and masked pixels are invalid. Percentiles of a stretch are taken from the whole scene of a
-        `SarArray`, and from the given values otherwise.
+        (H, W) or (bands, H, W): a `SarArray` from `SceneReader.read`, a numpy (masked) array, or an xarray DataArray.
+        Arrays are treated as a file with these values: masked pixels, NaN and fill values are invalid. Percentiles of
+        a stretch are taken from the whole scene of a `SarArray`, and from the given values otherwise.
     engine
         Engine from `open_engine`.
     unit
@@ -63,15 +66,13 @@ def predict(
     BandNotFound
         If the number of bands is not the model's.
     """
-    values = np.ma.asanyarray(sar.values if is_data_array(sar) else sar)
-    bands = values[None] if values.ndim == 2 else values
-    if bands.ndim != 3 or not bands.size or bands.dtype.kind not in "iuf":
-        raise OptionError(f"sar is {values.dtype} {values.shape}: give real numbers of shape (H, W) or (bands, H, W)")
-    wanted = engine.signature.bands
-    if len(bands) != len(wanted):
-        raise BandNotFound(f"sar has {len(bands)} bands, the model takes {len(wanted)} ({', '.join(wanted)})")
-    with naming_keywords():
-        scene = _ArrayScene(bands, _unit_of(sar, bands, unit))
+    if not isinstance(engine, Engine):
+        raise OptionError(f"engine is a {type(engine).__name__}: give an engine from open_engine")
+    with naming_keywords(), ExitStack() as stack:
+        if isinstance(sar, SarArray) and sar.unit is not None:
+            scene: SceneSource = _of_scene(sar, engine, unit)
+        else:
+            scene = stack.enter_context(_of_array(sar, engine, unit))
         grid = window_grid(scene.shape, engine.signature.window, overlap)
         encodings = encodings_for(scene.unit, scene.read_samples(), engine.signature, stretch_of(stretch))
         job = Job(
@@ -85,26 +86,56 @@ def predict(
     return np.ma.MaskedArray(rows.rgb, mask=np.broadcast_to(~rows.valid, rows.rgb.shape))
 
 
+def _of_scene(sar: SarArray, engine: Engine, unit: Unit | None) -> _ArrayScene:
+    """Take values that `SceneReader.read` returned: unit and validity are known."""
+    if unit not in (None, sar.unit):
+        raise OptionError(f"unit is {unit}, but the scene is in {sar.unit}: leave out unit")
+    bands = cast("SarArray", sar[None] if sar.ndim == 2 else sar)
+    if bands.ndim != 3 or not bands.size:
+        raise OptionError(f"sar has shape {sar.shape}: give (H, W) or (bands, H, W), 1 pixel or more")
+    _check_count(len(bands), engine)
+    return _ArrayScene(bands)
+
+
+@contextmanager
+def _of_array(sar: Any, engine: Engine, unit: Unit | None) -> Iterator[SceneSource]:
+    """Open an array as a scene, so that unit, nodata and fill values are found as in a file."""
+    if not is_data_array(sar) and not isinstance(sar, np.ndarray):
+        raise OptionError(f"sar is a {type(sar).__name__}: give a numpy array, a SarArray or a DataArray")
+    with source_path(sar) as path:
+        with open_raster(Path(path)) as dataset:
+            count, named = dataset.count, any(dataset.descriptions)
+        _check_count(count, engine)
+        # Named bands are found by the model's polarisations; others are taken in their order.
+        bands = () if named else tuple(map(str, range(1, count + 1)))
+        with open_scene(path, engine.signature.bands, scene_options(bands, unit, None, None)) as scene:
+            yield scene
+
+
+def _check_count(count: int, engine: Engine) -> None:
+    wanted = engine.signature.bands
+    if count != len(wanted):
+        raise BandNotFound(
+            f"sar has {count} bands, the model takes {len(wanted)} ({', '.join(wanted)}): give these bands alone"
+        )
+
+
 class _ArrayScene:
-    """Bands in memory, as the source of a job."""
+    """A `SarArray` as the source of a job."""
 
     path = "array"
     files: tuple[Path, ...] = ()
     georeference = Georeference()
     row_of_blocks = 0
-    unit_reason = "array"
+    unit_reason = "the scene's"
 
-    def __init__(self, bands: NDArray[Any], unit: Unit | None) -> None:
+    def __init__(self, bands: SarArray) -> None:
         self.shape: tuple[int, int] = bands.shape[1:]
         self.polarisations: tuple[str | None, ...] = (None,) * len(bands)
-        self.unit = unit
-        data = np.ma.getdata(bands).astype(np.float32)
-        self._valid: NDArray[np.bool_] = np.logical_and(
-            np.isfinite(data).all(axis=0), ~np.ma.getmaskarray(bands).any(axis=0)
-        )
-        self._values = np.where(self._valid, data, np.float32(0))
-        known = bands.samples if isinstance(bands, SarArray) else None
-        self._samples = known or tuple(band[self._valid] for band in self._values)
+        self.unit = bands.unit
+        self._valid: NDArray[np.bool_] = np.logical_not(np.ma.getmaskarray(bands).any(axis=0))
+        self._values = np.where(self._valid, np.ma.getdata(bands), np.float32(0))
+        self._samples = bands.samples or ()
 
     def read_samples(self) -> tuple[NDArray[np.float32], ...]:
         """Return the values that percentiles are taken from."""
@@ -138,28 +169,11 @@ class _Rows:
         self._row = rows.stop
 
 
-def _unit_of(sar: Any, bands: NDArray[Any], unit: Unit | None) -> Unit | None:
-    """Return the unit that is given, attached or evident; None if no pixel is valid."""
-    valid = np.ma.masked_invalid(bands, copy=True).compressed()
-    if not valid.size:
-        return unit
-    if unit is None:
-        unit = bands.unit if isinstance(bands, SarArray) else sar.attrs.get("units") if is_data_array(sar) else None
-    if unit is None:
-        return guess_unit(str(bands.dtype), (), valid.astype(np.float32))[0]
-    if unit not in UNITS:
-        raise OptionError(f"unit is {unit!r}: give one of {', '.join(UNITS)}")
-    median = float(np.median(valid))
-    if bands.dtype != np.uint8 and not could_be(unit, median):
-        raise UnitsUnknown(f"unit is {unit}, but the median of the values is {median:.4g}: give their real unit")
-    return unit
-
-
 def _like(sar: Any, rows: _Rows) -> Any:
     """Return the result as a DataArray with the coordinates of the input."""
     import xarray
 
-    y, x = sar.dims[-2:]
+    y, x = spatial_dims(sar)
     kept = {name: value for name, value in sar.coords.items() if set(value.dims) <= {y, x} and name != "band"}
     coords = {**kept, "band": ["red", "green", "blue"], "valid": ((y, x), rows.valid)}
     return xarray.DataArray(rows.rgb, dims=("band", y, x), coords=coords, name="rgb")

@@ -20,7 +20,7 @@ from rasterio.vrt import WarpedVRT
 from sar2optical.errors import OptionError
 from sar2optical.mosaic.rasters import no_georeference_warning
 
-__all__ = ["is_data_array", "source_path"]
+__all__ = ["is_data_array", "source_path", "spatial_dims"]
 
 
 def is_data_array(value: object) -> bool:
@@ -36,8 +36,8 @@ def source_path(source: Any) -> Iterator[str | Path]:
     ----------
     source
         str or Path; an open rasterio dataset; a numpy (masked) array (H, W) or (bands, H, W), float32 or integers;
-        a DataArray of the same shapes, whose `spatial_ref` gives CRS and affine, and whose attribute `units` gives
-        the unit. Arrays are copied to memory.
+        a DataArray of the same shapes, whose `spatial_ref` gives CRS and affine, and whose attributes
+        `units`, `_FillValue`, `scale_factor` and `add_offset` count. Arrays are copied to memory.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def source_path(source: Any) -> Iterator[str | Path]:
     elif isinstance(source, DatasetReader):
         yield source.name
     elif is_data_array(source):
-        with _written(np.ma.masked_invalid(source.values, copy=False), _from_xarray(source)) as path:
+        ordered = source.transpose(..., *spatial_dims(source))
+        with _written(ordered.values, _from_xarray(ordered)) as path:
             yield path
     elif isinstance(source, np.ndarray):
         with _written(source, {}) as path:
@@ -72,9 +73,12 @@ def _written(array: NDArray[Any], georeference: Mapping[str, Any]) -> Iterator[s
         raise OptionError(
             f"scene is an array of {array.dtype} {array.shape}: give real numbers of shape (H, W) or (bands, H, W)"
         )
-    values = bands.astype(np.float32) if bands.dtype in (np.float16, np.float64) else bands
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is invalid
+        values = bands.astype(np.float32) if bands.dtype.kind == "f" else bands.astype(bands.dtype.newbyteorder("="))
+    if values.dtype.itemsize == 8:
+        raise OptionError(f"scene is an array of {array.dtype}: give at most 32 bits, for example as float32")
     tags, names = georeference.get("tags", {}), georeference.get("names", ())
-    profile = {name: value for name, value in georeference.items() if name in ("crs", "transform")}
+    profile = {name: value for name, value in georeference.items() if name in ("crs", "transform", "nodata")}
     count, height, width = values.shape
     profile |= {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype}
     with MemoryFile(ext=".tif") as memory:
@@ -88,8 +92,32 @@ def _written(array: NDArray[Any], georeference: Mapping[str, Any]) -> Iterator[s
                 dataset.write_mask(~np.ma.getmaskarray(values).any(axis=0))
             for k, name in enumerate(names, 1):
                 dataset.set_band_description(k, name)
+            if (scaling := georeference.get("scaling", (1.0, 0.0))) != (1.0, 0.0):
+                dataset.scales, dataset.offsets = ((value,) * count for value in scaling)
             dataset.update_tags(**tags)
         yield memory.name
+
+
+_SPATIAL = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
+
+
+def spatial_dims(array: Any) -> tuple[str, str]:
+    """Return the names of a DataArray's rows and columns.
+
+    Raises
+    ------
+    OptionError
+        If they are not evident: neither named y and x (latitude and longitude), nor the last of unnamed dimensions.
+    """
+    for y, x in _SPATIAL:
+        if y in array.dims and x in array.dims:
+            return y, x
+    y, x = array.dims[-2:] if array.ndim >= 2 else ("", "")
+    if not all(str(name).startswith("dim_") for name in (y, x)):
+        raise OptionError(
+            f"scene has the dimensions {', '.join(map(str, array.dims))}: name rows and columns y and x"
+        )
+    return y, x
 
 
 def _from_xarray(array: Any) -> dict[str, Any]:
@@ -107,13 +135,30 @@ def _from_xarray(array: Any) -> dict[str, Any]:
             ) from error
     if "GeoTransform" in attributes:
         found["transform"] = Affine.from_gdal(*map(float, str(attributes["GeoTransform"]).split()))
-    elif {"x", "y"} <= set(array.coords) and array.sizes.get("x", 0) > 1 and array.sizes.get("y", 0) > 1:
-        x, y = (np.asarray(array.coords[axis], np.float64) for axis in ("x", "y"))
-        dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[-1] - y[0]) / (len(y) - 1)
-        found["transform"] = Affine(dx, 0, x[0] - dx / 2, 0, dy, y[0] - dy / 2)
+    else:
+        found |= _from_coordinates(array)
+    if (nodata := array.attrs.get("_FillValue", array.attrs.get("nodata"))) is not None:
+        found["nodata"] = float(np.asarray(nodata).item())
+    found["scaling"] = float(array.attrs.get("scale_factor", 1)), float(array.attrs.get("add_offset", 0))
     if units := array.attrs.get("units"):
         found["tags"]["units"] = str(units)
     names = np.atleast_1d(array.coords["band"].values) if "band" in array.coords else ()
     if all(isinstance(name, str) for name in names):
         found["names"] = [str(name) for name in names]
     return found
+
+
+def _from_coordinates(array: Any) -> dict[str, Affine]:
+    """Compute the affine of evenly spaced coordinates; nothing where there are none."""
+    y, x = spatial_dims(array)
+    if not {x, y} <= set(array.coords) or min(array.sizes[x], array.sizes[y]) < 2:
+        return {}
+    steps, starts = [], []
+    for name in (x, y):
+        values = np.asarray(array.coords[name], np.float64)
+        step = (values[-1] - values[0]) / (len(values) - 1)
+        if not step or not np.allclose(np.diff(values), step, rtol=1e-3):
+            raise OptionError(f"scene: its coordinates {name} are not evenly spaced: resample it, or drop them")
+        steps.append(step)
+        starts.append(values[0] - step / 2)
+    return {"transform": Affine(steps[0], 0, starts[0], 0, steps[1], starts[1])}

@@ -50,11 +50,14 @@ class OpenVINOEngine(Engine):
             self_test=description.self_test,
             fallback=_NAMES.get(arithmetic, arithmetic) if quantized else None,
         )
+        self._closed = False
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._idle.put(compiled.create_infer_request())
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._closed:
+            raise InferenceFailed(f"{self} is closed: open it again")
         request = self._idle.get()
         try:
             windows = [
@@ -68,6 +71,7 @@ class OpenVINOEngine(Engine):
 
     def close(self) -> None:
         """Release the compiled model."""
+        self._closed = True
         self._idle = SimpleQueue()
 
 

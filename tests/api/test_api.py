@@ -14,6 +14,7 @@ from rasterio.vrt import WarpedVRT
 import sar2optical as s2o
 from sar2optical.errors import (
     BandNotFound,
+    InferenceFailed,
     OptionError,
     OutputExists,
     Sar2OpticalError,
@@ -21,7 +22,7 @@ from sar2optical.errors import (
     UnitsMismatch,
     UnitsUnknown,
 )
-from tests.conftest import BYTES, UTM, make_identity, make_local, speckle
+from tests.conftest import BYTES, UTM, make_identity, make_local, signature_of, speckle
 
 SHAPE = (300, 340)
 
@@ -108,6 +109,85 @@ def test_xarray_goes_in_and_comes_out(decibels, tmp_path):
     np.testing.assert_array_equal(rgb.valid, np.isfinite(decibels))
     np.testing.assert_array_equal(rgb.values, same.filled(0))
     assert same.mask[:, 50, 60].all()
+
+
+def labelled(array, dims, bands=None):
+    """A DataArray of dB."""
+    import xarray
+
+    coords = {} if bands is None else {"band": bands}
+    return xarray.DataArray(array, dims=dims, coords=coords, attrs={"units": "dB"})
+
+
+def test_dimensions_and_bands_of_xarray_go_by_name(decibels, tmp_path):
+    pytest.importorskip("xarray")
+    with s2o.open_engine(make_identity(tmp_path / "vh.onnx", BYTES)) as engine:
+        expected = s2o.predict(decibels, engine, unit="db", stretch=(0, 0.5)).data
+        turned = s2o.predict(labelled(decibels.T, ("x", "y")), engine, stretch=(0, 0.5))
+        last = s2o.predict(labelled(decibels[..., None], ("y", "x", "band")), engine, stretch=(0, 0.5))
+        np.testing.assert_array_equal(turned.transpose("band", "y", "x"), expected)
+        np.testing.assert_array_equal(last.transpose("band", "y", "x"), expected)
+        with pytest.raises(BandNotFound, match="VH"):  # the model was trained on VH
+            s2o.predict(labelled(decibels[None], ("band", "y", "x"), ["HH"]), engine)
+        with pytest.raises(OptionError, match="name rows and columns y and x"):
+            s2o.predict(labelled(decibels, ("north", "east")), engine)
+        with pytest.raises(UnitsUnknown):
+            s2o.predict(labelled(decibels, ("y", "x")).assign_attrs(units="m"), engine)
+    two = make_identity(
+        tmp_path / "two.onnx", signature_of(bands=("VV", "VH"), stretch=BYTES.stretch * 2, channels=2)
+    )
+    both = np.stack([decibels - 6, decibels])
+    with s2o.open_engine(two) as engine:
+        expected = s2o.predict(both, engine, unit="db", stretch=(0, 0.5)).data
+        swapped = s2o.predict(labelled(both[::-1], ("band", "y", "x"), ["VH", "VV"]), engine, stretch=(0, 0.5))
+    np.testing.assert_array_equal(swapped, expected)
+
+
+@pytest.mark.parametrize("case", ["dn", "power", "-9999", "byte"])
+def test_fill_in_arrays_is_found_as_in_files(decibels, make_raster, tmp_path, case):
+    power = 10 ** (decibels / 10)
+    values, unit, fill = {
+        "dn": ((1000 * np.sqrt(power)).astype(np.uint16) + 1, "dn", 0),
+        "power": (power, "power", 0),
+        "-9999": (decibels, "db", -9999),
+        "byte": (speckle(SHAPE), "byte", 255),
+    }[case]
+    values = values.copy()
+    values[:, :25] = fill
+    model = make_identity(tmp_path / "identity.onnx", BYTES)
+    src = make_raster(values, descriptions=["VH"])
+    report = s2o.translate(src, tmp_path / "out.tif", model=model, unit=unit, stretch=("p1", "p99"), overlap=32)
+    with s2o.open_engine(model) as engine:
+        rgb = s2o.predict(values, engine, unit=unit, stretch=("p1", "p99"), overlap=32)
+    with rasterio.open(report.path) as mosaic:
+        np.testing.assert_array_equal(mosaic.dataset_mask() == 0, rgb.mask[0])
+        np.testing.assert_array_equal(mosaic.read(), rgb.data)
+    assert rgb.mask[0, :, :25].all() == (case != "byte")
+    assert not rgb.mask[0, :, 25:].any()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_closed_engine_and_what_is_no_engine_are_refused(decibels, tmp_path, backend):
+    engine = s2o.open_engine(make_identity(tmp_path / "identity.onnx", BYTES), backend=backend)
+    engine.close()
+    with pytest.raises(InferenceFailed, match="is closed: open it again"):
+        s2o.predict(decibels, engine, unit="db")
+    with pytest.raises(OptionError, match="engine is a str: give an engine from open_engine"):
+        s2o.predict(decibels, "identity.onnx", unit="db")
+
+
+def test_coordinates_give_the_affine(decibels, tmp_path):
+    """Also of a scene with its south at the top; uneven ones are refused."""
+    pytest.importorskip("xarray")
+    model = make_identity(tmp_path / "identity.onnx", BYTES)
+    y, x = 100 + 20.0 * np.arange(SHAPE[0]), 500 + 10.0 * np.arange(SHAPE[1])
+    array = labelled(decibels, ("y", "x")).assign_coords(y=y, x=x)
+    s2o.translate(array, tmp_path / "out.tif", model=model, bands=[1], stretch=(0, 0.5))
+    with rasterio.open(tmp_path / "out.tif") as mosaic:
+        assert mosaic.transform == rasterio.Affine(10, 0, 495, 0, 20, 90)
+    uneven = array.assign_coords(x=x**1.1)
+    with pytest.raises(OptionError, match="not evenly spaced"):
+        s2o.translate(uneven, tmp_path / "uneven.tif", model=model, bands=[1])
 
 
 def test_arithmetic_loses_the_unit_and_slices_keep_it(scene, tmp_path):

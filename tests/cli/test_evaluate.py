@@ -248,7 +248,7 @@ def test_existing_outputs_are_kept(pairs, model, tmp_path):
     assert_refused(evaluation(model, pairs, "--json", tmp_path / "no" / "out.json"), 1, "no folder")
     assert_refused(evaluation(model, pairs, "--picture", tmp_path / "out.tif"), 1, "must be a PNG file")
     (tmp_path / "folder").mkdir()
-    assert_refused(evaluation(model, pairs, "--json", tmp_path / "folder", "--overwrite"), 1, "file's name")
+    assert_refused(evaluation(model, pairs, "--json", tmp_path / "folder", "--overwrite"), 1, "name of a file")
 
 
 def test_help_is_instant_and_needs_no_library():

@@ -252,7 +252,7 @@ def test_a_scene_in_another_unit_is_refused(tmp_path, make_raster):
     scene = make_raster(speckle((300, 300)).astype(np.uint16) * 100, "scene.tif")
     assert_refused(
         UnitsMismatch,
-        "the model takes bytes stretched by their maker",
+        "the model expects bytes that are already scaled",
         source,
         tmp_path / "out.onnx",
         precision="int8",

@@ -126,7 +126,7 @@ def test_a_run_on_a_map_goes_on_to_the_same_pixels(tmp_path, bent_scene, power_m
 def test_a_resolution_without_a_map_is_refused(tmp_path, bent_scene):
     result = command(bent_scene, tmp_path / "out.tif", "--resolution", "10")
     assert result.returncode == 2
-    assert "give --geocode with it" in result.stderr
+    assert "no effect without --geocode" in result.stderr
 
 
 def test_from_a_server_to_a_server(tmp_path, server, s3, make_raster, identity_model, monkeypatch):
