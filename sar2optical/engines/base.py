@@ -55,8 +55,9 @@ class EngineOptions:
     device: str = "auto"
     """Device: auto, cpu or cuda."""
     precision: Precision = "auto"
-    """Precision of the arithmetic. auto: fp32 in pytorch; that of the file in tensorrt and onnxruntime, which runs fp16
-    files in fp32 on a CPU; in openvino that of an int8 or fp8 file, else bf16 if the CPU supports it, else fp32."""
+    """Precision of the arithmetic. auto: fp32 in pytorch; that of the file in tensorrt and onnxruntime, which on a
+    CPU runs fp16 files in fp32; in openvino that of an int8 or fp8 file, else bf16 if the CPU supports it, else fp32.
+    """
     threads: int | None = None
     """Number of CPU threads; None: all that this process may use."""
     batch: int = 1
