@@ -14,6 +14,7 @@ from typing import Any
 __all__ = ["MOVED", "install"]
 
 MOVED: dict[str, tuple[str, ...]] = {
+    "addresses": ("_utils.addresses",),
     "blend": ("tiling.blend",),
     "cluster": ("batch.cluster", "batch.schedule", "batch.work", "batch.worker"),
     "cores": ("_utils.cores",),
@@ -21,6 +22,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "engines.known_answer": ("engines.self_test",),
     "engines.plan": ("engines.tensorrt_plan",),
     "files": ("_utils.files",),
+    "evaluation.figures": ("evaluation.scores",),
     "fill": ("tiling.fill",),
     "footprint": ("batch.footprint",),
     "geocode": ("scene.geocode",),
@@ -36,6 +38,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "radiometry": ("scene.encoder", "scene.units"),
     "raster": ("scene.raster", "scene.bands", "scene.band_names", "scene.containers"),
     "remote": ("scene.remote", "_utils.addresses"),
+    "retries": ("_utils.retries",),
     "safe": ("scene.safe",),
     "stac": ("batch.stac",),
     "stream": ("pipeline.stream",),
@@ -43,7 +46,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "training.evaluate": ("evaluation.evaluate", "evaluation.predictors"),
     "training.fid": ("evaluation.fid",),
     "training.report": ("evaluation.report",),
-    "translate": ("pipeline.run", "pipeline.options", "pipeline.prepare", "pipeline.job", "pipeline.estimate"),
+    "training.shifts": ("evaluation.shift_runs",),
+    "translate": ("pipeline.options", "pipeline.prepare", "pipeline.job", "pipeline.estimate", "pipeline.run"),
     "vrt": ("mosaic.vrt",),
     "windows": ("tiling.windows",),
 }
@@ -106,7 +110,7 @@ class _Finder(MetaPathFinder, Loader):
         warnings.warn(
             f"{spec.name} has moved to {', '.join(module._new)}; the old path will be removed in the next release",
             DeprecationWarning,
-            stacklevel=5,
+            stacklevel=2,  # Python leaves out the frames of the import system
         )
         return module
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from sar2optical.engines import EngineOptions
 from sar2optical.engines.registry import BACKENDS, DEVICES, PRECISIONS, resolve
 from sar2optical.errors import OptionError, Sar2OpticalError
@@ -60,6 +62,8 @@ def _keyword(match: re.Match[str]) -> str:
         return f"{name}=True"
     if not values:
         return name
+    if option == "max-memory":
+        return f"max_memory={values[0].removesuffix('MB')}_000_000"
     literals = [v if re.fullmatch(r"-?\d+(\.\d+)?|[A-Z]{3,}", v) and name != "bands" else f'"{v}"' for v in values]
     joined = ", ".join(literals)
     if name == "bands":
@@ -68,14 +72,14 @@ def _keyword(match: re.Match[str]) -> str:
 
 
 def scene_options(
-    bands: Sequence[str | int] | None, unit: Unit | None, nodata: float | None, scale: float | None
+    bands: Sequence[str | int] | str | int | None, unit: Unit | None, nodata: float | None, scale: float | None
 ) -> SceneOptions:
     """Check and collect what describes a scene."""
-    if isinstance(bands, str):
+    if isinstance(bands, str | int | np.integer):
         bands = [bands]
     if unit is not None and unit not in UNITS:
         raise OptionError(f"unit is {unit!r}: give one of {', '.join(UNITS)}, or None")
-    return SceneOptions(bands=tuple(map(str, bands or ())), unit=unit, nodata=nodata, scale=scale)
+    return SceneOptions(bands=tuple(map(str, () if bands is None else bands)), unit=unit, nodata=nodata, scale=scale)
 
 
 def product_options(calibration: Calibration | None, denoise: bool) -> ProductOptions | None:

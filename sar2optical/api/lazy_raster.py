@@ -9,6 +9,7 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from sar2optical.errors import SceneUnreadable
 from sar2optical.mosaic.rasters import open_raster
 
 __all__ = ["lazy_array"]
@@ -35,6 +36,10 @@ class _Bands(BackendArray):
         across = [slice(k, k + 1) if isinstance(k, int | np.integer) else k for k in key[-2:]]
         spans = tuple(s.indices(side)[:2] for s, side in zip(across, self.shape[-2:], strict=True))
         with open_raster(self._path) as dataset:
-            found = dataset.read(window=spans) if len(key) == 3 else dataset.dataset_mask(window=spans) != 0
+            if dataset.shape != self.shape[-2:]:
+                raise SceneUnreadable(f"{self._path}: the mosaic has changed since it was opened: open it again")
+            found = (
+                dataset.read([1, 2, 3], window=spans) if len(key) == 3 else dataset.dataset_mask(window=spans) != 0
+            )
         found = found[(..., *(slice(None, None, s.step) for s in across))]
         return found[(*key[:-2], *(0 if isinstance(k, int | np.integer) else slice(None) for k in key[-2:]))]

@@ -27,8 +27,8 @@ def open_mosaic(path: str | Path) -> Any:
     -------
     xarray.Dataset
         `rgb`, uint8 (band, y, x), and `valid`, bool (y, x). Where the mosaic has an affine without rotation, `y` and
-        `x` are the centres of the pixels, and `spatial_ref` holds the CRS as CF and rioxarray do. The attributes are
-        the mosaic's tags.
+        `x` are the centres of the pixels, and `spatial_ref` holds the CRS as CF and rioxarray do; others have no
+        coordinates. The attributes are the mosaic's tags. A JPEG has no mask: all of its pixels are valid.
 
     Raises
     ------
@@ -43,8 +43,11 @@ def open_mosaic(path: str | Path) -> Any:
         from sar2optical.api.lazy_raster import lazy_array
     except ImportError as error:
         raise BackendNotInstalled("open_mosaic needs xarray: pip install 'sar2optical[xarray]'") from error
+    path = Path(path).absolute()
     try:
-        with open_raster(Path(path)) as dataset:
+        with open_raster(path) as dataset:
+            if dataset.count < 3 or set(dataset.dtypes) != {"uint8"}:
+                raise SceneUnreadable(f"{path}: is not an RGB mosaic of bytes: give one that translate made")
             shape, crs, transform, tags = dataset.shape, dataset.crs, dataset.transform, dataset.tags()
     except OSError as error:
         raise SceneUnreadable(f"{path}: cannot open the mosaic ({error}): check the path") from error
@@ -56,7 +59,7 @@ def open_mosaic(path: str | Path) -> Any:
         geotransform = " ".join(map(str, transform.to_gdal()))
         coords["spatial_ref"] = ((), 0, {"crs_wkt": crs.to_wkt() if crs else "", "GeoTransform": geotransform})
     lazy = {
-        "rgb": (("band", "y", "x"), lazy_array(Path(path), (3, *shape))),
-        "valid": (("y", "x"), lazy_array(Path(path), shape)),
+        "rgb": (("band", "y", "x"), lazy_array(path, (3, *shape))),
+        "valid": (("y", "x"), lazy_array(path, shape)),
     }
     return xarray.Dataset(lazy, coords=coords, attrs=tags)

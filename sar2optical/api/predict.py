@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sar2optical.api.keywords import Bound, naming_keywords, scene_options, stretch_of
 from sar2optical.api.scene import SarArray
-from sar2optical.api.source import is_data_array, source_path, spatial_dims
+from sar2optical.api.source import is_data_array, source_path, spatial_dims, unit_of
 from sar2optical.engines import Engine
 from sar2optical.errors import BandNotFound, OptionError
 from sar2optical.mosaic.manifest import Manifest
@@ -20,7 +20,7 @@ from sar2optical.mosaic.rasters import open_raster
 from sar2optical.pipeline.job import Job
 from sar2optical.pipeline.stream import stream
 from sar2optical.scene.bands import Georeference
-from sar2optical.scene.encoder import encodings_for
+from sar2optical.scene.encoder import encodings_for, warn_outside
 from sar2optical.scene.scene import SceneSource, open_scene
 from sar2optical.signature import Stretch, Unit
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
@@ -75,6 +75,7 @@ def predict(
             scene = stack.enter_context(_of_array(sar, engine, unit))
         grid = window_grid(scene.shape, engine.signature.window, overlap)
         encodings = encodings_for(scene.unit, scene.read_samples(), engine.signature, stretch_of(stretch))
+        warn_outside("sar", encodings, scene.read_samples())
         job = Job(
             scene=scene, engine=engine, file=Path(), grid=grid, encodings=encodings, manifest=Manifest({}), tags={},
             ahead=1, cache=0,
@@ -108,7 +109,9 @@ def _of_array(sar: Any, engine: Engine, unit: Unit | None) -> Iterator[SceneSour
         _check_count(count, engine)
         # Named bands are found by the model's polarisations; others are taken in their order.
         bands = () if named else tuple(map(str, range(1, count + 1)))
-        with open_scene(path, engine.signature.bands, scene_options(bands, unit, None, None)) as scene:
+        with open_scene(
+            path, engine.signature.bands, scene_options(bands, unit or unit_of(sar), None, None)
+        ) as scene:
             yield scene
 
 
@@ -135,7 +138,7 @@ class _ArrayScene:
         self.unit = bands.unit
         self._valid: NDArray[np.bool_] = np.logical_not(np.ma.getmaskarray(bands).any(axis=0))
         self._values = np.where(self._valid, np.ma.getdata(bands), np.float32(0))
-        self._samples = bands.samples or ()
+        self._samples = bands.samples or tuple(band[self._valid] for band in self._values)
 
     def read_samples(self) -> tuple[NDArray[np.float32], ...]:
         """Return the values that percentiles are taken from."""

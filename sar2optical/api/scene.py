@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from sar2optical.api.keywords import naming_keywords, product_options, scene_options, target_of
-from sar2optical.api.source import source_path
+from sar2optical.api.source import source_path, unit_of
 from sar2optical.errors import OptionError
 from sar2optical.scene.geocode.resample import geocoded
 from sar2optical.scene.geocode.target import Target
@@ -67,7 +67,16 @@ class SarArray(np.ma.MaskedArray[Any, Any]):
     @property
     def samples(self) -> tuple[NDArray[np.float32], ...] | None:
         """By band: valid values sampled over the whole scene, for percentiles; None if they are not known."""
-        return self._original()[2]
+        origin, _, samples = self._original()
+        if origin is None or samples is None:
+            return None
+        # Which bands of the scene these are follows from where they lie in its memory.
+        bands = np.ma.getdata(self) if self.ndim == 3 else np.ma.getdata(self)[None]
+        if bands.ndim != 3 or not bands.size:
+            return None
+        start = origin.__array_interface__["data"][0]
+        offsets = [band.__array_interface__["data"][0] - start for band in bands]
+        return tuple(samples[offset // origin[0].nbytes] for offset in offsets)
 
     def _original(self) -> _Original:
         """Return values, unit and samples of the scene; only a view of these values has their unit."""
@@ -188,7 +197,7 @@ def open_scene(
     """
     with ExitStack() as stack:
         with naming_keywords():
-            options = scene_options(bands, unit, nodata, scale)
+            options = scene_options(bands, unit or unit_of(source), nodata, scale)
             target = target_of(geocode, resolution)
             path = stack.enter_context(source_path(source))
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(path)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
 
 from sar2optical.errors import OptionError
-from sar2optical.mosaic.rasters import no_georeference_warning
+from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
+from sar2optical.signature import UNITS, Unit
 
-__all__ = ["is_data_array", "source_path", "spatial_dims"]
+__all__ = ["is_data_array", "source_path", "spatial_dims", "unit_of"]
 
 
 def is_data_array(value: object) -> bool:
@@ -51,7 +53,7 @@ def source_path(source: Any) -> Iterator[str | Path]:
             rasterio.shutil.copy(source, memory.name, driver="VRT")
             yield memory.name
     elif isinstance(source, DatasetReader):
-        yield source.name
+        yield _name_of(source)
     elif is_data_array(source):
         ordered = source.transpose(..., *spatial_dims(source))
         with _written(ordered.values, _from_xarray(ordered)) as path:
@@ -63,6 +65,28 @@ def source_path(source: Any) -> Iterator[str | Path]:
         raise OptionError(
             f"scene is a {type(source).__name__}: give a path, an open rasterio dataset, a numpy array or a DataArray"
         )
+
+
+def _name_of(dataset: DatasetReader) -> str:
+    """Return the path of an open dataset, if it gives the same raster when it is opened again."""
+    if dataset.closed:
+        raise OptionError(f"scene: the dataset {dataset.name} is closed: open it, or give its path")
+    with open_raster(Path(dataset.name)) as again:
+        same = (again.shape, again.count, again.transform) == (dataset.shape, dataset.count, dataset.transform)
+    if not same:
+        raise OptionError(
+            f"scene: the dataset {dataset.name} was opened with options that change its shape (overview_level): "
+            "give a WarpedVRT, or the values as an array"
+        )
+    name: str = dataset.name
+    return name
+
+
+def unit_of(source: Any) -> Unit | None:
+    """Return the unit that an array carries; None if there is none, or its text has to be interpreted."""
+    attached = getattr(source, "unit", None) if isinstance(source, np.ndarray) else None
+    text = attached or (source.attrs.get("units") if is_data_array(source) else None)
+    return next((unit for unit in UNITS if str(text).lower() == unit), None)
 
 
 @contextmanager
@@ -79,9 +103,15 @@ def _written(array: NDArray[Any], georeference: Mapping[str, Any]) -> Iterator[s
         raise OptionError(f"scene is an array of {array.dtype}: give at most 32 bits, for example as float32")
     tags, names = georeference.get("tags", {}), georeference.get("names", ())
     profile = {name: value for name, value in georeference.items() if name in ("crs", "transform", "nodata")}
+    if values.dtype.kind == "f" and np.ma.is_masked(values):  # bands may have masks of their own
+        values = np.ma.filled(values, np.float32("nan"))
     count, height, width = values.shape
     profile |= {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype}
-    with MemoryFile(ext=".tif") as memory:
+    # The name holds the content: a run resumes with the same array, and with no other.
+    content = hashlib.sha256(np.ascontiguousarray(np.ma.getdata(values)).data)
+    content.update(np.packbits(np.ma.getmaskarray(values)).data)
+    content.update(repr((values.shape, values.dtype.str, sorted(map(str, georeference.items())))).encode())
+    with MemoryFile(filename=f"array-{content.hexdigest()}.tif") as memory:
         with (
             no_georeference_warning(),
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
@@ -123,7 +153,8 @@ def spatial_dims(array: Any) -> tuple[str, str]:
 def _from_xarray(array: Any) -> dict[str, Any]:
     """Read CRS, affine, unit and band names as rioxarray and CF store them."""
     found: dict[str, Any] = {"tags": {}}
-    reference = array.coords.get("spatial_ref")
+    mapping = array.encoding.get("grid_mapping") or array.attrs.get("grid_mapping") or "spatial_ref"
+    reference = array.coords.get(mapping)
     attributes = {} if reference is None else reference.attrs
     wkt = attributes.get("crs_wkt") or attributes.get("spatial_ref")
     if wkt:
@@ -133,16 +164,21 @@ def _from_xarray(array: Any) -> dict[str, Any]:
             raise OptionError(
                 f"scene: the CRS of its spatial_ref cannot be read ({error}): write it again"
             ) from error
-    if "GeoTransform" in attributes:
+    # Slices of a DataArray keep the attribute of the whole: coordinates come first.
+    found |= _from_coordinates(array)
+    if "transform" not in found and "GeoTransform" in attributes:
         found["transform"] = Affine.from_gdal(*map(float, str(attributes["GeoTransform"]).split()))
-    else:
-        found |= _from_coordinates(array)
     if (nodata := array.attrs.get("_FillValue", array.attrs.get("nodata"))) is not None:
         found["nodata"] = float(np.asarray(nodata).item())
     found["scaling"] = float(array.attrs.get("scale_factor", 1)), float(array.attrs.get("add_offset", 0))
     if units := array.attrs.get("units"):
         found["tags"]["units"] = str(units)
     names = np.atleast_1d(array.coords["band"].values) if "band" in array.coords else ()
+    long_name = array.attrs.get("long_name")
+    if isinstance(long_name, str):
+        found["tags"]["long_name"] = long_name
+    elif long_name and not all(isinstance(name, str) for name in names):
+        names = long_name  # rioxarray: one for each band
     if all(isinstance(name, str) for name in names):
         found["names"] = [str(name) for name in names]
     return found

@@ -16,7 +16,7 @@ from sar2optical.api.keywords import (
     stretch_of,
     target_of,
 )
-from sar2optical.api.source import source_path
+from sar2optical.api.source import source_path, unit_of
 from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.estimate import estimate as estimate_run
 from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
@@ -62,7 +62,8 @@ def translate(
 ) -> Report:
     """Translate a SAR scene into an RGB mosaic of the same shape and georeference.
 
-    A run that ends early leaves its strips in `OUT.parts`; the same call resumes from them.
+    A run that ends early leaves its strips in `OUT.parts`; the same call, with the same values if the scene is an
+    array, resumes from them.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def translate(
     """
     given = dict(locals())
     with naming_keywords(), source_path(scene) as src:
-        options = _options(given)
+        options = _options(_with_unit(scene, given))
         return translate_scene(src, out, model=model_path(model), options=options, on_progress=on_progress, stop=stop)
 
 
@@ -158,7 +159,9 @@ def estimate(scene: Any, out: str | Path, *, model: str | Path | None = None, **
     if unknown := keywords.keys() - defaults.keys():
         raise TypeError(f"estimate() got an unexpected keyword argument {min(unknown)!r}")
     with naming_keywords(), source_path(scene) as src:
-        return estimate_run(src, out, model=model_path(model), options=_options({**defaults, **keywords}))
+        return estimate_run(
+            src, out, model=model_path(model), options=_options(_with_unit(scene, {**defaults, **keywords}))
+        )
 
 
 _DEFAULTS: dict[str, Any] = translate.__kwdefaults__ or {}
@@ -167,6 +170,13 @@ _GROUPED = (
     "compress", "preview", "overwrite", "restart", "backend", "device", "precision", "threads", "batch", "max_memory",
     "seams",
 )  # fmt: skip
+
+
+def _with_unit(scene: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Add the unit that an array carries, where no unit and no options object is given."""
+    if given["options"] is not None or given["unit"] is not None:
+        return given
+    return {**given, "unit": unit_of(scene)}
 
 
 def _options(given: dict[str, Any]) -> TranslateOptions:

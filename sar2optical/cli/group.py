@@ -42,8 +42,13 @@ class _Lazy(click.Group):
         """Import a subcommand; None if there is none of the name."""
         if cmd_name not in COMMANDS:
             return None
+        from sar2optical.errors import Sar2OpticalError
+
         module = import_module(COMMANDS[cmd_name])
-        command: click.Command = module.command() if cmd_name == "export" else module.main
+        try:
+            command: click.Command = module.command() if cmd_name == "export" else module.main
+        except Sar2OpticalError as error:
+            raise click.ClickException(str(error)) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

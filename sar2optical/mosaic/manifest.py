@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from sar2optical._utils.addresses import redacted
 
@@ -64,6 +65,10 @@ _ARCHIVE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/\{?(.*)")
 """GDAL's path of a file in an archive."""
 
 
+_CONTENT = re.compile(r"/vsimem/.*/(array-[0-9a-f]{64}\.tif)")
+"""Path in memory that names its content, see `sar2optical.api.source`."""
+
+
 def identity_of(files: tuple[Path, ...]) -> str:
     """Identify files by name, size and time of the last change.
 
@@ -73,7 +78,11 @@ def identity_of(files: tuple[Path, ...]) -> str:
     texts = []
     for file in files:
         local = _local(file)
-        if local is None:
+        if content := _CONTENT.fullmatch(str(file)):
+            texts.append(content[1])
+        elif str(file).startswith("/vsimem/"):
+            texts.append(f"{file} (in memory, run {uuid4()})")  # its content may change: no other run is the same
+        elif local is None:
             texts.append(redacted(file))
         else:
             stat = local.stat()

@@ -24,7 +24,7 @@ from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, tags_of_run, to_tag
 from sar2optical.pipeline.stream import bytes_in_flight
-from sar2optical.scene.encoder import Encoding, encodings_for
+from sar2optical.scene.encoder import Encoding, encodings_for, warn_outside
 from sar2optical.scene.geocode.placement import pixel_size
 from sar2optical.scene.geocode.resample import Geocoded, geocoded
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
@@ -245,6 +245,7 @@ def _log_job(scene: SceneSource, engine: Engine, encodings: list[Encoding]) -> N
             _log.warning(
                 "%s: is %s, but the model was trained on %s; colours will differ", name, found, listed(wanted)
             )
+    warn_outside(name, encodings, scene.read_samples())
     if not scene.read_samples()[0].size:
         _log.warning("%s: has no valid pixel; the mosaic will be empty and fully masked", name)
     if signature.pixel_size:

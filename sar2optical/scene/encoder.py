@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,10 @@ __all__ = [
     "encodings_for",
     "resolve",
     "to_input",
+    "warn_outside",
 ]
+
+_log = logging.getLogger(__name__)
 
 _LINEAR_POWER = {"dn": 2, "amplitude": 2, "power": 1}
 """Exponent that turns a value in a linear unit into power."""
@@ -159,6 +163,21 @@ def encodings_for(
         Encoding(unit, target, *resolve(chosen, convert(sample, unit, target)))
         for chosen, sample in zip(stretches, samples, strict=True)
     ]
+
+
+def warn_outside(name: str, encodings: Sequence[Encoding], samples: Sequence[NDArray[np.float32]]) -> None:
+    """Log a warning if all values of a band lie outside its stretch: the band then has one grey level."""
+    for encoding, sample in zip(encodings, samples, strict=True):
+        if not sample.size or encoding == AS_IT_IS:
+            continue
+        values = convert(sample, encoding.source, encoding.target)
+        lowest, highest = float(values.min()), float(values.max())
+        if highest < encoding.low or lowest > encoding.high:
+            _log.warning(
+                "%s: all values (%.4g to %.4g %s) lie outside the stretch %.4g to %.4g; the mosaic will have one "
+                "colour: give --stretch in %s, or percentiles (p1 p99)",
+                name, lowest, highest, encoding.target, encoding.low, encoding.high, encoding.target,
+            )  # fmt: skip
 
 
 def encode_bands(

@@ -15,7 +15,9 @@ import sar2optical as s2o
 from sar2optical.errors import (
     BandNotFound,
     InferenceFailed,
+    Interrupted,
     OptionError,
+    OtherRun,
     OutputExists,
     Sar2OpticalError,
     SceneUnreadable,
@@ -109,6 +111,90 @@ def test_xarray_goes_in_and_comes_out(decibels, tmp_path):
     np.testing.assert_array_equal(rgb.valid, np.isfinite(decibels))
     np.testing.assert_array_equal(rgb.values, same.filled(0))
     assert same.mask[:, 50, 60].all()
+
+
+def test_band_slices_keep_the_samples_of_their_bands(make_raster, decibels, tmp_path):
+    two = make_identity(
+        tmp_path / "two.onnx", signature_of(bands=("VV", "VH"), stretch=BYTES.stretch * 2, channels=2)
+    )
+    src = make_raster(np.stack([decibels, decibels - 9]), descriptions=["VV", "VH"], tags={"units": "dB"})
+    with s2o.open_scene(src, bands=["VV", "VH"]) as opened:
+        sar = opened.read()
+    with s2o.open_engine(two) as engine:
+        a = s2o.predict(sar[::-1], engine, stretch=("p1", "p99"))
+        b = s2o.predict(sar[[1, 0]].copy().view(np.ma.MaskedArray), engine, unit="db", stretch=("p1", "p99"))
+    np.testing.assert_array_equal(a.data, b.data)
+    with s2o.open_engine(make_identity(tmp_path / "one.onnx", BYTES)) as engine:
+        for k in range(2):
+            for band in (sar[k], sar[k : k + 1]):
+                assert s2o.predict(band, engine, stretch=("p1", "p99")).data.std() > 20
+
+
+def test_slices_of_a_dataarray_have_their_own_affine(decibels, tmp_path):
+    """rioxarray keeps the attribute GeoTransform of the whole in slices."""
+    pytest.importorskip("xarray")
+    x, y = 500_005 + 10.0 * np.arange(SHAPE[1]), 4_799_995 - 10.0 * np.arange(SHAPE[0])
+    whole = labelled(decibels, ("y", "x")).assign_coords(y=y, x=x)
+    whole.coords["spatial_ref"] = ((), 0, {"GeoTransform": "500000 10 0 4800000 0 -10"})
+    part = whole.isel(y=slice(10, 200, 2), x=slice(20, 150, 2))
+    with s2o.open_scene(part, bands=[1]) as opened:
+        assert opened.transform == rasterio.Affine(20, 0, 500_195, 0, -20, 4_799_905)
+        assert opened.unit == "db"
+
+
+def test_packed_dataarrays_are_scaled(decibels, tmp_path):
+    pytest.importorskip("xarray")
+    packed = np.round((decibels + 60) / 0.001).astype(np.uint16)
+    packed[:4] = 0
+    array = labelled(packed, ("y", "x")).assign_attrs(scale_factor=0.001, add_offset=-60.0, _FillValue=0)
+    with s2o.open_scene(array, bands=[1]) as opened:
+        sar = opened.read()
+    np.testing.assert_allclose(sar.data[0, 4:], decibels[4:], atol=1e-3)
+    assert sar.mask[0, :4].all()
+    assert not sar.mask[0, 4:].any()
+
+
+def test_a_run_of_an_array_resumes_with_the_same_values_only(decibels, tmp_path):
+    model, out = make_identity(tmp_path / "identity.onnx", BYTES), tmp_path / "out.tif"
+    values = np.tile(decibels, (4, 1))
+    asked = iter(range(100))
+    keywords = {"model": model, "unit": "db", "stretch": (0, 0.5)}
+    with pytest.raises(Interrupted):
+        s2o.translate(values, out, stop=lambda: next(asked) == 3, **keywords)
+    other = values.copy()
+    other[5] -= 1
+    with pytest.raises(OtherRun, match="scene"):
+        s2o.translate(other, out, **keywords)
+    report = s2o.translate(values, out, **keywords)
+    assert report.rows_kept > 0
+    s2o.translate(values, tmp_path / "whole.tif", **keywords)
+    with rasterio.open(out) as a, rasterio.open(tmp_path / "whole.tif") as b:
+        np.testing.assert_array_equal(a.read(), b.read())
+
+
+def test_datasets_that_cannot_be_opened_again_are_refused(scene):
+    with rasterio.open(scene) as dataset:
+        pass
+    with pytest.raises(OptionError, match="is closed"), s2o.open_scene(dataset):
+        pass
+
+
+def test_a_stretch_that_no_value_lies_in_is_warned_of(decibels, tmp_path, caplog):
+    with s2o.open_engine(make_identity(tmp_path / "identity.onnx", BYTES)) as engine:
+        s2o.predict(decibels, engine, unit="db", stretch=(100, 200))
+        assert "lie outside the stretch 100 to 200" in caplog.text
+        caplog.clear()
+        s2o.predict(decibels, engine, unit="db", stretch=(0, 0.5))
+        assert "outside" not in caplog.text
+
+
+def test_pictures_with_alpha_are_mosaics_too(scene, tmp_path):
+    pytest.importorskip("xarray")
+    out = tmp_path / "out.png"
+    s2o.translate(scene, out, model=make_identity(tmp_path / "m.onnx", BYTES), stretch=("p1", "p99"))
+    assert s2o.open_mosaic(out).rgb.values.shape == (3, *SHAPE)
+    with pytest.raises(SceneUnreadable, match="not an RGB mosaic"):
+        s2o.open_mosaic(scene)
 
 
 def labelled(array, dims, bands=None):
