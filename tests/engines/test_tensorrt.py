@@ -547,7 +547,7 @@ def test_files_that_were_not_exported_are_refused(make, model, tmp_path, what):
     [
         ("batch", r"input shape is \(1, 1, 16, 16\)"),
         ("side", r"input shape is \(-1, 1, 32, 16\)"),
-        ("name", "tensors are sar, out,"),
+        ("name", "input and output are sar, out,"),
         ("type", "must be float32"),
     ],
 )
