@@ -314,7 +314,7 @@ def test_a_model_that_nothing_opens_is_the_error_it_always_was(tmp_path, cache):
 
 def test_there_is_nothing_to_tune_for_a_checkpoint(checkpoint, cache):
     assert opened({"reference": checkpoint})[0] == "pytorch"
-    with pytest.raises(ModelUnreadable, match="give an .onnx file"):
+    with pytest.raises(ModelUnreadable, match=r"give an \.onnx file"):
         tune({"reference": checkpoint})
     assert not cache.exists()
 

@@ -483,7 +483,9 @@ def test_units_that_are_impossible_for_the_values_are_refused(make_raster, unit)
 def test_a_negative_stretch_is_refused_where_nothing_is_negative():
     model = ModelSignature(name="m", unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),))
     for source in ("power", "db", "dn"):
-        with pytest.raises(UnitsMismatch, match=r"stretch -25 to 0: has a negative bound, but the model expects amplitude: .*p1 p99"):
+        with pytest.raises(
+            UnitsMismatch, match=r"-25 to 0: has a negative bound, but the model expects amplitude: .*p1 p99"
+        ):
             choose_stretch(source, model, Stretch(Bound(-25), Bound(0)))
         choose_stretch(source, model, Stretch(Bound(1, True), Bound(99, True)))
     assert choose_stretch("db", ModelSignature(name="m"), Stretch(Bound(-25), Bound(0)))[0] == "db"
