@@ -95,7 +95,9 @@ def to_onnx(
         )
     dropped = [node.name for node in model.graph.node if node.op_type in ("Dropout", "BatchNormalization")]
     if dropped:
-        raise ExportUnsupported(f"the graph still has {', '.join(dropped)}: export a generator in eval mode")
+        raise ExportUnsupported(
+            f"the graph has {', '.join(dropped)} that cannot be folded: this layout of a generator is not supported"
+        )
     _strip_traces(model)
     helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
     onnx.checker.check_model(model, full_check=True)

@@ -198,7 +198,7 @@ class ModelSignature:
         if self.channels != len(self.bands) and len(self.bands) != 1:
             raise ValueError(f"{self.channels} channels for bands {self.bands}: give one per band")
         if any(not all(alternatives(band)) for band in self.bands):
-            raise ValueError(f"bands {self.bands}: a polarisation has no name")
+            raise ValueError(f"bands {self.bands}: a polarisation has no name: give names such as VV|VH")
         if self.unit not in UNITS:
             raise ValueError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}")
         if self.window < 1 or self.channels < 1:

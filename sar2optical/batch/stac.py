@@ -132,7 +132,7 @@ def _asset_of(item: Any, bands: tuple[str, ...]) -> str:
         raise ValueError(f"is a STAC {item['type']}: give an ItemCollection")
     assets = item.get("assets")
     if not isinstance(assets, dict) or not assets:
-        raise ValueError("has no assets: give its files instead")
+        raise ValueError("has no assets: give the paths or addresses of its rasters instead")
     keys = {str(key).lower(): key for key in assets}
     wanted = [name.lower() for name in (*bands, "VH", "VV", *POLARISATIONS)]
     key = next((keys[name] for name in wanted if name in keys), None)

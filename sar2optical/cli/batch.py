@@ -130,9 +130,9 @@ def _refuse_rasters(sources: list[str]) -> None:
     others = [source for source in sources if not is_product(source)]
     if others:
         raise OptionWithoutEffect(
-            f"{redacted(others[0])}: {len(others)} of {len(sources)} scenes are not Sentinel-1 products in ESA's "
-            "format and have no calibration table: remove --calibration and --denoise, or translate the products "
-            "in a separate batch"
+            f"{len(others)} of {len(sources)} scenes (first: {redacted(others[0])}) are not Sentinel-1 products in "
+            "ESA's format and have no calibration table: remove --calibration and --denoise, or translate the "
+            "products in a separate batch"
         )
 
 

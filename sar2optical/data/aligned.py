@@ -99,7 +99,9 @@ def read_aligned(path: Path, side: Side) -> tuple[NDArray[np.uint8], NDArray[np.
     left, right = _halves(path)
     sar, optical = (left, right) if side == "left" else (right, left)
     if _spread(sar) > _GREY:
-        raise DataError(f"{path}: its {side} half is in colour, but is grey SAR in other images: remove the image")
+        raise DataError(
+            f"{path}: its {side} half is in colour, but that half of other images is grey SAR: remove this image"
+        )
     return np.rint(sar.mean(axis=0, keepdims=True)).astype(np.uint8), optical
 
 

@@ -202,7 +202,8 @@ def _finish(url: str, part: Path, out: Path, sha256: str | None) -> None:
                 part.unlink()
                 _tag(out).unlink(missing_ok=True)
                 raise DataError(
-                    f"{url}: its sha256 is {found}, not {sha256.lower()}: deleted; check address and checksum"
+                    f"{url}: the downloaded file has sha256 {found}, not {sha256.lower()}, and was deleted: "
+                    "check address and checksum"
                 )
         part.replace(out)
         _tag(out).unlink(missing_ok=True)

@@ -161,7 +161,7 @@ def tensorrt() -> Iterator[Finding]:
     logger = trt.Logger(trt.Logger.ERROR)
     engine = trt.Runtime(logger).deserialize_cuda_engine(_build_plan(trt, logger))
     if engine is None:
-        raise RuntimeError("TensorRT cannot load the plan of two layers that it built")
+        raise RuntimeError("TensorRT cannot load the plan of the small test model that it built")
     if find_spec("torch") is None:
         detail = f"{trt.__version__} builds a plan; running it needs torch"
         yield Finding("backends", "tensorrt", "warning", detail, "pip install 'sar2optical[tensorrt]'")
@@ -182,7 +182,7 @@ def _build_plan(trt: Any, logger: Any) -> Any:
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RuntimeError("TensorRT cannot build a plan of two layers")
+        raise RuntimeError("TensorRT cannot build a plan of the small test model")
     return plan
 
 
@@ -197,7 +197,7 @@ def _run_plan(engine: Any) -> NDArray[np.float32]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     if not context.execute_async_v3(stream.cuda_stream):
-        raise RuntimeError("TensorRT cannot run the plan of two layers")
+        raise RuntimeError("TensorRT cannot run the plan of the small test model")
     stream.synchronize()
     image: NDArray[np.float32] = optical.cpu().numpy()
     return image

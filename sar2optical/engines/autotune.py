@@ -286,7 +286,9 @@ def _remember(key: str, choice: Choice) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({**_known(), key: asdict(choice)}, indent=1).encode())
     except OSError as error:
-        raise OutputUnwritable(f"{file}: cannot be written ({error.strerror}): set SAR2OPT_CACHE") from error
+        raise OutputUnwritable(
+            f"{file}: cannot be written ({error.strerror}): set SAR2OPT_CACHE to a folder"
+        ) from error
 
 
 def _known() -> dict[str, object]:

@@ -225,7 +225,7 @@ class MosaicWriter:
         """
         check_output(path, overwrite=self._options.overwrite)
         if driver_of(path) != "PNG" or longest < 1:
-            raise OptionError(f"preview {path.name} with {longest} pixels a side: give a .png of at least 1 pixel")
+            raise OptionError(f"preview {path.name}, {longest} pixels: give a .png name, and at least 1 pixel")
         self._strips.complete()
         with output_errors(path), rasterio.Env(**_GDAL):
             encoded = encode_preview(self._strips.path, self._strips.levels, longest=longest, comment=self._comment)

@@ -225,7 +225,7 @@ def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions)
     for source in (source for source in inputs if not is_remote(source)):
         for path in (out, options.preview):
             if path and path.exists() and source.exists() and path.samefile(source):
-                raise OptionError(f"{path}: is the scene itself, or a part of it: choose another output")
+                raise OptionError(f"{path}: is the input scene, or a file that it refers to: choose another output")
 
 
 def _log_job(scene: SceneSource, engine: Engine, encodings: list[Encoding]) -> None:

@@ -50,7 +50,7 @@ def local_path(remote: str, options: TranslateOptions) -> Path:
         raise OutputExists(f"{remote} exists: give --overwrite to replace it, or choose another name")
     cache = cache_folder()
     if cache is None:
-        raise OptionError(f"{remote}: no cache folder to make the mosaic in before its upload: set SAR2OPT_CACHE")
+        raise OptionError(f"{remote}: no cache folder for the mosaic before its upload: set SAR2OPT_CACHE to one")
     folder = cache / "outgoing" / hashlib.sha256(remote.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

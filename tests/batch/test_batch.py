@@ -295,5 +295,5 @@ def test_a_calibration_of_rasters_is_refused_before_the_first_scene(batch, make_
     scenes = [make_raster(speckle((60, 60)), f"{name}.tif", descriptions=["VH"]) for name in "ab"]
     done = batch(*scenes, tmp_path / "mosaics", *option)
     assert done.returncode == 2
-    assert (done.stdout + done.stderr).count("2 of 2 scenes are not Sentinel-1 products") == 1
+    assert (done.stdout + done.stderr).count("2 of 2 scenes (first: ") == 1
     assert not (tmp_path / "mosaics").exists()

@@ -160,7 +160,7 @@ def test_without_a_version_a_checksum_allows_to_resume(server, tmp_path):
 
 
 def test_another_checksum_deletes_the_file_and_is_an_error(server, tmp_path):
-    with pytest.raises(DataError, match=f"its sha256 is {SUM}, not 0000.*deleted"):
+    with pytest.raises(DataError, match=f"file has sha256 {SUM}, not 0000.*deleted"):
         fetch(server.url, tmp_path / "set.zip", sha256="0" * 64)
     assert names(tmp_path) == []
 

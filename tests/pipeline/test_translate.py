@@ -342,7 +342,7 @@ def test_an_existing_output_is_kept(make_raster, tmp_path, identity_model):
 def test_a_scene_is_never_its_own_output(make_raster, identity_model):
     src = make_raster(speckle((60, 60)))
     before = src.read_bytes()
-    with pytest.raises(OptionError, match="is the scene itself"):
+    with pytest.raises(OptionError, match="is the input scene"):
         run(src, src, identity_model, overwrite=True)
     assert src.read_bytes() == before
 
@@ -418,7 +418,7 @@ def test_a_file_that_the_scene_is_made_of_is_never_the_output(make_raster, tmp_p
         '<SourceFilename relativeToVRT="1">source.tif</SourceFilename><SourceBand>1</SourceBand>'
         "</SimpleSource></VRTRasterBand></VRTDataset>"
     )
-    with pytest.raises(OptionError, match="a part of it"):
+    with pytest.raises(OptionError, match="a file that it refers to"):
         run(vrt, source, identity_model, overwrite=True)
     assert source.read_bytes() == before
 
