@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,11 @@ class SceneReader:
     def __init__(self, source: SceneSource) -> None:
         self._source = source
 
+    @cached_property
+    def _samples(self) -> tuple[NDArray[np.float32], ...]:
+        """Values sampled over the whole scene, read once while it is open: `predict` may run after it is closed."""
+        return self._source.read_samples()
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -157,7 +163,7 @@ class SceneReader:
                 )
         with naming_keywords():
             values, valid = self._source.read(rows, cols)
-            return SarArray.of(values, valid, self.unit, self._source.read_samples())
+            return SarArray.of(values, valid, self.unit, self._samples)
 
 
 # 9 parameters: plain keywords, as in rasterio.open.

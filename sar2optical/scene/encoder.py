@@ -170,8 +170,8 @@ def warn_outside(name: str, encodings: Sequence[Encoding], samples: Sequence[NDA
     for encoding, sample in zip(encodings, samples, strict=True):
         if not sample.size or encoding == AS_IT_IS:
             continue
-        values = convert(sample, encoding.source, encoding.target)
-        lowest, highest = float(values.min()), float(values.max())
+        ends = np.array([sample.min(), sample.max()], np.float32)  # every conversion is monotone
+        lowest, highest = map(float, convert(ends, encoding.source, encoding.target))
         if highest < encoding.low or lowest > encoding.high:
             _log.warning(
                 "%s: all values (%.4g to %.4g %s) lie outside the stretch %.4g to %.4g; the mosaic will have one "
