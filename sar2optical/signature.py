@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from sar2optical.errors import SignatureError
@@ -186,7 +187,9 @@ class ModelSignature:
     stretch: tuple[Stretch, ...] = (Stretch(Bound(1, True), Bound(99, True)),)
     """Stretch of each band."""
     window: int = 256
-    """Height and width of the input, in pixels."""
+    """Height and width of the input in training, in pixels."""
+    windows: tuple[int, ...] = ()
+    """Larger heights and widths that the model also takes, ascending; see `sides`."""
     channels: int = 1
     """Number of input channels: one per band, or several copies of a single band."""
     pixel_size: float | None = None
@@ -203,8 +206,16 @@ class ModelSignature:
             raise ValueError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}")
         if self.window < 1 or self.channels < 1:
             raise ValueError(f"window {self.window}, channels {self.channels}: both must be positive")
+        larger = (self.window, *self.windows)
+        if any(b <= a or b % self.window for a, b in pairwise(larger)):
+            raise ValueError(f"windows {self.windows}: give multiples of {self.window}, ascending")
         if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):  # NaN fails too
             raise ValueError(f"pixel size is {self.pixel_size:g} m: give a positive number")
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """All heights and widths that the model takes, ascending; its own first."""
+        return (self.window, *self.windows)
 
     @property
     def replicated(self) -> bool:
@@ -220,6 +231,7 @@ class ModelSignature:
             "unit": self.unit,
             "stretch": [[str(s.low), str(s.high)] for s in self.stretch],
             "window": self.window,
+            **({"windows": list(self.windows)} if self.windows else {}),
             "channels": self.channels,
             **({} if self.pixel_size is None else {"pixel_size": self.pixel_size}),
         }
@@ -249,6 +261,7 @@ class ModelSignature:
                 unit=record["unit"],
                 stretch=tuple(Stretch.parse(*map(str, pair)) for pair in record["stretch"]),
                 window=int(record["window"]),
+                windows=tuple(int(side) for side in record.get("windows", ())),
                 channels=int(record["channels"]),
                 pixel_size=None if record.get("pixel_size") is None else float(record["pixel_size"]),
             )

@@ -146,10 +146,37 @@ class Engine(ABC):
         self.batch = batch
         self.streams = streams
         self.self_test = self_test
+        self.window = signature.window
+        """Height and width of the windows that `run` takes; see `use_window`."""
         self._at_once = batch
 
     def __str__(self) -> str:
         return f"{self.backend} {self.precision} on {self.device}"
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Heights and widths that `use_window` takes, ascending; the model's own first."""
+        return self.signature.sides
+
+    def use_window(self, side: int) -> None:
+        """Take windows of another height and width; no batch may be in flight.
+
+        Raises
+        ------
+        OptionError
+            If the file does not take such windows.
+        """
+        if side not in self.windows:
+            raise OptionError(
+                f"window is {side}, but {self.signature.name} in {self.backend} takes "
+                f"{any_of(map(str, self.windows))}: give one of these, or export the model with --windows"
+            )
+        if side != self.window:
+            self._resize(side)
+            self.window = side
+
+    def _resize(self, side: int) -> None:
+        """Prepare for windows of another size, one of `windows`; nothing to do where a library takes any size."""
 
     def run(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         """Translate a batch.
@@ -157,7 +184,7 @@ class Engine(ABC):
         Parameters
         ----------
         sar
-            float32 (N, C, H, W) in [-1, 1]; C and H = W as in the signature, 1 <= N <= batch.
+            float32 (N, C, H, W) in [-1, 1]; C as in the signature, H = W = `window`, 1 <= N <= batch.
 
         Returns
         -------
@@ -172,7 +199,7 @@ class Engine(ABC):
             If the output holds NaN or infinity.
         """
         signature, count = self.signature, len(sar)
-        expected = (signature.channels, signature.window, signature.window)
+        expected = (signature.channels, self.window, self.window)
         if sar.dtype != np.float32 or sar.shape[1:] != expected or not 1 <= count <= self.batch:
             raise InferenceFailed(
                 f"input is {sar.dtype} {sar.shape}, the engine takes float32 (1 to {self.batch}, "

@@ -67,7 +67,11 @@ class OnnxRuntimeEngine(Engine):
         )
         self._session = session
         self._input = session.get_inputs()[0].name
+        self._device = device
         self._bound = BoundRuns(session, device) if device != "cpu" else None
+
+    def _resize(self, side: int) -> None:
+        self._bound = BoundRuns(self._session, self._device, side) if self._bound is not None else None
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
@@ -96,12 +100,17 @@ class BoundRuns:
         Session with one input and one output, float32.
     device
         Device of the buffers: cuda, or cpu in tests of the same code.
+    side
+        Height and width of the windows where the session leaves them open.
     """
 
-    def __init__(self, session: Any, device: str) -> None:
+    def __init__(self, session: Any, device: str, side: int | None = None) -> None:
         self._session = session
         self._device = device
-        self._shapes = session.get_inputs()[0].shape, session.get_outputs()[0].shape
+        self._shapes = [
+            [side if isinstance(length, str) else length for length in tensor.shape]
+            for tensor in (session.get_inputs()[0], session.get_outputs()[0])
+        ]
         self._lock = Lock()  # the buffers serve one run at a time
         self._size = 0
         self._binding: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -35,7 +36,10 @@ class OpenVINOEngine(Engine):
     speed in bf16, 0.84 times in int8).
     """
 
-    def __init__(self, compiled: Any, description: Description, *, device: str, batch: int) -> None:
+    def __init__(
+        self, compile_for: Callable[[int], Any], description: Description, *, device: str, batch: int
+    ) -> None:
+        compiled = compile_for(description.signature.window)
         arithmetic = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         streams = int(compiled.get_property("NUM_STREAMS"))
         quantized = description.precision in QUANTIZED
@@ -50,13 +54,21 @@ class OpenVINOEngine(Engine):
             self_test=description.self_test,
             fallback=_NAMES.get(arithmetic, arithmetic) if quantized else None,
         )
-        self._closed = False
+        self._compile_for: Callable[[int], Any] | None = compile_for
         self._idle: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(streams):
+        self._make_requests(compiled)
+
+    def _resize(self, side: int) -> None:
+        if self._compile_for is not None:
+            self._idle = SimpleQueue()  # frees the memory of the other size
+            self._make_requests(self._compile_for(side))
+
+    def _make_requests(self, compiled: Any) -> None:
+        for _ in range(self.streams):
             self._idle.put(compiled.create_infer_request())
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._closed:
+        if self._compile_for is None:
             raise InferenceFailed(f"{self} is closed: open it again")
         request = self._idle.get()
         try:
@@ -71,7 +83,7 @@ class OpenVINOEngine(Engine):
 
     def close(self) -> None:
         """Release the compiled model."""
-        self._closed = True
+        self._compile_for = None
         self._idle = SimpleQueue()
 
 
@@ -100,7 +112,6 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     signature = description.signature
     precision = _arithmetic(core, description.precision, options.precision)
     threads = options.threads or default_threads()
-    sides = (signature.channels, signature.window, signature.window)
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
         # One stream per thread: no thread waits for another at the end of a layer, and the arithmetic of a window
@@ -110,15 +121,18 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
     }
-    try:
-        model.reshape([1, *sides])
-        compiled = core.compile_model(model, _DEVICE, settings)
-    except RuntimeError as error:
-        raise ModelUnreadable(
-            f"{path}: OpenVINO cannot compile the model ({_last_line(error)}): export it again"
-        ) from error
+
+    def compile_for(side: int) -> Any:
+        try:
+            model.reshape([1, signature.channels, side, side])
+            return core.compile_model(model, _DEVICE, settings)
+        except RuntimeError as error:
+            raise ModelUnreadable(
+                f"{path}: OpenVINO cannot compile the model ({_last_line(error)}): export it again"
+            ) from error
+
     device = str(core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip()
-    return OpenVINOEngine(compiled, description, device=f"cpu ({device})", batch=options.batch)
+    return OpenVINOEngine(compile_for, description, device=f"cpu ({device})", batch=options.batch)
 
 
 def _read(core: openvino.Core, path: Path) -> openvino.Model:

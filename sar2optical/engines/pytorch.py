@@ -109,6 +109,12 @@ class PyTorchEngine(Engine):
         finally:
             self._idle.put(slot)
 
+    def _resize(self, side: int) -> None:
+        slots = [self._idle.get() for _ in range(self._slots)]
+        for slot in slots:
+            slot.use_window(side)
+            self._idle.put(slot)
+
     def close(self) -> None:
         """Wait for the batches in flight, release the generator and restore PyTorch's settings."""
         slots, self._slots = self._slots, 0
@@ -173,7 +179,8 @@ class _Slot:
         preparing: Lock,
     ) -> None:
         self._generator: Generator | None = generator
-        self._signature = signature
+        self._channels = signature.channels
+        self._side = signature.window
         self._device = device
         self._dtype = dtype
         self._preparing = preparing
@@ -213,6 +220,12 @@ class _Slot:
         image: NDArray[np.float32] = made.numpy()[: len(sar)]
         return image
 
+    def use_window(self, side: int) -> None:
+        """Take windows of another height and width; buffers are made at the next run."""
+        self._side = side
+        self._graph = None
+        self._buffers = None
+
     def close(self) -> None:
         """Release all memory; no batch may be in flight."""
         self._graph = None  # before the memory that it refers to
@@ -223,7 +236,7 @@ class _Slot:
         """Allocate buffers for a batch size, and record the graph."""
         self._graph = None
         self._buffers = None  # frees the memory of the previous size
-        buffers = _Buffers(self._signature, size, self._device)
+        buffers = _Buffers((size, self._channels, self._side, self._side), self._device)
         if self._stream is not None:
             self._graph = self._capture(buffers, self._stream)
         self._buffers = buffers
@@ -264,10 +277,9 @@ class _Slot:
 class _Buffers:
     """Memory for one batch size: on the device, and for the input on the host, pinned for asynchronous copies."""
 
-    def __init__(self, signature: ModelSignature, size: int, device: torch.device) -> None:
-        side, pinned = signature.window, device.type == "cuda"
-        given, made = (size, signature.channels, side, side), (size, 3, side, side)
-        self.size = size
+    def __init__(self, given: tuple[int, int, int, int], device: torch.device) -> None:
+        made, pinned = (given[0], 3, *given[2:]), device.type == "cuda"
+        self.size = given[0]
         self.host_sar = torch.empty(given, pin_memory=pinned)
         self.sar = torch.empty(given, device=device)
         self.optical = torch.empty(made, device=device)

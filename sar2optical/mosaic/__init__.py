@@ -4,7 +4,7 @@ Strips are written as the rows arrive (`MosaicWriter`, or `StripFiles` where sev
 a `RunFolder` with the run's `Manifest`, and assembled into one file at the end.
 """
 
-from sar2optical.mosaic.cog import COMPRESSIONS
+from sar2optical.mosaic.coding import COMPRESSIONS, BlockCoding
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output, cleanup
 from sar2optical.mosaic.run_folder import RunFolder, run_folder_of
@@ -14,6 +14,7 @@ from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 
 __all__ = [
     "COMPRESSIONS",
+    "BlockCoding",
     "Manifest",
     "MosaicOptions",
     "MosaicWriter",

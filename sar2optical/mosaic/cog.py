@@ -1,126 +1,198 @@
-"""Assemble strips into a cloud-optimized GeoTIFF (COG) with GDAL, and verify it."""
+"""Lay out a cloud-optimized GeoTIFF (COG) from strips, whose blocks it takes as they are, and verify it.
+
+The order is that of GDAL's COG driver (https://gdal.org/drivers/raster/cog.html): directories, then the blocks of the
+smallest overview first and those of the mosaic last, the mask's beside the pixels'.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import numpy.typing as npt
 import rasterio.shutil
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from sar2optical.errors import OptionError, OutputUnwritable
-from sar2optical.mosaic.overviews import BLOCK, Level
-from sar2optical.mosaic.rasters import open_raster
-from sar2optical.mosaic.vrt import describe, to_bytes
+from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.overviews import Level
+from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
+from sar2optical.mosaic.strips import Strip, block_offsets, block_sizes
+from sar2optical.mosaic.tiff import (
+    BIG_FROM,
+    BYTE_COUNTS,
+    HEIGHT,
+    OFFSETS,
+    SUBFILE,
+    WIDTH,
+    Directory,
+    header,
+    long_entry,
+    read_directories,
+)
+from sar2optical.mosaic.vrt import to_bytes
 
-__all__ = ["COMPRESSIONS", "build_cog", "check_compression", "check_space", "verify_cog"]
+__all__ = ["build_cog", "verify_cog"]
 
-_COMPRESS_OPTIONS: dict[str, dict[str, str]] = {
-    # 25,000 x 16,700 pixels: level 1 took 18 s and 915 MB, GDAL's default level 6 took 29 s and 926 MB.
-    "deflate": {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "LEVEL": "1"},
-    # 4096 x 4096 pixels: 0.2 s and 42.1 MB (deflate 0.4 s, 42.5 MB); GDAL's default level 9 took 0.6 s and 41.7 MB.
-    "zstd": {"COMPRESS": "ZSTD", "PREDICTOR": "YES", "LEVEL": "1"},
-    "lzw": {"COMPRESS": "LZW", "PREDICTOR": "YES"},
-    "jpeg": {"COMPRESS": "JPEG", "QUALITY": "90"},
-    "none": {"COMPRESS": "NONE"},
-}
-COMPRESSIONS = tuple(_COMPRESS_OPTIONS)
-"""Compressions of a COG, the default first."""
+_STRUCTURE = """LAYOUT=IFDS_BEFORE_DATA
+BLOCK_ORDER=ROW_MAJOR
+BLOCK_LEADER=SIZE_AS_UINT4
+BLOCK_TRAILER=LAST_4_BYTES_REPEATED
+KNOWN_INCOMPATIBLE_EDITION=NO
+ MASK_INTERLEAVED_WITH_IMAGERY=YES
+"""
+"""Promises to readers, as GDAL's COG driver writes them; GDAL overwrites the blank when it changes the file."""
 
-_LEAST_OF_STRIPS = {"deflate": 0.7, "zstd": 0.7, "lzw": 0.7, "jpeg": 0.05}
-"""Smallest ratio of a COG's size to that of its strips (ZSTD 1); 0.9 was measured on real imagery without loss."""
+_NOTE = f"GDAL_STRUCTURAL_METADATA_SIZE={len(_STRUCTURE):06d} bytes\n{_STRUCTURE}\0".encode()
 
+_OF_PIXELS = frozenset(
+    [254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339]
+    + [347, 530, 532]
+)
+"""Tags that describe how pixels are stored (TIFF 6.0); all others describe the image."""
 
-def check_compression(compress: str) -> None:
-    """Refuse a compression that is not one of `COMPRESSIONS`.
-
-    Raises
-    ------
-    OptionError
-        The compression is not supported.
-    """
-    if compress not in _COMPRESS_OPTIONS:
-        known = ", ".join(COMPRESSIONS)
-        raise OptionError(f"compression {compress!r} is not supported; choose one of {known}")
+_REDUCED, _IS_MASK = 1, 4  # bits of the tag SUBFILE
 
 
-def check_space(out: Path, levels: Sequence[Level], *, folder: Path, strips: int, compress: str) -> None:
-    """Refuse a COG that cannot fit on the disk, before GDAL starts: libtiff prints many lines on a full disk.
+@dataclass(frozen=True)
+class _Stored:
+    """Blocks of a level on disk."""
 
-    Parameters
-    ----------
-    out
-        Path of the mosaic, for the message.
-    levels
-        The mosaic and its overviews.
-    folder
-        Folder on the disk that the COG is written to.
-    strips
-        Size of the strips in bytes, overviews included.
-    compress
-        One of `COMPRESSIONS`.
-
-    Raises
-    ------
-    OutputUnwritable
-        Less space is free than the COG needs at least.
-    """
-    if compress == "none":
-        least = sum(level.height * level.width * 3 for level in levels)
-    else:
-        least = round(strips * _LEAST_OF_STRIPS[compress])
-    free = shutil.disk_usage(folder).free
-    if free < least:
-        raise OutputUnwritable(
-            f"cannot write {out}: it needs at least {least / 1e6:.0f} MB, {free / 1e6:.0f} MB are free there; "
-            "free some space, or choose another folder"
-        )
+    level: Level
+    image: Directory
+    mask: Directory
+    sizes: npt.NDArray[np.int64]
+    """int64 `(blocks, 2)`: bytes of the pixels and of the mask of each block."""
+    body: int
+    """Bytes of all blocks, with their lengths and repeated bytes."""
 
 
 def build_cog(
-    made: Path, levels: Sequence[Level], *, description: Sequence[ET.Element], compress: str, threads: int
+    made: Path, levels: Sequence[Level], *, run: str, description: Sequence[ET.Element], out: Path, threads: int
 ) -> None:
-    """Assemble strips into a COG.
+    """Lay out strips as a COG.
 
     Parameters
     ----------
     made
-        Path of the COG, in the folder of the strips. The VRTs that GDAL reads are written there too.
+        Path of the COG, in the folder of the strips.
     levels
         The mosaic and its overviews, all strips on disk.
+    run
+        Fingerprint of the run, which each strip must carry.
     description
         VRT elements of the georeference and the tags.
-    compress
-        One of `COMPRESSIONS`.
+    out
+        Path of the mosaic, for messages.
     threads
-        Number of threads that compress.
+        Number of threads that read and check strips.
+
+    Raises
+    ------
+    StripDamaged
+        A strip is damaged, or another run has overwritten it.
+    OutputUnwritable
+        The disk cannot hold the COG.
+    OSError
+        The disk is full or not writable.
     """
-    folder = made.parent
-    for level in levels[1:]:
-        (folder / level.vrt_name).write_bytes(to_bytes(describe(level, "masked")))
-    mosaic = describe(levels[0], "masked", overviews=levels[1:])
-    mosaic.extend(description)
-    source = folder / levels[0].vrt_name
-    source.write_bytes(to_bytes(mosaic))
-    rasterio.shutil.copy(
-        source,
-        made,
-        driver="COG",
-        BLOCKSIZE=BLOCK,
-        OVERVIEWS="FORCE_USE_EXISTING",
-        NUM_THREADS=threads,
-        BIGTIFF="IF_SAFER",
-        **_COMPRESS_OPTIONS[compress],
-    )
+    stored = [_stored(level, made.parent, run) for level in levels]
+    described = _described(made.parent, description)
+    size = sum(one.body for one in stored)
+    big = size + len(_header(stored, described, big=True)) >= BIG_FROM
+    begin = _header(stored, described, big=big)
+    _check_space(out, made.parent, len(begin) + size)
+    with made.open("wb") as file, ThreadPoolExecutor(threads, "strips") as pool:
+        file.write(begin)
+        for strip in _strips(made.parent, levels[::-1], run, pool, ahead=threads):
+            file.write(strip.body)
 
 
-def verify_cog(made: Path, levels: Sequence[Level], *, compress: str) -> None:
+def _check_space(out: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputUnwritable(
+            f"cannot write {out}: it needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free there: "
+            "free some space, or choose another folder"
+        )
+
+
+def _stored(level: Level, folder: Path, run: str) -> _Stored:
+    """Read the directories of a level's strips."""
+    heads = [Strip.read_head(folder / level.strip_name(row), run) for row, _ in level.strips]
+    sizes = np.concatenate([block_sizes(*head) for head in heads])
+    return _Stored(level, *heads[0], sizes, body=int(block_offsets(sizes, 0)[-1, 1] + sizes[-1, 1] + 4))
+
+
+def _strips(
+    folder: Path, levels: Sequence[Level], run: str, pool: ThreadPoolExecutor, *, ahead: int
+) -> Iterator[Strip]:
+    """Read and check strips in threads, some ahead of the one that is written."""
+    paths = deque(folder / level.strip_name(row) for level in levels for row, _ in level.strips)
+    reading = deque(pool.submit(Strip.read, paths.popleft(), run) for _ in range(min(ahead, len(paths))))
+    while reading:
+        strip = reading.popleft().result()
+        if paths:
+            reading.append(pool.submit(Strip.read, paths.popleft(), run))
+        yield strip
+
+
+def _described(folder: Path, description: Sequence[ET.Element]) -> Directory:
+    """Return georeference and tags as GDAL writes them to a GeoTIFF."""
+    root = ET.Element("VRTDataset", rasterXSize="1", rasterYSize="1")
+    root.extend(description)
+    for number in ("1", "2", "3"):
+        ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=number)
+    source = folder / "mosaic.vrt"
+    source.write_bytes(to_bytes(root))
+    with no_georeference_warning(), MemoryFile(ext=".tif") as memory:
+        rasterio.shutil.copy(source, memory.name, driver="GTiff")
+        (directory,) = read_directories(memory.read())
+    return {tag: entry for tag, entry in directory.items() if tag not in _OF_PIXELS}
+
+
+def _header(stored: Sequence[_Stored], described: Directory, *, big: bool) -> bytes:
+    """Make everything before the first block."""
+    without_offsets = header(_directories(stored, described, big=big, start=0), note=_NOTE, big=big)
+    return header(_directories(stored, described, big=big, start=len(without_offsets)), note=_NOTE, big=big)
+
+
+def _directories(stored: Sequence[_Stored], described: Directory, *, big: bool, start: int) -> list[Directory]:
+    """Make the directories of the mosaic, its mask, the overviews and their masks, if blocks begin at `start`."""
+    pairs = []
+    for one in reversed(stored):  # the smallest overview first
+        pairs.append(_pair(one, start, big=big))
+        start += one.body
+    (image, mask), *overviews = pairs[::-1]
+    return [{**image, **described}, mask, *(image for image, _ in overviews), *(mask for _, mask in overviews)]
+
+
+def _pair(one: _Stored, start: int, *, big: bool) -> tuple[Directory, Directory]:
+    offsets = block_offsets(one.sizes, start)
+    reduced = _REDUCED if one.level.number else 0
+    pair = []
+    for k, directory in enumerate((one.image, one.mask)):
+        kind = reduced | (_IS_MASK if k else 0)
+        changed = {
+            SUBFILE: long_entry([kind]),
+            WIDTH: long_entry([one.level.width]),
+            HEIGHT: long_entry([one.level.height]),
+            OFFSETS: long_entry(offsets[:, k], big=big),
+            BYTE_COUNTS: long_entry(one.sizes[:, k]),
+        }
+        kept = {tag: entry for tag, entry in directory.items() if tag in _OF_PIXELS}
+        pair.append(kept | changed)
+    return pair[0], pair[1]
+
+
+def verify_cog(made: Path, levels: Sequence[Level], *, run: str) -> None:
     """Compare the last block of every level of a COG, and of its mask, with the strips.
-
-    Pixels are not compared with `compress` "jpeg", which is lossy.
 
     Raises
     ------
@@ -130,16 +202,16 @@ def verify_cog(made: Path, levels: Sequence[Level], *, compress: str) -> None:
     with open_raster(made) as cog:
         overviews = len(cog.overviews(1))
     if overviews != len(levels) - 1:
-        raise OSError(f"GDAL wrote {overviews} overviews, {len(levels) - 1} were expected")
+        raise OSError(f"{overviews} overviews were written, {len(levels) - 1} were expected")
     for level in levels:
         which = {"overview_level": level.number - 1} if level.number else {}
-        with open_raster(made, **which) as cog, open_raster(made.parent / level.vrt_name) as source:
+        row, rows = level.strips[-1]
+        col = (level.width - 1) // level.block * level.block
+        with open_raster(made, **which) as cog:
             if cog.shape != level.shape:
-                raise OSError(f"GDAL wrote {cog.shape} pixels, {level.shape} were expected")
-            last = Window.from_slices(*(((n - 1) // BLOCK * BLOCK, n) for n in level.shape))
-            same = np.array_equal(cog.read_masks(1, window=last), source.read_masks(1, window=last))
-            pixels = cog.read(window=last)
-            if compress != "jpeg":
-                same = same and np.array_equal(pixels, source.read(window=last))
-        if not same:
-            raise OSError("the pixels that GDAL wrote differ from the strips")
+                raise OSError(f"{cog.shape} pixels were written, {level.shape} were expected")
+            last = Window.from_slices((row, row + rows), (col, level.width))
+            found = np.concatenate((cog.read(window=last), cog.read_masks(1, window=last)[None]))
+        expected = Strip.read(made.parent / level.strip_name(row), run).pixels()[:, :, col:]
+        if not np.array_equal(found, expected):
+            raise OSError("the pixels that were written differ from the strips")

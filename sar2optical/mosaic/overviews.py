@@ -7,29 +7,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK", "Level", "halve", "levels_of", "mask_out", "strip_name"]
-
-BLOCK = 512
-"""Side of a COG's blocks in pixels; the smallest overview fits into one block, as validators of COGs require."""
-
-_GATHER = 128
-"""Rows that are gathered before they are halved: strips of single rows would make a file each."""
+__all__ = ["Level", "halve", "half_name", "levels_of", "mask_out", "strip_name"]
 
 
 @dataclass(kw_only=True)
 class Level:
-    """The mosaic or one of its overviews: strips that are written, and rows that wait to be halved."""
+    """The mosaic or one of its overviews: strips that are complete, and rows that wait for the next one."""
 
     number: int
     """0 for the mosaic, 1 for the largest overview."""
     height: int
     width: int
+    block: int
+    """Rows of a strip; the last one may have fewer."""
     rows: int = 0
     """Rows so far, from the top."""
     strips: list[tuple[int, int]] = field(default_factory=list)
-    """First row and number of rows of each strip."""
-    waiting: list[npt.NDArray[np.uint8]] = field(default_factory=list)
-    """Rows that wait to be halved, uint8 `(4, rows, width)` each."""
+    """First row and number of rows of each complete strip."""
+    _waiting: npt.NDArray[np.uint8] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,27 +36,31 @@ class Level:
         """Name of the VRT that presents the strips as one raster."""
         return f"overview-{self.number}.vrt" if self.number else "mosaic.vrt"
 
+    @property
+    def aligned(self) -> bool:
+        """Whether no row waits: the next one begins a strip."""
+        return self._waiting is None
+
     def strip_name(self, row: int) -> str:
         """Return the file name of the strip whose first row is `row`."""
         return f"overview-{self.number}-{row:08d}.tif" if self.number else strip_name(row)
 
-    def add_strip(self, rows: int) -> None:
-        """Record the next strip, of `rows` rows."""
-        self.strips.append((self.rows, rows))
-        self.rows += rows
+    def room(self) -> npt.NDArray[np.uint8]:
+        """Return the rows of the next strip that are still empty, to be filled: uint8 `(4, rows, width)`."""
+        begun = self.rows - self.rows % self.block
+        if self._waiting is None:
+            self._waiting = np.empty((4, min(self.block, self.height - begun), self.width), np.uint8)
+        return self._waiting[:, self.rows - begun :]
 
-    def gather(self, rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
-        """Add rows, and return those that can be halved now, an even number or the last ones; None if too few."""
-        self.waiting.append(rgba)
-        complete = self.rows == self.height
-        count = sum(block.shape[1] for block in self.waiting)
-        if count < _GATHER and not complete:
+    def filled(self, rows: int) -> npt.NDArray[np.uint8] | None:
+        """Record that the first rows of `room` are filled; return the strip that they complete, if they do."""
+        assert self._waiting is not None
+        self.rows += rows
+        if self.rows % self.block and self.rows < self.height:
             return None
-        ready = np.concatenate(self.waiting, axis=1) if len(self.waiting) > 1 else rgba
-        even = count if complete else count - count % 2
-        # A copy: a view of one row would keep the whole strip in memory.
-        self.waiting = [ready[:, even:].copy()] if even < count else []
-        return ready[:, :even]
+        strip, self._waiting = self._waiting, None
+        self.strips.append((self.rows - strip.shape[1], strip.shape[1]))
+        return strip
 
 
 def strip_name(row: int) -> str:
@@ -69,8 +68,13 @@ def strip_name(row: int) -> str:
     return f"strip-{row:08d}.tif"
 
 
-def levels_of(shape: tuple[int, int]) -> list[Level]:
-    """Return the levels of a mosaic of `shape`, down to the first overview that fits into a block.
+def half_name(row: int) -> str:
+    """Return the file name of the same strip at half the size, kept where the strip itself is lossy."""
+    return f"half-{row:08d}.tif"
+
+
+def levels_of(shape: tuple[int, int], block: int) -> list[Level]:
+    """Return the levels of a mosaic of `shape`, down to the first overview that fits into a block of side `block`.
 
     Raises
     ------
@@ -80,16 +84,18 @@ def levels_of(shape: tuple[int, int]) -> list[Level]:
     height, width = shape
     if height < 1 or width < 1:
         raise ValueError(f"a mosaic needs at least one pixel, not shape {shape}")
-    levels = [Level(number=0, height=height, width=width)]
-    while max(height, width) > BLOCK:
+    levels = [Level(number=0, height=height, width=width, block=block)]
+    while max(height, width) > block:  # validators of COGs require an overview that fits
         height, width = (height + 1) // 2, (width + 1) // 2  # GDAL's sizes
-        levels.append(Level(number=len(levels), height=height, width=width))
+        levels.append(Level(number=len(levels), height=height, width=width, block=block))
     return levels
 
 
-def mask_out(rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def mask_out(
+    rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
     """Combine colours and validity into uint8 `(4, rows, width)`: band 4 is 255 where valid; elsewhere all are 0."""
-    rgba = np.empty((4, *valid.shape), np.uint8)
+    rgba = np.empty((4, *valid.shape), np.uint8) if out is None else out
     np.multiply(rgb, valid, out=rgba[:3])
     np.multiply(valid, 255, out=rgba[3], casting="unsafe")
     return rgba

@@ -26,11 +26,12 @@ _LOCK = "lock"
 """Name of the file that is locked during a run, and marks run folders. The system unlocks it when a run is killed."""
 
 _RUN_FILES = re.compile(
-    r"\.?((strip-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)|manifest\.json)(\.\w+)*", re.ASCII
+    r"\.?(((strip|half)-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)|manifest\.json)(\.\w+)*", re.ASCII
 )
 """Names of the other files in a run folder, with suffixes for temporary files (.tmp) and GDAL's sidecars."""
 
 _STRIPS = "strip-*.tif"
+_HALVES = "half-*.tif"
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +126,10 @@ class RunFolder:
             write_whole(self.path / MANIFEST, self._manifest.to_bytes())
 
     def _clear(self, *, keep_strips: bool) -> None:
-        kept = {_LOCK, MANIFEST, *(strip.name for strip in self.path.glob(_STRIPS))} if keep_strips else {_LOCK}
+        kept = {_LOCK}
+        if keep_strips:
+            strips = (strip.name for names in (_STRIPS, _HALVES) for strip in self.path.glob(names))
+            kept |= {MANIFEST, *strips}
         for entry in self.path.iterdir():
             if entry.name not in kept:
                 _log.debug("removing %s", entry)

@@ -1,15 +1,16 @@
 """Store the strips of a mosaic and of its overviews on disk, and find them again in a later run.
 
-The strips are in the output's run folder, `OUT.parts`::
+The strips are in the output's run folder, `OUT.parts`, each one row of blocks of the COG::
 
-    strip-00000224.tif         rows from 224: red, green, blue, and 255 where valid
-    overview-1-00000112.tif    the same rows at half the size, and so on
+    strip-00000512.tif         rows from 512: red, green, blue, and a mask
+    half-00000512.tif          the same rows at half the size, only where strips are lossy
+    overview-1-00000512.tif    rows from 512 of the first overview, and so on
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
@@ -20,21 +21,52 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.coding import BlockCoding, Blocks, chunks_of, compressed
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import output_errors
-from sar2optical.mosaic.overviews import Level, halve, levels_of, mask_out, strip_name
+from sar2optical.mosaic.overviews import Level, half_name, halve, levels_of, mask_out, strip_name
 from sar2optical.mosaic.run_folder import RunFolder, run_folder_of, shared_run_folder
-from sar2optical.mosaic.strips import belongs_to, read_strip, write_strip
+from sar2optical.mosaic.strips import Strip, StripDamaged, write_blocks, write_strip
 
 __all__ = ["StripFiles", "StripStore", "strips_at_once"]
 
 _MOST_STRIPS_AT_ONCE = 6
+_FOR_HALVES = "zstd"
 
 
-def strips_at_once(threads: int) -> int:
-    """Return how many strips, of the mosaic and its overviews, are encoded and written at the same time."""
-    return max(2, min(threads, _MOST_STRIPS_AT_ONCE))
+def strips_at_once(threads: int, width: int, coding: BlockCoding) -> int:
+    """Return how many strips, of the mosaic and its overviews, are compressed and written at the same time."""
+    parts = len(list(chunks_of(width, coding)))
+    return max(2, min(2 * threads // parts, _MOST_STRIPS_AT_ONCE))
+
+
+def filled(
+    level: Level, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Add rows to a level; yield first row and pixels, uint8 `(4, rows, width)`, of each strip that they complete."""
+    start = 0
+    while start < len(valid):
+        room = level.room()
+        part = slice(start, start + room.shape[1])
+        count = len(valid[part])
+        mask_out(rgb[:, part], valid[part], out=room[:, :count])
+        strip = level.filled(count)
+        if strip is not None:
+            yield level.strips[-1][0], strip
+        start += count
+
+
+def write_with_half(
+    path: Path, parts: Sequence[Blocks], half: npt.NDArray[np.uint8] | None, run: str, coding: BlockCoding
+) -> None:
+    """Write a strip; and before it, the same rows at half the size where the strip is lossy.
+
+    Overviews that are made again by a run that resumes are then those of a run without a pause.
+    """
+    if half is not None:
+        lossless = BlockCoding(compress=_FOR_HALVES, blocksize=coding.blocksize)
+        write_strip(path.with_name(half_name(int(path.stem.rpartition("-")[2]))), half, run, lossless)
+    write_blocks(path, parts, run)
 
 
 class StripStore:
@@ -53,8 +85,10 @@ class StripStore:
         Manifest of the run, which a later run needs to resume from the strips.
     restart
         Whether strips of an earlier run are removed.
+    coding
+        Size and compression of the blocks.
     threads
-        Number of CPU threads; see `strips_at_once`.
+        Number of CPU threads that compress.
 
     Raises
     ------
@@ -71,34 +105,42 @@ class StripStore:
         *,
         manifest: Manifest | None = None,
         restart: bool = False,
+        coding: BlockCoding | None = None,
         threads: int = 1,
     ) -> None:
         self._folder = RunFolder(out, manifest, restart=restart)
         self.path = self._folder.path
         """Path of the run folder."""
-        self.levels = levels_of(shape)
+        self.coding = coding or BlockCoding()
+        """Size and compression of the blocks."""
+        self.levels = levels_of(shape, self.coding.blocksize)
         """The mosaic, then its overviews."""
         self.all_valid = True
         """Whether every pixel so far is valid."""
         self._out = out
-        self._run = manifest.fingerprint if manifest else ""
-        self._most = strips_at_once(threads)
+        self.run = manifest.fingerprint if manifest else ""
+        """Fingerprint of the run."""
+        self._threads = threads
+        self._most = strips_at_once(threads, shape[1], self.coding)
         self._pool: ThreadPoolExecutor | None = None
+        self._disk: ThreadPoolExecutor | None = None
         self._writing: deque[Future[None]] = deque()
         self._stored: list[tuple[int, Future[None] | None]] = []
 
     def __enter__(self) -> Self:
         with output_errors(self._out):
             self._folder.__enter__()
-        self._pool = ThreadPoolExecutor(self._most, "strips")
+        self._pool = ThreadPoolExecutor(self._threads, "blocks")
+        self._disk = ThreadPoolExecutor(1, "strips")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._pool:
-                self._pool.shutdown()
+            for pool in (self._disk, self._pool):
+                if pool:
+                    pool.shutdown()
         finally:
             self._folder.__exit__(kind, error, trace)
 
@@ -123,7 +165,7 @@ class StripStore:
     def resume(self, on_progress: Callable[[int], None] | None = None) -> int:
         """Read strips of an earlier run, each checked, from the top to the first that is missing or damaged.
 
-        Their overviews are made again.
+        Their overviews are made again. A strip with blocks of another size or lossless compression is encoded again.
 
         Parameters
         ----------
@@ -136,20 +178,36 @@ class StripStore:
             Number of rows that the earlier run has finished.
         """
         mosaic = self.mosaic
-        while mosaic.rows < mosaic.height:
-            rgba = read_strip(self.path / mosaic.strip_name(mosaic.rows), width=mosaic.width, run=self._run)
-            if rgba is None or mosaic.rows + rgba.shape[1] > mosaic.height:
-                break
-            self.all_valid = self.all_valid and bool(rgba[3].all())
-            self._append(rgba, on_disk=True)
+        while mosaic.rows < mosaic.height and self._take(self.path / mosaic.strip_name(mosaic.rows)):
             if on_progress:
                 on_progress(mosaic.rows)
         return mosaic.rows
 
+    def _take(self, path: Path) -> bool:
+        """Append a strip of an earlier run; return False if it cannot be used."""
+        mosaic = self.mosaic
+        try:
+            strip = Strip.read(path, self.run)
+            rows, width = strip.shape
+            as_it_is = self.coding.matches(strip.image) and mosaic.aligned and rows == mosaic.room().shape[1]
+            if width != mosaic.width or rows > mosaic.height - mosaic.rows or (strip.lossy and not as_it_is):
+                return False
+            rgba = strip.pixels()
+            half = None
+            if strip.lossy and len(self.levels) > 1:
+                half = Strip.read(path.with_name(half_name(mosaic.rows)), self.run).pixels()
+        except StripDamaged:
+            return False
+        self.all_valid = self.all_valid and bool(rgba[3].all())
+        for _, complete in filled(mosaic, rgba[:3], rgba[3] != 0):
+            self._add(mosaic, complete, on_disk=as_it_is, half=half)
+        return True
+
     def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next rows, and what they complete of the overviews; see `MosaicWriter.write`."""
         self.all_valid = self.all_valid and bool(valid.all())
-        self._append(mask_out(rgb, valid))
+        for _, strip in filled(self.mosaic, rgb, valid):
+            self._add(self.mosaic, strip)
 
     def wait(self, most: int = 0) -> None:
         """Wait until at most `most` strips are not on disk yet.
@@ -183,44 +241,68 @@ class StripStore:
 
         Raises
         ------
-        OutputUnwritable
-            A strip carries another run's fingerprint.
+        StripDamaged
+            A strip is missing, or carries another run's fingerprint.
         """
         for row, _ in self.mosaic.strips:
-            if not belongs_to(self.path / self.mosaic.strip_name(row), self._run):
-                raise OutputUnwritable(
-                    f"cannot write {self._out}: another run has overwritten strips of this one; wait until that run "
-                    "ends, then run the same command again"
-                )
+            Strip.read_head(self.path / self.mosaic.strip_name(row), self.run)
 
     def discard(self) -> None:
         """Mark the strips as no longer needed: leaving removes them."""
         self._folder.done = True
 
-    def _append(self, rgba: npt.NDArray[np.uint8], *, on_disk: bool = False) -> None:
-        """Store uint8 `(4, rows, width)` of the mosaic, and the rows of each overview that it completes."""
-        if on_disk:
-            self._stored.append((rgba.shape[1], None))
-            self.mosaic.add_strip(rgba.shape[1])
-        else:
-            self._store(self.mosaic, rgba)
-        for finer, coarser in pairwise(self.levels):
-            ready = finer.gather(rgba)
-            if ready is None:
-                return
-            rgba = halve(ready)
-            self._store(coarser, rgba)
+    def _add(
+        self,
+        level: Level,
+        strip: npt.NDArray[np.uint8],
+        *,
+        on_disk: bool = False,
+        half: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Store a complete strip of a level, and add it to the next overview at half the size.
 
-    def _store(self, level: Level, rgba: npt.NDArray[np.uint8]) -> None:
-        """Encode and write a strip in the thread pool: one core encodes strips more slowly than a GPU makes them."""
-        if self._pool is None:
+        Parameters
+        ----------
+        level
+            Level that the strip belongs to.
+        strip
+            uint8 `(4, rows, width)`.
+        on_disk
+            Whether the strip is on disk already.
+        half
+            The strip at half the size, if it is known.
+        """
+        last = level is self.levels[-1]
+        if half is None and not last:
+            half = halve(strip)
+        if on_disk:
+            self._stored.append((strip.shape[1], None))
+        else:
+            self._store(level, strip, half if level.number == 0 and self.coding.lossy else None)
+        if half is None or last:
+            return
+        coarser = self.levels[level.number + 1]
+        coarser.room()[:, : half.shape[1]] = half  # fits: strips have an even number of rows, but for the last one
+        complete = coarser.filled(half.shape[1])
+        if complete is not None:
+            self._add(coarser, complete)
+
+    def _store(self, level: Level, rgba: npt.NDArray[np.uint8], half: npt.NDArray[np.uint8] | None) -> None:
+        """Compress and write a strip in threads: one core encodes strips more slowly than a GPU makes them."""
+        if self._pool is None or self._disk is None:
             raise ValueError("strips are written inside a with statement only")
         self.wait(self._most - 1)
-        writing = self._pool.submit(write_strip, self.path / level.strip_name(level.rows), rgba, self._run)
+        path = self.path / level.strip_name(level.strips[-1][0])
+        parts = [
+            self._pool.submit(compressed, rgba[:, :, part], self.coding) for part in chunks_of(level.width, self.coding)
+        ]
+        writing = self._disk.submit(self._write, path, parts, half)
         self._writing.append(writing)
         if level.number == 0:
             self._stored.append((rgba.shape[1], writing))
-        level.add_strip(rgba.shape[1])
+
+    def _write(self, path: Path, parts: Sequence[Future[Blocks]], half: npt.NDArray[np.uint8] | None) -> None:
+        write_with_half(path, [part.result() for part in parts], half, self.run, self.coding)
 
 
 class StripFiles:
@@ -232,19 +314,29 @@ class StripFiles:
     ----------
     out
         Path of the mosaic.
-    width
-        Number of columns of the mosaic.
+    shape
+        Rows and columns of the mosaic.
     manifest
         Manifest of the run.
+    coding
+        Size and compression of the blocks.
     row
-        First row to be written.
+        First row to be written, the first of a strip.
     """
 
-    def __init__(self, out: Path, width: int, manifest: Manifest, row: int = 0) -> None:
+    def __init__(
+        self,
+        out: Path,
+        shape: tuple[int, int],
+        manifest: Manifest,
+        *,
+        coding: BlockCoding | None = None,
+        row: int = 0,
+    ) -> None:
         self._out = out
-        self._width = width
         self._manifest = manifest
-        self._row = row
+        self._coding = coding or BlockCoding()
+        self._level = Level(number=0, height=shape[0], width=shape[1], block=self._coding.blocksize, rows=row)
         self._sharing = ExitStack()
 
     def begin(self, *, restart: bool = False) -> None:
@@ -258,15 +350,20 @@ class StripFiles:
         with output_errors(self._out):
             RunFolder(self._out, self._manifest, restart=restart).prepare()
 
-    def rows(self, height: int) -> int:
+    def rows(self) -> int:
         """Count the rows on disk that are intact and of this run, from the top."""
         row = 0
-        while row < height:
-            found = read_strip(self._path(row), width=self._width, run=self._manifest.fingerprint)
-            if found is None:
+        while row < self._level.height:
+            strip = self._read(row)
+            if strip is None:
                 break
-            row += found.shape[1]
+            row += strip.shape[0]
         return row
+
+    def missing(self) -> list[int]:
+        """Return the first row of each strip that is not on disk, or not as this run writes it."""
+        block, height = self._level.block, self._level.height
+        return [row for row in range(0, height, block) if not self._is_intact(row, min(block, height - row))]
 
     def __enter__(self) -> Self:
         self._sharing.enter_context(shared_run_folder(self._out, self._manifest))
@@ -275,16 +372,26 @@ class StripFiles:
     def __exit__(self, *_: object) -> None:
         self._sharing.close()
 
-    def has(self, rows: tuple[int, int]) -> bool:
-        """Return whether the strip of these rows, first and past-the-last, is on disk, intact and of this run."""
-        found = read_strip(self._path(rows[0]), width=self._width, run=self._manifest.fingerprint)
-        return found is not None and found.shape[1] == rows[1] - rows[0]
-
     def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
-        """Write the next strip; see `MosaicWriter.write`."""
-        with output_errors(self._out):
-            write_strip(self._path(self._row), mask_out(rgb, valid), self._manifest.fingerprint)
-        self._row += len(valid)
+        """Write the next rows; see `MosaicWriter.write`. They are on disk when their strip is complete."""
+        for row, strip in filled(self._level, rgb, valid):
+            with output_errors(self._out):
+                half = halve(strip) if self._coding.lossy else None
+                parts = [compressed(strip[:, :, part], self._coding) for part in chunks_of(strip.shape[2], self._coding)]
+                write_with_half(self._path(row), parts, half, self._manifest.fingerprint, self._coding)
+
+    def _is_intact(self, row: int, rows: int) -> bool:
+        strip = self._read(row)
+        return strip is not None and strip.shape[0] == rows and self._coding.matches(strip.image)
+
+    def _read(self, row: int) -> Strip | None:
+        """Read a strip that a run can resume from; None if there is none."""
+        try:
+            strip = Strip.read(self._path(row), self._manifest.fingerprint)
+        except StripDamaged:
+            return None
+        usable = strip.shape[1] == self._level.width and (not strip.lossy or self._coding.matches(strip.image))
+        return strip if usable else None
 
     def _path(self, row: int) -> Path:
         return run_folder_of(self._out) / strip_name(row)

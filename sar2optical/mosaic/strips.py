@@ -1,119 +1,264 @@
-"""Write and read one strip: rows of a mosaic on disk, written atomically, checked when they are read."""
+"""Write and read one strip: rows of a mosaic on disk, written atomically, checked when they are read.
+
+A strip is one row of blocks of the COG, compressed as there: a TIFF whose blocks the COG takes as they are. Behind
+the directories of pixels and mask, block by block::
+
+    length of the pixels (4 bytes), pixels, their last 4 bytes again, length of the mask, mask, its last 4 bytes again
+
+as GDAL's COG driver writes them (https://gdal.org/drivers/raster/cog.html, "tile data leader and trailer").
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from sar2optical._utils.files import write_whole
-from sar2optical.mosaic.rasters import open_raster
+from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.coding import BlockCoding, Blocks, chunks_of, compressed, is_lossy
+from sar2optical.mosaic.rasters import no_georeference_warning
+from sar2optical.mosaic.tiff import (
+    BYTE_COUNTS,
+    HEIGHT,
+    OFFSETS,
+    SUBFILE,
+    WIDTH,
+    Directory,
+    NotTiff,
+    ascii_entry,
+    header,
+    long_entry,
+    numbers,
+    read_directories,
+)
 
-__all__ = ["RUN_TAG", "belongs_to", "encode", "encoded_strip", "read_strip", "write_strip"]
+__all__ = [
+    "RUN_TAG", "Strip", "StripDamaged", "block_offsets", "block_sizes", "encoded_strip", "read_strip",
+    "write_blocks", "write_strip",
+]  # fmt: skip
 
 RUN_TAG = "SAR2OPTICAL_RUN"
-"""Tag: fingerprint of the run that a strip or a mosaic belongs to."""
+"""Tag of a mosaic: fingerprint of the run that made it."""
 
-_NAME_TAG = "SAR2OPTICAL_STRIP"
-"""Tag: file name of the strip, which contains its first row. A renamed strip is therefore not used."""
-
-_DIGEST_TAG = "SAR2OPTICAL_PIXELS_SHA256"
-_OPTIONS = {"compress": "zstd", "zstd_level": 1, "interleave": "band", "blockysize": 16}
-
-
-def encode(bands: npt.NDArray[np.uint8], *, driver: str, tags: dict[str, str] | None = None, **options: Any) -> bytes:
-    """Encode uint8 `(bands, rows, width)` in memory with one of GDAL's drivers and its creation options."""
-    count, height, width = bands.shape
-    profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": "uint8"}
-    with MemoryFile() as memory:
-        with memory.open(**profile, **options) as dataset:
-            dataset.write(bands)
-            if tags:
-                dataset.update_tags(**tags)
-        encoded: bytes = memory.read()
-    return encoded
+_MARK = 270  # ImageDescription
+_IS_MASK = 4
+_LENGTH = 4  # bytes before a block, and behind it
+_HEAD = 2**16  # bytes that hold the directories of most strips
 
 
-def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "") -> None:
-    """Write rows to disk, and flush them.
+class StripDamaged(OutputUnwritable):
+    """A strip is missing, damaged, or of another run: the run cannot go on from it."""
 
-    They are encoded in memory and written by Python, because GDAL reports a full disk late or not at all.
+
+@dataclass(frozen=True)
+class Strip:
+    """A strip that was read: its bytes are those that were written, of the run that was asked for."""
+
+    image: Directory
+    """Directory of the pixels."""
+    mask: Directory
+    """Directory of the mask."""
+    body: memoryview
+    """Blocks of pixels and mask, with lengths and repeated bytes."""
+    _file: bytes
+
+    @classmethod
+    def read(cls, path: Path, run: str) -> Self:
+        """Read a strip, and check it.
+
+        Parameters
+        ----------
+        path
+            Path of the strip.
+        run
+            Fingerprint of the run.
+
+        Raises
+        ------
+        StripDamaged
+            It is missing, damaged, renamed, or of another run.
+        """
+        with _damage(path):
+            file = path.read_bytes()
+            image, mask = read_directories(file)
+            digest = _digest_in(image, path, run)
+            body = memoryview(file)[int(numbers(image[OFFSETS])[0]) - _LENGTH :]
+        if digest != _digest(body):
+            raise StripDamaged(f"{path}: is damaged: run the same command again")
+        return cls(image, mask, body, file)
+
+    @staticmethod
+    def read_head(path: Path, run: str) -> tuple[Directory, Directory]:
+        """Read the directories of pixels and mask only; blocks are not checked.
+
+        Raises
+        ------
+        StripDamaged
+            The strip is missing, or of another run.
+        """
+        with _damage(path), path.open("rb") as file:
+            head = file.read(_HEAD)
+            try:
+                image, mask = read_directories(head)
+            except NotTiff:  # of a very wide mosaic
+                image, mask = read_directories(head + file.read())
+            _digest_in(image, path, run)
+        return image, mask
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(numbers(self.image[HEIGHT])[0]), int(numbers(self.image[WIDTH])[0])
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its pixels differ from those that were encoded."""
+        return is_lossy(self.image)
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Decode: uint8 `(4, rows, width)`, red, green, blue, and 255 where valid.
+
+        Raises
+        ------
+        StripDamaged
+            GDAL cannot decode it.
+        """
+        rgba = np.empty((4, *self.shape), np.uint8)
+        try:
+            with no_georeference_warning(), MemoryFile(self._file) as memory, memory.open(driver="GTiff") as dataset:
+                dataset.read(out=rgba[:3])
+                dataset.read_masks(1, out=rgba[3])
+        except (RasterioError, ValueError) as error:
+            raise StripDamaged(f"a strip cannot be decoded ({error}): run the same command again") from error
+        return rgba
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StripDamaged:
+        raise
+    except (OSError, ValueError, KeyError, IndexError, MemoryError) as error:
+        raise StripDamaged(f"{path}: cannot be read: run the same command again") from error
+
+
+def _digest_in(image: Directory, path: Path, run: str) -> str:
+    """Return the hash in a strip's tag, which also holds the run and the file's name: a renamed strip is not used."""
+    found_run, name, digest = image[_MARK].data.rstrip(b"\0").decode().split(" ")
+    if (found_run, name) != (run, path.name):
+        raise StripDamaged(
+            f"{path}: was overwritten by another run: wait until that run ends, then run the same command again"
+        )
+    return digest
+
+
+def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | None:
+    """Read a strip's pixels, see `Strip`; None if it is missing, of another run or width, or damaged."""
+    try:
+        strip = Strip.read(path, run)
+        return strip.pixels() if strip.shape[1] == width else None
+    except StripDamaged:
+        return None
+
+
+def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "", coding: BlockCoding | None = None) -> None:
+    """Compress rows, write them to disk, and flush them.
 
     Parameters
     ----------
     path
-        Path of the strip, a GeoTIFF (ZSTD); replaced atomically.
+        Path of the strip; replaced atomically.
     rgba
-        uint8 `(4, rows, width)`: red, green, blue, and 255 where valid.
+        uint8 `(4, rows, width)`, at most one block high: red, green, blue, and 255 where valid.
     run
-        Fingerprint of the run, which `read_strip` checks.
+        Fingerprint of the run, which `Strip.read` checks.
+    coding
+        Size and compression of the blocks.
 
     Raises
     ------
     OSError
         The disk is full or not writable.
     """
+    coding = coding or BlockCoding()
+    write_blocks(path, [compressed(rgba[:, :, part], coding) for part in chunks_of(rgba.shape[2], coding)], run)
+
+
+def write_blocks(path: Path, parts: Sequence[Blocks], run: str) -> None:
+    """Write a strip of compressed blocks; see `write_strip`."""
     # A worker that Dask considers lost may still be writing the same strip.
-    write_whole(path, encoded_strip(rgba, run, path.name), mark=f".{os.getpid()}")
+    write_whole(path, encoded_strip(parts, run, path.name), mark=f".{os.getpid()}")
 
 
-def encoded_strip(rgba: npt.NDArray[np.uint8], run: str = "", name: str = "") -> bytes:
-    """Encode a strip as `write_strip` writes it to a file named `name`."""
-    tags = {RUN_TAG: run, _NAME_TAG: name, _DIGEST_TAG: _digest(rgba)}
-    # The transform has no meaning: without one, rasterio warns.
-    return encode(rgba, driver="GTiff", tags=tags, transform=Affine.translation(1, 1), **_OPTIONS)
+def encoded_strip(parts: Sequence[Blocks], run: str = "", name: str = "") -> bytes:
+    """Make a strip of compressed blocks, which are adjacent, from left to right; see `write_strip`."""
+    blocks = [block for part in parts for block in part.blocks]
+    body = b"".join(_framed(blocks))
+    width = sum(int(numbers(part.image[WIDTH])[0]) for part in parts)
+    sizes = np.array([[len(pixels), len(mask)] for pixels, mask in blocks], np.int64)
+    mark = ascii_entry(f"{run} {name} {_digest(memoryview(body))}")
+
+    def directories(start: int) -> list[Directory]:
+        offsets = block_offsets(sizes, start)
+        changed = {WIDTH: long_entry([width])}
+        return [
+            {
+                **directory,
+                **changed,
+                **extra,
+                OFFSETS: long_entry(offsets[:, k]),
+                BYTE_COUNTS: long_entry(sizes[:, k]),
+            }
+            for k, (directory, extra) in enumerate(
+                [(parts[0].image, {_MARK: mark}), (parts[0].mask, {SUBFILE: long_entry([_IS_MASK])})]
+            )
+        ]
+
+    return header(directories(len(header(directories(0))))) + body
 
 
-def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | None:
-    """Read a strip; None if it is missing, of another run, of other rows or size, or damaged.
+def block_sizes(image: Directory, mask: Directory) -> npt.NDArray[np.int64]:
+    """Return the bytes of pixels and mask of each block: int64 `(blocks, 2)`."""
+    return np.stack([numbers(one[BYTE_COUNTS]) for one in (image, mask)], axis=1).astype(np.int64)
+
+
+def block_offsets(sizes: npt.NDArray[np.int64], start: int) -> npt.NDArray[np.int64]:
+    """Compute where blocks begin, in bytes.
 
     Parameters
     ----------
-    path
-        Path of the strip.
-    width
-        Number of columns of the mosaic.
-    run
-        Fingerprint of the run.
+    sizes
+        int64 `(blocks, 2)`: bytes of the pixels and of the mask of each block.
+    start
+        Where the first block's length begins.
 
     Returns
     -------
-    ndarray or None
-        uint8 `(4, rows, width)`.
+    ndarray
+        int64 `(blocks, 2)`.
     """
-    if not path.is_file():
-        return None
-    try:
-        with open_raster(path, driver="GTiff") as dataset:
-            kinds = (dataset.count, dataset.width, set(dataset.dtypes))
-            tags = dataset.tags()
-            if kinds != (4, width, {"uint8"}) or not _is_tagged(tags, path, run):
-                return None
-            rgba: npt.NDArray[np.uint8] = dataset.read()
-    except (RasterioError, OSError, MemoryError):
-        return None
-    return rgba if _digest(rgba) == tags.get(_DIGEST_TAG) else None
+    framed = sizes.ravel() + 2 * _LENGTH
+    return (start + _LENGTH + np.cumsum(framed) - framed).reshape(sizes.shape)
 
 
-def belongs_to(path: Path, run: str) -> bool:
-    """Return whether a strip carries this run's fingerprint and its own name; its pixels are not checked."""
-    try:
-        with open_raster(path, driver="GTiff") as dataset:
-            return _is_tagged(dataset.tags(), path, run)
-    except (RasterioError, OSError):
-        return False
+def _framed(blocks: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    for block in blocks:
+        for data in block:
+            yield len(data).to_bytes(_LENGTH, "little")
+            yield data
+            yield data[-_LENGTH:]
 
 
-def _is_tagged(tags: dict[str, str], path: Path, run: str) -> bool:
-    return tags.get(RUN_TAG, "") == run and tags.get(_NAME_TAG) == path.name
-
-
-def _digest(rgba: npt.NDArray[np.uint8]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rgba).data).hexdigest()
+def _digest(body: memoryview) -> str:
+    return hashlib.sha256(body).hexdigest()

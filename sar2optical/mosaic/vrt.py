@@ -11,6 +11,10 @@ from sar2optical.scene import Georeference
 __all__ = ["describe", "georeference_elements", "metadata_element", "to_bytes"]
 
 
+_MASK = "mask,1"
+"""Name of the mask among a file's bands."""
+
+
 def describe(level: Level, kind: str, overviews: Sequence[Level] = ()) -> ET.Element:
     """Describe the strips of a level as one raster.
 
@@ -32,19 +36,19 @@ def describe(level: Level, kind: str, overviews: Sequence[Level] = ()) -> ET.Ele
             element = ET.SubElement(band, "Overview")
             ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = overview.vrt_name
             ET.SubElement(element, "SourceBand").text = str(number)
-        _add_strips(band, level, number)
+        _add_strips(band, level, str(number) if number < 4 else _MASK)
     if kind == "masked":
         mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        _add_strips(mask, level, 4)
+        _add_strips(mask, level, _MASK)
     return root
 
 
-def _add_strips(band: ET.Element, level: Level, number: int) -> None:
-    """Add all strips of a level as sources of a VRT band: band `number` of each strip."""
+def _add_strips(band: ET.Element, level: Level, number: str) -> None:
+    """Add all strips of a level as sources of a VRT band: band `number` of each strip, or its mask."""
     for row, rows in level.strips:
         source = ET.SubElement(band, "SimpleSource")
         ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = level.strip_name(row)
-        ET.SubElement(source, "SourceBand").text = str(number)
+        ET.SubElement(source, "SourceBand").text = number
         # If the size and type are given, GDAL opens a strip only when it reads it.
         size = {"RasterXSize": str(level.width), "RasterYSize": str(rows)}
         ET.SubElement(source, "SourceProperties", size, DataType="Byte")

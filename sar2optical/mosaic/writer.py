@@ -2,7 +2,7 @@
 
 The strips are in the output's run folder, `OUT.parts`, see `strip_store`, beside the files that are made of them::
 
-    mosaic.vrt    all strips as one raster, with overviews, georeference and tags
+    mosaic.vrt    georeference and tags, or all strips of a picture as one raster
     mosaic.tif    the output, until it is verified and renamed
 
 A run that stops before its output is complete leaves its strips; `MosaicWriter.resume` reads them in the next run.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +23,8 @@ import rasterio
 
 from sar2optical._utils.files import write_whole
 from sar2optical.errors import OptionError
-from sar2optical.mosaic.cog import build_cog, check_compression, check_space, verify_cog
+from sar2optical.mosaic.coding import BlockCoding
+from sar2optical.mosaic.cog import build_cog, verify_cog
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output, driver_of, output_errors, publish
 from sar2optical.mosaic.pictures import check_picture_size, encode_preview, write_picture
@@ -41,16 +42,20 @@ _GDAL = {
 }
 
 
+_OF_PICTURES = BlockCoding(compress="zstd")
+"""Strips of a picture are decoded once more: they have the fastest compression."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MosaicOptions:
     """How a mosaic is written."""
 
-    compress: str = "deflate"
-    """Compression of a COG, one of `COMPRESSIONS`; all but jpeg (quality 90) are lossless."""
+    coding: BlockCoding = field(default_factory=BlockCoding)
+    """Size and compression of a COG's blocks."""
     overwrite: bool = False
     """Whether an existing file may be replaced; it stays until the new one is complete."""
     threads: int = 1
-    """Threads that compress the COG; up to 6 of them write strips before."""
+    """Threads that compress blocks."""
     restart: bool = False
     """Whether strips of an earlier run are removed."""
 
@@ -100,12 +105,18 @@ class MosaicWriter:
         options = options or MosaicOptions()
         check_output(out, overwrite=options.overwrite)
         self._driver = driver_of(out)
-        check_compression(options.compress)
         check_picture_size(out, self._driver, shape)
         self._out = out
         self._target = out.resolve()  # a link stays a link
         self._options = options
-        self._strips = StripStore(out, shape, manifest=manifest, restart=options.restart, threads=options.threads)
+        self._strips = StripStore(
+            out,
+            shape,
+            manifest=manifest,
+            restart=options.restart,
+            coding=options.coding if self._driver == "COG" else _OF_PICTURES,
+            threads=options.threads,
+        )
         self._description = [*georeference_elements(georeference), metadata_element(tags)]
         self._comment = to_comment(tags)
 
@@ -190,12 +201,12 @@ class MosaicWriter:
         """
         strips, options = self._strips, self._options
         strips.complete()
-        strips.check_run()
         made = strips.path / f"mosaic{self._out.suffix.lower()}"
         with output_errors(self._out), rasterio.Env(**_GDAL):
             if self._driver == "COG":
                 self._make_cog(made)
             else:
+                strips.check_run()
                 write_picture(
                     made, strips.mosaic, driver=self._driver, all_valid=strips.all_valid, comment=self._comment
                 )
@@ -232,19 +243,13 @@ class MosaicWriter:
             write_whole(path.resolve(), encoded)
 
     def _make_cog(self, made: Path) -> None:
-        strips, options = self._strips, self._options
-        check_space(
-            self._out,
-            strips.levels,
-            folder=strips.path,
-            strips=strips.bytes_on_disk(),
-            compress=options.compress,
-        )
+        strips = self._strips
         build_cog(
             made,
             strips.levels,
+            run=strips.run,
             description=self._description,
-            compress=options.compress,
-            threads=options.threads,
+            out=self._out,
+            threads=self._options.threads,
         )
-        verify_cog(made, strips.levels, compress=options.compress)
+        verify_cog(made, strips.levels, run=strips.run)

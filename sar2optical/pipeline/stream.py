@@ -3,11 +3,12 @@
 ::
 
     reader                 main thread                       streams           writer
-    read -> encode   ->    windows -> batches -> submit  ->  engine.run
-                           blend (in order)              <-  weight
-                           strip                                          ->   decode -> write strip
+    read -> encode   ->    windows -> batches -> submit  ->  cut, fill, engine.run
+                           add (in order)                <-  decode, or weight
+                           strip                                          ->   decode sums -> write
 
-Queues are bounded: memory is a fixed number of strips, whatever the scene's height.
+A scene is read in pieces of a fixed number of rows, each once. Queues are bounded: memory is a fixed number of rows,
+whatever the scene's height.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
 from sar2optical.pipeline.job import Job
-from sar2optical.scene.encoder import decode, encode_bands, to_input
-from sar2optical.tiling.blend import Blender
+from sar2optical.scene.encoder import decode, encode_bands
+from sar2optical.tiling.blend import Blender, Finished, Weighted
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
 
-__all__ = ["STAGES", "Clock", "Streamed", "Writer", "bytes_in_flight", "stream"]
+__all__ = ["PIECE", "STAGES", "Clock", "Streamed", "Writer", "bytes_in_flight", "stream"]
 
-_T = TypeVar("_T")
+PIECE = 256
+"""Rows that are read at a time: half a row of blocks in most tiled files."""
 
 
 class Writer(Protocol):
@@ -45,7 +47,7 @@ class Writer(Protocol):
         ...
 
 
-STAGES = ("read", "encode", "infer", "weight", "blend", "write")
+STAGES = ("read", "encode", "cut", "infer", "weight", "blend", "write")
 """Names of the stages, in the order of the data."""
 
 
@@ -68,10 +70,10 @@ class Clock:
                 self.seconds[stage] += took
 
     def idle(self, elapsed: float, *, streams: int) -> dict[str, float]:
-        """Return the share of the time that each stage's threads waited; the engine and weights share `streams`."""
+        """Return the share of the time that each stage's threads waited; cutting, the engine and weights share `streams`."""
         if elapsed <= 0:
             return dict.fromkeys(STAGES, 0.0)
-        threads = {"infer": streams, "weight": streams}
+        threads = dict.fromkeys(("cut", "infer", "weight"), streams)
         return {stage: max(0.0, 1 - busy / (elapsed * threads.get(stage, 1))) for stage, busy in self.seconds.items()}
 
 
@@ -81,58 +83,85 @@ class Streamed:
 
     windows_run: int
     """Windows with a valid pixel."""
-    rows: int
-    """Rows of windows whose strips are written; fewer than wanted if the run was stopped."""
+    row: int
+    """Past-the-last row of pixels that is written; less than wanted if the run was stopped."""
 
 
 @dataclass(frozen=True)
-class _Strip:
-    """One row of windows, ready for the model."""
+class _Piece:
+    """Rows of the scene, encoded."""
 
-    row: int
-    """Index of the row of windows."""
+    start: int
+    """First row."""
     sar: NDArray[np.float32]
-    """(channels, window, padded width) in [-1, 1]."""
+    """(bands, rows, width) in [-1, 1]."""
     valid: NDArray[np.bool_]
-    """(window, padded width); padding is not valid."""
+    """(rows, width)."""
+    all_valid: bool
+
+    def part(self, start: int, stop: int) -> slice:
+        """Return which of its rows are among rows of the scene."""
+        return slice(max(start - self.start, 0), max(stop - self.start, 0))
 
 
 @dataclass(frozen=True)
 class _Window:
-    """One window of a strip."""
+    """One window: where it is, and the pieces that hold its pixels."""
 
     row: int
     col: int
-    sar: NDArray[np.float32]
-    """(channels, window, window), a view into its strip."""
-    valid: NDArray[np.bool_]
-    """(window, window), likewise."""
+    top: int
+    left: int
+    pieces: tuple[_Piece, ...]
+
+    def cut(self, out: NDArray[np.float32]) -> None:
+        """Copy its pixels to float32 (channels, window, window), a lone band to all channels; fill invalid ones."""
+        side = out.shape[1]
+        height, width = 0, self.pieces[0].valid.shape[1]
+        across = slice(self.left, min(self.left + side, width))
+        columns = across.stop - across.start
+        whole = columns == side
+        for piece in self.pieces:
+            rows = piece.part(self.top, self.top + side)
+            part = piece.sar[:, rows, across]
+            out[:, height : height + part.shape[1], :columns] = part
+            height += part.shape[1]
+            whole = whole and piece.all_valid
+        if whole and height == side:
+            return
+        valid = np.zeros((side, side), np.bool_)
+        valid[:height, :columns] = np.concatenate(
+            [piece.valid[piece.part(self.top, self.top + side), across] for piece in self.pieces]
+        )
+        out[:, height:] = 0
+        out[:, :, columns:] = 0
+        out[...] = mirror_invalid(out, valid)
 
 
 def stream(
     job: Job,
     writer: Writer,
     *,
-    rows: range | None = None,
+    rows: tuple[int, int] | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] | None = None,
     clock: Clock | None = None,
 ) -> Streamed:
-    """Run rows of windows through the engine, and write their strips.
+    """Run the windows of some rows of pixels through the engine, and write these rows.
 
-    The strips do not depend on which rows are run together, to the bit: rows of windows above that reach into the
-    first strip are run again, and their other pixels are dropped.
+    Pixels do not depend on which rows are run together, to the bit: windows that reach into the first rows from above
+    are run again, and their other pixels are dropped.
 
     Parameters
     ----------
     job
         Scene, grid, encodings and engine.
     writer
-        Gets each strip when it is finished.
+        Gets rows when they are finished.
     rows
-        Rows of windows whose strips are wanted; all by default.
+        First and past-the-last row of pixels; all by default.
     stop
-        Called before each row of windows. If it returns True, the current strip is the last one.
+        Called before each row of windows. If it returns True, the rows that are finished then are the last ones.
     on_progress
         Called with the number of finished pixel rows, counted from the scene's top.
     clock
@@ -144,56 +173,54 @@ def stream(
         The first error of any stage; the other stages stop.
     """
     grid = job.grid
-    rows = range(len(grid.rows)) if rows is None else rows
+    rows = (0, grid.shape[0]) if rows is None else rows
     clock = clock or Clock()
     finisher = _Finisher(grid, writer, rows, on_progress, clock)
-    strips = _strips(job, range(_warm_up(grid, rows), rows.stop), clock)
+    wanted = [k for k, top in enumerate(grid.rows) if top + grid.window > rows[0] and top < rows[1]]
+    if rows[0] >= rows[1]:
+        wanted = []
     with ThreadPoolExecutor(1, "reader") as reader, finisher:
-        windows = _windows(_ahead(strips, reader, job.ahead), grid, finisher, stop)
+        windows = _windows(job, wanted, reader, finisher, clock, stop)
         count = _infer(windows, job.engine, finisher, clock)
-    return Streamed(windows_run=count, rows=finisher.rows)
+    return Streamed(windows_run=count, row=finisher.row)
 
 
-def bytes_in_flight(grid: WindowGrid, *, bands: int, ahead: int, writing: int) -> int:
+def bytes_in_flight(grid: WindowGrid, *, bands: int, ahead: int) -> int:
     """Estimate the peak memory of `stream` in bytes: linear in the scene's width, whatever its height.
 
-    Sum of the arrays below: encoded strips (float32 and valid: the reader's last and next, those ahead, the one in
-    use), scratch space of reading, the sum of the blend, and finished rows (float32, then bytes with the overviews),
-    two strips of them; and `writing` strips that are being encoded.
+    Sum of: encoded pieces (float32 and valid: those of a row of windows, and those ahead), scratch space of reading,
+    sums of the blend, and finished rows (bytes, float32 where rows of windows overlap), of two rows of windows.
     """
     wide = grid.padded_width
-    stride = grid.window - grid.overlap
-    encoded = (4 * bands + 1) * grid.window * wide
-    read = 4 * 3 * bands * grid.window * wide
-    blended = 12 * grid.window * wide
-    finished = 2 * 12 * stride * wide + 12 * stride * wide + 3 * 4 * (stride + 128) * wide
-    finished += writing * 3 * 4 * stride * wide  # with what they are encoded to, twice
-    return (3 + ahead) * encoded + read + blended + finished
-
-
-def _warm_up(grid: WindowGrid, rows: range) -> int:
-    """Return the first row of windows that reaches into the first wanted strip."""
-    if not rows:
-        return rows.stop
-    top = grid.rows[rows.start]
-    return next((k for k in range(rows.start) if grid.rows[k] + grid.window > top), rows.start)
+    height = min(grid.window, grid.shape[0])
+    overlap = max([a + grid.window - b for a, b in zip(grid.rows, grid.rows[1:], strict=False)], default=0)
+    encoded = (4 * bands + 1) * (height + (2 + ahead) * PIECE) * wide
+    read = 4 * 3 * bands * PIECE * wide
+    blended = 12 * 4 * overlap * wide
+    finished = 2 * (3 + 1) * height * wide
+    return encoded + read + blended + finished
 
 
 def _infer(windows: Iterator[_Window], engine: Engine, finisher: _Finisher, clock: Clock) -> int:
     """Run batches on the engine's streams; pass the results on in the order of the windows."""
+    shape = (engine.signature.channels, engine.window, engine.window)
 
-    def run(batch: list[_Window]) -> list[NDArray[np.float32]]:
+    def run(batch: list[_Window]) -> list[Weighted]:
+        with clock.at("cut"):
+            sar = np.empty((len(batch), *shape), np.float32)
+            for window, out in zip(batch, sar, strict=True):
+                window.cut(out)
         with clock.at("infer"):
-            images = engine.run(np.stack([mirror_invalid(window.sar, window.valid) for window in batch]))
+            images = engine.run(sar)
         return [finisher.weight(window.row, window.col, image) for window, image in zip(batch, images, strict=True)]
 
     count = 0
-    pending: deque[tuple[list[_Window], Future[list[NDArray[np.float32]]]]] = deque()
+    pending: deque[tuple[list[_Window], Future[list[Weighted]]]] = deque()
 
     def collect() -> None:
         batch, future = pending.popleft()
         for window, weighted in zip(batch, future.result(), strict=True):
-            finisher.add(window.row, window.col, weighted)
+            finisher.add(window.row, weighted)
 
     with ThreadPoolExecutor(engine.streams, "stream") as streams:
         try:
@@ -211,68 +238,83 @@ def _infer(windows: Iterator[_Window], engine: Engine, finisher: _Finisher, cloc
     return count
 
 
-def _strips(job: Job, rows: range, clock: Clock) -> Iterator[_Strip]:
-    """Read and encode rows of windows; every row of pixels once."""
-    scene, grid, encodings, channels = job.scene, job.grid, job.encodings, job.engine.signature.channels
-    height, width = scene.shape
-    window, padded = grid.window, grid.padded_width
-    deep = min(window, height)
-    sar = np.empty((len(encodings), deep, width), np.float32)
-    valid: NDArray[np.bool_] = np.zeros((deep, width), dtype=np.bool_)
-    read = 0
-    for row in rows:
-        start = grid.rows[row]
-        kept = max(read - start, 0)  # rows that the last strip has read already
-        with clock.at("read"):
-            values, usable = scene.read_rows(start + kept, start + deep)
-        with clock.at("encode"):
-            fresh = encode_bands(encodings, values, usable)
-            sar = np.concatenate((sar[:, deep - kept :], fresh), axis=1)
-            valid = np.concatenate((valid[deep - kept :], usable))
-        del values, usable, fresh  # or they are held while the next strip is waited for
-        read = start + deep
-        yield _Strip(row, *to_input(sar, valid, shape=(window, padded), channels=channels))
-
-
 def _windows(
-    strips: Iterator[_Strip], grid: WindowGrid, finisher: _Finisher, stop: Callable[[], bool]
+    job: Job,
+    wanted: Sequence[int],
+    reader: ThreadPoolExecutor,
+    finisher: _Finisher,
+    clock: Clock,
+    stop: Callable[[], bool],
 ) -> Iterator[_Window]:
-    """Cut strips into windows; skip those without a valid pixel."""
-    for strip in strips:
-        if stop():
-            return
-        finisher.expect(strip.row, strip.valid)
-        columns = np.logical_or.reduce(strip.valid, axis=0)
-        for col, start in enumerate(grid.cols):
-            if columns[start : start + grid.window].any():
-                across = slice(start, start + grid.window)
-                yield _Window(strip.row, col, strip.sar[:, :, across], strip.valid[:, across])
-
-
-def _ahead(items: Iterator[_T], worker: ThreadPoolExecutor, depth: int) -> Iterator[_T]:
-    """Compute the next items in a worker while the current one is in use."""
-    futures = deque(worker.submit(next, items, None) for _ in range(depth))
+    """Read the scene ahead, and yield the windows of the wanted rows of windows that have a valid pixel."""
+    grid = job.grid
+    height = grid.shape[0]
+    if not wanted:
+        return
+    first = grid.rows[wanted[0]] // PIECE
+    last = -(-min(grid.rows[wanted[-1]] + grid.window, height) // PIECE)
+    numbers = iter(range(first, last))
+    coming = deque(reader.submit(_read, job, number, clock) for number in islice(numbers, job.ahead))
+    pieces: deque[_Piece] = deque()
     try:
-        while (item := futures.popleft().result()) is not None:
-            futures.append(worker.submit(next, items, None))
-            yield item
+        for row in wanted:
+            if stop():
+                return
+            top = grid.rows[row]
+            bottom = min(top + grid.window, height)
+            while pieces and pieces[0].start + len(pieces[0].valid) <= top:
+                pieces.popleft()
+            while not pieces or pieces[-1].start + len(pieces[-1].valid) < bottom:
+                pieces.append(coming.popleft().result())
+                coming.extend(reader.submit(_read, job, number, clock) for number in islice(numbers, 1))
+            finisher.expect(row, pieces)
+            columns = _valid_columns(pieces, top, bottom)
+            for col, left in enumerate(grid.cols):
+                if columns[left : left + grid.window].any():
+                    yield _Window(row, col, top, left, tuple(pieces))
     finally:
-        for future in futures:
+        for future in coming:
             future.cancel()
 
 
+def _read(job: Job, number: int, clock: Clock) -> _Piece:
+    """Read and encode a piece of the scene. Pieces do not depend on the windows: values are those of any run."""
+    start = number * PIECE
+    stop = min(start + PIECE, job.grid.shape[0])
+    with clock.at("read"):
+        values, valid = job.scene.read_rows(start, stop)
+    with clock.at("encode"):
+        return _Piece(start, encode_bands(job.encodings, values, valid), valid, bool(valid.all()))
+
+
+def _valid_columns(pieces: Iterable[_Piece], top: int, bottom: int) -> NDArray[np.bool_]:
+    """Return which columns have a valid pixel in some rows."""
+    found = [
+        np.ones(piece.valid.shape[1], np.bool_)
+        if piece.all_valid
+        else np.logical_or.reduce(piece.valid[piece.part(top, bottom)], axis=0)
+        for piece in pieces
+    ]
+    return np.logical_or.reduce(found)
+
+
 class _Finisher:
-    """Blends windows as they come, and writes each strip when no later window can change it."""
+    """Blends windows as they come, and writes rows when no later window can change them."""
 
     def __init__(
-        self, grid: WindowGrid, writer: Writer, rows: range, on_progress: Callable[[int], None] | None, clock: Clock
+        self,
+        grid: WindowGrid,
+        writer: Writer,
+        rows: tuple[int, int],
+        on_progress: Callable[[int], None] | None,
+        clock: Clock,
     ) -> None:
-        self.rows = 0
-        """Rows of windows whose strips are written."""
+        self.row = rows[0]
+        """Past-the-last row of pixels that is written."""
         self._grid = grid
-        self._blender = Blender(grid)
+        self._blender = Blender(grid, convert=decode, dtype=np.uint8)
         self._writer = writer
-        self._first = rows.start
+        self._rows = rows
         self._on_progress = on_progress
         self._clock = clock
         self._expected: deque[tuple[int, NDArray[np.bool_]]] = deque()
@@ -281,33 +323,32 @@ class _Finisher:
 
     def __enter__(self) -> None:
         if self._on_progress:
-            self._on_progress(
-                self._grid.rows[self._first] if self._first < len(self._grid.rows) else self._grid.shape[0]
-            )
+            self._on_progress(self.row)
 
     def __exit__(self, *_: object) -> None:
         self._worker.shutdown()
 
-    def expect(self, row: int, valid: NDArray[np.bool_]) -> None:
-        """Store which pixels of the next strip are valid."""
+    def expect(self, row: int, pieces: Iterable[_Piece]) -> None:
+        """Store which pixels of the next row of windows are valid."""
         start, stop = self._grid.strip(row)
-        strip = valid[: stop - start, : self._grid.shape[1]]
+        strip = np.concatenate([piece.valid[piece.part(start, stop)] for piece in pieces])
         # Hundreds of empty strips may lie between two windows: one False stands for each.
         self._expected.append((row, strip if strip.any() else np.broadcast_to(np.False_, strip.shape)))
+        self._blender.begin(row)
 
-    def weight(self, row: int, col: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Multiply a window by its weights: the part of blending that can run on the streams' threads."""
+    def weight(self, row: int, col: int, image: NDArray[np.float32]) -> Weighted:
+        """Decode and weight a window: the part of blending that can run on the streams' threads."""
         with self._clock.at("weight"):
             return self._blender.weight(row, col, image)
 
-    def add(self, row: int, col: int, weighted: NDArray[np.float32]) -> None:
-        """Add a window to the blend; strips above it are finished."""
+    def add(self, row: int, weighted: Weighted) -> None:
+        """Add a window to the blend; rows of windows above it are finished."""
         while self._expected[0][0] < row:
             self._finish_strip()
         if self._writing and self._writing.done():
             self._written()  # raise its error now, not one strip later
         with self._clock.at("blend"):
-            self._blender.add(col, weighted)
+            self._blender.add(weighted)
 
     def finish(self) -> None:
         """Write the remaining strips, and wait for them."""
@@ -318,19 +359,22 @@ class _Finisher:
     def _finish_strip(self) -> None:
         row, valid = self._expected.popleft()
         with self._clock.at("blend"):
-            image = self._blender.finish(row)
+            finished = self._blender.finish(row)
         self._written()
-        if row >= self._first:
-            self._writing = self._worker.submit(self._write, row, image, valid)
+        start, stop = self._grid.strip(row)
+        if stop > self._rows[0] and start < self._rows[1]:
+            self._writing = self._worker.submit(self._write, start, finished, valid)
 
     def _written(self) -> None:
         if self._writing:
             self._writing.result()
             self._writing = None
 
-    def _write(self, row: int, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+    def _write(self, start: int, finished: Finished, valid: NDArray[np.bool_]) -> None:
         with self._clock.at("write"):
-            self._writer.write(decode(image), valid)
-        self.rows += 1
+            wanted = slice(max(self._rows[0] - start, 0), self._rows[1] - start)
+            rgb, usable = finished.image()[:, wanted], valid[wanted]
+            self._writer.write(rgb, usable)
+        self.row += len(usable)
         if self._on_progress:
-            self._on_progress(self._grid.strip(row)[1])
+            self._on_progress(self.row)

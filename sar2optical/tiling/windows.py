@@ -45,7 +45,7 @@ class WindowGrid:
 
 
 def window_grid(shape: tuple[int, int], window: int, overlap: int) -> WindowGrid:
-    """Cover a scene with windows from its upper left corner; the last ones are snapped to the far edges.
+    """Cover a scene with as few windows as the overlap allows, evenly spaced from edge to edge.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def window_grid(shape: tuple[int, int], window: int, overlap: int) -> WindowGrid
     window
         Side of a window in pixels.
     overlap
-        Pixels that neighbours share, 0 to window - 1. Snapped windows share more.
+        Least number of pixels that neighbours share, 0 to window - 1.
 
     Returns
     -------
@@ -75,4 +75,5 @@ def window_grid(shape: tuple[int, int], window: int, overlap: int) -> WindowGrid
 
 def _starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
     last = max(length - window, 0)
-    return (*range(0, last, window - overlap), last)
+    steps = -(-last // (window - overlap))  # rounded up
+    return tuple(k * last // max(steps, 1) for k in range(steps + 1))

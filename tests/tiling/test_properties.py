@@ -60,10 +60,11 @@ def test_windows_of_one_image_blend_to_that_image(grid, seed):
     image = np.random.default_rng(seed).uniform(-1, 1, (3, height, width)).astype(np.float32)
     blender, finished = Blender(grid), []
     for row, top in enumerate(grid.rows):
+        blender.begin(row)
         for col, left in enumerate(grid.cols):
             window = np.ascontiguousarray(image[:, top : top + grid.window, left : left + grid.window])
-            blender.add(col, blender.weight(row, col, window))
-        finished.append(blender.finish(row))
+            blender.add(blender.weight(row, col, window))
+        finished.append(blender.finish(row).image())
     np.testing.assert_allclose(
         np.concatenate(finished, axis=1), image[:, : grid.shape[0], : grid.shape[1]], atol=1e-5
     )

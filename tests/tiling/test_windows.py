@@ -33,8 +33,8 @@ def covered(grid):
 
 def test_windows_of_a_known_scene_lie_where_they_must():
     grid = window_grid((20, 33), 10, 4)
-    assert grid.rows == (0, 6, 10)
-    assert grid.cols == (0, 6, 12, 18, 23)
+    assert grid.rows == (0, 5, 10)
+    assert grid.cols == (0, 5, 11, 17, 23)
     assert len(grid) == 15
     assert grid.padded_width == 33
 
@@ -64,12 +64,17 @@ def test_windows_reach_over_the_far_edge_only_where_the_scene_is_smaller(shape, 
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
-def test_neighbours_share_the_overlap_and_only_the_snapped_one_more(shape, window, overlap):
+def test_neighbours_are_evenly_spaced_and_share_at_least_the_overlap(shape, window, overlap):
     grid = window_grid(shape, window, overlap)
     for starts in (grid.rows, grid.cols):
         strides = np.diff(starts)
-        assert (strides[:-1] == window - overlap).all()
-        assert all(0 < stride <= window - overlap for stride in strides[-1:])
+        assert (strides <= window - overlap).all()
+        assert np.ptp(strides) <= 1 if strides.size else True
+
+
+def test_there_are_no_more_windows_than_the_overlap_needs():
+    assert len(window_grid((8 + 4 * 3, 8), 8, 4).rows) == 4
+    assert len(window_grid((8 + 4 * 3 + 1, 8), 8, 4).rows) == 5
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), LAYOUTS)
@@ -90,7 +95,7 @@ def test_no_later_window_touches_a_finished_strip(shape, window, overlap):
 
 def test_strips_of_a_known_scene():
     grid = window_grid((20, 33), 10, 4)
-    assert [grid.strip(k) for k in range(3)] == [(0, 6), (6, 10), (10, 20)]
+    assert [grid.strip(k) for k in range(3)] == [(0, 5), (5, 10), (10, 20)]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 9), (9, 3), (10, 10)])
