@@ -102,7 +102,7 @@ def check(a: Record, b: Record, within: float, *, losses_only: bool = False) -> 
     print_context(a, b)
     found = differences(a, b)
     if not found:
-        raise unusable("Cannot compare the records: except for the base row, no row was measured in both")
+        raise unusable("Cannot compare the records: no row except the base row was measured in both")
     cells = [
         [row.name, "-", "-", f"not compared: {row.reason}"]
         if row.reason
@@ -117,7 +117,7 @@ def check(a: Record, b: Record, within: float, *, losses_only: bool = False) -> 
     worst = max(compared, key=lambda row: change[row.name])
     beyond = change[worst.name] > within
     what, limit = "loss" if losses_only else "difference", "more than" if beyond else "within"
-    click.echo(f"largest {what}: {worst.relative:+.1%}, of {worst.name}: {limit} {within:.0%}")
+    click.echo(f"largest {what}: {worst.relative:+.1%} ({worst.name}), {limit} {within:.0%}")
     if beyond:
         raise SystemExit(1)
 
@@ -159,7 +159,7 @@ def guard(against: Path | None, update: bool, within: float, rounds: int, thread
     measured = {row.name for row in now.rows if row.samples}
     gone = [row.name for row in committed.rows if row.samples and row.name not in measured]
     if gone:
-        raise click.ClickException(f"no longer runs: {', '.join(gone)}")
+        raise click.ClickException(f"{path}: these of its rows no longer run: {', '.join(gone)}")
     check(committed, now, within, losses_only=True)
 
 

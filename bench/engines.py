@@ -148,7 +148,9 @@ def measured(folder: Path, options: Options) -> Record:
     every = candidates(files, device, options.batches, compiled=options.compiled)
     chosen = [one for one in every if not options.only or one.name.startswith(options.only)]
     if not chosen:
-        raise OptionError(f"no engine has such a name: choose from {', '.join(one.name for one in every)}")
+        raise OptionError(
+            f"no engine's name starts with {options.only!r}: choose from {', '.join(one.name for one in every)}"
+        )
     # On a GPU PyTorch's convolutions run in TF32 by default, and so does the reference baseline.
     precision = "fp32" if device == "cpu" else "tf32"
     found = [Candidate(backend="pytorch", precision=precision, file=files["seed"], kind="seed"), *chosen]

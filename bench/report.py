@@ -24,8 +24,8 @@ BENCHES = ("engines", "scene", "peers", "training", "seams", "guard")
 
 _SUMMARY = (
     "Windows of 256 x 256 per second, and megapixels per second of whole scenes, by machine. Each ratio is to the "
-    "reference baseline (PyTorch, eager, one window after another) in the same run; one that varies is given as "
-    "median (lowest to highest of the rounds). A size in brackets is the largest scene that the baseline also "
+    "reference baseline (PyTorch, eager, one window after another) in the same run; a ratio that varies is given "
+    "as median (lowest to highest of the rounds). A size in brackets is the largest scene that the baseline also "
     "translated; the ratio is for that scene."
 )
 

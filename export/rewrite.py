@@ -199,12 +199,12 @@ def _check_opens(model: onnx.ModelProto, precision: Precision, path: Path) -> No
         open_engine(path, backend=backend, options=EngineOptions(device="cpu")).close()
     except ModelError as error:
         raise ExportUnsupported(
-            f"{backend} cannot run this graph in {precision}: give the checkpoint, whose batch norm is folded, or "
-            "another --precision"
+            f"{backend} cannot run this graph in {precision}: give the checkpoint (export folds its batch "
+            "norm), or another --precision"
         ) from error
     except DeviceUnavailable as error:
         reason = str(error).removeprefix(f"{path}: ").split(":")[0]
-        raise ParityFailed(f"{reason}: no file was written, give another --precision") from error
+        raise ParityFailed(f"{reason}; no file was written: give another --precision") from error
     if precision in QUANTIZED and find_spec("openvino"):
         try:
             open_engine(path, backend="openvino", options=EngineOptions(device="cpu")).close()
@@ -216,7 +216,7 @@ def _rewritten(generator: Source, options: ExportOptions, chips: Chips, folder: 
     precision = options.precision or "fp32"
     if options.subpixel == "on" and not can_be_rewritten(generator.model):
         raise ExportUnsupported(
-            "--subpixel on has no effect: this generator has no transposed convolution: remove the option"
+            "--subpixel on has no effect, because this generator has no transposed convolution: remove the option"
         )
     packed = options.subpixel == "on" or (options.subpixel == "auto" and precision in ("bf16", "fp8"))
     if precision in QUANTIZED:
@@ -279,8 +279,8 @@ def _refuse_narrow(sar: NDArray[np.float32], path: Path) -> None:
     low, high = np.percentile(sar, (1, 99))
     if high < _DARK or sar.std() < _DULL:
         raise ExportUnsupported(
-            f"{path}: too dark or too uniform to calibrate on (98 % of the values are {low:.2f} to {high:.2f} on "
-            "[-1, 1]): give chips in the unit and stretch of the model"
+            f"{path}: too dark or too uniform to calibrate on (98 % of the stretched values are between {low:.2f} "
+            f"and {high:.2f}, the full range is -1 to 1): give chips in the unit and stretch of the model"
         )
 
 

@@ -156,8 +156,8 @@ def _refuse_crosstalk(run: Run, signature: ModelSignature) -> None:
         ) from error
     if not np.abs(together - alone).max() < _SAME:
         raise ParityFailed(
-            "the source's image of a window depends on the rest of the batch, as with batch norm in training mode: "
-            "export it in eval mode"
+            "the source's image of one window depends on the other windows of the batch, as with batch norm in "
+            "training mode: export it in eval mode"
         )
 
 

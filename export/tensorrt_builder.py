@@ -150,7 +150,7 @@ def _check_network(network: Any, signature: ModelSignature, path: Path) -> None:
     shape = tuple(given[0].shape)
     if shape != (-1, signature.channels, signature.window, signature.window):
         raise ExportUnsupported(
-            f"{path}: input shape is {shape} (-1 is dynamic): export it with a dynamic batch only"
+            f"{path}: input shape is {shape} (-1 is dynamic): export it with only the batch dimension dynamic"
         )
 
 

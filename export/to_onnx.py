@@ -96,7 +96,7 @@ def to_onnx(
     dropped = [node.name for node in model.graph.node if node.op_type in ("Dropout", "BatchNormalization")]
     if dropped:
         raise ExportUnsupported(
-            f"the graph has {', '.join(dropped)} that cannot be folded: this layout of a generator is not supported"
+            f"the graph has {', '.join(dropped)}, which cannot be folded: this generator is not supported"
         )
     _strip_traces(model)
     helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
@@ -156,7 +156,7 @@ def _quietly_export(folded: Generator, example: torch.Tensor, opset: int) -> tor
             raise KeyboardInterrupt from error
         cause = " ".join(str(error).split())[:120]
         raise ExportUnsupported(
-            f"PyTorch cannot trace this generator ({cause}): give another generator or --opset"
+            f"PyTorch cannot trace this generator ({cause}): give another generator, or another --opset"
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):

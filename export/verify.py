@@ -166,13 +166,18 @@ def expect(reference: Run, chips: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(images).all():
         raise ParityFailed("the source returns NaN or infinity, so its weights are damaged: give another checkpoint")
     if np.abs(images).max() > _WITHIN:
-        raise ParityFailed(f"the source's images reach {np.abs(images).max():.1f}, outside [-1, 1]: end it in a tanh")
+        raise ParityFailed(
+            f"the source's output reaches {np.abs(images).max():.1f}, outside [-1, 1]: add a tanh after the "
+            "last layer"
+        )
     if images.std(axis=(2, 3)).max() < _FLAT:
         raise ParityFailed("the source returns one colour for every input: train it, or give another checkpoint")
     if len(images) > 1 and images.std(axis=0).max() < _FLAT:
-        raise ParityFailed("the source returns one image for every input: train it, or give another checkpoint")
+        raise ParityFailed("the source returns the same image for every input: train it, or give another checkpoint")
     if np.abs(reference(chips[:1])[0] - images[0]).max() > _REPEATS:
-        raise ParityFailed("the source returns two images for one chip, as with dropout: export it in eval mode")
+        raise ParityFailed(
+            "the source returns different images for the same chip, as with dropout: export it in eval mode"
+        )
     return images
 
 

@@ -197,13 +197,13 @@ class ModelSignature:
 
     def __post_init__(self) -> None:
         if not self.bands or len(self.stretch) != len(self.bands):
-            raise ValueError(f"{len(self.bands)} bands with {len(self.stretch)} stretches: give one per band")
+            raise ValueError(f"{len(self.bands)} bands with {len(self.stretch)} stretches: give one stretch per band")
         if self.channels != len(self.bands) and len(self.bands) != 1:
-            raise ValueError(f"{self.channels} channels for bands {self.bands}: give one per band")
+            raise ValueError(f"{self.channels} channels for bands {self.bands}: give one channel per band")
         if any(not all(alternatives(band)) for band in self.bands):
             raise ValueError(f"bands {self.bands}: a polarisation has no name: give names such as VV|VH")
         if self.unit not in UNITS:
-            raise ValueError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}")
+            raise ValueError(f"unit is {self.unit!r}: give one of {', '.join(UNITS)}")
         if self.window < 1 or self.channels < 1:
             raise ValueError(f"window {self.window}, channels {self.channels}: both must be positive")
         larger = (self.window, *self.windows)

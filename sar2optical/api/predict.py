@@ -119,7 +119,7 @@ def _check_count(count: int, engine: Engine) -> None:
     wanted = engine.signature.bands
     if count != len(wanted):
         raise BandNotFound(
-            f"sar has {count} bands, the model takes {len(wanted)} ({', '.join(wanted)}): give these bands alone"
+            f"sar has {count} bands, the model takes {len(wanted)} ({', '.join(wanted)}): give only these bands"
         )
 
 

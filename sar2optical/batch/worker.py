@@ -188,6 +188,6 @@ def _refuse_other_mosaic(out: Path, now: Mapping[str, str], options: TranslateOp
     tags = {} if options.overwrite else tags_of(out)
     if RUN_TAG in tags:
         raise OutputExists(
-            f"{out}: exists and is of another run ({'; '.join(differences(tags, now))}): give --overwrite to replace "
-            "it, or choose another folder"
+            f"{out}: exists and was made by another run ({'; '.join(differences(tags, now))}): give --overwrite to "
+            "replace it, or choose another folder"
         )

@@ -150,7 +150,7 @@ def refuse_bands_of_pictures(bands: tuple[str, ...], *, aligned: bool) -> None:
     chosen = [band for band in bands if parse_band(band)[0].isdecimal()]
     if aligned and chosen:
         raise OptionError(
-            f"--band {chosen[0]} has no effect on --aligned pictures: give the polarisation instead, or nothing"
+            f"--band {chosen[0]} has no effect on --aligned pictures: give a polarisation (VH), or remove --band"
         )
 
 

@@ -225,7 +225,7 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
     if file.ignored:
         ignored = ", ".join(file.ignored)
         click.echo(
-            f"{settings}: {ignored}: not used by sar2opt-train; paths are the arguments DATA and OUT", err=True
+            f"{settings}: sar2opt-train does not use {ignored}; give paths as the arguments DATA and OUT", err=True
         )
     config = TrainConfig(**file.config | given)
     run = RunOptions(**file.options | _given(choices, RunOptions))

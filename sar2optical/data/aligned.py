@@ -70,8 +70,8 @@ def sar_side(paths: Sequence[Path]) -> Side:
     if unreadable:
         raise unreadable[0]
     raise DataError(
-        f"{paths[0]}: cannot find the SAR half, because no image has exactly one grey half: give images of a grey "
-        "SAR half beside an optical half in colour, or remove --aligned"
+        f"{paths[0]}: cannot find the SAR half, because no image has exactly one grey half: give images with a "
+        "grey SAR half and an optical half in colour, or remove --aligned"
     )
 
 
@@ -100,7 +100,7 @@ def read_aligned(path: Path, side: Side) -> tuple[NDArray[np.uint8], NDArray[np.
     sar, optical = (left, right) if side == "left" else (right, left)
     if _spread(sar) > _GREY:
         raise DataError(
-            f"{path}: its {side} half is in colour, but that half of other images is grey SAR: remove this image"
+            f"{path}: its {side} half is in colour, but in other images that half is grey SAR: remove this image"
         )
     return np.rint(sar.mean(axis=0, keepdims=True)).astype(np.uint8), optical
 

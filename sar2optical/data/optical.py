@@ -151,8 +151,8 @@ def _refuse_reflectance_as_alpha(chip: Any, path: Path) -> None:
     full = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1
     if np.mean((alpha == 0) | (alpha == full)) < _OPAQUE:
         raise DataError(
-            f"{path}: the fourth band is marked as alpha but does not have its values, so red, green and blue are "
-            "unknown: give their numbers with --rgb, such as --rgb 3 2 1"
+            f"{path}: the fourth band is marked as alpha, but its values are not those of an alpha band, so "
+            "red, green and blue are unknown: give their numbers with --rgb, such as --rgb 3 2 1"
         )
 
 

@@ -92,7 +92,7 @@ class Reading:
         if self.min_side < 1:
             raise OptionError(f"min_side (--window) is {self.min_side}: give 1 or more pixels")
         if self.rgb is not None and (min(self.rgb) < 1 or len(set(self.rgb)) < len(self.rgb)):
-            raise OptionError(f"--rgb is {self.rgb}: give three different bands, from 1")
+            raise OptionError(f"--rgb is {self.rgb}: give three different band numbers, 1 or higher")
         for band in self.bands:
             parse_band(band)
 
@@ -216,7 +216,9 @@ def _half_folders(root: Path) -> dict[tuple[Path, str], dict[str, Path]]:
             above = above.with_name(_OF_HALF.sub("", above.name))
         other = found.setdefault((above, match[2] or ""), {}).setdefault(match[1], half)
         if other != half:
-            raise DataError(f"{half}: holds the same half and scene as {other}: keep one of the two folders")
+            raise DataError(
+                f"{half}: holds the same half (s1 or s2) of the same scene as {other}: keep one of the two folders"
+            )
     return found
 
 
@@ -228,7 +230,9 @@ def _chips_in(folder: Path) -> dict[str, Path]:
             continue
         key = path.stem.replace("_s1_", "_s2_")
         if key in chips:
-            raise DataError(f"{path}: {chips[key].name} in the same folder has the same name: remove one of the two")
+            raise DataError(
+                f"{path}: {chips[key].name} in the same folder names the same chip: remove one of the two"
+            )
         chips[key] = path
     return chips
 

@@ -147,7 +147,7 @@ def _polarisation(chip: Path, index: int) -> str:
         name = _DUAL[index - 1]
         _log.info(
             "band %d is taken as %s: two bands without names are assumed to be %s, Sentinel-1's order; give "
-            "--band %d=NAME if it is another", index, name, ", ".join(_DUAL), index,
+            "--band %d=NAME if that is wrong", index, name, ", ".join(_DUAL), index,
         )  # fmt: skip
         return name
     raise DataError(f"{chip}: unknown polarisation of band {index}: give --band {index}=VV or --band {index}=VH")

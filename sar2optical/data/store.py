@@ -140,7 +140,7 @@ class ChipStore(Sequence[Chips]):
             return [self[k] for k in range(*index.indices(len(self)))]
         k = index + len(self) if index < 0 else index
         if not 0 <= k < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
+            raise IndexError(f"pair {index} does not exist: there are {len(self)} pairs")
         if k in self._kept:
             return self._kept[k]
         return read_pair(self.pairs[k], self.reading)
@@ -187,7 +187,9 @@ def _report_skipped(skipped: Sequence[tuple[Pair, str]], total: int, *, allowed:
         more = f"{len(skipped)} of {total} pairs cannot be used" if len(skipped) > 1 else f"1 of {total} pairs"
         raise DataError(f"{skipped[0][1]} ({more}; give --skip-unreadable to skip such pairs)")
     if len(skipped) == total:
-        raise DataError(f"{skipped[0][1]} (none of {total} pairs can be used)" if skipped else "no pairs: give some")
+        raise DataError(
+            f"{skipped[0][1]} (none of {total} pairs can be used)" if skipped else "no pairs: give at least one"
+        )
     for _, reason in skipped:
         logger.warning("pair skipped: %s", reason)
 

@@ -304,7 +304,7 @@ def open_features(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             reason = " ".join(str(error).split())[:100]
             raise ModelUnreadable(
-                f"{path}: does not run on uint8 {images.shape} ({reason}): export it with such an input"
+                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, 3, H, W)"
             ) from error
 
     return run

@@ -220,7 +220,9 @@ def load_record(path: Path) -> PlanRecord:
             "keep the two files together, or build the plan with sar2opt-export"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SignatureError(f"{beside}: its record is not readable ({error}): build the plan again") from error
+        raise SignatureError(
+            f"{beside}: the plan's record is not readable ({error}): build the plan again"
+        ) from error
     record = PlanRecord.from_json(text, source=str(beside))
     size, digest = path.stat().st_size, None
     if size == record.size:

@@ -76,7 +76,7 @@ def polarisations_of(dataset: Any) -> dict[int, str | None]:
             texts = [dataset.descriptions[index - 1] or "", *_tag_texts(dataset.tags(index))]
             named[index] = _single_polarisation(texts)
     if not named:
-        raise SceneUnreadable(f"{dataset.name}: has no band but alpha: give the SAR raster")
+        raise SceneUnreadable(f"{dataset.name}: has no band except alpha: give the SAR raster")
     first = next(iter(named))
     if named[first] is None and is_lone(dataset, named):
         file = _tag_texts(dataset.tags())

@@ -266,7 +266,7 @@ def choose_stretch(
     if signature.unit == "byte":
         if stretch is None:
             raise UnitsMismatch(
-                f"values are {source}, the model expects bytes that are already scaled: give --stretch LOW HIGH "
+                f"values are {source}, the model expects values already scaled to 8 bits: give --stretch LOW HIGH "
                 "(percentiles as p1 p99), or a byte scene"
             )
         return source, (stretch,) * bands
@@ -314,7 +314,8 @@ def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float
     low, high = (_value(bound, sample) for bound in (stretch.low, stretch.high))
     if low > high:  # only where one bound is a percentile and the other a value
         raise UnitsMismatch(
-            f"stretch {stretch} is {low:.4g} to {high:.4g} on this scene, low above high: give --stretch p1 p99"
+            f"stretch {stretch} gives {low:.4g} to {high:.4g} on this scene, but low must be below high: "
+            "give --stretch p1 p99"
         )
     return low, max(high, low + max(abs(low) * 1e-6, 1e-12))
 

@@ -169,7 +169,7 @@ def upload(local: Path, remote: str) -> None:
     """
     target = vsi_path(remote)
     if not is_remote(remote) or target.startswith("/vsicurl"):
-        raise OptionError(f"{remote}: accepts no uploads: give s3://bucket/key, or another store's")
+        raise OptionError(f"{remote}: accepts no uploads: give s3://bucket/key, or a key of another store")
     try:
         with rasterio.Env(**gdal_environment(remote)):
             copyfiles(str(local), target)

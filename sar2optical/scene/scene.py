@@ -165,14 +165,20 @@ class Scene:
 
     def _log_fill(self) -> None:
         if self._bands.sentinels_seen:
-            _log.info("%s: %g or less, not declared as nodata: masked", self.path, SENTINEL)
+            _log.info(
+                "%s: values of %g or less are masked, but not declared as nodata in the file",
+                self.path,
+                SENTINEL,
+            )
         if self._fill and self._fill.rows:
             _log.info(
-                "%s: fill values at the ends of %d rows, not declared as nodata: masked", self.path, self._fill.rows
+                "%s: fill values at the ends of %d rows are masked, but not declared as nodata in the file",
+                self.path,
+                self._fill.rows,
             )
         if self._fill and self._fill.values:
             _log.info(
-                "%s: %s inside, not declared as nodata: masked",
+                "%s: values %s inside the scene are masked, but not declared as nodata in the file",
                 self.path, ", ".join(f"{value:g}" for value in self._fill.values),
             )  # fmt: skip
         if self._zeros_inside > _MANY_ZEROS and not self._zero_is_nodata:

@@ -100,10 +100,10 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
     # As a word of its own: hexadecimal ids in ESA's names contain "db" too.
     (r"(^|[^a-z0-9])(db|decibels?)($|[^a-z0-9])", "db", "its name or tag is dB"),
     # ESA's normalised radar backscatter: ...-vv-g-log.vrt over ...-vv-g-lin.tif.
-    (r"-[vh]{2}-[gs]-log(_|$|\.)", "db", "logarithmic by its NRB file name"),
-    (r"-[vh]{2}-[gs]-lin(_|$|\.)", "power", "linear by its NRB file name"),
+    (r"-[vh]{2}-[gs]-log(_|$|\.)", "db", "its NRB file name means dB"),
+    (r"-[vh]{2}-[gs]-lin(_|$|\.)", "power", "its NRB file name means linear power"),
     (r"rtc-s1|opera_l2_rtc", "power", "OPERA RTC-S1 is linear gamma0"),
-    (r"\.rtc\.|[_-]rtc\.(tiff?|vrt)$", "power", "RTC in its name, linear gamma0"),
+    (r"\.rtc\.|[_-]rtc\.(tiff?|vrt)$", "power", "its name contains RTC, which means linear gamma0"),
     (r"s1_grd_float", "power", "Earth Engine's S1_GRD_FLOAT is linear"),
     (
         r"(^|[^a-z])(gamma0|sigma0)[-_](ellipsoid|terrain|rtc)($|[^a-z])",
@@ -114,12 +114,12 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
     (
         r"(^|[^a-z])(sigma0|gamma0|beta0|sigma_0|gamma_0)_[vh]{2}($|[^a-z])",
         "power",
-        "linear by its SNAP band name",
+        "its SNAP band name means linear power",
     ),
     # SNAP appends each step to the product's name: ..._Orb_NR_Cal_TC; in dB it ends in _dB, matched above.
-    (r"^s1[a-d]_.*_cal(_|$|\.)", "power", "calibrated by its SNAP file name"),
-    (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "intensity by its SNAP band name"),
-    (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "uncalibrated amplitude by its SNAP band name"),
+    (r"^s1[a-d]_.*_cal(_|$|\.)", "power", "its SNAP file name means calibrated power"),
+    (r"(^|[^a-z])intensity_[vh]{2}($|[^a-z])", "power", "its SNAP band name means intensity"),
+    (r"(^|[^a-z])amplitude_[vh]{2}($|[^a-z])", "dn", "its SNAP band name means uncalibrated amplitude"),
     # TIFFTAG_IMAGEDESCRIPTION of a measurement file: "Sentinel-1A IW GRD HR L1", and "SM" or "S3" for IW.
     (r"^sentinel-1[a-d]? \w+ grd", "dn", "tagged GRD by ESA's processor"),
     (r"(^|[^a-z0-9])(linear|power)($|[^a-z0-9])", "power", "its name or tag is linear power"),

@@ -106,8 +106,8 @@ def load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         odd = next((k for k in own if k not in state or state[k].shape != own[k].shape), next(iter(state), "nothing"))
         found, wanted = (tuple(s[odd].shape) if odd in s else "absent" for s in (state, own))
         raise CheckpointMismatch(
-            f"{path}: does not fit this network ({odd} is {found}, expected {wanted}): give the options of the "
-            "network in the file, or another file"
+            f"{path}: does not fit this network ({odd} is {found}, expected {wanted}): give the options of that "
+            "file's network, or another file"
         ) from error
 
 

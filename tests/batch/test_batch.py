@@ -186,7 +186,7 @@ def test_a_renewed_signature_does_not_make_another_run(batch, tmp_path, make_ras
     # Any other query may select another file.
     server.put("/vh.tif", make_raster(speckle((60, 90), seed=1), **UTM).read_bytes())
     assert batch(f"{server.url}/vh.tif?id=two", out).returncode == 1
-    assert "of another run" in summary(out)["scenes"][0]["error"]
+    assert "was made by another run" in summary(out)["scenes"][0]["error"]
 
 
 def test_mosaics_of_other_options_are_failures(batch, tmp_path, make_raster):
@@ -236,7 +236,7 @@ def test_pictures_are_compared_with_their_run_too(batch, tmp_path, make_raster):
         assert batch(scene, out, *name).returncode == 0
         assert states(out) == ["there"]
         assert batch(scene, out, *name, "--overlap", "32").returncode == 1
-        assert "of another run" in summary(out)["scenes"][0]["error"]
+        assert "was made by another run" in summary(out)["scenes"][0]["error"]
     assert {path.name for path in out.iterdir()} == {"a.png", "a.jpg", "summary.json", ".lock"}
 
 

@@ -175,12 +175,15 @@ def test_the_guard_fails_if_a_ratio_has_fallen(monkeypatch, tmp_path):
         return ended.exit_code, ended.output.splitlines()[-1]
 
     committed = guarded(fast=20.0, slow=5.0)
-    assert run(guarded(fast=17.5, slow=50.0), committed) == (0, "largest loss: -12.5%, of fast: within 15%")
-    assert run(guarded(fast=16.5, slow=5.0), committed) == (1, "largest loss: -17.5%, of fast: more than 15%")
-    assert run(guarded(other=1.0), committed) == (1, "Error: no longer runs: fast, slow")
+    assert run(guarded(fast=17.5, slow=50.0), committed) == (0, "largest loss: -12.5% (fast), within 15%")
+    assert run(guarded(fast=16.5, slow=5.0), committed) == (1, "largest loss: -17.5% (fast), more than 15%")
+    assert run(guarded(other=1.0), committed) == (
+        1,
+        f"Error: {tmp_path / 'committed.json'}: these of its rows no longer run: fast, slow",
+    )
     code, line = run(guarded(), guarded())
     assert code == 1
-    assert "no row was measured in both" in line
+    assert "no row except the base row was measured in both" in line
 
 
 def test_the_guard_names_the_remedy_without_a_committed_record(tmp_path):

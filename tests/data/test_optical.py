@@ -99,7 +99,7 @@ def test_other_numbers_of_bands_without_names_are_refused_until_rgb_is_given(mak
 
 @pytest.mark.parametrize("rgb", [(0, 1, 2), (3, 3, 1)])
 def test_invalid_bands_are_refused(rgb):
-    with pytest.raises(OptionError, match="give three different bands"):
+    with pytest.raises(OptionError, match="give three different band numbers"):
         Reading(rgb=rgb)
 
 
@@ -115,7 +115,9 @@ def test_alpha_is_no_colour(make_raster):
 def test_near_infrared_marked_as_alpha_is_refused(make_raster):
     """GDAL marks the fourth of four bands of bytes as alpha; it would swap red and blue here."""
     path = make_raster(np.random.default_rng(0).integers(1, 250, (4, 64, 64)).astype(np.uint8))
-    with pytest.raises(DataError, match="the fourth band is marked as alpha but does not have its values"):
+    with pytest.raises(
+        DataError, match="the fourth band is marked as alpha, but its values are not those of an alpha band"
+    ):
         optical.read_stored(path)
     assert optical.read_stored(path, (3, 2, 1)).shape == (3, 64, 64)
 

@@ -76,7 +76,7 @@ def test_partners_may_have_another_file_format(make_raster):
 def test_two_chips_of_one_name_are_refused(make_raster):
     root = write_pair(make_raster, "twice", "a.tif", "a.png")
     make_raster(speckle((300, 300)), "twice/s1/a.png")
-    with pytest.raises(DataError, match=r"a\.tif: a\.png in the same folder has the same name"):
+    with pytest.raises(DataError, match=r"a\.tif: a\.png in the same folder names the same chip"):
         find_pairs(root)
 
 

@@ -66,9 +66,9 @@ def test_a_store_is_a_sequence(pairs):
     store = ChipStore.open(pairs, READING)
     np.testing.assert_array_equal(store[-1].sar, store[6].sar)
     assert [c.sar.tobytes() for c in store[1:6:2]] == [store[k].sar.tobytes() for k in (1, 3, 5)]
-    with pytest.raises(IndexError, match="pair 7 of 7"):
+    with pytest.raises(IndexError, match="pair 7 does not exist"):
         store[7]
-    with pytest.raises(IndexError, match="pair -8 of 7"):
+    with pytest.raises(IndexError, match="pair -8 does not exist"):
         store[-8]
 
 

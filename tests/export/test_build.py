@@ -224,10 +224,10 @@ def test_one_bad_chip_of_many_fails(exported, images):
     [
         (lambda sar: sar * np.float32("nan"), "returns NaN or infinity, so its weights are damaged"),
         (lambda sar: sar * 0 + np.float32(0.3), "returns one colour for every input"),
-        (lambda sar: sar * 0 + np.linspace(-1, 1, 256, dtype=np.float32), "returns one image for every input"),
+        (lambda sar: sar * 0 + np.linspace(-1, 1, 256, dtype=np.float32), "returns the same image for every input"),
         (
             lambda sar: sar * np.random.default_rng().integers(0, 2, sar.shape, dtype=np.int8).astype(np.float32),
-            "returns two images for one chip, as with dropout",
+            "returns different images for the same chip, as with dropout",
         ),
     ],
     ids=["NaN", "one colour", "one image", "dropout"],
@@ -297,7 +297,7 @@ def test_sub_pixel_form_is_written_on_request_and_refused_if_impossible(tmp_path
         constants={"two": np.array([1, 1, 2, 2], np.float32)},
     )
     with pytest.raises(
-        ExportUnsupported, match="subpixel on has no effect: this generator has no transposed convolution"
+        ExportUnsupported, match="subpixel on has no effect, because this generator has no transposed convolution"
     ):
         export(upsampling, tmp_path / "out.onnx", ExportOptions(subpixel="on"))
     assert not (tmp_path / "out.onnx").exists()

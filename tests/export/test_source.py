@@ -173,7 +173,7 @@ def test_dropout_in_training_mode_is_refused(tmp_path):
         between=[("Dropout", ["ratio", "training"], {})],
         constants={"ratio": np.float32(0.5), "training": np.array(True)},
     )
-    assert_refused(ParityFailed, "two images for one chip, as with dropout", source, tmp_path / "out.onnx")
+    assert_refused(ParityFailed, "different images for the same chip, as with dropout", source, tmp_path / "out.onnx")
 
 
 def test_dropout_in_eval_mode_is_exported(tmp_path):
@@ -252,7 +252,7 @@ def test_a_scene_in_another_unit_is_refused(tmp_path, make_raster):
     scene = make_raster(speckle((300, 300)).astype(np.uint16) * 100, "scene.tif")
     assert_refused(
         UnitsMismatch,
-        "the model expects bytes that are already scaled",
+        "the model expects values already scaled to 8 bits",
         source,
         tmp_path / "out.onnx",
         precision="int8",
@@ -322,7 +322,7 @@ def test_batch_norm_in_training_mode_is_refused(tmp_path):
     node.output.extend(["running mean", "running variance"])
     onnx.save(model, source)
     (tmp_path / "out").mkdir()
-    assert_refused(ParityFailed, "depends on the rest of the batch", source, tmp_path / "out" / "training.onnx")
+    assert_refused(ParityFailed, "depends on the other windows", source, tmp_path / "out" / "training.onnx")
 
 
 def test_a_fixed_batch_becomes_dynamic(tmp_path, small):

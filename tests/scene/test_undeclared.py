@@ -282,7 +282,7 @@ def test_a_first_band_of_alpha_is_skipped(make_raster, count):
     kinds = [ColorInterp.alpha, ColorInterp.gray][:count]
     path = make_raster(bands, "a_dB.tif", colorinterp=kinds)
     if count == 1:
-        with pytest.raises(SceneUnreadable, match="has no band but alpha"):
+        with pytest.raises(SceneUnreadable, match="has no band except alpha"):
             read(path)
     else:
         np.testing.assert_array_equal(read(path)[0], db())
@@ -433,12 +433,12 @@ def test_fill_is_logged(make_raster, caplog):
     values[:7, :40] = 0
     with caplog.at_level("INFO", "sar2optical"):
         read(make_raster(values, descriptions=["VH dB"]))
-    assert "fill values at the ends of 7 rows, not declared as nodata: masked" in caplog.text
+    assert "fill values at the ends of 7 rows are masked, but not declared as nodata in the file" in caplog.text
     caplog.clear()
     values[20, 50] = -9999
     with caplog.at_level("INFO", "sar2optical"):
         assert not read(make_raster(values, descriptions=["VH dB"]))[1][20, 50]
-    assert "-9999 or less, not declared as nodata: masked" in caplog.text
+    assert "values of -9999 or less are masked, but not declared as nodata in the file" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "sar2optical"):
         read(make_raster(db(), descriptions=["VH dB"]))

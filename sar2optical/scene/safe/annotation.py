@@ -126,7 +126,7 @@ def read_noise(files: ProductFiles, name: str, annotation: str, version: tuple[i
     if version < _NOISE_SINCE:
         raise OptionError(
             f"{files.path}: was processed by IPF {version[0]}.{version[1]:02}, whose noise tables have another scale "
-            "than the measurement (before 2.50): leave out --denoise, or give a newer processing"
+            "than the measurement: leave out --denoise, or give a product of IPF 2.50 or later"
         )
     if (files.xml(annotation).findtext(".//thermalNoiseCorrectionPerformed") or "").strip() == "true":
         raise OptionError(f"{files.path}: its thermal noise is removed already: leave out --denoise")
