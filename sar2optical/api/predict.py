@@ -34,6 +34,7 @@ def predict(
     *,
     unit: Unit | None = None,
     stretch: Stretch | tuple[Bound, Bound] | None = None,
+    window: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
 ) -> Any:
     """Translate an array of SAR values into RGB, window by window as `translate` does.
@@ -51,8 +52,10 @@ def predict(
         of a DataArray, or what dtype and values show.
     stretch
         Two bounds, as values or percentiles ("p1"), instead of the model's own.
+    window
+        Side of the windows, one that the model takes; None: up to 1024, by the file and the size of the array.
     overlap
-        Pixels that neighbouring windows share.
+        Least number of pixels that neighbouring windows share.
 
     Returns
     -------
@@ -73,7 +76,9 @@ def predict(
             scene: SceneSource = _of_scene(sar, engine, unit)
         else:
             scene = stack.enter_context(_of_array(sar, engine, unit))
-        grid = window_grid(scene.shape, engine.signature.window, overlap)
+        stack.callback(engine.use_window, engine.window)  # `engine.run` takes what it took before
+        engine.use_window(window or engine.auto_window(scene.shape))
+        grid = window_grid(scene.shape, engine.window, overlap)
         encodings = encodings_for(scene.unit, scene.read_samples(), engine.signature, stretch_of(stretch))
         warn_outside("sar", encodings, scene.read_samples())
         job = Job(

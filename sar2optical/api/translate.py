@@ -17,6 +17,7 @@ from sar2optical.api.keywords import (
     target_of,
 )
 from sar2optical.api.source import source_path, unit_of
+from sar2optical.mosaic.coding import BLOCKSIZE, COMPRESSIONS
 from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.estimate import estimate as estimate_run
 from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
@@ -44,8 +45,10 @@ def translate(
     geocode: str | Target | None = None,
     resolution: float | None = None,
     stretch: Stretch | tuple[Bound, Bound] | None = None,
+    window: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
-    compress: str = "deflate",
+    compress: str = COMPRESSIONS[0],
+    blocksize: int = BLOCKSIZE,
     preview: str | Path | None = None,
     overwrite: bool = False,
     restart: bool = False,
@@ -92,10 +95,14 @@ def translate(
         Side of a pixel of that grid, in the CRS's unit.
     stretch
         Two bounds, as values (0, 200) or percentiles ("p1", "p99"); by default the model's own.
+    window
+        Side of the windows, one that the model takes; None: up to 1024, by the file and the scene's size.
     overlap
-        Pixels that neighbouring windows share.
+        Least number of pixels that neighbouring windows share.
     compress
         Compression of a GeoTIFF: deflate, zstd, lzw, jpeg or none.
+    blocksize
+        Side of a GeoTIFF's blocks in pixels, a multiple of 16.
     preview
         Path of a small picture (.png) to write as well.
     overwrite
@@ -166,9 +173,9 @@ def estimate(scene: Any, out: str | Path, *, model: str | Path | None = None, **
 
 _DEFAULTS: dict[str, Any] = translate.__kwdefaults__ or {}
 _GROUPED = (
-    "bands", "unit", "nodata", "scale", "calibration", "denoise", "geocode", "resolution", "stretch", "overlap",
-    "compress", "preview", "overwrite", "restart", "backend", "device", "precision", "threads", "batch", "max_memory",
-    "seams",
+    "bands", "unit", "nodata", "scale", "calibration", "denoise", "geocode", "resolution", "stretch", "window",
+    "overlap", "compress", "blocksize", "preview", "overwrite", "restart", "backend", "device", "precision",
+    "threads", "batch", "max_memory", "seams",
 )  # fmt: skip
 
 
@@ -193,6 +200,6 @@ def _options(given: dict[str, Any]) -> TranslateOptions:
         stretch=stretch_of(given["stretch"]),
         engine=engine_options(given["device"], given["precision"], given["threads"], given["batch"]),
         preview=None if given["preview"] is None else Path(given["preview"]),
-        **{name: given[name] for name in ("overlap", "compress", "overwrite", "restart", "backend")},
-        **{name: given[name] for name in ("max_memory", "seams")},
+        **{name: given[name] for name in ("window", "overlap", "compress", "blocksize", "overwrite", "restart")},
+        **{name: given[name] for name in ("backend", "max_memory", "seams")},
     )

@@ -1,8 +1,8 @@
 """Schedule scenes on a Dask cluster: submit steps to the workers, collect results, submit what follows.
 
-A scene of many strips is shared among workers in tasks of `MIN_STRIPS` strips or more; a smaller one is translated by
-one worker. Workers write strips to the run folder of the mosaic, so all of them must see that folder. The tasks of a
-lost worker are executed again by another; strips on disk are kept, and checked before they are used.
+A scene of many strips is shared among workers in tasks of several strips; a smaller one is translated by one worker.
+Workers write strips to the run folder of the mosaic, so all of them must see that folder. The tasks of a lost worker
+are executed again by another; strips on disk are kept, and checked before they are used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sar2optical._utils.addresses import redacted
 from sar2optical.batch.work import Outcome, Work
-from sar2optical.batch.worker import AlreadyDone, Failed, Shared, attempt, begin, end, make_strips
+from sar2optical.batch.worker import AlreadyDone, Failed, Shared, attempt, begin, count_strips, end, make_strips
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import Sar2OpticalError
 from sar2optical.mosaic.output import cleanup
@@ -172,7 +172,7 @@ class _Schedule:
             self._close(k, Outcome(work=work, state="done", report=result))
         elif isinstance(result, Shared):
             self._shared[k] = _SharedScene(result.resolved, len(result.tasks))
-            self._strips[1] += sum(len(rows) for rows in result.tasks)
+            self._strips[1] += sum(count_strips(rows, self.options.blocksize) for rows in result.tasks)
             for rows in result.tasks:
                 self._submit(running, k, "strips", make_strips, self._later_options(k), result.resolved, rows)
             if not result.tasks:

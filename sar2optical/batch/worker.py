@@ -5,6 +5,7 @@ Every function here is pickled by name: it must be importable on the worker.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.strip_store import StripFiles
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import run_of, tags_of
+from sar2optical.mosaic.writer import coding_of
 from sar2optical.pipeline.job import ResolvedOptions
 from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.prepare import check_outputs, prepared
@@ -35,13 +37,15 @@ __all__ = [
     "Shared",
     "attempt",
     "begin",
-    "cut_rows",
+    "count_strips",
+    "cut",
     "end",
     "make_strips",
 ]
 
-MIN_STRIPS = 16
-"""Minimum number of strips in a task: the row of windows above the first is run again, 6 % of the work."""
+MIN_STRIPS = 6
+"""Minimum number of strips in a task: windows that reach into the first one from above are run again."""
+_MIN_WINDOWS = 6  # rows of windows in a task
 
 _WORTH_RETRYING = (SceneUnreadable, OutputUnwritable, InferenceFailed)
 """Errors that may not occur again, or not on another machine: of a network, a disk or a GPU."""
@@ -63,8 +67,8 @@ class Shared:
     """Result of beginning a large scene, whose strips several tasks make."""
 
     resolved: ResolvedOptions
-    tasks: tuple[range, ...]
-    """Rows of windows of each task; none if all strips are on disk."""
+    tasks: tuple[tuple[int, int], ...]
+    """First and past-the-last row of pixels of each task; none if all strips are on disk."""
 
 
 _engines: dict[Any, tuple[Engine, Path]] = {}
@@ -107,24 +111,34 @@ def begin(work: Work, model: Path | None, options: TranslateOptions, share: bool
             return AlreadyDone()
         _refuse_other_mosaic(work.out, job.tags, options)
         check_outputs(work.source, work.out, options)
-        if not share or len(job.grid.rows) < 2 * MIN_STRIPS:
+        block, height = options.blocksize, job.grid.shape[0]
+        least = max(MIN_STRIPS, math.ceil(_MIN_WINDOWS * job.grid.window / block))
+        if not share or height < 2 * least * block:
             return replace(execute(job, work.out, options), seconds=time.perf_counter() - began)
-        strips = StripFiles(work.out, job.grid.shape[1], job.manifest)
+        strips = StripFiles(work.out, job.grid.shape, job.manifest, coding=coding_of(work.out, options.coding))
         strips.begin(restart=options.restart)
-        wanted = [k for k in range(len(job.grid.rows)) if not strips.has(job.grid.strip(k))]
-        return Shared(job.resolved, tuple(cut_rows(wanted)))
+        missing = [row // block for row in strips.missing()]
+        tasks = ((a * block, min(b * block, height)) for a, b in cut(missing, least))
+        return Shared(job.resolved, tuple(tasks))
 
 
 def make_strips(
-    work: Work, model: Path | None, options: TranslateOptions, resolved: ResolvedOptions, rows: range
+    work: Work, model: Path | None, options: TranslateOptions, resolved: ResolvedOptions, rows: tuple[int, int]
 ) -> int:
-    """Make the strips of some rows of windows, and return how many."""
+    """Make the strips of some rows of pixels, and return how many."""
     with (
         prepared(work.source, work.out, model=model, options=options, resolved=resolved, opener=_kept_open) as job,
-        StripFiles(work.out, job.grid.shape[1], job.manifest, row=job.grid.rows[rows.start]) as strips,
+        StripFiles(
+            work.out, job.grid.shape, job.manifest, coding=coding_of(work.out, options.coding), row=rows[0]
+        ) as strips,
     ):
         stream(job, strips, rows=rows)
-    return len(rows)
+    return count_strips(rows, options.blocksize)
+
+
+def count_strips(rows: tuple[int, int], block: int) -> int:
+    """Return the number of strips in the rows of a task."""
+    return math.ceil((rows[1] - rows[0]) / block)
 
 
 def end(work: Work, model: Path | None, options: TranslateOptions, resolved: ResolvedOptions) -> Report | AlreadyDone:
@@ -137,26 +151,28 @@ def end(work: Work, model: Path | None, options: TranslateOptions, resolved: Res
         return replace(execute(job, work.out, options), seconds=time.perf_counter() - began)
 
 
-def cut_rows(wanted: Sequence[int]) -> Iterator[range]:
-    """Cut rows of windows into tasks of adjacent rows.
+def cut(wanted: Sequence[int], least: int) -> Iterator[tuple[int, int]]:
+    """Cut strips into tasks of adjacent strips.
 
     Parameters
     ----------
     wanted
-        Indices of the rows, ascending.
+        Indices of the strips, ascending.
+    least
+        Minimum number of strips in a task, where there are as many adjacent ones.
 
     Yields
     ------
-    range
-        Rows of one task: `MIN_STRIPS` or more if there are as many adjacent ones.
+    tuple of int
+        First and past-the-last strip of one task.
     """
     start = 0
     for k in range(1, len(wanted) + 1):
         if k == len(wanted) or wanted[k] != wanted[k - 1] + 1:
             first, count = wanted[start], k - start
-            pieces = max(1, count // MIN_STRIPS)
+            pieces = max(1, count // least)
             edges = [first + count * piece // pieces for piece in range(pieces + 1)]
-            yield from (range(a, b) for a, b in pairwise(edges))
+            yield from pairwise(edges)
             start = k
 
 

@@ -50,11 +50,17 @@ scene_options = options(
     ),
     click.option("--nodata", type=float, help="Stored value that is no measurement, beside what the file declares."),
     click.option(
+        "--window",
+        type=click.IntRange(1),
+        help="Side of the windows, one that the model takes (256, 512, 1024, 2048).  [default: up to 1024, by the "
+        "file and the scene's size]",
+    ),
+    click.option(
         "--overlap",
         type=click.IntRange(0),
         default=DEFAULT_OVERLAP,
         show_default=True,
-        help="Pixels that neighbouring windows share.",
+        help="Least number of pixels that neighbouring windows share.",
     ),
     click.option(
         "--batch-size",
@@ -70,6 +76,13 @@ scene_options = options(
         default="deflate",
         show_default=True,
         help="Compression of a GeoTIFF.",
+    ),
+    click.option(
+        "--blocksize",
+        type=click.IntRange(16),
+        default=512,
+        show_default=True,
+        help="Side of a GeoTIFF's blocks in pixels, a multiple of 16.",
     ),
     click.option(
         "--max-memory",

@@ -79,7 +79,7 @@ def main(
 def outlook(expected: Estimate) -> str:
     """Format an estimate as a table."""
     rows = [
-        ("windows", f"{expected.windows}"),
+        ("windows", f"{expected.windows} of {expected.window} x {expected.window}"),
         ("to run", f"{expected.windows_run} (with {expected.engine})"),
         ("skipped", f"{expected.windows_skipped} (no valid pixel, or finished before)"),
         ("finished before", f"{expected.rows_kept} rows"),

@@ -13,7 +13,15 @@ from affine import Affine
 from rasterio.io import MemoryFile
 
 from sar2optical.errors import OptionError
-from sar2optical.mosaic.tiff import BYTE_COUNTS, COMPRESSION, OFFSETS, TILE_WIDTH, Directory, numbers, read_directories
+from sar2optical.mosaic.tiff import (
+    BYTE_COUNTS,
+    COMPRESSION,
+    OFFSETS,
+    TILE_WIDTH,
+    Directory,
+    numbers,
+    read_directories,
+)
 
 __all__ = ["BLOCKSIZE", "COMPRESSIONS", "BlockCoding", "Blocks", "chunks_of", "compressed", "encode", "is_lossy"]
 

@@ -52,8 +52,32 @@ KNOWN_INCOMPATIBLE_EDITION=NO
 _NOTE = f"GDAL_STRUCTURAL_METADATA_SIZE={len(_STRUCTURE):06d} bytes\n{_STRUCTURE}\0".encode()
 
 _OF_PIXELS = frozenset(
-    [254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339]
-    + [347, 530, 532]
+    {
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        274,
+        277,
+        278,
+        279,
+        284,
+        317,
+        320,
+        322,
+        323,
+        324,
+        325,
+        338,
+        339,
+        347,
+    }
+    | {530, 532}
 )
 """Tags that describe how pixels are stored (TIFF 6.0); all others describe the image."""
 
@@ -147,8 +171,9 @@ def _described(folder: Path, description: Sequence[ET.Element]) -> Directory:
     """Return georeference and tags as GDAL writes them to a GeoTIFF."""
     root = ET.Element("VRTDataset", rasterXSize="1", rasterYSize="1")
     root.extend(description)
-    for number in ("1", "2", "3"):
-        ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=number)
+    for number, colour in enumerate(("Red", "Green", "Blue"), start=1):
+        band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
+        ET.SubElement(band, "ColorInterp").text = colour
     source = folder / "mosaic.vrt"
     source.write_bytes(to_bytes(root))
     with no_georeference_warning(), MemoryFile(ext=".tif") as memory:

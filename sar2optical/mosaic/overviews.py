@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Level", "halve", "half_name", "levels_of", "mask_out", "strip_name"]
+__all__ = ["Level", "half_name", "halve", "levels_of", "mask_out", "strip_name"]
 
 
 @dataclass(kw_only=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import rasterio.shutil
 
 from sar2optical.errors import OptionError
+from sar2optical.mosaic.coding import encode
 from sar2optical.mosaic.overviews import Level, halve
 from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
-from sar2optical.mosaic.coding import encode
 from sar2optical.mosaic.vrt import describe, to_bytes
 
 __all__ = ["check_picture_size", "encode_preview", "write_picture"]

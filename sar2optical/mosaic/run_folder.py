@@ -26,7 +26,8 @@ _LOCK = "lock"
 """Name of the file that is locked during a run, and marks run folders. The system unlocks it when a run is killed."""
 
 _RUN_FILES = re.compile(
-    r"\.?(((strip|half)-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)|manifest\.json)(\.\w+)*", re.ASCII
+    r"\.?(((strip|half)-\d{8}|overview-\d+(-\d{8})?|mosaic)\.(tif|tiff|png|jpg|jpeg|vrt)|manifest\.json)(\.\w+)*",
+    re.ASCII,
 )
 """Names of the other files in a run folder, with suffixes for temporary files (.tmp) and GDAL's sidecars."""
 

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,7 +27,7 @@ from sar2optical.mosaic.overviews import Level, half_name, halve, levels_of, mas
 from sar2optical.mosaic.run_folder import RunFolder, run_folder_of, shared_run_folder
 from sar2optical.mosaic.strips import Strip, StripDamaged, write_blocks, write_strip
 
-__all__ = ["StripFiles", "StripStore", "strips_at_once"]
+__all__ = ["StripFiles", "StripStore", "bytes_of_store"]
 
 _MOST_STRIPS_AT_ONCE = 6
 _FOR_HALVES = "zstd"
@@ -38,6 +37,15 @@ def strips_at_once(threads: int, width: int, coding: BlockCoding) -> int:
     """Return how many strips, of the mosaic and its overviews, are compressed and written at the same time."""
     parts = len(list(chunks_of(width, coding)))
     return max(2, min(2 * threads // parts, _MOST_STRIPS_AT_ONCE))
+
+
+def bytes_of_store(shape: tuple[int, int], coding: BlockCoding, *, threads: int) -> int:
+    """Estimate the peak memory of a `StripStore` in bytes: a strip of each level that fills, and those being written.
+
+    A strip that is being written is held as pixels, as compressed blocks and as a file.
+    """
+    rows = 4 * coding.blocksize * shape[1]
+    return 2 * rows + strips_at_once(threads, shape[1], coding) * 3 * rows
 
 
 def filled(
@@ -294,7 +302,8 @@ class StripStore:
         self.wait(self._most - 1)
         path = self.path / level.strip_name(level.strips[-1][0])
         parts = [
-            self._pool.submit(compressed, rgba[:, :, part], self.coding) for part in chunks_of(level.width, self.coding)
+            self._pool.submit(compressed, rgba[:, :, part], self.coding)
+            for part in chunks_of(level.width, self.coding)
         ]
         writing = self._disk.submit(self._write, path, parts, half)
         self._writing.append(writing)
@@ -377,7 +386,9 @@ class StripFiles:
         for row, strip in filled(self._level, rgb, valid):
             with output_errors(self._out):
                 half = halve(strip) if self._coding.lossy else None
-                parts = [compressed(strip[:, :, part], self._coding) for part in chunks_of(strip.shape[2], self._coding)]
+                parts = [
+                    compressed(strip[:, :, part], self._coding) for part in chunks_of(strip.shape[2], self._coding)
+                ]
                 write_with_half(self._path(row), parts, half, self._manifest.fingerprint, self._coding)
 
     def _is_intact(self, row: int, rows: int) -> bool:

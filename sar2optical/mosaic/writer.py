@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,16 +34,12 @@ from sar2optical.mosaic.vrt import georeference_elements, metadata_element
 from sar2optical.scene.bands import Georeference
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
 
-__all__ = ["MosaicOptions", "MosaicWriter"]
+__all__ = ["MosaicOptions", "MosaicWriter", "coding_of"]
 
 _GDAL = {
     "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # strips have no sidecars to search for
 }
-
-
-_OF_PICTURES = BlockCoding(compress="zstd")
-"""Strips of a picture are decoded once more: they have the fastest compression."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +54,11 @@ class MosaicOptions:
     """Threads that compress blocks."""
     restart: bool = False
     """Whether strips of an earlier run are removed."""
+
+
+def coding_of(out: Path, coding: BlockCoding) -> BlockCoding:
+    """Return the coding of an output's strips: that of its blocks; a fast one for a picture, which decodes them."""
+    return coding if driver_of(out) == "COG" else replace(coding, compress="zstd")
 
 
 class MosaicWriter:
@@ -114,7 +115,7 @@ class MosaicWriter:
             shape,
             manifest=manifest,
             restart=options.restart,
-            coding=options.coding if self._driver == "COG" else _OF_PICTURES,
+            coding=coding_of(out, options.coding),
             threads=options.threads,
         )
         self._description = [*georeference_elements(georeference), metadata_element(tags)]
@@ -236,7 +237,10 @@ class MosaicWriter:
         """
         check_output(path, overwrite=self._options.overwrite)
         if driver_of(path) != "PNG" or longest < 1:
-            raise OptionError(f"preview {path.name}, {longest} pixels: give a .png name, and at least 1 pixel")
+            raise OptionError(
+                f"preview {path.name} of at most {longest} pixels cannot be written: give a name that ends in .png, "
+                "and 1 pixel or more"
+            )
         self._strips.complete()
         with output_errors(path), rasterio.Env(**_GDAL):
             encoded = encode_preview(self._strips.path, self._strips.levels, longest=longest, comment=self._comment)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from sar2optical._utils.memory import resident_bytes
 from sar2optical.engines import Engine
 from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.coding import BlockCoding, compressed
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.overviews import mask_out
 from sar2optical.mosaic.run_folder import refuse_other_run, run_folder_of
-from sar2optical.mosaic.strip_store import StripFiles, strips_at_once
-from sar2optical.mosaic.strips import encoded_strip
+from sar2optical.mosaic.strip_store import StripFiles, bytes_of_store
+from sar2optical.mosaic.writer import coding_of
 from sar2optical.pipeline.job import Job, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import check_outputs, prepared
@@ -37,8 +38,8 @@ __all__ = ["Estimate", "Sample", "estimate", "measure", "refuse_full_disk"]
 _ROWS = 4
 """Rows of windows that the measured run takes windows from, evenly over the scene."""
 
-_PER_ROW = 8
-"""Windows of each of these rows."""
+_PIXELS = 8 * 256 * 256
+"""Pixels of windows in each of these rows, at least one window."""
 
 _SECONDS = 5.0
 """Seconds after which the measured run takes no further row of windows."""
@@ -49,11 +50,11 @@ _OTHER_STAGES = 1.1
 _OVERVIEWS = 4 / 3
 """Pixels of an image with all its overviews, over those of the image."""
 
-_MOSAIC = 1.0
-"""Size of a mosaic (DEFLATE) over that of its strips (ZSTD 1): 0.9 to 1.0 were measured."""
+_MOSAIC_RATE = 400e6
+"""Bytes per second of assembling a mosaic: strips are read, checked and written once more."""
 
-_MOSAIC_RATE = 12e6
-"""Pixels per second and thread of assembling a mosaic, measured on a 2.5 GHz core."""
+_MOST_BYTES = 3.2
+"""Most bytes of a pixel in a strip: three, and what blocks that cannot be compressed cost."""
 
 _CHUNK_ROWS = 512
 _LEAST_SHARE = 0.8
@@ -80,6 +81,8 @@ class Estimate:
     """Windows that would go through the engine."""
     rows_kept: int
     """Pixel rows that an interrupted run has finished."""
+    window: int
+    """Height and width of the windows."""
     memory: int
     """Peak memory in bytes, engine included."""
     strips: int
@@ -130,33 +133,34 @@ def _rows_kept(job: Job, out: Path, options: TranslateOptions) -> int:
     refuse_other_run(out, job.manifest)
     if Manifest.read(run_folder_of(out)) != job.manifest:
         return 0
-    return StripFiles(out, job.grid.shape[1], job.manifest).rows(job.grid.shape[0])
+    return StripFiles(out, job.grid.shape, job.manifest, coding=coding_of(out, options.coding)).rows()
 
 
 def _estimate(job: Job, out: Path, options: TranslateOptions, *, rows_kept: int) -> Estimate:
-    grid, threads = job.grid, engine_threads(options)
+    grid = job.grid
     rows, pixels = _count(job.scene, grid)
-    first = grid.rows.index(rows_kept) if rows_kept in grid.rows else len(grid.rows)
-    run = int(rows[first:].sum())
-    found = measure(job)
+    run = int(sum(rows[k] for k, top in enumerate(grid.rows) if top + grid.window > rows_kept))
+    found = measure(job, coding_of(out, options.coding))
     strips = round(found.bytes_per_pixel * pixels * _OVERVIEWS)
-    in_flight = bytes_in_flight(grid, bands=len(job.encodings), ahead=job.ahead, writing=strips_at_once(threads))
+    in_flight = bytes_in_flight(grid, bands=len(job.encodings), ahead=job.ahead)
+    stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
     return Estimate(
         windows=len(grid),
-        windows_run=run,
+        windows_run=run if rows_kept < grid.shape[0] else 0,
         rows_kept=rows_kept,
-        memory=resident_bytes() + job.cache + in_flight,
+        window=grid.window,
+        memory=resident_bytes() + job.cache + in_flight + stored,
         strips=strips,
-        mosaic=round(strips * _MOSAIC),
+        mosaic=strips,
         free=_free_beside(out),
         seconds=_OTHER_STAGES * run / found.windows_per_second if run else 0.0,
-        seconds_mosaic=math.prod(grid.shape) / (_MOSAIC_RATE * threads),
+        seconds_mosaic=strips / _MOSAIC_RATE,
         engine=str(job.engine),
     )
 
 
-def measure(job: Job) -> Sample:
-    """Run a few windows of a scene through the engine and into a strip."""
+def measure(job: Job, coding: BlockCoding) -> Sample:
+    """Run a few windows of a scene through the engine, and compress them as in a strip."""
     count, elapsed, size, valid = 0, 0.0, 0, 0
     infer = _runner(job.engine)
     for row in sorted({len(job.grid.rows) * (2 * k + 1) // (2 * _ROWS) for k in range(_ROWS)}):
@@ -167,25 +171,29 @@ def measure(job: Job) -> Sample:
         images = infer(sars)
         elapsed += time.perf_counter() - began
         count += len(sars)
-        usable = np.concatenate(masks, axis=1)
-        size += len(encoded_strip(mask_out(decode(np.concatenate(images, axis=2)), usable)))
-        valid += int(np.count_nonzero(usable))
+        for image, mask in zip(images, masks, strict=True):
+            rows = slice(0, coding.blocksize)
+            blocks = compressed(mask_out(decode(image[:, rows]), mask[rows]), coding).blocks
+            size += sum(len(data) for block in blocks for data in block)
+            valid += int(np.count_nonzero(mask[rows]))
         if elapsed > _SECONDS:
             break
     if not count:
         return Sample(windows_per_second=math.nan, bytes_per_pixel=0.0)
-    return Sample(windows_per_second=count / elapsed, bytes_per_pixel=size / valid)
+    return Sample(windows_per_second=count / elapsed, bytes_per_pixel=size / max(valid, 1))
 
 
-def refuse_full_disk(job: Job, found: Sample, out: Path, *, on_disk: int) -> None:
+def refuse_full_disk(job: Job, coding: BlockCoding, out: Path, *, on_disk: int) -> None:
     """Refuse a run whose strips and mosaic the disk cannot hold, before it starts.
+
+    Windows are measured only where the disk may be too small.
 
     Parameters
     ----------
     job
         Its scene's sampled values give the share of valid pixels.
-    found
-        Result of `measure`.
+    coding
+        Compression of the strips.
     out
         Path of the mosaic.
     on_disk
@@ -196,8 +204,11 @@ def refuse_full_disk(job: Job, found: Sample, out: Path, *, on_disk: int) -> Non
     OutputUnwritable
         If clearly less is free.
     """
-    strips = found.bytes_per_pixel * math.prod(job.grid.shape) * job.scene.estimate_valid_share() * _OVERVIEWS
-    _refuse_too_little(out, strips=strips, mosaic=strips * _MOSAIC, on_disk=on_disk)
+    pixels = math.prod(job.grid.shape) * _OVERVIEWS
+    if _free_beside(out) >= 2 * _MOST_BYTES * pixels:
+        return
+    strips = measure(job, coding).bytes_per_pixel * pixels * job.scene.estimate_valid_share()
+    _refuse_too_little(out, strips=strips, mosaic=strips, on_disk=on_disk)
 
 
 def _refuse_too_little(out: Path, *, strips: float, mosaic: float, on_disk: int = 0) -> None:
@@ -230,16 +241,15 @@ def _count(scene: SceneSource, grid: WindowGrid) -> tuple[NDArray[np.int64], int
 def _windows_of(job: Job, row: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
     """Return some windows of one row with valid pixels, as the engine takes them, and which pixels are valid."""
     grid, channels = job.grid, job.engine.signature.channels
-    start, window = grid.rows[row], grid.window
-    stop = min(start + window, grid.shape[0])
-    values, valid = job.scene.read_rows(start, stop)
+    window = grid.window
+    rows = grid.rows[row], min(grid.rows[row] + window, grid.shape[0])
+    wanted = max(1, _PIXELS // window**2)
     sars, masks = [], []
-    for col in grid.cols[:: max(1, len(grid.cols) // _PER_ROW)]:
-        across = slice(col, col + window)
-        mask = valid[:, across]
+    for col in grid.cols[len(grid.cols) // wanted // 2 :: max(1, len(grid.cols) // wanted)]:
+        values, mask = job.scene.read(rows, (col, min(col + window, grid.shape[1])))
         if not mask.any():
             continue
-        sar = encode_bands(job.encodings, values[:, :, across], mask)
+        sar = encode_bands(job.encodings, values, mask)
         sar, mask = to_input(sar, mask, shape=(window, window), channels=channels)
         sars.append(mirror_invalid(np.ascontiguousarray(sar), mask))
         masks.append(mask)

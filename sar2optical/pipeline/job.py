@@ -31,6 +31,8 @@ class ResolvedOptions:
     """Backend that runs the model."""
     precision: str
     """Precision of the arithmetic."""
+    window: int
+    """Height and width of the windows."""
     manifest: Manifest
     """Manifest of the run, the same for each process."""
 
@@ -38,7 +40,7 @@ class ResolvedOptions:
         """Replace `auto` in options by what it came to."""
         engine = replace(options.engine, precision=self.precision)  # type: ignore[arg-type]
         scene = replace(options.scene, unit=self.unit)
-        return replace(options, backend=self.backend, engine=engine, scene=scene)
+        return replace(options, backend=self.backend, engine=engine, scene=scene, window=self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Job:
     tags: Mapping[str, str]
     """Tags of the mosaic."""
     ahead: int
-    """Strips to read before they are needed."""
+    """Pieces of the scene to read before they are needed."""
     cache: int
     """Size of GDAL's block cache, in bytes."""
 
@@ -72,6 +74,7 @@ class Job:
             unit=self.scene.unit,
             backend=self.engine.backend,
             precision=self.engine.precision,
+            window=self.grid.window,
             manifest=self.manifest,
         )
 
@@ -84,7 +87,7 @@ class Job:
             tags=self.tags,
             manifest=self.manifest,
             options=MosaicOptions(
-                compress=options.compress,
+                coding=options.coding,
                 overwrite=options.overwrite,
                 threads=engine_threads(options),
                 restart=options.restart,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sar2optical.engines import EngineOptions
+from sar2optical.mosaic.coding import BLOCKSIZE, COMPRESSIONS, BlockCoding
 from sar2optical.scene.bands import SceneOptions
 from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.product import ProductOptions
@@ -37,10 +38,14 @@ class TranslateOptions:
     """Map grid to bring the scene to first; None: the mosaic keeps the scene's georeference."""
     stretch: Stretch | None = None
     """Stretch that replaces the model's own."""
+    window: int | None = None
+    """Height and width of the windows, one of those that the model takes; None: see `Engine.auto_window`."""
     overlap: int = DEFAULT_OVERLAP
-    """Pixels that neighbouring windows share."""
-    compress: str = "deflate"
-    """Compression of a GeoTIFF: deflate, zstd, lzw, jpeg or none."""
+    """Least number of pixels that neighbouring windows share."""
+    compress: str = COMPRESSIONS[0]
+    """Compression of a GeoTIFF, one of `COMPRESSIONS`."""
+    blocksize: int = BLOCKSIZE
+    """Side of a GeoTIFF's blocks in pixels, a multiple of 16."""
     overwrite: bool = False
     """Replace outputs that exist."""
     preview: Path | None = None
@@ -52,6 +57,11 @@ class TranslateOptions:
     without the engine."""
     seams: bool = False
     """Measure the seams, for the report."""
+
+    @property
+    def coding(self) -> BlockCoding:
+        """Size and compression of a GeoTIFF's blocks."""
+        return BlockCoding(compress=self.compress, blocksize=self.blocksize)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from sar2optical.errors import DeviceUnavailable, EngineError, ModelError, Optio
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output
 from sar2optical.mosaic.run_folder import run_folder_of
-from sar2optical.mosaic.strip_store import strips_at_once
+from sar2optical.mosaic.strip_store import bytes_of_store
 from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, tags_of_run, to_tag
@@ -40,7 +40,7 @@ Opener = Callable[[Mapping[str, Path], str, EngineOptions], AbstractContextManag
 
 _LEAST_CACHE = 16_000_000
 _MOST_CACHE = 512_000_000
-_MOST_AHEAD = 3
+_AHEAD, _MOST_AHEAD = 2, 4
 _MAY_BE_PRODUCTS = (".zip", ".safe")
 _OTHER_SIZE = 1.5  # ratio of pixel sizes from which textures differ from those of training
 
@@ -115,7 +115,8 @@ def prepared(
 def _job(
     scene: SceneSource, engine: Engine, file: Path, options: TranslateOptions, resolved: ResolvedOptions | None
 ) -> Job:
-    grid = window_grid(scene.shape, engine.signature.window, options.overlap)
+    engine.use_window(options.window or engine.auto_window(scene.shape))
+    grid = window_grid(scene.shape, engine.window, options.overlap)
     if resolved:
         encodings = resolved.encodings
     else:
@@ -124,7 +125,7 @@ def _job(
     if resolved:
         _refuse_other_fallback(engine, resolved)
     manifest = resolved.manifest if resolved else manifest_of(scene, engine, file, grid, encodings, options)
-    ahead, cache = _budget(options.max_memory, grid, scene, strips_at_once(engine_threads(options)))
+    ahead, cache = _budget(options, grid, scene)
     return Job(
         scene=scene,
         engine=engine,
@@ -142,8 +143,8 @@ def _refuse_other_fallback(engine: Engine, resolved: ResolvedOptions) -> None:
     """Refuse workers that would compute different pixels of one mosaic."""
     if resolved.manifest.entries.get("fallback", engine.precision) != engine.fallback:
         raise DeviceUnavailable(
-            f"{engine}: this worker runs the layers that the file keeps in fp32 in {engine.fallback}, other workers "
-            "do not: give --backend onnxruntime, or use workers with the same kind of CPU"
+            f"{engine}: this worker runs the file's fp32 layers in {engine.fallback}, other workers run them "
+            "in another precision: give --backend onnxruntime, or use workers with the same kind of CPU"
         )
 
 
@@ -182,8 +183,8 @@ def _as_before(
         return None  # the engine opened instead differs, and the error names the difference
 
 
-def _budget(limit: int | None, grid: WindowGrid, scene: SceneSource, writing: int) -> tuple[int, int]:
-    """Return how many strips to read ahead, and the size of GDAL's block cache in bytes.
+def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> tuple[int, int]:
+    """Return how many pieces to read ahead, and the size of GDAL's block cache in bytes.
 
     Raises
     ------
@@ -192,18 +193,20 @@ def _budget(limit: int | None, grid: WindowGrid, scene: SceneSource, writing: in
     """
     # Two rows of blocks: one in use and the next one, so that no block is decoded twice.
     wanted = min(max(GDAL_CACHE_BYTES, 2 * scene.row_of_blocks), _MOST_CACHE)
+    limit = options.max_memory
     if limit is None:
-        return 1, wanted
+        return _AHEAD, wanted
     held = resident_bytes()
+    stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
     for ahead in range(_MOST_AHEAD, 0, -1):
-        left = limit - held - bytes_in_flight(grid, bands=len(scene.polarisations), ahead=ahead, writing=writing)
+        left = limit - held - stored - bytes_in_flight(grid, bands=len(scene.polarisations), ahead=ahead)
         if left >= wanted or (ahead == 1 and left >= _LEAST_CACHE):
             return ahead, min(left, wanted)
     needed = limit - left + _LEAST_CACHE
     raise OptionError(
-        f"memory limit is {limit / 1e6:.0f} MB, but the engine holds {held / 1e6:.0f} MB and {scene.shape[1]} "
-        f"columns need {needed / 1e6:.0f} MB in all: give --max-memory {needed / 1e6:.0f}MB or more, or a narrower "
-        "scene"
+        f"memory limit is {limit / 1e6:.0f} MB, but the engine holds {held / 1e6:.0f} MB and a scene of "
+        f"{scene.shape[1]} columns needs {needed / 1e6:.0f} MB in total: give --max-memory {needed / 1e6:.0f}MB or "
+        f"more, a --window below {grid.window}, or a narrower scene"
     )
 
 

@@ -42,12 +42,23 @@ __all__ = [
     "to_tag",
 ]
 
-_NOT_PIXELS = {"threads", "batch", "overwrite", "preview", "restart", "max_memory", "seams"}
+_NOT_PIXELS = {"threads", "batch", "blocksize", "overwrite", "preview", "restart", "max_memory", "seams"}
 """Options that change no pixel of a mosaic."""
 
 _LOSSY = "jpeg"
 
-_NAMED_BY_TAGS = ("SOURCE", "MODEL", "MODEL_SHA256", "ENGINE", "VERSION", "BANDS", "UNITS", "STRETCH", "OVERLAP")
+_NAMED_BY_TAGS = (
+    "SOURCE",
+    "MODEL",
+    "MODEL_SHA256",
+    "ENGINE",
+    "VERSION",
+    "BANDS",
+    "UNITS",
+    "STRETCH",
+    "WINDOW",
+    "OVERLAP",
+)
 """Tags, without their prefix, that name a difference between two runs."""
 
 
@@ -109,6 +120,7 @@ def tags_of_run(
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
+        "SAR2OPTICAL_WINDOW": manifest.entries["window"],
         "SAR2OPTICAL_OVERLAP": str(options.overlap),
         **({"SAR2OPTICAL_GEOCODING": scene.note} if isinstance(scene, Geocoded) else {}),
     }

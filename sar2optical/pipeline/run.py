@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from sar2optical._utils.addresses import redacted
 from sar2optical._utils.memory import peak_bytes
 from sar2optical.errors import Interrupted, Sar2OpticalError
+from sar2optical.mosaic.coding import BlockCoding
 from sar2optical.mosaic.run_folder import run_folder_of
-from sar2optical.mosaic.writer import MosaicWriter
+from sar2optical.mosaic.writer import MosaicWriter, coding_of
 from sar2optical.pipeline import estimate
 from sar2optical.pipeline.job import Job
 from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
@@ -34,7 +35,7 @@ from sar2optical.tiling.windows import WindowGrid
 
 __all__ = ["execute", "translate"]
 
-_MEASURED_FROM = 1000  # windows: a longer run first measures what it will write to disk
+_MEASURED_FROM = 40e6  # pixels: a longer run first measures what it will write to disk
 
 _log = logging.getLogger(__name__)
 
@@ -103,18 +104,18 @@ def execute(
     report_rows = _row_progress(on_progress, grid)
     with job.writer(out, options) as writer, _noting_kept_rows(writer, out):
         kept = writer.resume(partial(report_rows, "check"))
-        first = _first_to_run(job, kept, out, writer)
+        _check_disk(job, kept, out, writer, coding_of(out, options.coding))
         seams = SeamTally() if options.seams else None
         started = time.perf_counter()
         streamed = stream(
             job,
             _WithSeams(writer, seams) if seams else writer,
-            rows=range(first, len(grid.rows)),
+            rows=(kept, grid.shape[0]),
             stop=stop,
             on_progress=partial(report_rows, "translate"),
             clock=clock,
         )
-        if first + streamed.rows < len(grid.rows):
+        if streamed.row < grid.shape[0]:
             raise Interrupted(f"{out}: stopped on request")
         finished = time.perf_counter()
         report_rows("mosaic", 0)
@@ -149,15 +150,13 @@ def _provenance_of(job: Job) -> dict[str, Any]:
     }
 
 
-def _first_to_run(job: Job, kept: int, out: Path, writer: MosaicWriter) -> int:
-    """Return the first row of windows to run; fail where the disk cannot hold a long run."""
+def _check_disk(job: Job, kept: int, out: Path, writer: MosaicWriter, coding: BlockCoding) -> None:
+    """Log where a run resumes; fail where the disk cannot hold a long run."""
     grid = job.grid
     if kept:
         _log.info("%s: resuming at row %d of %d, from %s", out.name, kept, grid.shape[0], run_folder_of(out).name)
-    first = grid.rows.index(kept) if kept < grid.shape[0] else len(grid.rows)
-    if len(grid) >= _MEASURED_FROM and first < len(grid.rows):
-        estimate.refuse_full_disk(job, estimate.measure(job), out, on_disk=writer.bytes_of_strips)
-    return first
+    if math.prod(grid.shape) >= _MEASURED_FROM and kept < grid.shape[0]:
+        estimate.refuse_full_disk(job, coding, out, on_disk=writer.bytes_of_strips)
 
 
 class _WithSeams:

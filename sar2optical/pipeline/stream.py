@@ -70,7 +70,7 @@ class Clock:
                 self.seconds[stage] += took
 
     def idle(self, elapsed: float, *, streams: int) -> dict[str, float]:
-        """Return the share of the time that each stage's threads waited; cutting, the engine and weights share `streams`."""
+        """Return the share of the time that each stage's threads waited; `streams` threads cut, infer and weight."""
         if elapsed <= 0:
             return dict.fromkeys(STAGES, 0.0)
         threads = dict.fromkeys(("cut", "infer", "weight"), streams)
@@ -295,7 +295,8 @@ def _valid_columns(pieces: Iterable[_Piece], top: int, bottom: int) -> NDArray[n
         else np.logical_or.reduce(piece.valid[piece.part(top, bottom)], axis=0)
         for piece in pieces
     ]
-    return np.logical_or.reduce(found)
+    columns: NDArray[np.bool_] = np.logical_or.reduce(found)
+    return columns
 
 
 class _Finisher:

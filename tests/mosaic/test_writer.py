@@ -24,7 +24,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
 from sar2optical.mosaic import strip_store
-from sar2optical.mosaic.cog import COMPRESSIONS
+from sar2optical.mosaic.coding import COMPRESSIONS, BlockCoding
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
