@@ -111,6 +111,8 @@ class Bands(Described, Protocol):
         """
         ...
 
+    block: tuple[int, int]
+    """Height and width of the blocks in which the first band is stored."""
     suspects: tuple[Suspects, ...]
     """By band: values that may be undeclared nodata, see `sar2optical.scene.nodata`."""
     sentinels_seen: bool

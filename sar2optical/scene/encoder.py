@@ -98,7 +98,9 @@ class Encoding:
             return "bytes as they are"
         return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
 
-    def encode(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def encode(
+        self, values: NDArray[np.float32], valid: NDArray[np.bool_], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Stretch a band to [-1, 1] and clip it; invalid pixels become 0, see `sar2optical.tiling.fill`.
 
         Parameters
@@ -107,20 +109,25 @@ class Encoding:
             float32 (H, W) in `source`.
         valid
             bool (H, W).
+        out
+            float32 (H, W), where the result is stored; a new array by default.
 
         Returns
         -------
         ndarray
             float32 (H, W) in [-1, 1], without NaN.
         """
+        out = np.empty(values.shape, np.float32) if out is None else out
         converted = convert(values, self.source, self.target)
         # -inf (power of 0, in dB) is clipped to -1; damaged values may overflow, and are clipped as well.
         with np.errstate(over="ignore"):
-            scaled = (converted - np.float32(self.low)) * np.float32(2 / (self.high - self.low))
-        scaled -= 1
-        np.clip(scaled, -1, 1, out=scaled)
-        scaled[~valid] = 0
-        return scaled
+            np.subtract(converted, np.float32(self.low), out=out)
+            out *= np.float32(2 / (self.high - self.low))
+        out -= 1
+        np.clip(out, -1, 1, out=out)
+        if not valid.all():
+            out[~valid] = 0
+        return out
 
 
 AS_IT_IS = Encoding("byte", "byte", 0, 255)
@@ -199,7 +206,10 @@ def encode_bands(
     ndarray
         float32 (bands, H, W) in [-1, 1]; 0 where invalid.
     """
-    return np.stack([encoding.encode(band, valid) for encoding, band in zip(encodings, values, strict=True)])
+    encoded = np.empty(values.shape, np.float32)
+    for encoding, band, out in zip(encodings, values, encoded, strict=True):
+        encoding.encode(band, valid, out)
+    return encoded
 
 
 def to_input(

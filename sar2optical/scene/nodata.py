@@ -7,13 +7,13 @@ all: in the others, even a single pixel at the end of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_RUN", "LOWEST", "SENTINEL", "Fill", "FillFinder", "Suspects", "long_runs"]
+__all__ = ["LEAST_RUN", "LOWEST", "SENTINEL", "Ends", "Fill", "FillFinder", "Suspects", "long_runs"]
 
 LEAST_RUN = 8
 """Shortest run of one fill value, in pixels: speckle never repeats a value that often."""
@@ -30,67 +30,88 @@ _RUNS = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Fill:
-    """Undeclared nodata of a scene."""
+class Ends:
+    """Values of one band that are fill at the ends of rows."""
 
-    width: int
-    """Width of the scene in pixels."""
-    left: NDArray[np.intp]
-    """int (rows,): fill pixels at the left end, including declared nodata; 0 where there is no fill."""
-    right: NDArray[np.intp]
-    """int (rows,): fill pixels at the right end, likewise."""
+    suspects: NDArray[np.float32]
+    """Values that may be fill, in addition to those at or below `LOWEST`."""
+    borders: tuple[np.float32, ...] = ()
+    """Values of which a single pixel at the end of a row is fill."""
+    known: NDArray[np.float32] | None = None
+    """Values that were found to be fill: of them, too, a single pixel at the end of a row is fill."""
+
+    def counts(self, band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Count the fill pixels, and those declared as nodata beside them, from the left end of each whole row."""
+        counts, undeclared, values = _end(band, valid, self.suspects)
+        single = np.isin(values, self.borders)
+        if self.known is not None:
+            single |= np.isin(values, self.known)
+        counts[(undeclared == 0) | ((counts < LEAST_RUN) & ~single)] = 0
+        return counts
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Undeclared nodata of a scene. What a row's own pixels show is decided there, so that no row has to be known."""
+
+    ends: tuple[Ends, ...] = ()
+    """By band: fill at the ends of rows."""
     runs: tuple[tuple[np.float32, ...], ...] = ()
     """By band: values that are fill in runs of at least `LEAST_RUN` along a row, at any position."""
     everywhere: tuple[tuple[np.float32, ...], ...] = ()
     """By band: values that are fill at any position."""
 
-    def __bool__(self) -> bool:
-        """Return whether there is any fill."""
-        return bool(self.rows or self.values)
-
-    @property
-    def has_runs(self) -> bool:
-        """Whether some value is fill only in runs."""
-        return any(self.runs)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that begin or end with fill."""
-        return int(np.count_nonzero(self.left + self.right))
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """All fill values inside the scene, of any band."""
-        return tuple(sorted({float(v) for band in (*self.runs, *self.everywhere) for v in band}))
-
-    def inside(
-        self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int, first_column: int
-    ) -> NDArray[np.bool_]:
-        """Return which pixels of a rectangle are valid and not fill.
+    def inside(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which pixels of whole rows are valid and not fill.
 
         Parameters
         ----------
         values, valid
-            float32 (bands, rows, columns) and bool (rows, columns). Runs are cut at the rectangle's border.
-        first_row, first_column
-            Position of the rectangle in the scene.
+            float32 (bands, rows, width) and bool (rows, width).
 
         Returns
         -------
         ndarray
-            bool (rows, columns); `valid` itself where there is no fill.
+            bool (rows, width); `valid` itself where there is no fill.
         """
         result = valid
-        rows = slice(first_row, first_row + valid.shape[0])
-        if self.left[rows].any() or self.right[rows].any():
-            columns = np.arange(first_column, first_column + valid.shape[1])
-            past = self.left[rows, None], self.width - self.right[rows, None]
-            result = result & (columns >= past[0]) & (columns < past[1])
+        columns = np.arange(valid.shape[1])
+        for band, ends in zip(values, self.ends, strict=False):
+            left = ends.counts(band, valid)
+            right = ends.counts(band[:, ::-1], valid[:, ::-1])
+            if left.any() or right.any():
+                result = result & (columns >= left[:, None]) & (columns < valid.shape[1] - right[:, None])
         for fills, found in ((self.everywhere, _anywhere), (self.runs, long_runs)):
             for band, some in zip(values, fills, strict=False):
-                for value in some:
-                    result = result & ~found(valid & (band == value))
+                result = _without(result, band, valid, some, found)
+        for band in values if self.ends else ():
+            result = _without(result, band, valid, tuple(_low_values(band, valid)), long_runs)
         return result
+
+    def touches(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
+        """Return whether fill at the ends of rows, or a run that is cut, may reach into a rectangle's columns."""
+        edges = (0, -1)
+        blank = [~valid[:, edge] for edge in edges]
+        for band, ends in zip(values, self.ends, strict=False):
+            blank += [np.isin(band[:, edge], ends.suspects) | (band[:, edge] <= LOWEST) for edge in edges]
+        return any(one.any() for one in blank)
+
+
+def _without(
+    result: NDArray[np.bool_],
+    band: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    fills: tuple[np.float32, ...],
+    found: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
+) -> NDArray[np.bool_]:
+    """Remove fill values of a band from the valid pixels; `found` selects among the pixels that have a value."""
+    if not fills:
+        return result
+    lowest, highest = band.min(), band.max()  # two passes rule out most values in most rows
+    for value in fills:
+        if lowest <= value <= highest:
+            result = result & ~found(valid & (band == value))
+    return result
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,7 @@ class Suspects:
 
 
 class FillFinder:
-    """Finder of fill values, in one pass over a scene from top to bottom.
+    """Finder of fill values, in one pass over a scene or over parts of it.
 
     Parameters
     ----------
@@ -127,24 +148,37 @@ class FillFinder:
         self._inside: list[set[np.float32]] = [set() for _ in suspects]
         self._borders = [some.zero for some in suspects if some.zero is not None and not some.may_be_db]
         bands = len(suspects)
+        self._looked = 0
         self._counts = np.zeros((2, bands, shape[0]), np.intp)
         self._undeclared = np.zeros((2, bands, shape[0]), np.intp)
         self._values = np.full((2, bands, shape[0]), _MEASURED, np.float32)
 
-    def look(self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int) -> None:
-        """Examine the next whole rows: float32 (bands, rows, columns) and bool (rows, columns)."""
+    def look(
+        self, values: NDArray[np.float32], valid: NDArray[np.bool_], first_row: int, *, left: bool, right: bool
+    ) -> None:
+        """Examine a part of the scene.
+
+        Parameters
+        ----------
+        values, valid
+            float32 (bands, rows, columns) and bool (rows, columns).
+        first_row
+            First row.
+        left, right
+            Whether its first, or its last, column is that of the scene.
+        """
         rows = slice(first_row, first_row + len(valid))
         for k, (band, suspects) in enumerate(zip(values, self._suspects, strict=True)):
-            for side, step in enumerate((1, -1)):
-                found = _end(band[:, ::step], valid[:, ::step], suspects)
-                self._counts[side, k, rows], self._undeclared[side, k, rows], self._values[side, k, rows] = found
+            for side, step, there in ((0, 1, left), (1, -1, right)):
+                if there:
+                    found = _end(band[:, ::step], valid[:, ::step], suspects)
+                    self._counts[side, k, rows], self._undeclared[side, k, rows], self._values[side, k, rows] = found
             lowest, highest = band.min(), band.max()  # two passes rule out most rows
-            low = np.unique(band[valid & (band <= LOWEST)]) if lowest <= LOWEST else np.zeros(0, np.float32)
-            few = low if len(low) <= _FEW else ()  # more of them are measurements in another scale
-            for value in (*self._sentinels[k], *few):
-                there = lowest <= value <= highest and value not in self._inside[k]
-                if there and long_runs(valid & (band == value)).any():
+            for value in (*self._sentinels[k], *_low_values(band, valid)):
+                seen = lowest <= value <= highest and value not in self._inside[k]
+                if seen and long_runs(valid & (band == value)).any():
                     self._inside[k].add(value)
+        self._looked += len(valid) if left else 0
 
     @property
     def undeclared(self) -> int:
@@ -164,26 +198,32 @@ class FillFinder:
         least = np.where(np.isin(values, self._borders), 1, LEAST_RUN)
         found = values[(self._counts[:, band] >= least) & (undeclared > 0)]
         ends, rows = np.unique(values[undeclared > 0], return_counts=True)
-        many = ends[rows >= max(LEAST_RUN, _MANY_ROWS * values.shape[1])]
+        many = ends[rows >= max(LEAST_RUN, _MANY_ROWS * self._looked)]
         return np.unique(np.concatenate((found, many)))
 
     def inside(self, band: int) -> tuple[np.float32, ...]:
         """Return the sentinels, and the values at or below `LOWEST`, that stand in runs anywhere."""
         return tuple(sorted(self._inside[band]))
 
-    def ends(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the number of fill pixels at the left and the right end of each row, the maximum over bands.
+    def ends(self, band: int) -> Ends:
+        """Return the fill of a band at the ends of rows."""
+        return Ends(self._suspects[band], tuple(self._borders), self.known(band))
 
-        Returns
-        -------
-        left, right
-            int (rows,) each.
-        """
-        counts = self._counts.copy()
+    @property
+    def rows(self) -> int:
+        """Number of rows that were seen to begin or end with fill."""
+        there = np.zeros(self._counts.shape[2], np.bool_)
         for k in range(len(self._suspects)):
-            counts[:, k][~np.isin(self._values[:, k], self.known(k))] = 0
-        left, right = counts.max(axis=1)
-        return left, right
+            there |= (np.isin(self._values[:, k], self.known(k)) & (self._counts[:, k] > 0)).any(axis=0)
+        return int(np.count_nonzero(there))
+
+
+def _low_values(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the values at or below `LOWEST`; none if there are many, which are measurements in another scale."""
+    if not band.size or band.min() > LOWEST:
+        return np.zeros(0, np.float32)
+    low = np.unique(band[valid & (band <= LOWEST)])
+    return low if len(low) <= _FEW else low[:0]
 
 
 def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -75,8 +75,10 @@ class RasterBands:
         self.shape: tuple[int, int] = dataset.shape
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
+        self.block: tuple[int, int] = dataset.block_shapes[indices[0] - 1]
         self._scales = [self._scale(index) for index in indices]
         self.suspects = tuple(self._suspects(k) for k in range(len(indices)))
+        self._limits = [self._limits_of(k) for k in range(len(indices))]
         self.sentinels_seen = False
         self._declares = any(dataset.mask_flag_enums[index - 1] != [MaskFlags.all_valid] for index in indices)
         self.row_of_blocks = sum(
@@ -126,11 +128,14 @@ class RasterBands:
                 valid &= self._usable(index, stored, window)
                 if not unscaled:
                     self._scaled(stored, k, values[k])
-                valid &= values[k] < _BEYOND  # False for NaN
-                low = values[k] <= self._floor(k)
-                if low.any() and (low & valid).any():
-                    self.sentinels_seen = True
-                    valid &= ~low
+                lowest, highest = self._limits[k]
+                if not highest < _BEYOND:
+                    valid &= values[k] < _BEYOND  # False for NaN
+                if lowest <= self._floor(k):
+                    low = values[k] <= self._floor(k)
+                    if low.any() and (low & valid).any():
+                        self.sentinels_seen = True
+                        valid &= ~low
         except DAMAGE as error:
             why = (
                 failure(self._dataset.name)
@@ -138,8 +143,9 @@ class RasterBands:
                 else f"{gdal_cause(error)}: the file is truncated or damaged, fetch it again"
             )
             raise SceneUnreadable(f"{self.path}: rows {rows[0]} to {rows[1]} cannot be read: {why}") from error
-        for band in values:
-            band[~valid] = 0  # keeps NaN and nodata out of all arithmetic
+        if not valid.all():
+            for band in values:
+                band[~valid] = 0  # keeps NaN and nodata out of all arithmetic
         return values, valid
 
     def _usable(self, index: int, stored: NDArray[np.generic], window: RasterWindow) -> NDArray[np.bool_]:
@@ -159,6 +165,9 @@ class RasterBands:
         """Scale the k-th band's stored values to their unit, into `out`; beyond float32 they become infinite."""
         scale, offset = self._scales[k]
         with np.errstate(over="ignore", invalid="ignore"):
+            if (scale, offset) == (1.0, 0.0):
+                np.copyto(out, stored, casting="unsafe")
+                return
             np.multiply(stored, scale, out=out, casting="unsafe")
             out += np.float32(offset)
 
@@ -172,6 +181,16 @@ class RasterBands:
         self._scaled(np.array([0, *stored], dtype), k, values)
         sentinels = tuple(dict.fromkeys(v for v in values[1:] if v != values[0]))
         return Suspects(values[0], sentinels, may_be_db=not (plain and dtype.kind == "u"))
+
+    def _limits_of(self, k: int) -> tuple[np.float32, np.float32]:
+        """Return the smallest and the largest value that the k-th band can hold; NaN for floats."""
+        dtype = np.dtype(self._dataset.dtypes[self._indices[k] - 1])
+        if dtype.kind not in "iu":
+            return np.float32(-np.inf), np.float32(np.nan)
+        info = np.iinfo(dtype)
+        ends = np.empty(2, np.float32)
+        self._scaled(np.array([info.min, info.max], dtype), k, ends)
+        return ends.min(), ends.max()
 
     def _floor(self, k: int) -> np.float32:
         """Return the largest value of the k-th band that is certainly nodata, whatever its unit and scale."""

@@ -16,9 +16,10 @@ from sar2optical._utils.addresses import redacted
 from sar2optical.errors import OptionWithoutEffect
 from sar2optical.scene.bands import Bands, Described, SceneOptions
 from sar2optical.scene.containers import rasters_of
-from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
+from sar2optical.scene.nodata import LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
 from sar2optical.scene.raster import open_raster
 from sar2optical.scene.safe import ProductOptions, is_product, open_product, unnested
+from sar2optical.scene.sampling import Part, covered, parts_of
 from sar2optical.signature import Unit
 
 __all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "log_contents", "open_scene", "refuse_calibration"]
@@ -35,8 +36,7 @@ _log = logging.getLogger(__name__)
 
 _MANY_ZEROS = 0.02
 """Share of the valid pixels that are in areas of 0: a larger one is logged."""
-NO_FILL = Fill(0, np.zeros(0, np.intp), np.zeros(0, np.intp))
-_CHUNK_ROWS = 512  # rows that are sampled at a time: one row of blocks in most tiled files
+NO_FILL = Fill()
 
 
 class SceneSource(Described, Protocol):
@@ -84,17 +84,20 @@ class Scene:
         self.georeference = bands.georeference
         self.row_of_blocks = bands.row_of_blocks
         self._sampled: tuple[NDArray[np.float32], ...] | None = None
-        self._valid = 0
+        self._valid_share = 0.0
         self._zeros_inside = 0.0
         self._fill: Fill | None = None if any(some.all for some in bands.suspects) else NO_FILL
+        self._filled_rows = 0
+        self._fill_seen: tuple[float, ...] = ()
         self.unit, self.unit_reason = self._unit(unit)
         self._zero_is_nodata = bands.zero_is_nodata(self.unit)
         self._log_fill()
 
     def read_samples(self) -> tuple[NDArray[np.float32], ...]:
-        """Sample the valid values of each band on a regular grid over the whole scene.
+        """Sample the valid values of each band on a regular grid.
 
-        The first call reads the whole scene; later ones return the same samples.
+        The first call reads the scene, or the parts of it that stand for a large one (`sampling.parts_of`); later
+        calls return the same samples.
 
         Returns
         -------
@@ -112,7 +115,7 @@ class Scene:
     def estimate_valid_share(self) -> float:
         """Estimate the share of the pixels that are valid, 0 to 1; reads the scene as `read_samples` does."""
         self._raw_samples()
-        return self._valid / math.prod(self.shape)
+        return self._valid_share
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle.
@@ -134,20 +137,31 @@ class Scene:
         SceneUnreadable
             If the file ends early or a block cannot be decoded.
         """
-        if cols != (0, self.shape[1]) and (self._fill_known().has_runs or self._zero_is_nodata):
-            # Runs are recognised by their length: read beyond the rectangle those that it cuts.
-            wider = max(0, cols[0] - LEAST_RUN), min(self.shape[1], cols[1] + LEAST_RUN)
-            values, valid = self._read(rows, wider)
-            inner = slice(cols[0] - wider[0], cols[1] - wider[0])
-            return values[..., inner], valid[:, inner]
-        return self._read(rows, cols)
-
-    def _read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        whole = (0, self.shape[1])
         values, valid = self._bands.read(rows, cols)
-        inside = self._fill_known().inside(values, valid, rows[0], cols[0])
+        if cols != whole and self._masks(values, valid):
+            # Ends of rows and runs are recognised in whole rows.
+            values, valid = self._bands.read(rows, whole)
+            values, valid = self._masked(values, valid)
+            inner = slice(*cols)
+            return values[..., inner], valid[:, inner]
+        return self._masked(values, valid)
+
+    def _masks(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
+        """Return whether the mask of a rectangle may depend on pixels beside it."""
+        zeros = self._zero_is_nodata and any((band[:, edge] == 0).any() for band in values for edge in (0, -1))
+        return zeros or self._fill_known().touches(values, valid)
+
+    def _masked(
+        self, values: NDArray[np.float32], valid: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        inside = self._fill_known().inside(values, valid)
         if self._zero_is_nodata:
             # Single zeros stay valid: noise removal leaves power of 0, and shadows DN of 0.
-            inside = inside & ~np.logical_or.reduce([long_runs(band == 0) for band in values])
+            for band in values:
+                zero = band == 0
+                if zero.any():
+                    inside = inside & ~long_runs(zero)
         if inside is not valid:  # saves a pass over the values of most scenes
             values *= inside
         return values, inside
@@ -170,16 +184,15 @@ class Scene:
                 self.path,
                 SENTINEL,
             )
-        if self._fill and self._fill.rows:
+        if self._filled_rows:
             _log.info(
-                "%s: fill values at the ends of %d rows are masked, but not declared as nodata in the file",
-                self.path,
-                self._fill.rows,
-            )
-        if self._fill and self._fill.values:
+                "%s: fill values at the ends of at least %d rows are masked, but not declared as nodata in the file",
+                self.path, self._filled_rows
+            )  # fmt: skip
+        if self._fill_seen:
             _log.info(
                 "%s: values %s inside the scene are masked, but not declared as nodata in the file",
-                self.path, ", ".join(f"{value:g}" for value in self._fill.values),
+                self.path, ", ".join(f"{value:g}" for value in self._fill_seen),
             )  # fmt: skip
         if self._zeros_inside > _MANY_ZEROS and not self._zero_is_nodata:
             _log.warning(
@@ -189,72 +202,84 @@ class Scene:
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
         """Sample the valid values of each band on a regular grid; on a finer one where few pixels are valid."""
-        height, width = self.shape
-        step = _grid_step(height * width)
+        parts = parts_of(self.shape, self._bands.block)
         finder = None if self._fill is not None else FillFinder(self.shape, self._bands.suspects)
-        samples, valid, runs = self._on_grid(step, finder)
+        samples, valid, runs = self._on_grid(parts, finder)
+        if samples[0].size < SAMPLE_LEAST and covered(parts) < math.prod(self.shape):
+            parts = parts_of(self.shape, self._bands.block, whole=True)
+            finder = finder and FillFinder(self.shape, self._bands.suspects)
+            samples, valid, runs = self._on_grid(parts, finder)
         if finder:
-            self._fill = self._found(finder, samples, runs)
+            self._fill, self._fill_seen = self._found(finder, samples, runs)
+            self._filled_rows = finder.rows
             samples = _without(
-                samples, [finder.known(k).tolist() + list(self._fill.values) for k in range(len(samples))]
+                samples, [finder.known(k).tolist() + list(self._fill_seen) for k in range(len(samples))]
             )
-            masked = min(valid, max(finder.undeclared, *(runs if self._fill.has_runs else (0,))))
+            zeros = [n for n, some in zip(runs, self._bands.suspects, strict=True) if some.zero in self._fill_seen]
+            masked = min(valid, max(finder.undeclared, *zeros, 0))
             self._zeros_inside = max(0, max(runs) - masked) / max(valid, 1)
             valid -= masked
         if samples[0].size < min(valid, SAMPLE_LEAST):
-            samples, _, _ = self._on_grid(_grid_step(valid))
-        self._valid = valid
+            samples, _, _ = self._on_grid(parts, step=_grid_step(valid))
+        self._valid_share = valid / covered(parts)
         return samples
 
-    def _found(self, finder: FillFinder, samples: tuple[NDArray[np.float32], ...], runs: list[int]) -> Fill:
-        """Choose the undeclared nodata among the values that the finder saw, by the sample of the whole scene.
+    def _found(
+        self, finder: FillFinder, samples: tuple[NDArray[np.float32], ...], runs: list[int]
+    ) -> tuple[Fill, tuple[float, ...]]:
+        """Choose the undeclared nodata, by what the finder saw and the sample; and list what was seen inside.
 
         In dB no run of pixels has exactly one value, so runs of a suspect value are nodata anywhere. Noise removal
         leaves power of 0 as well: inside an image it stays valid, see `_zero_is_nodata`.
         """
-        left, right = finder.ends()
-        inside, everywhere = [], []
+        inside, everywhere, seen = [], [], set()
         for k, (suspects, sample) in enumerate(zip(self._bands.suspects, samples, strict=True)):
-            known = finder.known(k)
-            zero = (suspects.zero,) if suspects.zero is not None and runs[k] and _in_db(sample, suspects) else ()
-            runs_of = finder.inside(k)
-            inside.append((*zero, *(v for v in suspects.sentinels if v in known or v in runs_of)))
+            known, runs_of = finder.known(k), finder.inside(k)
+            zero = (suspects.zero,) if suspects.zero is not None and _in_db(sample, suspects) else ()
+            inside.append((*zero, *suspects.sentinels))
             everywhere.append(tuple(v for v in {*known, *runs_of} if v <= LOWEST))
-        return Fill(self.shape[1], left, right, tuple(inside), tuple(everywhere))
+            seen |= {v for v in suspects.sentinels if v in known or v in runs_of} | {*everywhere[-1]}
+            seen |= {*zero} if runs[k] else set()
+        ends = tuple(finder.ends(k) for k in range(len(samples)))
+        return Fill(ends, tuple(inside), tuple(everywhere)), tuple(sorted(float(v) for v in seen))
 
     def _on_grid(
-        self, step: int, finder: FillFinder | None = None
+        self, parts: list[Part], finder: FillFinder | None = None, step: int | None = None
     ) -> tuple[tuple[NDArray[np.float32], ...], int, list[int]]:
-        """Read the whole scene.
+        """Read parts of the scene.
 
         Returns
         -------
         samples
             By band: float32 (n,), valid values of every `step`-th row and column.
         valid
-            Number of valid pixels in the scene.
+            Number of valid pixels in the sampled parts.
         runs
             By band: number of pixels in runs of the value of a stored 0; 0 without a finder.
         """
-        height = self.shape[0]
+        width = self.shape[1]
+        step = step or _grid_step(covered(parts))
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
         runs = [0] * len(samples)
         total = 0
-        for start in range(0, height, _CHUNK_ROWS):
-            values, valid = self._bands.read((start, min(start + _CHUNK_ROWS, height)), (0, self.shape[1]))
+        for part in parts:
+            values, valid = self._bands.read(part.rows, part.cols)
             if finder:
-                finder.look(values, valid, start)
-                for k, suspects in enumerate(self._bands.suspects):
-                    if suspects.zero is not None and suspects.may_be_db:
-                        zeros = values[k] == suspects.zero
-                        runs[k] += int(np.count_nonzero(long_runs(valid & zeros))) if zeros.any() else 0
-            elif self._fill:
-                valid = self._fill.inside(values, valid, start, 0)
+                ends = part.cols[0] == 0, part.cols[1] == width
+                finder.look(values, valid, part.rows[0], left=ends[0], right=ends[1])
+            if not part.sampled:
+                continue
+            for k, suspects in enumerate(self._bands.suspects if finder else ()):
+                if suspects.zero is not None and suspects.may_be_db:
+                    runs[k] += _count_runs(values[k], valid, suspects.zero, part, width)
+            if not finder and self._fill and part.cols == (0, width):
+                valid = self._fill.inside(values, valid)
             total += int(np.count_nonzero(valid))
-            rows = slice(-start % step, None, step)  # continues the grid across chunks
-            chosen = valid[rows, ::step]
+            # Continues the grid across parts.
+            rows, cols = slice(-part.rows[0] % step, None, step), slice(-part.cols[0] % step, None, step)
+            chosen = valid[rows, cols]
             for sample, band in zip(samples, values, strict=True):
-                sample.append(band[rows, ::step][chosen])
+                sample.append(band[rows, cols][chosen])
         return tuple(np.concatenate(sample) for sample in samples), total, runs
 
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
@@ -353,6 +378,18 @@ def _in_db(sample: NDArray[np.float32], suspects: Suspects) -> bool:
     return others.size > 0 and float(np.median(others)) < 0
 
 
+def _count_runs(band: NDArray[np.float32], valid: NDArray[np.bool_], zero: np.float32, part: Part, width: int) -> int:
+    """Count the pixels in runs of 0; in part of a row, not those that reach its border, which may be fill."""
+    zeros = valid & (band == zero)
+    if not zeros.any():
+        return 0
+    found = long_runs(zeros)
+    if part.cols != (0, width):
+        blank = zeros | ~valid
+        found[blank[:, 0] | blank[:, -1]] = False
+    return int(np.count_nonzero(found))
+
+
 def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]) -> tuple[NDArray[np.float32], ...]:
     """Remove the pixels in which any band has one of its listed values."""
     if not any(values):
@@ -362,5 +399,5 @@ def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]
 
 
 def _grid_step(pixels: int) -> int:
-    """Return the spacing of a square grid with about `SAMPLE_LIMIT` points on so many pixels."""
-    return max(1, int(np.ceil(np.sqrt(pixels / SAMPLE_LIMIT))))
+    """Return the spacing of a grid of about `SAMPLE_LIMIT` points on so many pixels; odd, for patterns are even."""
+    return max(1, int(np.ceil(np.sqrt(pixels / SAMPLE_LIMIT)))) | 1

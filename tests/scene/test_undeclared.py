@@ -43,8 +43,10 @@ def read(path, band=("VH",), **options):
 def ends(values):
     """Counts of fill at both ends of each row, where a stored 0 is suspect."""
     finder = FillFinder(values.shape[1:], [Suspects(np.float32(0))])
-    finder.look(values, np.ones(values.shape[1:], bool), 0)
-    return finder.ends()
+    valid = np.ones(values.shape[1:], bool)
+    finder.look(values, valid, 0, left=True, right=True)
+    found = finder.ends(0)
+    return found.counts(values[0], valid), found.counts(values[0, :, ::-1], valid)
 
 
 # Fill values at the sides
@@ -433,7 +435,9 @@ def test_fill_is_logged(make_raster, caplog):
     values[:7, :40] = 0
     with caplog.at_level("INFO", "sar2optical"):
         read(make_raster(values, descriptions=["VH dB"]))
-    assert "fill values at the ends of 7 rows are masked, but not declared as nodata in the file" in caplog.text
+    assert (
+        "fill values at the ends of at least 7 rows are masked, but not declared as nodata in the file" in caplog.text
+    )
     caplog.clear()
     values[20, 50] = -9999
     with caplog.at_level("INFO", "sar2optical"):

@@ -100,6 +100,7 @@ class SafeBands:
         self.shape: tuple[int, int] = bands[0].raster.shape
         self.polarisations: tuple[str | None, ...] = tuple(layer.polarisation for layer in layers)
         self.georeference = bands[0].raster.georeference
+        self.block = bands[0].raster.block
         self.row_of_blocks: int = sum(band.raster.row_of_blocks for band in bands)
         self._bands = bands
         self._options = options
