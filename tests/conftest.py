@@ -78,6 +78,12 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training draw no graphs of its losses: they take longer than the steps of a tiny run."""
+    monkeypatch.setattr("sar2optical.training.plots.draw", lambda *_: [])
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """A folder on a file system whose size the test sets, and may set again."""
     folder = tmp_path / "disk"

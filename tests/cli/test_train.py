@@ -27,6 +27,8 @@ from sar2optical.training.seed_config import read_settings
 from tests.cli.test_cli import BIN, assert_refused, command
 from tests.conftest import UTM, speckle
 
+pytestmark = pytest.mark.usefixtures("no_graphs")
+
 TINY = "--batch 2 --base-channels 2 --discriminator-channels 2 --threads 1 --precision fp32".split()
 
 
@@ -69,7 +71,8 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
+def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster, monkeypatch):
+    monkeypatch.undo()  # of no_graphs: a whole run
     out = tmp_path / "run"
     result = train(pairs, out, "--steps", 2, "--val-data", pairs, "--name", "first", "--band", "VH")
     assert result.returncode == 0, result.stderr

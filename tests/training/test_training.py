@@ -48,6 +48,8 @@ from sar2optical.training.shifting import shift_loss, shift_of, with_shifted
 from sar2optical.training.trainer import Trainer
 from tests.conftest import BYTES, speckle
 
+pytestmark = pytest.mark.usefixtures("no_graphs")
+
 TINY = TrainConfig(steps=4, batch=2, base_channels=2, discriminator_channels=2, precision="fp32")
 QUIET = RunOptions(tensorboard=False, workers=0, threads=1)
 
@@ -511,7 +513,8 @@ def test_only_the_newest_numbered_generators_stay(tmp_path):
     assert len(list((tmp_path / "all").glob("generator-*"))) == 4
 
 
-def test_a_run_writes_metrics_graphs_and_sheets(tmp_path):
+def test_a_run_writes_metrics_graphs_and_sheets(tmp_path, monkeypatch):
+    monkeypatch.undo()  # of no_graphs
     chips = pairs()
     options = RunOptions(save_every=1, eval_every=2, workers=0, threads=1)
     trained = run(tmp_path, chips=chips, validation=chips, options=options)
