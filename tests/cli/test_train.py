@@ -5,26 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import logging
 import random
 import resource
 import signal
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from click.testing import CliRunner
 
 from sar2optical.cli.evaluate import main as eval_main
 from sar2optical.cli.train import main as train_main
 from sar2optical.data import optical
 from sar2optical.training.seed_config import read_settings
-from tests.cli.test_cli import BIN, assert_refused, command
+from tests.cli.test_cli import BIN, assert_refused, command, here
 from tests.conftest import UTM, speckle
 
 pytestmark = pytest.mark.usefixtures("no_graphs")
@@ -46,19 +43,6 @@ def write_pairs(folder, count=4, size=256, name="{:03d}.png"):
 @pytest.fixture
 def pairs(tmp_path):
     return write_pairs(tmp_path / "pairs")
-
-
-def here(main, *args):
-    """Run a command in this process, where PyTorch is loaded already."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        result = CliRunner().invoke(main, list(map(str, args)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        logging.getLogger("sar2optical").handlers.clear()
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return SimpleNamespace(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
 
 
 def train(*args, **kwargs):
