@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,10 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.signature import METADATA_KEY, Bound, ModelSignature, Stretch
+
+# PyTorch's threads sleep while they wait: busy waiting takes the core of the other test process, and made some tests
+# take three times as long. OpenMP reads this when PyTorch is imported, here and in child processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 UTM = {"crs": "EPSG:32631", "transform": Affine(10, 0, 500_000, 0, -10, 4_800_000)}
 
