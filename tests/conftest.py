@@ -21,8 +21,10 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.signature import METADATA_KEY, Bound, ModelSignature, Stretch
 
-# PyTorch's threads sleep while they wait: busy waiting takes the core of the other test process, and made some tests
-# take three times as long. OpenMP reads this when PyTorch is imported, here and in child processes.
+# One thread of PyTorch for each test process, and no busy waiting where a test asks for more: threads that wait for
+# each other on tensors as small as these made some tests take four times as long. OpenMP reads both when PyTorch is
+# imported, here and in child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 UTM = {"crs": "EPSG:32631", "transform": Affine(10, 0, 500_000, 0, -10, 4_800_000)}

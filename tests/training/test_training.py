@@ -619,11 +619,12 @@ def test_a_run_with_a_constant_learning_rate_may_be_extended(tmp_path):
 def test_a_discriminator_with_a_loss_near_0_stops_the_run(monkeypatch):
     """All-white images, and a generator that does not learn to make them."""
     monkeypatch.setattr("sar2optical.training.trainer._PATIENCE", 20)
-    config = replace(TINY, discriminator="pixel", discriminator_channels=4, objective="hinge", conditional=False,
-                     gan_weight=1e-9, l1_weight=1e-9, learning_rate=0.02, decay_from=1.0)  # fmt: skip
+    config = replace(TINY, architecture="detail", window=64, discriminator="pixel", discriminator_channels=4,
+                     objective="hinge", conditional=False, gan_weight=1e-9, l1_weight=1e-9, learning_rate=0.05,
+                     decay_from=1.0)  # fmt: skip
     trainer = Trainer(config, BYTES, steps=2000)
-    sar = torch.zeros(2, 1, 256, 256)
-    batch = (sar, torch.ones(2, 3, 256, 256))
+    sar = torch.zeros(2, 1, 64, 64)
+    batch = (sar, torch.ones(2, 3, 64, 64))
     for group in trainer._optimizers[0].param_groups:
         group["params"] = []  # this generator is not updated
 
