@@ -47,6 +47,24 @@ def src(make_raster):
     return make_raster(grey, nodata=0, **UTM)
 
 
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    return tmp_path_factory.mktemp("wholes")
+
+
+@pytest.fixture
+def whole(src, model, wholes):
+    """Return a function that gives the mosaic of a run that was not stopped; each is made once."""
+
+    def made(overlap=64):
+        path = wholes / f"{overlap}.tif"
+        if not path.exists():
+            run(src, path, model, overlap=overlap)
+        return path
+
+    return made
+
+
 def run(src, out, model, *, strips=None, **changes):
     """Translate; stop after `strips` strips if given."""
     asked = iter(range(strips)) if strips is not None else None
@@ -78,8 +96,7 @@ def run_folder_of(out):
 
 @pytest.mark.parametrize("overlap", [0, 64, 100, 200])
 @pytest.mark.parametrize("strips", [1, 3, 5])
-def test_a_resumed_run_gives_the_pixels_of_one_that_was_not_stopped(tmp_path, src, model, overlap, strips):
-    run(src, tmp_path / "whole.tif", model, overlap=overlap)
+def test_a_resumed_run_gives_the_pixels_of_one_that_was_not_stopped(tmp_path, src, model, whole, overlap, strips):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted) as stopped:
         run(src, out, model, overlap=overlap, strips=strips)
@@ -91,7 +108,7 @@ def test_a_resumed_run_gives_the_pixels_of_one_that_was_not_stopped(tmp_path, sr
     assert report.rows_kept >= min(kept * (256 - overlap), 1244)  # the last window is snapped to the edge, 1500 - 256
     # Rows of windows that reach into the first strip are run again: two or three of them.
     assert report.windows_run < report.windows or strips * (256 - overlap) < 256
-    assert_same(out, tmp_path / "whole.tif")
+    assert_same(out, whole(overlap))
     assert not run_folder_of(out).exists()
 
 
@@ -101,8 +118,7 @@ def test_a_run_stopped_before_the_first_strip_leaves_nothing(tmp_path, src, mode
     assert not run_folder_of(tmp_path / "out.tif").exists()
 
 
-def test_a_run_stopped_repeatedly_finishes(tmp_path, src, model):
-    run(src, tmp_path / "whole.tif", model)
+def test_a_run_stopped_repeatedly_finishes(tmp_path, src, model, whole):
     out, times = tmp_path / "out.tif", 0
     while not out.exists():
         times += 1
@@ -112,7 +128,7 @@ def test_a_run_stopped_repeatedly_finishes(tmp_path, src, model):
         except Interrupted:
             assert times < 20
     assert times > 3
-    assert_same(out, tmp_path / "whole.tif")
+    assert_same(out, whole())
 
 
 def damage(strip):
@@ -131,19 +147,17 @@ def damage(strip):
     ],
     ids=["flipped", "cut", "gone", "empty"],
 )
-def test_strips_are_checked_before_they_are_used(tmp_path, src, model, spoil):
-    run(src, tmp_path / "whole.tif", model)
+def test_strips_are_checked_before_they_are_used(tmp_path, src, model, whole, spoil):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=5)
     spoil(sorted(run_folder_of(out).glob("strip-*"))[2])
     assert run(src, out, model).rows_kept == 2 * 192
-    assert_same(out, tmp_path / "whole.tif")
+    assert_same(out, whole())
 
 
-def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
+def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model, whole):
     """Each is intact and of this run, but has the other's name."""
-    run(src, tmp_path / "whole.tif", model)
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=4)
@@ -153,7 +167,7 @@ def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
     one.write_bytes(second)
     two.write_bytes(first)
     run(src, out, model)
-    assert_same(out, tmp_path / "whole.tif")
+    assert_same(out, whole())
 
 
 def test_a_strip_of_another_run_is_not_used(tmp_path):
@@ -204,14 +218,13 @@ def test_another_scene_of_the_same_name_and_another_model_are_refused(
         run(src, out, model)
 
 
-def test_options_that_change_no_pixel_may_change(tmp_path, src, model):
-    run(src, tmp_path / "whole.tif", model)
+def test_options_that_change_no_pixel_may_change(tmp_path, src, model, whole):
     out = tmp_path / "out.tif"
     with pytest.raises(Interrupted):
         run(src, out, model, strips=4)
     other = EngineOptions(device="cpu", precision="fp32", threads=2, batch=3)
     assert run(src, out, model, engine=other, compress="zstd").rows_kept == 4 * 192
-    assert_same(out, tmp_path / "whole.tif")
+    assert_same(out, whole())
 
 
 def test_a_backend_chosen_automatically_is_chosen_again(tmp_path, src, model):
