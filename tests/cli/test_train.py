@@ -70,7 +70,7 @@ def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster, 
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
     """Kill each run at a random moment after its first save."""
-    steps = ["--steps", "20", "--save-every", "1", "--no-tensorboard"]
+    steps = ["--steps", "30", "--save-every", "1", "--no-tensorboard"]
     assert train(pairs, tmp_path / "whole", *steps).returncode == 0
     expected = sha256(tmp_path / "whole" / "generator.pth")
     rng, out, killed = random.Random(1), tmp_path / "killed", 0
