@@ -47,11 +47,12 @@ def batch(tmp_path, scheduler):
 
     def run(*args, tool="batch", alone=False, **environment):
         if tool == "batch" and not alone and not environment:
-            return here(batch_main, *args, *options, "--scheduler", scheduler)
-        command = [BIN / f"sar2opt-{tool}", *map(str, (*args, *options))]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
-        )
+            done = here(batch_main, *args, *options, "--scheduler", scheduler)
+        else:
+            command = [BIN / f"sar2opt-{tool}", *map(str, (*args, *options))]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
+            )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
