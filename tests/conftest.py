@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,12 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.signature import METADATA_KEY, Bound, ModelSignature, Stretch
+
+# One thread of PyTorch for each test process, and no busy waiting where a test asks for more: threads that wait for
+# each other on tensors as small as these made some tests take four times as long. OpenMP reads both when PyTorch is
+# imported, here and in child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 UTM = {"crs": "EPSG:32631", "transform": Affine(10, 0, 500_000, 0, -10, 4_800_000)}
 
@@ -75,6 +82,12 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training draw no graphs of its losses: they take longer than the steps of a tiny run."""
+    monkeypatch.setattr("sar2optical.training.plots.draw", lambda *_: [])
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from sar2optical.evaluation.metrics import psnr
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from sar2optical.scene.bands import SceneOptions
+from tests.conftest import UTM
 
 SHARED = Path(__file__).parents[2] / "shared"
 SCENES = sorted(p for p in (SHARED / "data" / "scenes").rglob("*.tif*") if "S2RGB" not in p.parts)
@@ -71,13 +70,24 @@ def test_hundredths_of_decibels_are_rightly_refused(tmp_path):
         translate(path, tmp_path / "out.tif", options=TranslateOptions(scene=SceneOptions(bands=("1",))))
 
 
-@pytest.fixture(scope="module")
-def val_scene(tmp_path_factory):
-    """The held-out fragments as one sparse scene of 11087 x 6144."""
-    folder = tmp_path_factory.mktemp("val")
-    make = [sys.executable, "-W", "ignore", SHARED / "tools" / "make_scenes.py", folder, "--split", "val"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
-    return folder / "val_s1_vh.tif"
+def fragments():
+    """Return the held-out fragments, uint8 (1024, 1024) each, without 0."""
+    found = []
+    for path in sorted((SHARED / "data" / "pairs_volkov" / "val" / "s1").iterdir()):
+        with rasterio.open(path) as fragment:
+            found.append(np.maximum(fragment.read(1), 1))
+    assert len(found) == 5
+    return found
+
+
+def scene_of(pixels, path):
+    """Write a scene of VH as bytes, with nodata 0."""
+    height, width = pixels.shape
+    layout = {"tiled": True, "compress": "deflate", "nodata": 0}
+    with rasterio.open(path, "w", height=height, width=width, count=1, dtype="uint8", **layout, **UTM) as scene:
+        scene.write(pixels, 1)
+        scene.set_band_description(1, "VH")
+    return path
 
 
 def mosaic_of(scene, out, **engine):
@@ -87,10 +97,14 @@ def mosaic_of(scene, out, **engine):
         return report, mosaic.read(), mosaic.dataset_mask() == 255
 
 
-def test_batches_and_threads_change_no_pixel_of_a_sparse_scene(val_scene, tmp_path):
-    mosaics = []
+def test_batches_and_threads_change_no_pixel_of_a_sparse_scene(tmp_path):
+    pixels, mosaics = np.zeros((5000, 5000), np.uint8), []
+    for k, fragment in enumerate(fragments()):  # along the diagonal
+        at = slice(1000 * k, 1000 * k + 700)
+        pixels[at, at] = fragment[:700, :700]
+    scene = scene_of(pixels, tmp_path / "sparse.tif")
     for batch, threads in [(1, 1), (3, 2), (8, 2)]:
-        report, rgb, _ = mosaic_of(val_scene, tmp_path / "out.tif", batch=batch, threads=threads)
+        report, rgb, _ = mosaic_of(scene, tmp_path / "out.tif", batch=batch, threads=threads)
         (tmp_path / "out.tif").unlink()
         mosaics.append(rgb)
     assert report.windows_run < report.windows / 5
@@ -99,10 +113,11 @@ def test_batches_and_threads_change_no_pixel_of_a_sparse_scene(val_scene, tmp_pa
     np.testing.assert_array_equal(mosaics[0], mosaics[2])
 
 
-def test_what_auto_takes_and_int8_keep_40_db_against_fp32_with_the_bundled_generator(val_scene, tmp_path):
-    _, reference, valid = mosaic_of(val_scene, tmp_path / "fp32.tif", precision="fp32")
+def test_what_auto_takes_and_int8_keep_40_db_against_fp32_with_the_bundled_generator(tmp_path):
+    scene = scene_of(np.hstack(fragments()), tmp_path / "fragments.tif")
+    _, reference, valid = mosaic_of(scene, tmp_path / "fp32.tif", precision="fp32")
     for precision in ("auto", "int8"):
-        _, found, _ = mosaic_of(val_scene, tmp_path / f"{precision}.tif", precision=precision)
+        _, found, _ = mosaic_of(scene, tmp_path / f"{precision}.tif", precision=precision)
         figure = psnr(reference, found, data_range=255, valid=valid)
         print(f"{precision}: {figure:.1f} dB")  # pytest -s
         assert figure >= 40

@@ -24,10 +24,12 @@ from sar2optical.batch.schedule import translate_all
 from sar2optical.batch.stac import time_in
 from sar2optical.batch.work import Work
 from sar2optical.batch.worker import MIN_STRIPS, AlreadyDone, begin, cut_rows
+from sar2optical.cli.batch import main as batch_main
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
 from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.run import translate
+from tests.cli.test_cli import here
 from tests.conftest import UTM, make_local, speckle
 
 pytestmark = pytest.mark.slow
@@ -195,6 +197,12 @@ def batch(*args):
     )
 
 
+@pytest.fixture
+def batch_here(cluster):
+    """Return a function that runs the command in this process, with the workers of `cluster`."""
+    return lambda *args: here(batch_main, *args, "--scheduler", cluster.scheduler.address)
+
+
 def test_the_command_reads_lists_names_outputs_and_writes_a_summary(tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     one = make_raster(speckle((300, 500)), "S1A_IW_GRDH_1SDV_20210119T031653.tif", **UTM)
@@ -246,27 +254,27 @@ def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, make_raster, exported):
     assert not list(out.glob("*.tif"))
 
 
-def test_an_item_does_not_overwrite_a_file_of_the_user(tmp_path, make_raster):
+def test_an_item_does_not_overwrite_a_file_of_the_user(batch_here, tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     src, out = make_raster(speckle((300, 500)), "one.tif", **UTM), tmp_path / "out"
     out.mkdir()
     (out / "one.json").write_text('{"mine": 1}')
-    result = batch(src, out, "--model", model, "--precision", "fp32")
+    result = batch_here(src, out, "--model", model, "--precision", "fp32")
     assert result.returncode == 0
     assert "no STAC Item: " in result.stderr
     assert (out / "one.json").read_text() == '{"mine": 1}'
     (out / "one.json").unlink()
     for _ in range(2):  # its own Item is overwritten
-        assert batch(src, out, "--model", model, "--precision", "fp32", "--overwrite").returncode == 0
+        assert batch_here(src, out, "--model", model, "--precision", "fp32", "--overwrite").returncode == 0
     ring = pystac.Item.from_file(str(out / "one.json")).geometry["coordinates"][0]
     assert sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) > 0
 
 
-def test_the_next_batch_finishes_the_steps_of_a_killed_one(tmp_path, make_raster):
+def test_the_next_batch_finishes_the_steps_of_a_killed_one(batch_here, tmp_path, make_raster):
     model = make_local(tmp_path / "local.onnx")
     src, out = make_raster(speckle((600, 500)), "one.tif", **UTM), tmp_path / "out"
     options = ("--model", model, "--precision", "fp32", "--backend", "onnxruntime")
-    assert batch(src, out, *options).returncode == 0
+    assert batch_here(src, out, *options).returncode == 0
     # Killed after the rename: no Item, and strips that are no longer needed.
     (out / "one.json").unlink()
     asked = iter(range(2))
@@ -274,7 +282,7 @@ def test_the_next_batch_finishes_the_steps_of_a_killed_one(tmp_path, make_raster
     with pytest.raises(Interrupted):
         translate(src, out / "one.tif", model=model, options=taken, stop=lambda: next(asked, None) is None)
     assert (out / "one.tif.parts").is_dir()
-    result = batch(src, out, *options)
+    result = batch_here(src, out, *options)
     assert "1 already there" in result.stdout
     assert sorted(file.name for file in out.iterdir() if file.name[0] != ".") == [
         "one.json",
@@ -294,7 +302,7 @@ def test_a_step_repeated_after_the_rename_is_not_a_failure(tmp_path, make_raster
         begin(work, model, other, True)
 
 
-def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
+def test_wrong_names_and_empty_lists_are_refused(batch_here, tmp_path, make_raster):
     src = make_raster(speckle((60, 60)))
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
@@ -308,7 +316,7 @@ def test_wrong_names_and_empty_lists_are_refused(tmp_path, make_raster):
         ((src, src.parent), "is the scene itself"),
         ((src, "s3://bucket/folder"), "on a server"),
     ]:
-        result = batch(*args)
+        result = batch_here(*args)
         assert result.returncode == 1, args
         assert message in result.stderr
         assert "Traceback" not in result.stderr

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
+from click.testing import CliRunner
 
+from export.cli import main as export_main
 from sar2optical.cli.common import Lines
+from sar2optical.cli.scene import main as scene_main
 from tests.conftest import UTM, make_identity, signature_of, speckle
 
 BIN = Path(sys.executable).parent
@@ -25,8 +30,27 @@ def command(name, *args, **kwargs):
     )
 
 
+def here(main, *args):
+    """Run a command in this process, where its libraries are loaded already."""
+    before, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("sar2optical")
+    level = logger.level
+    try:
+        result = CliRunner().invoke(main, list(map(str, args)))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        logger.setLevel(level)
+        logger.handlers.clear()
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return SimpleNamespace(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+
+
 def scene(*args, **kwargs):
     return command("sar2opt-scene", *args, **kwargs)
+
+
+def scene_here(*args):
+    return here(scene_main, *args)
 
 
 def outputs(folder):
@@ -71,7 +95,7 @@ def test_every_option_is_accepted(make_raster, tmp_path, identity_model):
         "--backend onnxruntime --device cpu --precision fp32 --band 2 --units dn --stretch p1 p99 --nodata 0 "
         "--overlap 32 --batch-size 2 --threads 1 --compress zstd -v"
     ).split()
-    result = scene(src, tmp_path / "out.tif", "--model", identity_model, *options)
+    result = scene_here(src, tmp_path / "out.tif", "--model", identity_model, *options)
     assert result.returncode == 0, result.stderr
     with rasterio.open(tmp_path / "out.tif") as mosaic:
         assert mosaic.profile["compress"] == "zstd"
@@ -90,7 +114,7 @@ def test_files_that_are_no_scene(tmp_path, make_raster, identity_model):
         (text, "not a raster"),
         (cut, "truncated"),
     ]:
-        result = scene(path, tmp_path / "out.tif", "--model", identity_model)
+        result = scene_here(path, tmp_path / "out.tif", "--model", identity_model)
         assert_refused(result, 1, str(path), said)
     assert outputs(tmp_path) == []
 
@@ -103,7 +127,7 @@ def test_bands_and_values_that_cannot_be_used(tmp_path, make_raster, identity_mo
         (make_raster(speckle((60, 60)) * np.float32(0.001), "d.tif"), [], "--units"),
     ]
     for src, options, said in cases:
-        assert_refused(scene(src, tmp_path / "out.tif", "--model", identity_model, *options), 1, str(src), said)
+        assert_refused(scene_here(src, tmp_path / "out.tif", "--model", identity_model, *options), 1, str(src), said)
     assert outputs(tmp_path) == []
 
 
@@ -126,7 +150,7 @@ def test_models_that_cannot_be_used(tmp_path, make_raster, exported):
         (pickled, "checkpoint"),
     ]
     for model, said in cases:
-        assert_refused(scene(src, tmp_path / "out.tif", "--model", model), 1, str(model), said)
+        assert_refused(scene_here(src, tmp_path / "out.tif", "--model", model), 1, str(model), said)
     assert outputs(tmp_path) == []
 
 
@@ -140,12 +164,12 @@ def test_outputs_that_cannot_be_written(tmp_path, make_raster, identity_model):
         (tmp_path / "o.jp2", ".tif"),
         (Path("/proc/o.tif"), "/proc"),
     ]:
-        assert_refused(scene(src, out, "--model", identity_model), 1, str(out.name), said)
+        assert_refused(scene_here(src, out, "--model", identity_model), 1, str(out.name), said)
     assert there.read_bytes() == b"precious"
 
 
 def test_a_folder_that_is_not_ours_to_write_to_is_no_full_disk(tmp_path, make_raster, identity_model):
-    result = scene(make_raster(speckle((60, 60))), "/sys/o.tif", "--model", identity_model)
+    result = scene_here(make_raster(speckle((60, 60))), "/sys/o.tif", "--model", identity_model)
     assert_refused(result, 1, "/sys/o.tif", "choose a folder that you may write to")
     assert "free" not in result.stderr
 
@@ -153,20 +177,20 @@ def test_a_folder_that_is_not_ours_to_write_to_is_no_full_disk(tmp_path, make_ra
 def test_wrong_usage_is_exit_2(tmp_path, make_raster):
     src = make_raster(speckle((60, 60)))
     for options in (["--batch-size", "0"], ["--units", "volts"], ["--stretch", "a", "b"], ["--compress", "zip"]):
-        result = scene(src, tmp_path / "out.tif", *options)
+        result = scene_here(src, tmp_path / "out.tif", *options)
         assert result.returncode == 2
         assert "Traceback" not in result.stderr
-    assert_refused(scene(src, tmp_path / "out.tif", "--overlap", "256"), 1, "overlap is 256")
+    assert_refused(scene_here(src, tmp_path / "out.tif", "--overlap", "256"), 1, "overlap is 256")
     assert outputs(tmp_path) == []
 
 
 @pytest.mark.parametrize("option", [["--calibration", "sigma0"], ["--calibration", "gamma0"], ["--denoise"]])
 def test_a_calibration_of_what_has_no_table_is_wrong_usage(tmp_path, make_raster, identity_model, option):
     src = make_raster(speckle((60, 60)), descriptions=["VH"])
-    result = scene(src, tmp_path / "out.tif", "--model", identity_model, *option)
+    result = scene_here(src, tmp_path / "out.tif", "--model", identity_model, *option)
     assert_refused(result, 2, "no calibration table", "leave out --calibration and --denoise")
-    assert scene(src, tmp_path / "out.tif", "--model", identity_model).returncode == 0  # the remedy
-    assert_refused(scene(src, tmp_path / "out2.tif", "--resolution", "10"), 2, "no effect without --geocode")
+    assert scene_here(src, tmp_path / "out.tif", "--model", identity_model).returncode == 0  # the remedy
+    assert_refused(scene_here(src, tmp_path / "out2.tif", "--resolution", "10"), 2, "no effect without --geocode")
 
 
 def test_a_log_file_tells_how_far_a_run_is(tmp_path, make_raster, identity_model):
@@ -223,7 +247,7 @@ def test_help_answers_without_loading_a_library():
 
 def test_export_then_translate(tmp_path, make_raster, checkpoint):
     model, out = tmp_path / "model.onnx", tmp_path / "out.tif"
-    result = command("sar2opt-export", checkpoint, model)
+    result = here(export_main, checkpoint, model)
     assert result.returncode == 0, result.stderr
     assert "lowest PSNR" in result.stdout
     assert "simulated" in result.stdout
@@ -235,9 +259,9 @@ def test_export_then_translate(tmp_path, make_raster, checkpoint):
 def test_export_refuses_in_one_line(tmp_path, checkpoint):
     text = tmp_path / "text.pth"
     text.write_text("hello")
-    assert_refused(command("sar2opt-export", text, tmp_path / "out.onnx"), 1, str(text))
-    assert_refused(command("sar2opt-export", checkpoint, tmp_path / "out.bin"), 1, ".onnx")
-    assert command("sar2opt-export", checkpoint, tmp_path / "out.onnx", "--opset", "3").returncode == 2
+    assert_refused(here(export_main, text, tmp_path / "out.onnx"), 1, str(text))
+    assert_refused(here(export_main, checkpoint, tmp_path / "out.bin"), 1, ".onnx")
+    assert here(export_main, checkpoint, tmp_path / "out.onnx", "--opset", "3").returncode == 2
     assert outputs(tmp_path) == []
 
 
@@ -254,11 +278,11 @@ def test_signatures_of_two_bands_need_two_bands(tmp_path, make_raster):
     two = signature_of(bands=("VV", "VH"), stretch=signature_of().stretch * 2, channels=2)
     model = make_identity(tmp_path / "two.onnx", two)
     both = make_raster(np.stack([speckle((60, 60)), speckle((60, 60), seed=1)]), descriptions=["VH", "VV"])
-    result = scene(both, tmp_path / "out.tif", "--model", model)
+    result = scene_here(both, tmp_path / "out.tif", "--model", model)
     assert result.returncode == 0, result.stderr
     with rasterio.open(tmp_path / "out.tif") as mosaic, rasterio.open(both) as src:
         np.testing.assert_array_equal(mosaic.read(1), src.read(2))  # VV comes first, wherever it stands
-    assert_refused(scene(both, tmp_path / "out2.tif", "--model", model, "--band", "VV"), 1, "1 bands asked for")
+    assert_refused(scene_here(both, tmp_path / "out2.tif", "--model", model, "--band", "VV"), 1, "1 bands asked for")
 
 
 @pytest.mark.parametrize("name", ["sar2opt-scene", "sar2opt-export"])

@@ -12,8 +12,9 @@ import pytest
 import rasterio
 from onnx import helper
 
+from sar2optical.cli.evaluate import main
 from sar2optical.signature import Bound, Stretch
-from tests.cli.test_cli import assert_refused, command
+from tests.cli.test_cli import assert_refused, command, here
 from tests.conftest import BYTES, make_identity, save_onnx, speckle
 
 
@@ -35,15 +36,16 @@ def model(tmp_path):
     return make_identity(tmp_path / "identity.onnx", BYTES)
 
 
-def evaluation(*args, **kwargs):
-    return command("sar2opt-eval", *args, **kwargs)
+def evaluation(*args):
+    return here(main, *args)
 
 
 def test_a_model_is_scored_beside_baselines_by_terrain(pairs, model, tmp_path):
     outs = [tmp_path / name for name in ("out.json", "out.md", "out.png")]
-    result = evaluation(
-        model, pairs, "--precision", "fp32", "--json", outs[0], "--markdown", outs[1], "--picture", outs[2]
-    )
+    result = command(
+        "sar2opt-eval", model, pairs, "--precision", "fp32",
+        "--json", outs[0], "--markdown", outs[1], "--picture", outs[2],
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     record = json.loads(outs[0].read_text())

@@ -5,27 +5,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import logging
 import random
 import resource
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from click.testing import CliRunner
 
 from sar2optical.cli.evaluate import main as eval_main
 from sar2optical.cli.train import main as train_main
 from sar2optical.data import optical
 from sar2optical.training.seed_config import read_settings
-from tests.cli.test_cli import BIN, assert_refused, command
+from tests.cli.test_cli import BIN, assert_refused, command, here
 from tests.conftest import UTM, speckle
+
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 TINY = "--batch 2 --base-channels 2 --discriminator-channels 2 --threads 1 --precision fp32".split()
 
@@ -46,22 +46,7 @@ def pairs(tmp_path):
     return write_pairs(tmp_path / "pairs")
 
 
-def here(main, *args):
-    """Run a command in this process, where PyTorch is loaded already."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        result = CliRunner().invoke(main, list(map(str, args)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        logging.getLogger("sar2optical").handlers.clear()
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return SimpleNamespace(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
-
-
-def train(*args, **kwargs):
-    if kwargs:
-        return command("sar2opt-train", *args, *TINY, **kwargs)
+def train(*args):
     return here(train_main, *args, *TINY)
 
 
@@ -69,7 +54,8 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster):
+def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster, monkeypatch):
+    monkeypatch.undo()  # of no_graphs: a whole run
     out = tmp_path / "run"
     result = train(pairs, out, "--steps", 2, "--val-data", pairs, "--name", "first", "--band", "VH")
     assert result.returncode == 0, result.stderr
@@ -111,7 +97,8 @@ def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(
 
 def test_ctrl_c_saves_and_explains_how_to_resume(pairs, tmp_path):
     out = tmp_path / "run"
-    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "--save-every", "2000"]
+    steps = ["--steps", "5000", "--save-every", "2000", "--no-tensorboard"]
+    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, *steps]
     started = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     while not (out / "metrics.csv").exists():
@@ -212,20 +199,32 @@ def test_a_state_of_another_width_stays_as_it_is(pairs, tmp_path):
     assert sha256(out / "state.pth") == before
 
 
+@contextmanager
+def files_of_at_most(size):
+    """Let this process write no file of more bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 def test_no_space_for_a_checkpoint_keeps_the_one_before(pairs, tmp_path):
     out = tmp_path / "run"
     steps = ["--steps", "4", "--save-every", "1", "--no-tensorboard"]
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    assert_refused(train(pairs, out, *steps, preexec_fn=limit), 1, "cannot be written", "free space")
+    with files_of_at_most(200_000):
+        result = train(pairs, out, *steps)
+    assert_refused(result, 1, "cannot be written", "free space")
     assert not list(out.glob("*.pth"))
     assert not list(out.glob(".*tmp"))
-    assert train(pairs, out, *steps[2:], "--steps", "4").returncode == 0
+    assert train(pairs, out, *steps).returncode == 0
     before = sha256(out / "state.pth")
-    assert_refused(train(pairs, out, *steps[2:], "--steps", "4", "--restart", preexec_fn=limit), 1, "free space")
+    with files_of_at_most(200_000):
+        result = train(pairs, out, *steps, "--restart")
+    assert_refused(result, 1, "free space")
     assert sha256(out / "state.pth") == before
 
 
@@ -261,14 +260,14 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
 
 def test_a_folder_of_another_run_or_with_foreign_files_is_refused(pairs, tmp_path):
     out = tmp_path / "run"
-    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "-q"]
+    arguments = [BIN / "sar2opt-train", pairs, out, *TINY, "--steps", "5000", "--no-tensorboard", "-q"]
     started = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
     while not (out / "metrics.csv").exists():
         assert time.monotonic() < deadline
         assert started.poll() is None
         time.sleep(0.01)
-    assert_refused(train(pairs, out, "--steps", 5000), 1, "another run is writing there")
+    assert_refused(train(pairs, out, "--steps", 5000, "--no-tensorboard"), 1, "another run is writing there")
     started.kill()
     started.wait(60)
     other = tmp_path / "other"

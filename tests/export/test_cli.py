@@ -10,8 +10,7 @@ import pytest
 from export.cli import main
 from export.graph import metadata_of, opset_of
 from export.precision import PRECISIONS
-from tests.cli.test_cli import assert_refused
-from tests.cli.test_train import here
+from tests.cli.test_cli import assert_refused, here
 from tests.conftest import write_chips
 from tests.graphs import kinds, save_small_net
 

@@ -48,6 +48,8 @@ from sar2optical.training.shifting import shift_loss, shift_of, with_shifted
 from sar2optical.training.trainer import Trainer
 from tests.conftest import BYTES, speckle
 
+pytestmark = pytest.mark.usefixtures("no_graphs")
+
 TINY = TrainConfig(steps=4, batch=2, base_channels=2, discriminator_channels=2, precision="fp32")
 QUIET = RunOptions(tensorboard=False, workers=0, threads=1)
 
@@ -511,7 +513,8 @@ def test_only_the_newest_numbered_generators_stay(tmp_path):
     assert len(list((tmp_path / "all").glob("generator-*"))) == 4
 
 
-def test_a_run_writes_metrics_graphs_and_sheets(tmp_path):
+def test_a_run_writes_metrics_graphs_and_sheets(tmp_path, monkeypatch):
+    monkeypatch.undo()  # of no_graphs
     chips = pairs()
     options = RunOptions(save_every=1, eval_every=2, workers=0, threads=1)
     trained = run(tmp_path, chips=chips, validation=chips, options=options)
@@ -616,11 +619,12 @@ def test_a_run_with_a_constant_learning_rate_may_be_extended(tmp_path):
 def test_a_discriminator_with_a_loss_near_0_stops_the_run(monkeypatch):
     """All-white images, and a generator that does not learn to make them."""
     monkeypatch.setattr("sar2optical.training.trainer._PATIENCE", 20)
-    config = replace(TINY, discriminator="pixel", discriminator_channels=4, objective="hinge", conditional=False,
-                     gan_weight=1e-9, l1_weight=1e-9, learning_rate=0.02, decay_from=1.0)  # fmt: skip
+    config = replace(TINY, architecture="detail", window=64, discriminator="pixel", discriminator_channels=4,
+                     objective="hinge", conditional=False, gan_weight=1e-9, l1_weight=1e-9, learning_rate=0.05,
+                     decay_from=1.0)  # fmt: skip
     trainer = Trainer(config, BYTES, steps=2000)
-    sar = torch.zeros(2, 1, 256, 256)
-    batch = (sar, torch.ones(2, 3, 256, 256))
+    sar = torch.zeros(2, 1, 64, 64)
+    batch = (sar, torch.ones(2, 3, 64, 64))
     for group in trainer._optimizers[0].param_groups:
         group["params"] = []  # this generator is not updated
 
