@@ -1,24 +1,29 @@
-"""Compress rows into the blocks of a cloud-optimized GeoTIFF (COG), with GDAL; and the mask beside them."""
+"""Compress rows into the blocks of a cloud-optimized GeoTIFF (COG), and the mask beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
+from isal import isal_zlib
 from rasterio.io import MemoryFile
 
 from sar2optical.errors import OptionError
 from sar2optical.mosaic.tiff import (
     BYTE_COUNTS,
     COMPRESSION,
+    HEIGHT,
     OFFSETS,
     TILE_WIDTH,
+    WIDTH,
     Directory,
+    long_entry,
     numbers,
     read_directories,
 )
@@ -34,8 +39,8 @@ _AT_ONCE = 8
 """Blocks that are compressed together: a strip keeps several threads at work, and each call of GDAL is worth it."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # Level 1: 26 to 32 ns a pixel; GDAL's default of 6 takes 47 ns and saves 1 % (25,000 x 16,700 pixels).
-    "deflate": {"photometric": "rgb", "compress": "deflate", "predictor": 2, "zlevel": 1},
+    # By ISA-L, see `_deflated`: 13 ns a pixel, where GDAL's level 1 takes 26 to 33 ns and saves 3 %.
+    "deflate": {"photometric": "rgb", "compress": "deflate", "predictor": 2},
     # Level 1: 9 to 12 ns a pixel, and 1 % smaller than deflate; GDAL's default of 9 saves another 1 %.
     "zstd": {"photometric": "rgb", "compress": "zstd", "predictor": 2, "zstd_level": 1},
     "lzw": {"photometric": "rgb", "compress": "lzw", "predictor": 2},
@@ -43,6 +48,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "none": {"photometric": "rgb"},
 }
 _LOSSY = "jpeg"
+_ISAL_LEVEL = 1  # levels 2 and 3: 1 and 2 % smaller, a tenth slower
 
 COMPRESSIONS = tuple(_OPTIONS)
 """Compressions of a COG, the default first."""
@@ -119,6 +125,12 @@ def compressed(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
     coding
         Size and compression of the blocks.
     """
+    if coding.compress == "deflate":
+        return _deflated(rgba, coding)
+    return _by_gdal(rgba, coding)
+
+
+def _by_gdal(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
     options = {"tiled": True, "blockxsize": coding.blocksize, "blockysize": coding.blocksize, "interleave": "pixel"}
     # The transform has no meaning: without one, rasterio warns.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
@@ -133,6 +145,37 @@ def compressed(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
 def _blocks(file: bytes, directory: Directory) -> Iterator[bytes]:
     for start, size in zip(numbers(directory[OFFSETS]), numbers(directory[BYTE_COUNTS]), strict=True):
         yield file[int(start) : int(start + size)]
+
+
+def _deflated(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
+    """Compress as `_by_gdal` does, in half of the time: differences by numpy, DEFLATE by ISA-L."""
+    _, height, width = rgba.shape
+    side = coding.blocksize
+    image, mask = _template(coding)
+    size = {WIDTH: long_entry([width]), HEIGHT: long_entry([height])}
+    blocks = tuple(_deflated_block(rgba[:, :, col : col + side], side) for col in range(0, width, side))
+    return Blocks({**image, **size}, {**mask, **size}, blocks)
+
+
+@lru_cache
+def _template(coding: BlockCoding) -> tuple[Directory, Directory]:
+    """Return the directories of pixels and mask as GDAL writes them."""
+    blocks = _by_gdal(np.zeros((4, 1, 1), np.uint8), coding)
+    return blocks.image, blocks.mask
+
+
+def _deflated_block(rgba: npt.NDArray[np.uint8], side: int) -> tuple[bytes, bytes]:
+    """Compress the pixels and the mask of one block; beyond the raster, all is 0 (TIFF 6.0, sections 14 and 15)."""
+    _, height, width = rgba.shape
+    pixels = np.zeros((side, side, 3), np.uint8)
+    for k in range(3):
+        pixels[:height, 0, k] = rgba[k, :, 0]
+        np.subtract(rgba[k, :, 1:], rgba[k, :, :-1], out=pixels[:height, 1:width, k])  # differences, modulo 256
+    mask = np.zeros((side, side), np.uint8)
+    mask[:height, :width] = rgba[3]
+    return isal_zlib.compress(pixels.data, _ISAL_LEVEL), isal_zlib.compress(
+        np.packbits(mask, axis=1).data, _ISAL_LEVEL
+    )
 
 
 def encode(
