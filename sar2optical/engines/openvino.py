@@ -75,7 +75,7 @@ class OpenVINOEngine(Engine):
             windows = [
                 np.array(request.infer([window[None]], share_inputs=True, share_outputs=True)[0]) for window in sar
             ]
-            return np.concatenate(windows)
+            return windows[0] if len(windows) == 1 else np.concatenate(windows)
         except Exception as error:  # of many types, none of them ours
             raise InferenceFailed(f"OpenVINO failed: {_last_line(error)}") from error
         finally:

@@ -346,10 +346,26 @@ def decode(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     ndarray
         uint8 of the same shape.
     """
+    decoded = np.empty(image.shape, np.uint8)
+    if image.ndim < 2 or not image.size:
+        _decode(image, decoded)
+        return decoded
+    rows = max(1, _IN_CACHE // image.shape[-1])
+    for index in np.ndindex(image.shape[:-2]):
+        plane, out = image[index], decoded[index]
+        for start in range(0, len(plane), rows):
+            _decode(plane[start : start + rows], out[start : start + rows])
+    return decoded
+
+
+_IN_CACHE = 1 << 16  # pixels whose passes stay in the cache of a core
+
+
+def _decode(image: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
     scaled = image * np.float32(127.5)
     scaled += np.float32(128)  # 127.5, and half a level for rounding
     np.clip(scaled, 0, 255, out=scaled)
-    return scaled.astype(np.uint8)
+    np.copyto(out, scaled, casting="unsafe")
 
 
 def _value(bound: Bound, sample: NDArray[np.float32]) -> float:
