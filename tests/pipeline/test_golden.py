@@ -14,7 +14,7 @@ from sar2optical.testing import SimulatedScene, write_scene
 from tests.conftest import make_local
 
 GOLDEN = "ac7ffae462c498ae779e64dd314e4500d605051c09605b3ac8eb0dc526ebe908"
-"""SHA-256 of pixels and mask, computed with the package at commit ac55ef5: windows began at multiples of the stride."""
+"""SHA-256 of pixels and mask by the package at commit ac55ef5, whose windows began at multiples of the stride."""
 
 HEIGHT, WIDTH, OVERLAP = 464, 672, 48
 """Windows of 256 begin at 0 and 208, and at 0, 208 and 416, whether they are spaced evenly or at the stride."""
