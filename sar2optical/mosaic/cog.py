@@ -205,7 +205,7 @@ def _pair(one: _Stored, start: int, *, big: bool) -> tuple[Directory, Directory]
     for k, directory in enumerate((one.image, one.mask)):
         kind = reduced | (_IS_MASK if k else 0)
         changed = {
-            SUBFILE: long_entry([kind]),
+            **({SUBFILE: long_entry([kind])} if kind else {}),  # 0 is the default, left out as by GDAL
             WIDTH: long_entry([one.level.width]),
             HEIGHT: long_entry([one.level.height]),
             OFFSETS: long_entry(offsets[:, k], big=big),

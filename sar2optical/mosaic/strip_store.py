@@ -204,6 +204,8 @@ class StripStore:
             half = None
             if strip.lossy and len(self.levels) > 1:
                 half = Strip.read(path.with_name(half_name(mosaic.rows)), self.run).pixels()
+                if half.shape[1:] != ((rows + 1) // 2, (width + 1) // 2):  # of blocks of another size
+                    return False
         except StripDamaged:
             return False
         self.all_valid = self.all_valid and bool(rgba[3].all())

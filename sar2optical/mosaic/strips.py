@@ -53,6 +53,7 @@ RUN_TAG = "SAR2OPTICAL_RUN"
 _MARK = 270  # ImageDescription
 _IS_MASK = 4
 _LENGTH = 4  # bytes before a block, and behind it
+_NO_DIGEST = "0" * 64
 _HEAD = 2**16  # bytes that hold the directories of most strips
 
 
@@ -93,7 +94,7 @@ class Strip:
             image, mask = read_directories(file)
             digest = _digest_in(image, path, run)
             body = memoryview(file)[int(numbers(image[OFFSETS])[0]) - _LENGTH :]
-        if digest != _digest(body):
+        if digest != _digest(file, digest):
             raise StripDamaged(f"{path}: is damaged: run the same command again")
         return cls(image, mask, body, file)
 
@@ -113,6 +114,7 @@ class Strip:
             except NotTiff:  # of a very wide mosaic
                 image, mask = read_directories(head + file.read())
             _digest_in(image, path, run)
+            block_sizes(image, mask)  # raises if they are missing
         return image, mask
 
     @property
@@ -207,9 +209,9 @@ def encoded_strip(parts: Sequence[Blocks], run: str = "", name: str = "") -> byt
     body = b"".join(_framed(blocks))
     width = sum(int(numbers(part.image[WIDTH])[0]) for part in parts)
     sizes = np.array([[len(pixels), len(mask)] for pixels, mask in blocks], np.int64)
-    mark = ascii_entry(f"{run} {name} {_digest(memoryview(body))}")
 
-    def directories(start: int) -> list[Directory]:
+    def directories(start: int, digest: str) -> list[Directory]:
+        mark = ascii_entry(f"{run} {name} {digest}")
         offsets = block_offsets(sizes, start)
         changed = {WIDTH: long_entry([width])}
         return [
@@ -225,7 +227,10 @@ def encoded_strip(parts: Sequence[Blocks], run: str = "", name: str = "") -> byt
             )
         ]
 
-    return header(directories(len(header(directories(0))))) + body
+    start = len(header(directories(0, _NO_DIGEST)))
+    digest = hashlib.sha256(header(directories(start, _NO_DIGEST)))
+    digest.update(body)
+    return header(directories(start, digest.hexdigest())) + body
 
 
 def block_sizes(image: Directory, mask: Directory) -> npt.NDArray[np.int64]:
@@ -260,5 +265,10 @@ def _framed(blocks: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
             yield data[-_LENGTH:]
 
 
-def _digest(body: memoryview) -> str:
-    return hashlib.sha256(body).hexdigest()
+def _digest(file: bytes, digest: str) -> str:
+    """Compute the hash of a strip, directories included, with zeros in the place of the hash that it holds."""
+    at = file.find(digest.encode())
+    found = hashlib.sha256(file[:at])
+    found.update(_NO_DIGEST.encode())
+    found.update(memoryview(file)[at + len(digest) :])
+    return found.hexdigest()

@@ -102,7 +102,7 @@ def read_directories(file: bytes) -> list[dict[int, Entry]]:
             seen.add(at)
             directory, at = _read_directory(file, at, big=big)
             found.append(directory)
-    except (struct.error, KeyError) as error:
+    except (struct.error, KeyError, OverflowError) as error:
         raise NotTiff("the file ends too early, or is damaged") from error
     return found
 

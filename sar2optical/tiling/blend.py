@@ -152,7 +152,8 @@ class Blender:
         alone = [self._rows.alone(k) for k in range(len(grid.rows))]
         deep = max(first + grid.window - stop for first, stop in alone)
         self._sum = np.zeros((channels, deep, grid.padded_width), np.float32)
-        self._between = self._new_between(0)
+        self._high = max(stop - first for first, stop in alone)
+        self._between = self._new_between()
         self._open: dict[int, NDArray[Any]] = {}
 
     def begin(self, row: int) -> None:
@@ -230,9 +231,9 @@ class Blender:
             left = self._grid.window - (stop - start)  # rows that the next row of windows shares
             self._sum[:, :left] = self._sum[:, done : done + left]  # numpy handles the overlap of the two
             self._sum[:, left:] = 0
-            self._between = self._new_between(row + 1)
+            self._between = self._new_between()
         return finished
 
-    def _new_between(self, row: int) -> NDArray[np.float32]:
-        first, stop = self._rows.alone(row)
-        return np.zeros((self._channels, stop - first, int(self._cols.shared[-1])), np.float32)
+    def _new_between(self) -> NDArray[np.float32]:
+        # High enough for any row of windows: strides differ by a pixel, and the first row may be any.
+        return np.zeros((self._channels, self._high, int(self._cols.shared[-1])), np.float32)

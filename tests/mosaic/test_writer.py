@@ -10,6 +10,7 @@ import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ from rio_cogeo.cogeo import cog_validate
 
 from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
 from sar2optical.mosaic import strip_store
+from sar2optical.mosaic import writer as writer_module
 from sar2optical.mosaic.coding import COMPRESSIONS, BlockCoding
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output
+from sar2optical.mosaic.tiff import OFFSETS, numbers, read_directories
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.scene.bands import Georeference
 
@@ -58,8 +61,10 @@ def colours(*shape, seed=0):
     return rng.integers(0, 256, (3, *shape), dtype=np.uint8), valid
 
 
-def write(out, rgb, valid, *, rows=224, georeference=NORTH_UP, tags=None, preview=None, **changes):
-    shape, options = valid.shape, MosaicOptions(**changes)
+def write(
+    out, rgb, valid, *, rows=224, georeference=NORTH_UP, tags=None, preview=None, overwrite=False, **coding
+):  # fmt: skip
+    shape, options = valid.shape, MosaicOptions(coding=BlockCoding(**coding), overwrite=overwrite)
     with MosaicWriter(out, shape=shape, georeference=georeference, tags=tags or {}, options=options) as writer:
         for row in range(0, shape[0], rows):
             writer.write(rgb[:, row : row + rows], valid[row : row + rows])
@@ -124,19 +129,27 @@ def test_zero_is_a_colour(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "rows"), [((300, 1031), 1), ((1031, 101), 129), ((1031, 101), 224), ((1031, 101), 1031)]
+    ("shape", "rows", "blocksize", "levels"),
+    [
+        ((300, 1031), 1, 512, 2),
+        ((1031, 101), 129, 512, 2),
+        ((1031, 101), 1031, 512, 2),
+        ((1031, 101), 129, 64, 5),
+        ((1031, 101), 1031, 64, 5),
+        ((101, 300), 7, 16, 5),
+    ],
 )
-def test_overviews_are_means_over_valid_pixels_whatever_the_strips(tmp_path, shape, rows):
+def test_overviews_are_means_over_valid_pixels_whatever_the_strips(tmp_path, shape, rows, blocksize, levels):
     rgb, valid = colours(*shape)
-    write(tmp_path / "out.tif", rgb, valid, rows=rows)
-    for level in range(2):
+    write(tmp_path / "out.tif", rgb, valid, rows=rows, blocksize=blocksize)
+    for level in range(levels):
         rgb, valid = halved(rgb, valid)
         with rasterio.open(tmp_path / "out.tif", overview_level=level) as overview:
             assert overview.shape == valid.shape
             assert np.array_equal(overview.read(), rgb)
             assert np.array_equal(overview.read_masks(1), np.where(valid, 255, 0))
     with rasterio.open(tmp_path / "out.tif") as cog:
-        assert len(cog.overviews(1)) == 2
+        assert len(cog.overviews(1)) == levels
 
 
 @pytest.mark.parametrize(
@@ -307,8 +320,11 @@ def test_an_output_that_another_program_creates_is_not_overwritten(tmp_path):
 
 
 def test_rows_on_disk_end_where_a_strip_is_missing(tmp_path):
-    out, obstacle = tmp_path / "out.tif", tmp_path / "out.tif.parts" / "strip-00000006.tif"
-    settings = {"shape": (90, 4), "georeference": NORTH_UP, "tags": {}, "manifest": Manifest({"a": "1"})}
+    out, obstacle = tmp_path / "out.tif", tmp_path / "out.tif.parts" / "strip-00000032.tif"
+    options = MosaicOptions(coding=BlockCoding(blocksize=16))
+    settings = {
+        "shape": (90, 4), "georeference": NORTH_UP, "tags": {}, "manifest": Manifest({"a": "1"}), "options": options
+    }  # fmt: skip
     kept = []
 
     def fill():
@@ -322,11 +338,13 @@ def test_rows_on_disk_end_where_a_strip_is_missing(tmp_path):
 
     with pytest.raises(OutputUnwritable, match=r"cannot write .*out\.tif"):
         fill()
-    assert kept == [6]  # whatever came after it is not counted
+    assert kept == [32]  # whatever came after it is not counted, nor rows that wait for their strip
     obstacle.rmdir()
     with MosaicWriter(out, **settings) as writer:
-        assert writer.resume() == writer.rows_on_disk() == 6
-        for _ in range(28):
+        assert writer.resume() == writer.rows_on_disk() == 32
+        writer.write(*colours(1, 4))
+        assert (writer.rows, writer.rows_on_disk()) == (33, 32)
+        for _ in range(19):
             writer.write(*colours(3, 4))
         assert writer.rows_on_disk() == 90
         writer.finish()
@@ -345,8 +363,11 @@ def until(true, seconds=30):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_leaving_with_an_exception_leaves_nothing(tmp_path, error):
     def interrupted():
-        with MosaicWriter(tmp_path / "out.tif", shape=(9, 4), georeference=NORTH_UP, tags={}) as writer:
-            writer.write(*colours(3, 4))
+        options = MosaicOptions(coding=BlockCoding(blocksize=16))
+        with MosaicWriter(
+            tmp_path / "out.tif", shape=(40, 4), georeference=NORTH_UP, tags={}, options=options
+        ) as writer:
+            writer.write(*colours(19, 4))  # one strip, and rows that wait for the next
             until(lambda: names(tmp_path / "out.tif.parts") == ["lock", "strip-00000000.tif"])
             raise error
 
@@ -356,7 +377,7 @@ def test_leaving_with_an_exception_leaves_nothing(tmp_path, error):
 
 
 def strip_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("strips")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("strips", "blocks"))]
 
 
 def test_a_writer_that_is_only_constructed_starts_no_thread(tmp_path, monkeypatch):
@@ -375,7 +396,7 @@ def test_a_writer_that_is_only_constructed_starts_no_thread(tmp_path, monkeypatc
     assert names(tmp_path) == []
 
     with MosaicWriter(tmp_path / "out.tif", shape=(3, 4), georeference=NORTH_UP, tags={}) as writer:
-        assert len(pools) == 1
+        assert len(pools) == 2  # for blocks and for strips
         writer.write(*colours(3, 4))
         assert strip_threads()
         writer.finish()
@@ -433,6 +454,7 @@ import resource, sys, time
 import numpy as np
 from pathlib import Path
 from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.coding import BlockCoding
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.scene.bands import Georeference
 
@@ -440,7 +462,7 @@ out, step, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 rgb = np.random.default_rng(0).integers(0, 256, (3, 700, 600), dtype=np.uint8)
 valid = np.ones((700, 600), bool)
 try:
-    options = MosaicOptions(overwrite=True)
+    options = MosaicOptions(overwrite=True, coding=BlockCoding(blocksize=128))
     with MosaicWriter(out, shape=(700, 600), georeference=Georeference(), tags={}, options=options) as writer:
         if limit and step == "strips":
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -480,7 +502,8 @@ def test_a_file_size_limit_is_one_clear_line(tmp_path, step, suffix):
     assert out.read_text() == "the old one"
 
 
-# Strips of 700 x 600 take 1.6 MB, the COG as much again: full in the strips, at its begin, near its end.
+# Strips of 700 x 600 and their overviews take 1.7 MB, the COG as much again: the disk is full in the strips; or
+# it has space for none of the COG, or for most of it, which is refused before the COG is begun.
 @pytest.mark.parametrize("kilobytes", [500, 2000, 2900])
 def test_a_full_disk_leaves_nothing(small_disk, kilobytes):
     folder = small_disk(kilobytes)
@@ -496,8 +519,7 @@ def test_a_disk_with_enough_space_holds_the_mosaic(small_disk):
     assert names(folder) == ["out.tif"]
 
 
-@pytest.mark.parametrize("name", ["out.tif", "out.png"])
-def test_a_file_that_gdal_truncates_without_an_error_is_detected(tmp_path, monkeypatch, name):
+def test_a_picture_that_gdal_truncates_without_an_error_is_detected(tmp_path, monkeypatch):
     copy = rasterio.shutil.copy
 
     def copy_and_cut(source, made, **options):
@@ -505,8 +527,35 @@ def test_a_file_that_gdal_truncates_without_an_error_is_detected(tmp_path, monke
         os.truncate(made, made.stat().st_size - 100)
 
     monkeypatch.setattr(rasterio.shutil, "copy", copy_and_cut)
-    with pytest.raises(OutputUnwritable, match=r"cannot write .*out\."):
-        write(tmp_path / name, *colours(600, 200))
+    with pytest.raises(OutputUnwritable, match=r"cannot write .*out\.png"):
+        write(tmp_path / "out.png", *colours(600, 200))
+    assert names(tmp_path) == []
+
+
+def cut(made):
+    os.truncate(made, made.stat().st_size - 100)
+
+
+def flip(made, *, level):
+    """Flip a byte near the begin of the last block of a level."""
+    data = bytearray(made.read_bytes())
+    mosaic, _, *overviews = read_directories(bytes(data))
+    data[int(numbers([mosaic, *overviews][level][OFFSETS])[-1]) + 5] ^= 0xFF
+    made.write_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", [cut, partial(flip, level=0), partial(flip, level=1), partial(flip, level=2)])
+@pytest.mark.parametrize("compress", ["deflate", "none"])
+def test_a_cog_that_does_not_read_back_as_its_strips_is_not_published(tmp_path, monkeypatch, spoil, compress):
+    build = writer_module.build_cog
+
+    def build_and_spoil(made, *args, **kwargs):
+        build(made, *args, **kwargs)
+        spoil(made)
+
+    monkeypatch.setattr(writer_module, "build_cog", build_and_spoil)
+    with pytest.raises(OutputUnwritable, match=r"cannot write .*out\.tif"):
+        write(tmp_path / "out.tif", *colours(200, 150), blocksize=64, compress=compress)
     assert names(tmp_path) == []
 
 
@@ -522,7 +571,7 @@ def test_a_killed_run_leaves_nothing_at_the_output_and_does_not_stop_the_next(tm
         process.wait(30)
     assert names(tmp_path) == ["out.tif.parts"]
     assert "strip-00000000.tif" in names(tmp_path / "out.tif.parts")
-    (tmp_path / "out.tif.parts" / ".strip-00000400.tif.tmp").write_text("half")
+    (tmp_path / "out.tif.parts" / ".strip-00000384.tif.1234.tmp").write_text("half")
 
     rgb, valid = colours(5, 6)
     write(out, rgb, valid)
@@ -605,8 +654,11 @@ def test_a_folder_that_is_not_writable_is_refused():
 
 
 def test_options_that_no_run_can_use_are_refused(tmp_path):
-    with pytest.raises(OptionError, match=r"'lz4' is not supported; choose one of deflate, zstd"):
+    with pytest.raises(OptionError, match=r"'lz4' is not supported: choose one of deflate, zstd"):
         write(tmp_path / "out.tif", *colours(2, 2), compress="lz4")
+    for blocksize in (0, 8, 500, 4112, -16):
+        with pytest.raises(OptionError, match=rf"block size is {blocksize}: give a multiple of 16 up to 4096"):
+            write(tmp_path / "out.tif", *colours(2, 2), blocksize=blocksize)
     with pytest.raises(OptionError, match="at most 65500 pixels a side, the mosaic has 65501"):
         MosaicWriter(tmp_path / "out.jpg", shape=(10, 65501), georeference=NORTH_UP, tags={})
     assert names(tmp_path) == []

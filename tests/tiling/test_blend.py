@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
 from math import pi, sin
 
 import numpy as np
 import pytest
 
+from sar2optical.scene.encoder import decode
 from sar2optical.tiling.blend import Blender, axis_weights
 from sar2optical.tiling.windows import window_grid
 
@@ -62,8 +65,8 @@ def slow_blend(grid, images):
     return (total / weight)[:, : grid.shape[0], : grid.shape[1]]
 
 
-def blend(grid, images, skip=()):
-    blender = Blender(grid)
+def blend(grid, images, skip=(), **conversion):
+    blender = Blender(grid, **conversion)
     strips = []
     for i in range(len(grid.rows)):
         blender.begin(i)
@@ -226,3 +229,54 @@ def test_any_number_of_channels_is_blended():
     strip = blender.finish(0).image()
     assert strip.shape == (1, 2, 6)
     np.testing.assert_allclose(strip, 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "window", "overlap"), [*LAYOUTS, THREEFOLD, FOURFOLD])
+def test_converted_pixels_are_those_of_the_finished_floats_to_the_bit(shape, window, overlap):
+    grid = window_grid(shape, window, overlap)
+    images = random_images(grid) * np.float32(1.2)  # some are clipped
+    found = blend(grid, images, convert=decode, dtype=np.uint8)
+    assert found.dtype == np.uint8
+    assert found.std() > 30
+    np.testing.assert_array_equal(found, decode(blend(grid, images)))
+
+
+@pytest.mark.parametrize(("shape", "window", "overlap"), [*LAYOUTS, THREEFOLD, FOURFOLD])
+def test_windows_weighted_by_threads_in_any_order_give_the_same_to_the_bit(shape, window, overlap):
+    grid = window_grid(shape, window, overlap)
+    images = random_images(grid)
+    expected = blend(grid, images, convert=decode, dtype=np.uint8)
+    blender = Blender(grid, convert=decode, dtype=np.uint8)
+    for row in range(len(grid.rows)):  # as many rows at once as the stream may have open
+        blender.begin(row)
+    windows = [(row, col) for row in range(len(grid.rows)) for col in range(len(grid.cols))]
+    mixed = random.Random(0).sample(windows, len(windows))
+    with ThreadPoolExecutor(4) as threads:
+        running = {(row, col): threads.submit(blender.weight, row, col, images[row, col]) for row, col in mixed}
+    finished = []
+    for row in range(len(grid.rows)):
+        for col in range(len(grid.cols)):
+            blender.add(running[row, col].result())
+        finished.append(blender.finish(row))
+    with ThreadPoolExecutor(4) as threads:  # every row is finished: images may be made in any thread, in any order
+        made = [threads.submit(one.image) for one in reversed(finished)][::-1]
+    np.testing.assert_array_equal(np.concatenate([one.result() for one in made], axis=1), expected)
+
+
+# Strides of two lengths: the first row of windows of (31, 12) without overlap is shorter than the third.
+@pytest.mark.parametrize(("shape", "window", "overlap"), [*LAYOUTS, THREEFOLD, FOURFOLD, ((31, 12), 8, 0)])
+def test_any_row_of_windows_may_be_the_first(shape, window, overlap):
+    grid = window_grid(shape, window, overlap)
+    images = random_images(grid)
+    whole = blend(grid, images)
+    for first in range(len(grid.rows)):
+        blender, strips = Blender(grid), []
+        for row in range(first, len(grid.rows)):
+            blender.begin(row)
+            for col in range(len(grid.cols)):
+                blender.add(blender.weight(row, col, images[row, col]))
+            strips.append(blender.finish(row).image())
+        # Rows that an earlier row of windows reaches into are not complete.
+        complete = 0 if first == 0 else grid.rows[first - 1] + window
+        found = np.concatenate(strips, axis=1)[:, max(complete - grid.rows[first], 0) :]
+        np.testing.assert_array_equal(found, whole[:, max(complete, grid.rows[first]) :])
