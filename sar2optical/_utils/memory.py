@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["peak_bytes", "resident_bytes"]
+__all__ = ["peak_bytes", "resident_bytes", "share_heaps"]
 
 _GUESS = 400_000_000
 """Bytes of an engine, its libraries and Python, roughly: used where the system does not report them."""
+
+
+_M_ARENA_MAX = -8  # malloc.h of glibc
+
+
+def share_heaps(cores: int) -> None:
+    """Let threads share heaps, before they are started; nothing happens without glibc (mallopt(3)).
+
+    Each thread would have a heap of its own and keep what it has freed: 905 MB instead of 758 MB for rows of 25,000
+    pixels, at the same speed.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1 + cores // 8)
 
 
 def peak_bytes() -> int:

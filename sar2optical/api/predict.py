@@ -135,6 +135,7 @@ class _ArrayScene:
     files: tuple[Path, ...] = ()
     georeference = Georeference()
     row_of_blocks = 0
+    dtype = np.dtype(np.float32)
     unit_reason = "the scene's"
 
     def __init__(self, bands: SarArray) -> None:

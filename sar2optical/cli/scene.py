@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sar2optical._utils.cores import usable_cores
+from sar2optical._utils.memory import share_heaps
 from sar2optical.cli.common import CONTEXT, GentleStop, Lines, name_variables, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
@@ -53,6 +55,7 @@ def main(
     resume.
     """
     set_up_logging(-1 if quiet else int(verbose))
+    share_heaps(usable_cores())
     from sar2optical._utils.files import refuse_existing, write_output
     from sar2optical.engines.registry import resolve
     from sar2optical.pipeline.run import translate

@@ -36,7 +36,7 @@ _FOR_HALVES = "zstd"
 def strips_at_once(threads: int, width: int, coding: BlockCoding) -> int:
     """Return how many strips, of the mosaic and its overviews, are compressed and written at the same time."""
     parts = len(list(chunks_of(width, coding)))
-    return max(2, min(2 * threads // parts, _MOST_STRIPS_AT_ONCE))
+    return max(1, min(2 * threads // parts, _MOST_STRIPS_AT_ONCE))
 
 
 def bytes_of_store(shape: tuple[int, int], coding: BlockCoding, *, threads: int) -> int:

@@ -39,6 +39,7 @@ Opener = Callable[[Mapping[str, Path], str, EngineOptions], AbstractContextManag
 """Function that opens one of a model's files: (files by precision, backend, options)."""
 
 _LEAST_CACHE = 16_000_000
+_USUAL_CACHE = 48_000_000
 _MOST_CACHE = 512_000_000
 _AHEAD, _MOST_AHEAD = 2, 4
 _MAY_BE_PRODUCTS = (".zip", ".safe")
@@ -192,14 +193,19 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> 
         If the limit is less than what the scene's width needs.
     """
     # Two rows of blocks: one in use and the next one, so that no block is decoded twice.
-    wanted = min(max(GDAL_CACHE_BYTES, 2 * scene.row_of_blocks), _MOST_CACHE)
+    wanted = min(max(_USUAL_CACHE, 2 * scene.row_of_blocks), _MOST_CACHE)
     limit = options.max_memory
     if limit is None:
         return _AHEAD, wanted
     held = resident_bytes()
     stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
     for ahead in range(_MOST_AHEAD, 0, -1):
-        left = limit - held - stored - bytes_in_flight(grid, bands=len(scene.polarisations), ahead=ahead)
+        left = (
+            limit
+            - held
+            - stored
+            - bytes_in_flight(grid, bytes_per_pixel=len(scene.polarisations) * scene.dtype.itemsize, ahead=ahead)
+        )
         if left >= wanted or (ahead == 1 and left >= _LEAST_CACHE):
             return ahead, min(left, wanted)
     needed = limit - left + _LEAST_CACHE

@@ -3,7 +3,7 @@
 ::
 
     reader                 main thread                       streams           writer
-    read -> encode   ->    windows -> batches -> submit  ->  cut, fill, engine.run
+    read             ->    windows -> batches -> submit  ->  encode, fill, engine.run
                            add (in order)                <-  decode, or weight
                            strip                                          ->   decode sums -> write
 
@@ -16,19 +16,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.engines import Engine
 from sar2optical.pipeline.job import Job
-from sar2optical.scene.encoder import decode, encode_bands
+from sar2optical.scene.encoder import Encoding, decode
 from sar2optical.tiling.blend import Blender, Finished, Weighted
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
@@ -47,7 +46,7 @@ class Writer(Protocol):
         ...
 
 
-STAGES = ("read", "encode", "cut", "infer", "weight", "blend", "write")
+STAGES = ("read", "encode", "infer", "weight", "blend", "write")
 """Names of the stages, in the order of the data."""
 
 
@@ -70,10 +69,10 @@ class Clock:
                 self.seconds[stage] += took
 
     def idle(self, elapsed: float, *, streams: int) -> dict[str, float]:
-        """Return the share of the time that each stage's threads waited; `streams` threads cut, infer and weight."""
+        """Return the share of the time that each stage's threads waited; `streams` of them encode, infer, weight."""
         if elapsed <= 0:
             return dict.fromkeys(STAGES, 0.0)
-        threads = dict.fromkeys(("cut", "infer", "weight"), streams)
+        threads = dict.fromkeys(("encode", "infer", "weight"), streams)
         return {stage: max(0.0, 1 - busy / (elapsed * threads.get(stage, 1))) for stage, busy in self.seconds.items()}
 
 
@@ -89,12 +88,12 @@ class Streamed:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows of the scene, encoded."""
+    """Rows of the scene. They are encoded window by window: integers need half of the memory before."""
 
     start: int
     """First row."""
-    sar: NDArray[np.float32]
-    """(bands, rows, width) in [-1, 1]."""
+    values: NDArray[Any]
+    """(bands, rows, width) in the scene's unit and type."""
     valid: NDArray[np.bool_]
     """(rows, width)."""
     all_valid: bool
@@ -114,28 +113,32 @@ class _Window:
     left: int
     pieces: tuple[_Piece, ...]
 
-    def cut(self, out: NDArray[np.float32]) -> None:
-        """Copy its pixels to float32 (channels, window, window), a lone band to all channels; fill invalid ones."""
+    def cut(self, encodings: Sequence[Encoding], out: NDArray[np.float32]) -> None:
+        """Encode its pixels to float32 (channels, window, window), a lone band to all channels; fill invalid ones."""
         side = out.shape[1]
-        height, width = 0, self.pieces[0].valid.shape[1]
-        across = slice(self.left, min(self.left + side, width))
+        across = slice(self.left, min(self.left + side, self.pieces[0].valid.shape[1]))
         columns = across.stop - across.start
-        whole = columns == side
+        valid = None if all(piece.all_valid for piece in self.pieces) else np.zeros((side, side), np.bool_)
+        height = 0
         for piece in self.pieces:
             rows = piece.part(self.top, self.top + side)
-            part = piece.sar[:, rows, across]
-            out[:, height : height + part.shape[1], :columns] = part
-            height += part.shape[1]
-            whole = whole and piece.all_valid
-        if whole and height == side:
-            return
-        valid = np.zeros((side, side), np.bool_)
-        valid[:height, :columns] = np.concatenate(
-            [piece.valid[piece.part(self.top, self.top + side), across] for piece in self.pieces]
-        )
-        out[:, height:] = 0
-        out[:, :, columns:] = 0
-        out[...] = mirror_invalid(out, valid)
+            usable = piece.valid[rows, across]
+            place = slice(height, height + len(usable)), slice(0, columns)
+            for encoding, band, target in zip(encodings, piece.values, out, strict=False):
+                values = band[rows, across].astype(np.float32, copy=False)
+                encoding.encode(values, None if piece.all_valid else usable, target[place])
+            if valid is not None:
+                valid[place] = usable
+            height += len(usable)
+        if (height, columns) != (side, side):
+            out[:, height:] = 0
+            out[:, :, columns:] = 0
+            if valid is None:
+                valid = np.zeros((side, side), np.bool_)
+                valid[:height, :columns] = True
+        out[len(encodings) :] = out[0]
+        if valid is not None:
+            out[...] = mirror_invalid(out, valid)
 
 
 def stream(
@@ -181,35 +184,37 @@ def stream(
         wanted = []
     with ThreadPoolExecutor(1, "reader") as reader, finisher:
         windows = _windows(job, wanted, reader, finisher, clock, stop)
-        count = _infer(windows, job.engine, finisher, clock)
+        count = _infer(windows, job, finisher, clock)
     return Streamed(windows_run=count, row=finisher.row)
 
 
-def bytes_in_flight(grid: WindowGrid, *, bands: int, ahead: int) -> int:
+def bytes_in_flight(grid: WindowGrid, *, bytes_per_pixel: int, ahead: int) -> int:
     """Estimate the peak memory of `stream` in bytes: linear in the scene's width, whatever its height.
 
-    Sum of: encoded pieces (float32 and valid: those of a row of windows, and those ahead), scratch space of reading,
-    sums of the blend, and finished rows (bytes, float32 where rows of windows overlap), of two rows of windows.
+    Sum of: pieces (values of all bands, `bytes_per_pixel`, and valid: those of a row of windows, and those ahead),
+    scratch space of reading, sums of the blend, and finished rows (bytes, float32 where rows of windows overlap), of
+    three rows of windows.
     """
     wide = grid.padded_width
     height = min(grid.window, grid.shape[0])
     overlap = max([a + grid.window - b for a, b in zip(grid.rows, grid.rows[1:], strict=False)], default=0)
-    encoded = (4 * bands + 1) * (height + (2 + ahead) * PIECE) * wide
-    read = 4 * 3 * bands * PIECE * wide
+    pieces = (bytes_per_pixel + 1) * (height + (2 + ahead) * PIECE) * wide
+    read = 4 * 3 * PIECE * wide
     blended = 12 * 4 * overlap * wide
-    finished = 2 * (3 + 1) * height * wide
-    return encoded + read + blended + finished
+    finished = 3 * (3 + 1) * height * wide
+    return pieces + read + blended + finished
 
 
-def _infer(windows: Iterator[_Window], engine: Engine, finisher: _Finisher, clock: Clock) -> int:
+def _infer(windows: Iterator[_Window], job: Job, finisher: _Finisher, clock: Clock) -> int:
     """Run batches on the engine's streams; pass the results on in the order of the windows."""
+    engine, encodings = job.engine, job.encodings
     shape = (engine.signature.channels, engine.window, engine.window)
 
     def run(batch: list[_Window]) -> list[Weighted]:
-        with clock.at("cut"):
+        with clock.at("encode"):
             sar = np.empty((len(batch), *shape), np.float32)
             for window, out in zip(batch, sar, strict=True):
-                window.cut(out)
+                window.cut(encodings, out)
         with clock.at("infer"):
             images = engine.run(sar)
         return [finisher.weight(window.row, window.col, image) for window, image in zip(batch, images, strict=True)]
@@ -278,13 +283,15 @@ def _windows(
 
 
 def _read(job: Job, number: int, clock: Clock) -> _Piece:
-    """Read and encode a piece of the scene. Pieces do not depend on the windows: values are those of any run."""
+    """Read a piece of the scene. Pieces do not depend on the windows: values are those of any run."""
     start = number * PIECE
     stop = min(start + PIECE, job.grid.shape[0])
     with clock.at("read"):
         values, valid = job.scene.read_rows(start, stop)
-    with clock.at("encode"):
-        return _Piece(start, encode_bands(job.encodings, values, valid), valid, bool(valid.all()))
+        all_valid = bool(valid.all())
+        if all_valid:
+            valid = np.broadcast_to(np.True_, valid.shape)  # needs no memory
+        return _Piece(start, values.astype(job.scene.dtype, copy=False), valid, all_valid)
 
 
 def _valid_columns(pieces: Iterable[_Piece], top: int, bottom: int) -> NDArray[np.bool_]:
@@ -329,12 +336,16 @@ class _Finisher:
     def __exit__(self, *_: object) -> None:
         self._worker.shutdown()
 
-    def expect(self, row: int, pieces: Iterable[_Piece]) -> None:
+    def expect(self, row: int, pieces: Collection[_Piece]) -> None:
         """Store which pixels of the next row of windows are valid."""
         start, stop = self._grid.strip(row)
-        strip = np.concatenate([piece.valid[piece.part(start, stop)] for piece in pieces])
-        # Hundreds of empty strips may lie between two windows: one False stands for each.
-        self._expected.append((row, strip if strip.any() else np.broadcast_to(np.False_, strip.shape)))
+        if all(piece.all_valid for piece in pieces):
+            strip = np.broadcast_to(np.True_, (stop - start, self._grid.shape[1]))
+        else:
+            strip = np.concatenate([piece.valid[piece.part(start, stop)] for piece in pieces])
+            if not strip.any():  # hundreds of empty strips may lie between two windows
+                strip = np.broadcast_to(np.False_, strip.shape)
+        self._expected.append((row, strip))
         self._blender.begin(row)
 
     def weight(self, row: int, col: int, image: NDArray[np.float32]) -> Weighted:

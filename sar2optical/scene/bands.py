@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from affine import Affine
@@ -70,6 +70,8 @@ class Described(Protocol):
     polarisations: tuple[str | None, ...]
     """Polarisation of each band; None where it is unknown."""
     georeference: Georeference
+    dtype: np.dtype[Any]
+    """Smallest type that holds every value exactly: float32, or uint16 for plain unsigned integers."""
     row_of_blocks: int
     """Bytes of one row of blocks in all bands that are read: a cache of this size decodes each block only once."""
 

@@ -99,7 +99,7 @@ class Encoding:
         return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
 
     def encode(
-        self, values: NDArray[np.float32], valid: NDArray[np.bool_], out: NDArray[np.float32] | None = None
+        self, values: NDArray[np.float32], valid: NDArray[np.bool_] | None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Stretch a band to [-1, 1] and clip it; invalid pixels become 0, see `sar2optical.tiling.fill`.
 
@@ -108,7 +108,7 @@ class Encoding:
         values
             float32 (H, W) in `source`.
         valid
-            bool (H, W).
+            bool (H, W); None: all pixels are valid.
         out
             float32 (H, W), where the result is stored; a new array by default.
 
@@ -125,7 +125,7 @@ class Encoding:
             out *= np.float32(2 / (self.high - self.low))
         out -= 1
         np.clip(out, -1, 1, out=out)
-        if not valid.all():
+        if valid is not None and not valid.all():
             out[~valid] = 0
         return out
 

@@ -78,6 +78,7 @@ class RasterBands:
         self.block: tuple[int, int] = dataset.block_shapes[indices[0] - 1]
         self._scales = [self._scale(index) for index in indices]
         self.suspects = tuple(self._suspects(k) for k in range(len(indices)))
+        self.dtype = np.dtype(np.uint16 if all(self._is_plain(k) for k in range(len(indices))) else np.float32)
         self._limits = [self._limits_of(k) for k in range(len(indices))]
         self.sentinels_seen = False
         self._declares = any(dataset.mask_flag_enums[index - 1] != [MaskFlags.all_valid] for index in indices)
@@ -181,6 +182,11 @@ class RasterBands:
         self._scaled(np.array([0, *stored], dtype), k, values)
         sentinels = tuple(dict.fromkeys(v for v in values[1:] if v != values[0]))
         return Suspects(values[0], sentinels, may_be_db=not (plain and dtype.kind == "u"))
+
+    def _is_plain(self, k: int) -> bool:
+        """Return whether the values of the k-th band are the stored ones, and integers of 16 bits or fewer."""
+        stored = self._dataset.dtypes[self._indices[k] - 1]
+        return stored in ("uint8", "uint16") and self._scales[k] == (1.0, 0.0)
 
     def _limits_of(self, k: int) -> tuple[np.float32, np.float32]:
         """Return the smallest and the largest value that the k-th band can hold; NaN for floats."""

@@ -83,6 +83,7 @@ class Scene:
         self.polarisations = bands.polarisations
         self.georeference = bands.georeference
         self.row_of_blocks = bands.row_of_blocks
+        self.dtype = bands.dtype
         self._sampled: tuple[NDArray[np.float32], ...] | None = None
         self._valid_share = 0.0
         self._zeros_inside = 0.0

@@ -70,6 +70,7 @@ class Geocoded:
         """Residuals of the source's GCPs; None where it has none, or few."""
         self._spacing = self._choose_spacing()
         self._node_row = lru_cache(maxsize=64)(self._compute_node_row)
+        self.dtype = np.dtype(np.float32)
         self.row_of_blocks = self._bytes_touched()
         """Bytes of the blocks that a typical strip touches: a cache of this size decodes each block only once."""
 
