@@ -24,7 +24,7 @@ from sar2optical.mosaic.coding import COMPRESSIONS, BlockCoding
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.run_folder import RunFolder
 from sar2optical.mosaic.strip_store import StripFiles
-from sar2optical.mosaic.strips import Strip, read_strip, write_strip
+from sar2optical.mosaic.strips import Strip, write_strip
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline.estimate import estimate
 from sar2optical.pipeline.options import TranslateOptions
@@ -174,14 +174,16 @@ def test_strips_with_exchanged_contents_are_made_again(tmp_path, src, model):
     assert_same(out, tmp_path / "whole.tif")
 
 
-def test_a_strip_of_another_run_is_not_used(tmp_path):
-    rgba = np.full((4, 3, 5), 255, np.uint8)
-    write_strip(tmp_path / "strip.tif", rgba, "this")
-    np.testing.assert_array_equal(read_strip(tmp_path / "strip.tif", width=5, run="this"), rgba)
-    assert read_strip(tmp_path / "strip.tif", width=5, run="another") is None
-    assert read_strip(tmp_path / "strip.tif", width=6, run="this") is None
-    (tmp_path / "strip.tif").rename(tmp_path / "other.tif")
-    assert read_strip(tmp_path / "other.tif", width=5, run="this") is None
+def test_strips_of_another_width_are_not_used(tmp_path):
+    out = tmp_path / "out.tif"
+    with writer_of(out, shape=(32, 5), blocksize=16) as writer:
+        writer.write(np.zeros((3, 16, 5), np.uint8), np.ones((16, 5), np.bool_))
+        writer.rows_on_disk()
+    for width, rows in ((6, 0), (5, 16)):
+        files = StripFiles(out, (32, width), Manifest({"a": "1"}), coding=BlockCoding(blocksize=16))
+        assert (files.rows(), files.missing()) == (rows, [0, 16][rows // 16 :])
+        with writer_of(out, shape=(32, width), blocksize=16) as writer:
+            assert writer.resume() == rows
 
 
 @pytest.mark.parametrize(
@@ -641,7 +643,7 @@ def test_a_jpeg_strip_without_its_half_is_made_again(tmp_path, spoil):
 def test_the_halves_of_jpeg_strips_are_those_of_the_pixels_before_compression(tmp_path):
     (rgb, valid), out = noise(64, 150), tmp_path / "out.tif"
     filled(out, np.tile(rgb, (1, 2, 1)), np.tile(valid, (2, 1)), compress="jpeg", stop=64)
-    half = read_strip(run_folder_of(out) / "half-00000000.tif", width=75, run=Manifest({"a": "1"}).fingerprint)
+    half = Strip.read(run_folder_of(out) / "half-00000000.tif", Manifest({"a": "1"}).fingerprint).pixels()
     expected, some = halved(rgb, valid)
     np.testing.assert_array_equal(half, [*expected, np.where(some, 255, 0)])
 
