@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -26,8 +27,10 @@ from sar2optical.mosaic.run_folder import RunFolder
 from sar2optical.mosaic.strip_store import StripFiles
 from sar2optical.mosaic.strips import Strip, write_strip
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
+from sar2optical.pipeline import estimate as estimate_module
 from sar2optical.pipeline.estimate import estimate
 from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.pipeline.prepare import prepared
 from sar2optical.pipeline.run import translate
 from sar2optical.pipeline.stream import STAGES
 from sar2optical.scene.bands import Georeference, SceneOptions
@@ -461,6 +464,26 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path, m
     with pytest.raises(OutputUnwritable, match="are free: "):
         estimate(src, out, model=model, options=TranslateOptions(engine=FP32))
     assert list(out.parent.iterdir()) == []
+
+
+def test_windows_are_measured_only_where_the_disk_may_be_too_small(tmp_path, src, model, monkeypatch):
+    measured, measure = [], estimate_module.measure
+    monkeypatch.setattr(estimate_module, "measure", lambda *args: measured.append(args) or measure(*args))
+    options, out = TranslateOptions(engine=FP32, blocksize=BLOCK), tmp_path / "out.tif"
+    # Strips of 3.2 bytes a pixel at most with their overviews, and a mosaic as large.
+    most = math.ceil(2 * 3.2 * 4 / 3 * SHAPE[0] * SHAPE[1])
+
+    def check(free):
+        monkeypatch.setattr(estimate_module, "_free_beside", lambda _: free)
+        estimate_module.refuse_full_disk(job, options.coding, out, on_disk=0)
+
+    with prepared(src, out, model=model, options=options) as job:
+        check(most)
+        assert not measured
+        check(most - 1)
+        assert len(measured) == 1
+        with pytest.raises(OutputUnwritable, match="only 5 MB are free"):
+            check(5_000_000)
 
 
 def test_the_command_prints_the_estimate(tmp_path, src, model):
