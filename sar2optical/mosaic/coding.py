@@ -131,7 +131,10 @@ def compressed(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
 
 
 def _by_gdal(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
-    options = {"tiled": True, "blockxsize": coding.blocksize, "blockysize": coding.blocksize, "interleave": "pixel"}
+    options = {
+        "tiled": True, "blockxsize": coding.blocksize, "blockysize": coding.blocksize, "interleave": "pixel",
+        "endianness": "little",
+    }  # fmt: skip
     # The transform has no meaning: without one, rasterio warns.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         file = encode(

@@ -177,7 +177,7 @@ def _described(folder: Path, description: Sequence[ET.Element]) -> Directory:
     source = folder / "mosaic.vrt"
     source.write_bytes(to_bytes(root))
     with no_georeference_warning(), MemoryFile(ext=".tif") as memory:
-        rasterio.shutil.copy(source, memory.name, driver="GTiff")
+        rasterio.shutil.copy(source, memory.name, driver="GTiff", ENDIANNESS="LITTLE")
         (directory,) = read_directories(memory.read())
     return {tag: entry for tag, entry in directory.items() if tag not in _OF_PIXELS}
 

@@ -43,7 +43,7 @@ from sar2optical.mosaic.tiff import (
 )
 
 __all__ = [
-    "RUN_TAG", "Strip", "StripDamaged", "block_offsets", "block_sizes", "encoded_strip", "read_strip",
+    "RUN_TAG", "Strip", "StripDamaged", "block_offsets", "block_sizes", "encoded_strip",
     "write_blocks", "write_strip",
 ]  # fmt: skip
 
@@ -163,15 +163,6 @@ def _digest_in(image: Directory, path: Path, run: str) -> str:
             f"{path}: was overwritten by another run: wait until that run ends, then run the same command again"
         )
     return digest
-
-
-def read_strip(path: Path, *, width: int, run: str) -> npt.NDArray[np.uint8] | None:
-    """Read a strip's pixels, see `Strip`; None if it is missing, of another run or width, or damaged."""
-    try:
-        strip = Strip.read(path, run)
-        return strip.pixels() if strip.shape[1] == width else None
-    except StripDamaged:
-        return None
 
 
 def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "", coding: BlockCoding | None = None) -> None:

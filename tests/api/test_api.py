@@ -59,6 +59,16 @@ def test_ten_lines_translate_a_scene(scene, tmp_path):
     assert (tmp_path / "p.png").is_file()
 
 
+def test_window_and_blocks_are_keywords(scene, tmp_path):
+    model, out = make_identity(tmp_path / "identity.onnx", BYTES), tmp_path / "out.tif"
+    options = {"model": model, "stretch": ("p1", "p99"), "window": 256, "blocksize": 64}
+    assert s2o.estimate(scene, out, **options).window == 256
+    assert s2o.translate(scene, out, **options).manifest["window"] == "256"
+    with rasterio.open(out) as mosaic:
+        assert set(mosaic.block_shapes) == {(64, 64)}
+        assert mosaic.tags()["SAR2OPTICAL_WINDOW"] == "256"
+
+
 def test_predict_gives_the_pixels_of_translate(scene, tmp_path):
     model = make_local(tmp_path / "local.onnx")
     s2o.translate(scene, tmp_path / "out.tif", model=model, stretch=("p1", "p99"))
@@ -305,6 +315,8 @@ def test_arithmetic_loses_the_unit_and_slices_keep_it(scene, tmp_path):
         ({"geocode": "EPSG:0"}, OptionError, "EPSG:0"),
         ({"overlap": 256}, OptionError, "overlap"),
         ({"compress": "zip"}, OptionError, "compress"),
+        ({"blocksize": 100}, OptionError, "block size is 100: give a multiple of 16 up to 4096"),
+        ({"window": 512}, OptionError, "window is 512, but tiny in openvino takes 256"),
     ],
     ids=str,
 )

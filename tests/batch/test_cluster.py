@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -23,21 +24,23 @@ from sar2optical.batch.cluster import connected
 from sar2optical.batch.schedule import translate_all
 from sar2optical.batch.stac import time_in
 from sar2optical.batch.work import Work
-from sar2optical.batch.worker import MIN_STRIPS, AlreadyDone, begin, cut_rows
+from sar2optical.batch.worker import MIN_STRIPS, AlreadyDone, Shared, begin, count_strips, cut, make_strips
 from sar2optical.cli.batch import main as batch_main
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
 from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.run import translate
+from sar2optical.tiling.windows import window_grid
 from tests.cli.test_cli import here
 from tests.conftest import UTM, make_local, speckle
 
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
-FP32 = TranslateOptions(engine=EngineOptions(device="cpu", precision="fp32", threads=1))
-TALL = (6500, 500)
-"""Rows and columns of a scene of 34 strips: two tasks."""
+BLOCK = 128
+FP32 = TranslateOptions(engine=EngineOptions(device="cpu", precision="fp32", threads=1), blocksize=BLOCK)
+TALL = (3300, 500)
+"""Rows and columns of a scene of 26 strips: two tasks, each at least as high as six rows of windows."""
 
 
 @pytest.fixture(scope="module")
@@ -60,29 +63,53 @@ def assert_same(path, other):
 
 
 def run(client, works, model, **changes):
-    options = TranslateOptions(**{"engine": FP32.engine, **changes})
+    options = TranslateOptions(**{"engine": FP32.engine, "blocksize": BLOCK, **changes})
     return translate_all(client, works, workers=2, model=model, options=options)
 
 
 @pytest.fixture
 def tall(make_raster):
     grey = speckle(TALL)
-    grey[3000:3300, 100:300] = 0
+    grey[1500:1800, 100:300] = 0
     return make_raster(grey, "tall.tif", nodata=0, **UTM)
 
 
 @pytest.mark.parametrize(
     ("wanted", "tasks"),
     [
-        (range(34), [range(17), range(17, 34)]),
-        (range(48), [range(16), range(16, 32), range(32, 48)]),
-        ([3, 4, 5, 40, 41], [range(3, 6), range(40, 42)]),
+        (range(26), [(0, 13), (13, 26)]),
+        (range(37), [(0, 12), (12, 24), (24, 37)]),
+        ([3, 4, 5, 40, 41], [(3, 6), (40, 42)]),
+        ([*range(5), *range(10, 40)], [(0, 5), (10, 25), (25, 40)]),
         ([], []),
     ],
 )
-def test_rows_are_cut_into_tasks_of_adjacent_rows(wanted, tasks):
-    assert list(cut_rows(wanted)) == tasks
-    assert all(len(rows) >= MIN_STRIPS for rows in tasks if len(wanted) > 2 * MIN_STRIPS)
+def test_strips_are_cut_into_tasks_of_adjacent_strips(wanted, tasks):
+    assert list(cut(wanted, 12)) == tasks
+    assert [strip for a, b in tasks for strip in range(a, b)] == list(wanted)
+
+
+def test_tasks_are_ranges_of_rows_that_begin_with_a_strip(tmp_path, tall):
+    model, out = make_local(tmp_path / "local.onnx"), tmp_path / "out.tif"
+    work = Work(source=str(tall), out=out)
+    shared = begin(work, model, FP32, True)
+    assert isinstance(shared, Shared)
+    # Six rows of windows of 256 are as high as 12 strips; the last of the 26 has 100 rows.
+    assert MIN_STRIPS <= 12
+    assert shared.tasks == ((0, 13 * BLOCK), (13 * BLOCK, TALL[0]))
+    assert [count_strips(rows, BLOCK) for rows in shared.tasks] == [13, 13]
+    assert make_strips(work, model, FP32, shared.resolved, shared.tasks[1]) == 13
+    # What is on disk is not cut into tasks again.
+    again = begin(work, model, FP32, True)
+    assert isinstance(again, Shared)
+    assert again.tasks == ((0, 13 * BLOCK),)
+
+
+def test_a_scene_below_two_tasks_or_not_shared_is_translated_by_one_worker(tmp_path, tall, make_raster):
+    model = make_local(tmp_path / "local.onnx")
+    small = make_raster(speckle((2 * 12 * BLOCK - 1, 300)), "small.tif", **UTM)
+    assert isinstance(begin(Work(source=str(small), out=tmp_path / "a.tif"), model, FP32, True), Report)
+    assert isinstance(begin(Work(source=str(tall), out=tmp_path / "b.tif"), model, FP32, False), Report)
 
 
 def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, make_raster):
@@ -96,15 +123,13 @@ def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, mak
     # All strips of the tall scene were made by tasks: the step that assembled it ran no window.
     assert (outcomes[0].report.windows_run, outcomes[0].report.rows_kept) == (0, TALL[0])
     for src in (tall, small):
-        translate(
-            src, tmp_path / "alone.tif", model=model, options=TranslateOptions(engine=FP32.engine, overwrite=True)
-        )
+        translate(src, tmp_path / "alone.tif", model=model, options=replace(FP32, overwrite=True))
         assert_same(out / src.name, tmp_path / "alone.tif")
     assert sorted(file.name for file in out.iterdir()) == ["small.tif", "tall.tif"]
 
 
 def test_a_killed_worker_changes_no_pixel(cluster, tmp_path, make_raster, exported):
-    src = make_raster(speckle((6500, 1300)), "killed.tif", **UTM)
+    src = make_raster(speckle((3300, 1300)), "killed.tif", **UTM)
     out = tmp_path / "out.tif"
     killed = []
 
@@ -153,11 +178,12 @@ def test_a_scene_that_fails_does_not_stop_the_others_and_existing_files_are_kept
 
 def test_strips_that_an_interrupted_run_has_left_are_not_made_again(cluster, tmp_path, tall):
     model = make_local(tmp_path / "local.onnx")
-    out, asked = tmp_path / "out.tif", iter(range(20))
+    out, asked = tmp_path / "out.tif", iter(range(10))
     with pytest.raises(Interrupted):
         translate(tall, out, model=model, options=FP32, stop=lambda: next(asked, None) is None)
     kept = {strip.name: strip.stat().st_mtime_ns for strip in (tmp_path / "out.tif.parts").glob("strip-*")}
-    assert len(kept) == 20
+    top = window_grid(TALL, 256, 64).rows[10]  # of the first row of windows that has not run
+    assert len(kept) == top // BLOCK == 14
     seen = {}
 
     def watch():
@@ -241,6 +267,7 @@ def test_the_command_reads_lists_names_outputs_and_writes_a_summary(tmp_path, ma
 def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, make_raster, exported):
     src, out = make_raster(speckle((6500, 1300)), "tall.tif", **UTM), tmp_path / "out"
     command = [BIN / "sar2opt-batch", src, out, "--model", exported, "--workers", "2", "--precision", "fp32"]
+    command += ["--blocksize", str(BLOCK)]
     # Its own process group: a terminal sends Ctrl-C to all of it.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0)
     deadline = time.monotonic() + 60
@@ -278,7 +305,9 @@ def test_the_next_batch_finishes_the_steps_of_a_killed_one(batch_here, tmp_path,
     # Killed after the rename: no Item, and strips that are no longer needed.
     (out / "one.json").unlink()
     asked = iter(range(2))
-    taken = TranslateOptions(engine=EngineOptions(precision="fp32"), backend="onnxruntime", overwrite=True)
+    taken = TranslateOptions(
+        engine=EngineOptions(precision="fp32"), backend="onnxruntime", overwrite=True, blocksize=BLOCK
+    )
     with pytest.raises(Interrupted):
         translate(src, out / "one.tif", model=model, options=taken, stop=lambda: next(asked, None) is None)
     assert (out / "one.tif.parts").is_dir()
@@ -297,7 +326,7 @@ def test_a_step_repeated_after_the_rename_is_not_a_failure(tmp_path, make_raster
     work = Work(source=str(src), out=out)
     assert isinstance(begin(work, model, FP32, True), Report)
     assert isinstance(begin(work, model, FP32, True), AlreadyDone)
-    other = TranslateOptions(engine=FP32.engine, overlap=32)
+    other = replace(FP32, overlap=32)
     with pytest.raises(OutputExists, match="overlap 64, now 32"):
         begin(work, model, other, True)
 

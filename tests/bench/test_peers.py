@@ -145,7 +145,8 @@ def test_an_installation_that_fails_leaves_its_reason(tmp_path, monkeypatch):
 
 
 def test_the_command_runs_ours_and_the_loop_and_says_why_the_others_are_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "_QUICK_SIDE", 2 * SMALL)
+    # Windows of the loop touch, at 0, 256 and 512; at other sizes, evenly spaced ones overlap without being blended.
+    monkeypatch.setattr(peers, "_QUICK_SIDE", 3 * 256)
     monkeypatch.setattr(peers, "_SMALL_SIDE", SMALL)
     monkeypatch.setattr(peers, "work_of", in_this_process)
     out = tmp_path / "record.json"

@@ -93,14 +93,26 @@ def test_every_option_is_accepted(make_raster, tmp_path, identity_model):
     src = make_raster(np.stack([speckle((60, 60)).astype(np.uint16) * 4] * 2), descriptions=["VV", "VH"])
     options = (
         "--backend onnxruntime --device cpu --precision fp32 --band 2 --units dn --stretch p1 p99 --nodata 0 "
-        "--overlap 32 --batch-size 2 --threads 1 --compress zstd -v"
+        "--overlap 32 --window 256 --batch-size 2 --threads 1 --compress zstd --blocksize 32 -v"
     ).split()
     result = scene_here(src, tmp_path / "out.tif", "--model", identity_model, *options)
     assert result.returncode == 0, result.stderr
     with rasterio.open(tmp_path / "out.tif") as mosaic:
         assert mosaic.profile["compress"] == "zstd"
+        assert set(mosaic.block_shapes) == {(32, 32)}
         assert mosaic.tags()["SAR2OPTICAL_OVERLAP"] == "32"
+        assert mosaic.tags()["SAR2OPTICAL_WINDOW"] == "256"
         assert "onnxruntime fp32" in mosaic.tags()["SAR2OPTICAL_ENGINE"]
+
+
+def test_blocks_and_windows_that_cannot_be_used(tmp_path, make_raster, identity_model):
+    src = make_raster(speckle((60, 60)), descriptions=["VH"])
+    for options, said in [
+        (("--blocksize", "100"), "block size is 100: give a multiple of 16 up to 4096"),
+        (("--window", "512"), "window is 512, but tiny in openvino takes 256: give one of these"),
+    ]:
+        assert_refused(scene(src, tmp_path / "out.tif", "--model", identity_model, *options), 1, said)
+    assert outputs(tmp_path) == []
 
 
 def test_files_that_are_no_scene(tmp_path, make_raster, identity_model):

@@ -117,8 +117,8 @@ def kind(page):
 
 
 def values(page):
-    """Return the tags of a directory, without where its blocks are, by number."""
-    unequal = {324, 325, 347}  # offsets, byte counts; tables of JPEG, which may have another order of equal bytes
+    """Return the tags of a directory by number, without offsets and byte counts of its blocks."""
+    unequal = {324, 325}
     return {tag.code: tag.value for tag in page.tags if tag.code not in unequal}
 
 

@@ -664,6 +664,18 @@ def test_options_that_no_run_can_use_are_refused(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GDAL_TIFF_ENDIANNESS", "BIG"), ("GDAL_NUM_THREADS", "ALL_CPUS"), ("GDAL_TIFF_INTERNAL_MASK", "NO")],
+)
+def test_settings_of_gdal_do_not_change_the_file(tmp_path, name, value):
+    rgb, valid = colours(100, 90)
+    write(tmp_path / "out.tif", rgb, valid, blocksize=32)
+    with rasterio.Env(**{name: value}):
+        write(tmp_path / "set.tif", rgb, valid, blocksize=32)
+    assert (tmp_path / "set.tif").read_bytes() == (tmp_path / "out.tif").read_bytes()
+
+
 def test_the_block_cache_is_given_back(tmp_path):
     from rasterio._env import get_gdal_config
 
