@@ -41,6 +41,8 @@ class Slope(Engine):
 class Grey:
     """A scene in memory."""
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, grey):
         self.shape = grey.shape
         self._grey = grey
