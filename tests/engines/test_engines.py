@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_every_backend_gives_the_generators_output(backend, exported, checkpoint
     options = EngineOptions(device="cpu", precision="fp32", batch=2, threads=1)
     with open_engine(model_for(backend, exported, checkpoint), backend=backend, options=options) as engine:
         found = np.concatenate([engine.run(sar[:2]), engine.run(sar[2:])])  # a full batch and a short one
-        assert engine.signature == BYTES
+        assert replace(engine.signature, windows=()) == BYTES
         assert (engine.backend, engine.precision) == (backend, "fp32")
         assert engine.device.startswith("cpu")
     assert expected.std() > 0.01
