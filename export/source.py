@@ -87,10 +87,8 @@ def open_source(
 
     Raises
     ------
-    ExportUnsupported
+    ExportUnsupported, OptionError
         If the file is of another kind, its graph is not that of a generator, or does not take the windows.
-    OptionError
-        If a window is not a multiple of the generator's own.
     SignatureError
         If an ONNX file has no signature and none is given.
     ParityFailed
