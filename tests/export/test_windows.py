@@ -17,7 +17,10 @@ from export.verify import as_written, simulated_chips
 from export.verify_wide import compare_wide, expect_wide, wide_chip
 from export.windows import with_windows
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.registry import bundled, variants
+from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import ExportUnsupported, OptionError, OutputExists, ParityFailed
+from sar2optical.evaluation.metrics import psnr
 from sar2optical.models.checkpoint import load_generator, save_generator
 from sar2optical.models.generator import build_generator
 from sar2optical.models.unet import GeneratorArguments
@@ -374,3 +377,16 @@ def test_the_reference_of_a_checkpoint_runs_in_each_window(checkpoint, wide):
         untouched = generator(torch.from_numpy(noise(512))).numpy()
     assert np.abs(run(noise(256)) - expected).max() < 1e-4
     assert np.abs(run(noise(512)) - untouched).max() > 0.01  # the taps that training never reached
+
+
+def test_the_bundled_files_take_windows_up_to_2048():
+    chip = wide_chip(self_test_input(BYTES), 512)
+    images = {}
+    for precision, path in variants(bundled()).items():
+        options = EngineOptions(device="cpu", precision="fp32" if precision == "fp32" else "auto")
+        with open_engine(path, options=options) as engine:
+            assert engine.windows == (256, 512, 1024, 2048)
+            engine.use_window(512)
+            images[precision] = engine.run(chip)
+    assert images["fp32"].std() > 0.05
+    assert psnr(images["fp32"], images["int8"], data_range=2.0) > 35
