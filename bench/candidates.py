@@ -132,7 +132,9 @@ def engine_files(
 
     def exported(name: str, **options: Any) -> Path:
         say(f"exporting {name}")
-        return export(files["torch"], folder / f"{name}.onnx", ExportOptions(verify_with=chips, **options)).out
+        return export(
+            files["torch"], folder / f"{name}.onnx", ExportOptions(verify_with=chips, windows=(), **options)
+        ).out
 
     if base_channels is None:
         files = {

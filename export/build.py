@@ -12,6 +12,7 @@ import onnx
 from export.options import Exported, ExportOptions, OnProgress
 from export.plans import export_plan
 from export.precision import PRECISIONS, Precision
+from export.rewindow import changes_windows_only, with_other_windows
 from export.rewrite import ROUNDS, chips_for, measure_rate, open_generator, refuse_uncalibrated, verified
 from export.source import CHECKPOINTS
 from sar2optical._utils.files import refuse_existing, write_output
@@ -74,6 +75,8 @@ def export(
     if out.suffix.lower() == ".onnx" and options.plan:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(options.plan))
         raise OptionError(f"{names} applies only to .plan outputs, not to {out.name}: remove the option")
+    if out.suffix.lower() in PLANS and options.windows is not None:
+        raise OptionError(f"--windows applies only to .onnx outputs, not to {out.name}: remove the option")
     refuse_existing(out, overwrite=options.overwrite)
     if out.exists() and out.samefile(source):
         raise OptionError(f"{out}: the output is the source file: give another output")
@@ -81,6 +84,8 @@ def export(
         folder = Path(name)
         if out.suffix.lower() in PLANS:
             return export_plan(source, out, options, folder, on_progress)
+        if changes_windows_only(source, options):
+            return _write(*with_other_windows(source, options, folder), out)
         with open_generator(source, options, folder) as generator:
             return _write(*verified(generator, options, chips_for(generator, options), folder), out)
 

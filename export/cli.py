@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -27,6 +28,15 @@ __all__ = ["main", "overview", "table"]
 _FILE = click.Path(path_type=Path)
 _EMULATED = ", 16-bit roundings emulated in float32"
 _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
+
+
+def _parse_windows(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None or value == "own":
+        return None if value is None else ()
+    try:
+        return tuple(int(side) for side in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of sizes: give 256,512,1024 or own") from error
 
 
 @click.command(context_settings=CONTEXT)
@@ -66,6 +76,13 @@ _OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),
     help="ONNX opset.  [default: 18; bf16 22, fp8 19]",
+)
+@click.option(
+    "--windows",
+    callback=_parse_windows,
+    metavar="SIZES",
+    help="Window sizes that an ONNX file takes, such as 256,512,1024; own: only that of training.  [default: for a "
+    "checkpoint 1, 2, 4 and 8 times its own, up to 2048; for an ONNX file those that it takes]",
 )
 @click.option(
     "--storage",
@@ -171,6 +188,7 @@ def table(made: Exported) -> str:
             "input",
             f"sar (N, {signature.channels}, {signature.window}, {signature.window}), {listed(*signature.bands)}",
         ),
+        ("windows", ", ".join(map(str, signature.sides))),
         ("unit", f"{signature.unit}, {'; '.join(map(str, signature.stretch))}"),
         ("precision", made.precision),
         ("opset", str(made.opset)),
@@ -180,13 +198,18 @@ def table(made: Exported) -> str:
         rows += [("calibration", made.searched.method), ("left in fp32", ", ".join(made.searched.kept) or "nothing")]
     rows += [
         ("verified on", f"{parity.chips} chips ({parity.source}){_EMULATED if made.emulated else ''}"),
-        ("lowest PSNR", f"{parity.psnr:.1f} dB"),
+        ("lowest PSNR", _decibels(parity.psnr)),
         ("lowest SSIM", f"{parity.ssim:.6f}"),
         ("largest error", f"{parity.max_error:.2e}"),
         ("mean error", f"{parity.mean_error:.2e}"),
     ]
+    rows += [(f"PSNR at {side}", _decibels(found)) for side, found in made.wide_psnr.items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _decibels(found: float) -> str:
+    return f"{found:.1f} dB" if isfinite(found) else "equal images"
 
 
 def overview(rows: list[Row]) -> str:
@@ -206,11 +229,18 @@ def overview(rows: list[Row]) -> str:
 
 def _record(made: Exported) -> dict[str, Any]:
     record = {key: getattr(made, key) for key in ("megabytes", "precision", "opset", "subpixel", "emulated")}
-    record |= {"out": str(made.out), "parity": asdict(made.parity)}
+    parity = {name: _for_json(value) for name, value in asdict(made.parity).items()}
+    wide_psnr = {side: _for_json(found) for side, found in made.wide_psnr.items()}
+    record |= {"out": str(made.out), "parity": parity, "wide_psnr": wide_psnr}
     record["signature"] = json.loads(made.signature.to_json())
     if made.searched:
         record["searched"] = {key: getattr(made.searched, key) for key in ("psnr", "method", "kept", "tried")}
     return record
+
+
+def _for_json(value: Any) -> Any:
+    """Return a value that JSON has: null for the infinite PSNR of equal images."""
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class ExportOptions:
     """Precision of the graph; None: that of an ONNX source, fp32 for a checkpoint."""
     opset: int | None = None
     """Opset of the standard operators; None: 18, or higher if the precision needs it."""
+    windows: tuple[int, ...] | None = None
+    """Heights and widths that an ONNX file takes, multiples of the model's own; empty: its own only. None: for a
+    checkpoint its own times 1, 2, 4 and 8, up to 2048; for an ONNX source those that it takes."""
     storage: Storage = "fp32"
     """Type in which a float32 graph stores its weights. fp16 halves the file; the arithmetic stays fp32."""
     subpixel: Subpixel = "auto"
@@ -92,6 +95,8 @@ class Exported:
     """Precision of the graph."""
     parity: Parity
     """Parity of the file with its source."""
+    wide_psnr: Mapping[int, float] = field(default_factory=dict)
+    """PSNR in dB against the source in each larger window that the file takes."""
     opset: int
     """Opset of the standard operators."""
     subpixel: bool

@@ -50,6 +50,7 @@ def export_plan(
     except ModuleNotFoundError as error:
         raise BackendNotInstalled(f"{out.name} needs {error.name}: pip install 'sar2optical[tensorrt]'") from error
 
+    options = replace(options, windows=())  # the profile of a plan has one window
     settings = PlanOptions(**(options.plan or {}), overwrite=options.overwrite)
     graph = folder / f"{out.stem}.onnx"
     if (precision := _precision_of(source)) == "fp32":
@@ -94,6 +95,7 @@ def _read_exported(source: Path, precision: str, options: ExportOptions) -> tupl
         )
     model = onnx.load(source)
     described = Description.read(metadata_of(model), source)
+    described = replace(described, signature=replace(described.signature, windows=()))
     path = options.verify_with
     sar = chips_from(path, described.signature) if path else simulated_chips(described.signature)
     with open_engine(source, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from export.quantize import Searched, calibrate, prepare, search
 from export.source import Source, open_source
 from export.subpixel import can_be_rewritten, subpixel
 from export.verify import Parity, Run, as_written, chips_from, compare, expect, refuse_unsigned, simulated_chips
+from export.verify_wide import compare_wide, expect_wide, wide_chip
 from sar2optical import __version__
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
@@ -49,6 +50,7 @@ __all__ = [
     "open_generator",
     "refuse_uncalibrated",
     "verified",
+    "wide_entries",
 ]
 
 CALIBRATION_WINDOWS = 32
@@ -74,7 +76,12 @@ def open_generator(source: Path, options: ExportOptions, folder: Path) -> Abstra
     """
     refuse_uncalibrated(options)
     return open_source(
-        source, folder, signature=options.signature, upsampling=options.upsampling, opset=options.opset
+        source,
+        folder,
+        signature=options.signature,
+        upsampling=options.upsampling,
+        opset=options.opset,
+        windows=options.windows,
     )
 
 
@@ -92,6 +99,10 @@ def refuse_uncalibrated(options: ExportOptions) -> None:
         )
 
 
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Input (1, C, side, side) and output (1, 3, side, side) of the source, in [-1, 1]."""
+
+
 @dataclass(frozen=True)
 class Chips:
     """Chips that a file is verified on."""
@@ -104,6 +115,12 @@ class Chips:
     """Origin of the chips, for reports."""
     self_test: SelfTest
     """Self-test of the source."""
+    wide: Mapping[int, Pair] = field(default_factory=dict)
+    """Input and output of the source in each larger window, by its size."""
+
+    def compare_wide(self, found: Run, floor: float) -> dict[int, float]:
+        """Compare an exported model in each larger window; return the PSNR in dB, see `verify_wide.compare_wide`."""
+        return {side: compare_wide(image, found, sar, floor=floor) for side, (sar, image) in self.wide.items()}
 
 
 def chips_for(generator: Source, options: ExportOptions) -> Chips:
@@ -117,10 +134,18 @@ def chips_for(generator: Source, options: ExportOptions) -> Chips:
 
 
 def chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32], path: Path | None) -> Chips:
-    """Run the reference on chips and on the self-test's input, and check its images; see `expect`."""
+    """Run the reference on chips and on the self-test's input, and check its images; see `expect`.
+
+    In each larger window of the signature, it runs on one input: the chips side by side, or a simulated one.
+    """
     images = expect(reference, sar)  # first, because it refuses NaN
     self_test = SelfTest.of(reference(self_test_input(signature)))
-    return Chips(sar, images, path.name if path else "simulated", self_test)
+    wide = {}
+    for side in signature.windows:
+        larger = replace(signature, window=side, windows=())
+        given = wide_chip(sar, side) if path else simulated_chips(larger, count=1)
+        wide[side] = (given, expect_wide(reference, given))
+    return Chips(sar, images, path.name if path else "simulated", self_test, wide)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +190,10 @@ def verified(
     }
     run = as_written(rewritten.emulation or rewritten.model)
     parity = compare(chips.images, run, chips.sar, source=chips.origin, floor=options.floor)
+    wide_psnr = chips.compare_wide(run, options.floor)
     if rewritten.emulation:
         entries["sar2optical.parity_of"] = "roundings emulated in float32"
-    model = with_metadata(rewritten.model, {**entries, **_parity_entries(parity)})
+    model = with_metadata(rewritten.model, {**entries, **_parity_entries(parity), **wide_entries(wide_psnr)})
     _check_opens(model, precision, folder / "candidate.onnx")
     made = Exported(
         out=folder,
@@ -175,6 +201,7 @@ def verified(
         signature=generator.signature,
         precision=precision,
         parity=parity,
+        wide_psnr=wide_psnr,
         opset=opset_of(model),
         subpixel=packed,
         emulated=rewritten.emulation is not None,
@@ -320,6 +347,12 @@ def _parity_entries(parity: Parity) -> dict[str, str]:
         "sar2optical.parity_mean_error": f"{parity.mean_error:.3e}",
         "sar2optical.parity_chips": f"{parity.chips} {parity.source}",
     }
+
+
+def wide_entries(wide_psnr: Mapping[int, float]) -> dict[str, str]:
+    """Return the metadata entry with the PSNR in each larger window; none if there is none."""
+    figures = ", ".join(f"{side} {found:.2f}" for side, found in wide_psnr.items())
+    return {"sar2optical.parity_windows": figures} if figures else {}
 
 
 def measure_rate(engine: Engine) -> float:

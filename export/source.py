@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graph import Graph, attribute, metadata_of, opset_of, plain
 from export.precision import DEFAULT_OPSET
 from export.verify import Run, as_written, expect
+from export.windows import choose_windows, has_dynamic_sides, with_windows
 from sar2optical._utils.files import write_output
-from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import (
     DeviceUnavailable,
@@ -28,7 +30,7 @@ from sar2optical.errors import (
 )
 from sar2optical.signature import BATCH_AXIS, INPUT, METADATA_KEY, OUTPUT, PRECISION_KEY, ModelSignature
 
-__all__ = ["CHECKPOINTS", "Source", "open_source"]
+__all__ = ["CHECKPOINTS", "Source", "in_each_window", "open_source"]
 
 CHECKPOINTS = (".pth", ".pt")
 """Suffixes of checkpoints."""
@@ -48,11 +50,12 @@ class Source:
     """A generator to export."""
 
     model: onnx.ModelProto
-    """Graph: float32, weights as initializers, a dynamic batch, the signature in its metadata."""
+    """Graph: float32, weights as initializers, a dynamic batch, the signature in its metadata; dynamic height and
+    width if it takes larger windows."""
     signature: ModelSignature
     """Signature of the graph."""
     reference: Run
-    """Source itself, run in float32 on inputs of the graph."""
+    """Source itself, run in float32 on inputs of the graph, in each window that it takes."""
 
 
 @contextmanager
@@ -63,6 +66,7 @@ def open_source(
     signature: Path | None = None,
     upsampling: str | None = None,
     opset: int | None = None,
+    windows: tuple[int, ...] | None = None,
 ) -> Iterator[Source]:
     """Load a generator to export.
 
@@ -78,11 +82,13 @@ def open_source(
         Upsampling mode of a bare state dict whose decoder upsamples.
     opset
         Opset of the graph; an ONNX file of a lower opset is converted.
+    windows
+        Heights and widths that the graph shall take, see `ExportOptions.windows`.
 
     Raises
     ------
-    ExportUnsupported
-        If the file is of another kind, or its graph is not that of a generator.
+    ExportUnsupported, OptionError
+        If the file is of another kind, its graph is not that of a generator, or does not take the windows.
     SignatureError
         If an ONNX file has no signature and none is given.
     ParityFailed
@@ -90,13 +96,13 @@ def open_source(
     """
     suffix = path.suffix.lower()
     if suffix in CHECKPOINTS:
-        yield _checkpoint(path, upsampling=upsampling, opset=opset)
+        yield _checkpoint(path, upsampling=upsampling, opset=opset, windows=windows)
     elif suffix == ".onnx":
         if upsampling is not None:
             raise OptionError(
                 f"--upsampling {upsampling} applies only to checkpoints, not to {path}: remove the option"
             )
-        model, described = _onnx(path, signature, opset)
+        model, described = _onnx(path, signature, opset, windows)
         named = folder / "source.onnx"
         write_output(named, model.SerializeToString())
         try:
@@ -109,19 +115,33 @@ def open_source(
             reason = str(error).removeprefix(f"{named}: ").rpartition(": ")[0]
             raise DeviceUnavailable(f"{path}: {reason}: export it again from the checkpoint") from error
         with engine:
-            yield Source(model=model, signature=described, reference=engine.run)
+            yield Source(model=model, signature=described, reference=in_each_window(engine))
     else:
         raise ExportUnsupported(f"{path}: cannot be exported: give a checkpoint (.pth) or an fp32 .onnx file")
 
 
-def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None) -> Source:
+def in_each_window(engine: Engine) -> Run:
+    """Return a function that runs an engine in the window of its input."""
+
+    def run(sar: NDArray[np.float32]) -> NDArray[np.float32]:
+        engine.use_window(sar.shape[-1])
+        return engine.run(sar)
+
+    return run
+
+
+def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None, windows: tuple[int, ...] | None) -> Source:
     import torch
 
     from export.to_onnx import fold, to_onnx
     from sar2optical.models.checkpoint import load_generator
+    from sar2optical.models.wide import larger_windows, zero_unused_taps
 
     generator, signature = load_generator(path, upsampling=upsampling)  # type: ignore[arg-type]
-    folded, signature = fold(generator, signature)
+    chosen = choose_windows(windows, signature, signature.windows or larger_windows(signature.window))
+    if chosen:
+        zero_unused_taps(generator, signature.window)
+    folded, signature = fold(generator, replace(signature, windows=chosen))
     channels = generator.arguments.in_channels
 
     @torch.inference_mode()
@@ -129,9 +149,10 @@ def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None) -> Sou
         # The graph has one channel where the generator has copies of it.
         return generator(torch.from_numpy(sar).expand(-1, channels, -1, -1)).numpy()
 
-    return Source(
-        model=to_onnx(folded, signature, opset=opset or DEFAULT_OPSET), signature=signature, reference=reference
-    )
+    # Traced in its own window, and opened afterwards: operator by operator the graph of a file with a fixed window.
+    model = to_onnx(folded, signature, opset=opset or DEFAULT_OPSET)
+    model = with_windows(model, signature, path, dynamic=bool(chosen))
+    return Source(model=model, signature=signature, reference=reference)
 
 
 def _running(model: onnx.ModelProto, path: Path) -> Run:
@@ -161,7 +182,9 @@ def _refuse_crosstalk(run: Run, signature: ModelSignature) -> None:
         )
 
 
-def _onnx(path: Path, signature: Path | None, opset: int | None) -> tuple[onnx.ModelProto, ModelSignature]:
+def _onnx(
+    path: Path, signature: Path | None, opset: int | None, windows: tuple[int, ...] | None
+) -> tuple[onnx.ModelProto, ModelSignature]:
     if not path.is_file():
         raise ModelUnreadable(f"{path}: no such file: check the path")
     try:
@@ -175,13 +198,27 @@ def _onnx(path: Path, signature: Path | None, opset: int | None) -> tuple[onnx.M
     if (precision := metadata.get(PRECISION_KEY, "fp32")) != "fp32":
         raise ExportUnsupported(f"{path}: is already {precision}: give the fp32 file, or the checkpoint")
     described = _signature(path, metadata, signature)
+    described = replace(described, windows=choose_windows(windows, described, described.windows))
+    dynamic = bool(described.windows) or (windows is None and has_dynamic_sides(model))
     found = plain(_named(model, path, described))
     _refuse_lower(found, path)
     if opset is not None and opset < opset_of(found):
         raise OptionError(
             f"opset is {opset}, but {path} has opset {opset_of(found)}: remove --opset, or give a higher one"
         )
-    return (Graph(found, opset=opset).model() if opset else found), described
+    found = Graph(found, opset=opset).model() if opset else found
+    made = with_windows(found, described, path, dynamic=dynamic)
+    if described.windows:
+        _refuse_changes(found, made, path)
+    return made, described
+
+
+def _refuse_changes(found: onnx.ModelProto, made: onnx.ModelProto, path: Path) -> None:
+    """Check that a graph made for larger windows gives the same image in its own window, bit by bit."""
+    chip = self_test_input(ModelSignature.from_json(metadata_of(made)[METADATA_KEY]))
+    before, after = (_running(model, path)(chip) for model in (found, made))
+    if not np.array_equal(before, after, equal_nan=True):
+        raise ParityFailed(f"{path}: larger windows change its image in its own window: leave out --windows")
 
 
 def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:

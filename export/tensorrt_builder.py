@@ -147,11 +147,9 @@ def _check_network(network: Any, signature: ModelSignature, path: Path) -> None:
         )
     if any(tensor.dtype != tensorrt.DataType.FLOAT for tensor in (*given, *made)):
         raise ExportUnsupported(f"{path}: its input and output must be float32: export it again")
-    shape = tuple(given[0].shape)
-    if shape != (-1, signature.channels, signature.window, signature.window):
-        raise ExportUnsupported(
-            f"{path}: input shape is {shape} (-1 is dynamic): export it with only the batch dimension dynamic"
-        )
+    shape, side = tuple(given[0].shape), signature.window
+    if shape[:2] != (-1, signature.channels) or shape[2:] not in ((side, side), (-1, -1)):
+        raise ExportUnsupported(f"{path}: input shape is {shape} (-1 is dynamic): export it with a dynamic batch")
 
 
 def _configure(config: Any, options: PlanOptions) -> None:

@@ -112,7 +112,7 @@ def _record(
     plan: bytes, layers: Mapping[str, int], file: _OnnxFile, options: PlanOptions, gpu: Gpu, rebuild: str
 ) -> PlanRecord:
     return PlanRecord(
-        signature=file.description.signature,
+        signature=replace(file.description.signature, windows=()),  # the profile has the model's own window only
         precision=file.description.precision,
         layers=layers,
         batch=options.batch,

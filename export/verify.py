@@ -28,6 +28,7 @@ __all__ = [
     "chips_from",
     "compare",
     "expect",
+    "refuse_faults",
     "refuse_unsigned",
     "simulated_chips",
 ]
@@ -36,7 +37,8 @@ CHIPS = 16
 """Largest number of chips to verify on."""
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Function that runs a generator: float32 (1, C, H, W) in [-1, 1] -> float32 (1, 3, H, W) in [-1, 1]."""
+"""Function that runs a generator: float32 (1, C, H, W) in [-1, 1] -> float32 (1, 3, H, W) in [-1, 1], in each window
+that it takes."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _T = TypeVar("_T")
@@ -181,6 +183,29 @@ def expect(reference: Run, chips: NDArray[np.float32]) -> NDArray[np.float32]:
     return images
 
 
+def refuse_faults(name: str, image: NDArray[np.float32], other: NDArray[np.float32]) -> None:
+    """Refuse an exported model's image with NaN, of one colour though the source's is not, or in another order.
+
+    Parameters
+    ----------
+    name
+        Name of the chip, for errors.
+    image, other
+        Images of the source and of the exported model, float32 (3, H, W) in [-1, 1].
+
+    Raises
+    ------
+    ParityFailed
+        If it is refused.
+    """
+    if not np.isfinite(other).all():
+        raise ParityFailed(f"{name}: the exported model returns NaN or infinity: give --precision fp32")
+    if other.std() < _FLAT <= image.std():
+        raise ParityFailed(f"{name}: the exported model returns a constant image: give another --precision")
+    if (order := _order(image, other)) != "RGB":
+        raise ParityFailed(f"{name}: the exported model returns {order} instead of RGB: give another --precision")
+
+
 def refuse_unsigned(images: NDArray[np.float32]) -> None:
     """Refuse a generator whose images are in [0, 1]: as [-1, 1], they would look washed out.
 
@@ -228,19 +253,12 @@ def compare(
     worst_psnr, worst_ssim, max_error, mean_error = float("inf"), 1.0, 0.0, 0.0
     for k, (chip, image) in enumerate(zip(chips, expected, strict=True)):
         other = found(chip[None])[0]
-        if not np.isfinite(other).all():
-            raise ParityFailed(f"chip {k}: the exported model returns NaN or infinity: give --precision fp32")
-        if other.std() < _FLAT <= image.std():
-            raise ParityFailed(f"chip {k}: the exported model returns a constant image: give another --precision")
+        refuse_faults(f"chip {k}", image, other)
         error = np.abs(image - other)
         max_error = max(max_error, float(error.max()))
         mean_error += float(error.mean()) / len(chips)
         worst_psnr = min(worst_psnr, psnr(image, other, data_range=_RANGE))
         worst_ssim = min(worst_ssim, ssim(image, other, data_range=_RANGE))
-        if (order := _order(image, other)) != "RGB":
-            raise ParityFailed(
-                f"chip {k}: the exported model returns {order} instead of RGB: give another --precision"
-            )
     if not worst_psnr >= floor:
         raise ParityFailed(
             f"parity is {worst_psnr:.1f} dB against the source, at least {floor:.0f} dB is required; no file "

@@ -186,10 +186,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(checkpoint: Path) -> Path:
-    """The same generator as an ONNX file."""
-    from export.build import export
+    """The same generator as an ONNX file for windows of 256."""
+    from export.build import ExportOptions, export
 
-    return export(checkpoint, checkpoint.with_suffix(".onnx")).out
+    return export(checkpoint, checkpoint.with_suffix(".onnx"), ExportOptions(windows=())).out
+
+
+@pytest.fixture(scope="session")
+def wide(checkpoint: Path) -> Path:
+    """The same generator as an ONNX file for windows of 256 and 512."""
+    from export.build import ExportOptions, export
+
+    return export(checkpoint, checkpoint.with_suffix(".wide.onnx"), ExportOptions(windows=(256, 512))).out
 
 
 def write_chips(folder: Path, count: int, *, side: int = 256, name: str = "{}.png", seed: int = 0) -> Path:

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 
-_WINDOW = 256
-"""Largest window in the signature, even if training windows are larger."""
-
 # None means the value of --config, else the default of TrainConfig or RunOptions.
 _data = options(
     click.option("--split", type=_FILE,
@@ -108,7 +105,9 @@ _steps = options(
         "--ema-decay", type=float, help="Decay of the moving average of the weights; 0: no average.  [0.999]"
     ),
     click.option(
-        "--window", type=int, help="Side of a training window, a multiple of 256 (of 64 for detail).  [256]"
+        "--window",
+        type=int,
+        help="Side of a training window, a multiple of 256 (of 64 for detail); the generator's own window.  [256]",
     ),
     click.option("--crop/--no-crop", default=None, help="Cut windows at random positions, or on a grid.  [crop]"),
     click.option("--flip/--no-flip", default=None, help="Mirror windows.  [flip]"),
@@ -234,7 +233,7 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
     pairs = _pairs(data, choices, file)
     bands, read_bands = name_bands(choices["bands"] or ("VH",), pairs[0][0].sar)
     signature = _signature(choices, bands, file.channels, config.window)
-    chips, validation = _chips(pairs, choices, signature, read_bands, config.window, hidden=hidden)
+    chips, validation = _chips(pairs, choices, signature, read_bands, hidden=hidden)
     # Imported after all checks, because PyTorch takes seconds to load.
     from sar2optical.training.loop import TrainingJob
 
@@ -275,7 +274,7 @@ def _signature(choices: dict[str, Any], bands: tuple[str, ...], channels: int | 
         bands=bands,
         unit=choices["unit"],
         stretch=(stretch,) * len(bands),
-        window=min(window, _WINDOW),
+        window=window,
         channels=choices["channels"] or channels or len(bands),
         pixel_size=choices["pixel_size"],
     )
@@ -311,7 +310,6 @@ def _chips(
     choices: dict[str, Any],
     signature: ModelSignature,
     bands: tuple[str, ...],
-    window: int,
     *,
     hidden: bool,
 ) -> tuple[Any, Any]:
@@ -319,14 +317,9 @@ def _chips(
     from sar2optical.data.exposure import refuse_misfit
 
     given = {name: choices[name] for name in ("units", "optical_max", "rgb")}
-    for_training, for_validation = (
-        reading(signature, side, bands=bands, **given) for side in (window, signature.window)
-    )
-    refuse_misfit(pairs[0], for_training)
-    return tuple(  # type: ignore[return-value]
-        _store(some, how, choices, hidden=hidden) if some else ()
-        for some, how in zip(pairs, (for_training, for_validation), strict=True)
-    )
+    how = reading(signature, signature.window, bands=bands, **given)
+    refuse_misfit(pairs[0], how)
+    return tuple(_store(some, how, choices, hidden=hidden) if some else () for some in pairs)  # type: ignore[return-value]
 
 
 def _store(pairs: Any, how: Reading, choices: dict[str, Any], *, hidden: bool) -> Any:

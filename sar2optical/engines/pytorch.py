@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,6 +27,7 @@ from sar2optical.engines.base import (
 from sar2optical.errors import DeviceOutOfMemory, InferenceFailed
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.generator import Generator
+from sar2optical.models.wide import larger_windows, zero_unused_taps
 from sar2optical.signature import ModelSignature
 
 __all__ = ["DTYPES", "STREAMS", "PyTorchEngine", "open"]
@@ -124,7 +126,7 @@ class PyTorchEngine(Engine):
 
 
 def open(path: Path, options: EngineOptions) -> PyTorchEngine:
-    """Load a checkpoint.
+    """Load a checkpoint; it also takes the larger windows that an export of it takes by default.
 
     Parameters
     ----------
@@ -148,6 +150,8 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
     precision = options.precision if options.precision != "auto" else "fp32"
     refuse_unless("precision", precision, f"pytorch on {kind}", _precisions(kind))
     generator, signature = load_generator(path)
+    zero_unused_taps(generator, signature.window)
+    signature = replace(signature, windows=signature.windows or larger_windows(signature.window))
     cuda = kind == "cuda"
     try:
         return PyTorchEngine(

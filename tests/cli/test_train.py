@@ -21,6 +21,10 @@ import torch
 from sar2optical.cli.evaluate import main as eval_main
 from sar2optical.cli.train import main as train_main
 from sar2optical.data import optical
+from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.models.checkpoint import load_generator
+from sar2optical.models.generator import build_generator
+from sar2optical.models.wide import zero_unused_taps
 from sar2optical.training.seed_config import read_settings
 from tests.cli.test_cli import BIN, assert_refused, command, here
 from tests.conftest import UTM, speckle
@@ -348,6 +352,26 @@ def test_the_remedy_for_small_chips_works(tmp_path):
     assert json.loads(torch.load(out / "generator.pth", weights_only=True)["signature"])["window"] == 128
     scored = here(eval_main, out / "generator.pth", data)
     assert scored.returncode == 0, scored.stderr
+
+
+@pytest.mark.parametrize(
+    ("window", "architecture"), [(512, "pix2pix"), (512, "detail"), (1024, "pix2pix"), (1024, "detail")]
+)
+def test_a_generator_is_trained_on_wider_windows_which_become_its_own(tmp_path, window, architecture):
+    data, out = write_pairs(tmp_path / "pairs", 1, 1024), tmp_path / "run"
+    options = ["--window", window, "--architecture", architecture, "--base-channels", 1, "--steps", 2]
+    result = train(data, out, *options, "--val-data", data)
+    assert result.returncode == 0, result.stderr
+    generator, signature = load_generator(out / "generator.pth")
+    assert signature.window == window
+    fresh = build_generator(generator.arguments)
+    zero_unused_taps(fresh, window)
+    assert all(value.ne(0).all() for name, value in fresh.state_dict().items() if "conv" in name and value.ndim == 4)
+    with open_engine(out / "generator.pth", options=EngineOptions(device="cpu")) as engine:
+        assert engine.windows == tuple(side for side in (512, 1024, 2048) if side >= window)
+    refused = train(write_pairs(tmp_path / "small", 1, 256), tmp_path / "none", *options)
+    assert_refused(refused, 1, f"256 x 256 pixels, smaller than the window of {window}", "--window 256")
+    assert not (tmp_path / "none").exists()
 
 
 def test_images_side_by_side_are_trained_and_scored_on(tmp_path, make_raster):

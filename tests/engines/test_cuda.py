@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -51,6 +52,16 @@ def test_runs_on_bound_buffers_are_plain_runs(exported):
     np.testing.assert_array_equal(first, plain)  # and not overwritten by later runs
     np.testing.assert_array_equal(short, plain[:2])
     np.testing.assert_array_equal(other_size, plain[1:])
+
+
+def test_bound_buffers_have_the_size_of_the_window(wide):
+    sar = np.random.default_rng(2).uniform(-1, 1, (2, 1, 512, 512)).astype(np.float32)
+    with open_with("onnxruntime", wide, batch=2) as engine:
+        engine.use_window(512)
+        plain = engine.run(sar)
+        for session in (engine._session, onnxruntime.InferenceSession(wide, providers=["CPUExecutionProvider"])):
+            np.testing.assert_allclose(ort.BoundRuns(session, "cpu", 512).run(sar, 2), plain, atol=1e-5)
+    assert plain.std() > 0.01
 
 
 def test_bound_buffers_serve_one_run_at_a_time(exported):

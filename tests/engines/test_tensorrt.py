@@ -43,6 +43,7 @@ from sar2optical.errors import (
     ParityFailed,
     SignatureError,
 )
+from sar2optical.signature import METADATA_KEY
 from tests import fake_tensorrt
 from tests.conftest import make_identity, save_onnx, signature_of
 
@@ -450,6 +451,29 @@ def test_a_plan_and_its_record_are_written(make, folder, world, model):
     assert steps == [("Building engine", done, 3) for done in (0, 1, 2, 3, 3)]
 
 
+def test_a_plan_of_a_file_for_several_windows_takes_its_own_window(ours, make, model, folder, world):
+    """The profile has one size; larger windows in plans are not supported yet."""
+    several = onnx.load(model)
+    for value in (several.graph.input[0], several.graph.output[0]):
+        for dim, name in zip(value.type.tensor_type.shape.dim[2:], "HW", strict=True):
+            dim.dim_param = name
+    claimed = signature_of(window=16, windows=(32, 64))
+    onnx.helper.set_model_props(several, {METADATA_KEY: claimed.to_json()})
+    onnx.save(several, model)
+    record = make()
+    assert record.signature.sides == (16,)
+    with ours.engine.open(folder / "model.plan", EngineOptions()) as engine:
+        assert engine.windows == (16,)
+        np.testing.assert_array_equal(engine.run(chips(1)), np.repeat(chips(1), 3, axis=1))
+        with pytest.raises(OptionError, match="window is 32, but tiny in tensorrt takes 16"):
+            engine.use_window(32)
+    for precision, types in (("fp32", ["Float"]), ("int8", ["Int8"])):
+        world.types = types
+        result = export_plan(in_precision(model, precision), folder / f"{precision}.plan")
+        assert result.exit_code == 0, result.output
+        assert load_record(folder / f"{precision}.plan").signature.sides == (16,)
+
+
 def test_external_weights_count_for_the_hash(make, tmp_path):
     constant = np.zeros((1, 1, 16, 16), np.float32)
     nodes = [
@@ -547,6 +571,7 @@ def test_files_that_were_not_exported_are_refused(make, model, tmp_path, what):
     [
         ("batch", r"input shape is \(1, 1, 16, 16\)"),
         ("side", r"input shape is \(-1, 1, 32, 16\)"),
+        ("height", r"input shape is \(-1, 1, -1, 16\)"),
         ("name", "input and output are sar, out,"),
         ("type", "must be float32"),
     ],
@@ -558,6 +583,8 @@ def test_a_network_that_the_engine_could_not_feed_is_refused(make, model, what, 
         given.shape.dim[0].dim_value = 1
     elif what == "side":
         given.shape.dim[2].dim_value = 32
+    elif what == "height":
+        given.shape.dim[2].dim_param = "H"
     elif what == "name":
         made.name = "out"
     else:

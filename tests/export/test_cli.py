@@ -62,6 +62,38 @@ def test_json_describes_the_file(tmp_path, small, calibration):
     assert record["searched"]["tried"] == [["minmax, all layers", record["searched"]["psnr"]]]
 
 
+def test_the_windows_are_in_the_table_and_the_record(tmp_path, small):
+    out = tmp_path / "out.onnx"
+    result = export(small, out, "--windows", "64,128,192")
+    assert result.returncode == 0, result.stderr
+    shown = {
+        key.strip(): value.strip() for key, value in (line.split("  ", 1) for line in result.stdout.splitlines())
+    }
+    assert shown["windows"] == "64, 128, 192"
+    found = metadata_of(onnx.load(out))["sar2optical.parity_windows"].split(", ")
+    for side, entry in zip((128, 192), found, strict=True):
+        psnr = float(shown[f"PSNR at {side}"].removesuffix(" dB"))
+        assert entry.split()[0] == str(side)
+        assert float(entry.split()[1]) == pytest.approx(psnr, abs=0.06)
+    result = export(out, tmp_path / "own.onnx", "--windows", "own", "--json")
+    record = json.loads(result.stdout)
+    assert record["signature"].get("windows") is None
+    assert record["wide_psnr"] == {}
+
+
+def test_equal_images_have_no_infinite_psnr_in_the_record(tmp_path, exported):
+    """Only the windows change, so the images of the own window are the same."""
+    made = export(exported, tmp_path / "table.onnx", "--windows", "512")
+    assert made.returncode == 0, made.stderr
+    assert [line.split("  ")[-1].strip() for line in made.stdout.splitlines() if "PSNR" in line] == [
+        "equal images"
+    ] * 2
+    record = json.loads(
+        export(exported, tmp_path / "out.onnx", "--windows", "512", "--json").stdout, parse_constant=pytest.fail
+    )
+    assert (record["parity"]["psnr"], record["parity"]["max_error"], record["wide_psnr"]) == (None, 0, {"512": None})
+
+
 def test_the_table_names_emulated_roundings(tmp_path, small):
     result = export(small, tmp_path / "out.onnx", "--precision", "fp16")
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("verified on")]
@@ -142,6 +174,8 @@ def test_refusals_are_one_line_and_leave_no_file(tmp_path, small, quantized, cal
         ((small, out, "--precision", "fp8", "--calibration", tmp_path / "none"), "no such file or folder"),
         ((small, out, "--precision", "fp16", "--storage", "fp16"), "storage fp16 applies only to precision fp32"),
         ((small, out, "--subpixel", "on"), "no transposed convolution"),
+        ((small, out, "--windows", "64,100"), "give --windows 64,128,256, or --windows own"),
+        ((small, tmp_path / "out.plan", "--windows", "own"), "--windows applies only to .onnx outputs"),
         ((small, out, "--min-psnr", 1000), "at least 1000 dB is required"),
         ((small, tmp_path / "out.trt"), ".onnx or .plan"),
         ((quantized, out, "--precision", "int8", "--calibration", calibration), "is already int8"),
@@ -163,6 +197,8 @@ def test_wrong_usage_is_exit_2(tmp_path, small):
         ["--calibration-method", "mean"],
         ["--batch", "1", "2"],
         ["--workspace", "0"],
+        ["--windows", "64,large"],
+        ["--windows", ""],
     ):
         assert export(small, tmp_path / "out.onnx", *options).returncode == 2, options
     assert made_in(tmp_path) == ["small.onnx"]

@@ -46,7 +46,7 @@ def test_the_file_of_a_published_checkpoint_agrees_with_pytorch(seed, tmp_path):
     checkpoint = tmp_path / "pix2pix_gen_1.pth"
     torch.save(seed.state_dict(), checkpoint)
     chips = write_chips(tmp_path / "chips", 1)  # eight of a generator of this width take seconds
-    out = export(checkpoint, tmp_path / "model.onnx", ExportOptions(verify_with=chips)).out
+    out = export(checkpoint, tmp_path / "model.onnx", ExportOptions(verify_with=chips, windows=())).out
     grey = golden_input(1)
     with torch.inference_mode():
         expected = seed(grey.expand(-1, 3, -1, -1)).numpy()

@@ -145,11 +145,14 @@ def test_every_precision_is_exported_and_verified(tmp_path, generator, calibrati
     source = tmp_path / "detail.pth"
     save_generator(source, generator, SIGNATURE)
     out = tmp_path / f"detail.{precision}.onnx"
-    export(source, out, ExportOptions(precision=precision, calibration=calibration, min_psnr=25))
+    export(source, out, ExportOptions(precision=precision, calibration=calibration, min_psnr=25, windows=(256, 512)))
     assert onnx.load(out).graph.node
     backend = "openvino" if precision == "bf16" else "onnxruntime"
     with open_engine(out, backend=backend, options=EngineOptions(device="cpu")) as engine:
         sar = simulated_chips(SIGNATURE, 1)
         made, expected = engine.run(sar), image_of(generator, sar)
+        engine.use_window(512)
+        wide = engine.run(np.tile(sar, (2, 2)))
     assert expected.std() > 0.1
     assert psnr(expected, made, data_range=2.0) > 23
+    assert psnr(image_of(generator, np.tile(sar, (2, 2))), wide, data_range=2.0) > 23
