@@ -403,8 +403,17 @@ class StripFiles:
             strip = Strip.read(self._path(row), self._manifest.fingerprint)
         except StripDamaged:
             return None
-        usable = strip.shape[1] == self._level.width and (not strip.lossy or self._coding.matches(strip.image))
+        usable = strip.shape[1] == self._level.width and (not strip.lossy or self._has_half(row, strip))
         return strip if usable else None
+
+    def _has_half(self, row: int, strip: Strip) -> bool:
+        """Return whether a lossy strip can be used: it has this run's coding, and an intact half if overviews need it."""
+        try:
+            if max(self._level.shape) > self._level.block:
+                Strip.read(self._path(row).with_name(half_name(row)), self._manifest.fingerprint)
+        except StripDamaged:
+            return False
+        return self._coding.matches(strip.image)
 
     def _path(self, row: int) -> Path:
         return run_folder_of(self._out) / strip_name(row)

@@ -58,6 +58,9 @@ class TranslateOptions:
     seams: bool = False
     """Measure the seams, for the report."""
 
+    def __post_init__(self) -> None:
+        _ = self.coding  # refuses what cannot be written, before anything is opened
+
     @property
     def coding(self) -> BlockCoding:
         """Size and compression of a GeoTIFF's blocks."""
