@@ -69,7 +69,7 @@ def test_developers_tools_reach_no_user(wheel):
     (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
     requires = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist")
     base = {line.split(">")[0] for line in requires if "extra" not in line}
-    assert base == {"numpy", "rasterio", "click", "tqdm"}
+    assert base == {"isal", "numpy", "rasterio", "click", "tqdm"}
     for tool in ("pytest", "ruff", "mypy", "rio-cogeo"):
         assert all('extra == "dev"' in line for line in requires if line.startswith(tool))
     assert not any("torch" in line for line in requires if 'extra == "cpu"' in line)

@@ -53,7 +53,7 @@ def predict(
     stretch
         Two bounds, as values or percentiles ("p1"), instead of the model's own.
     window
-        Side of the windows, one that the model takes; None: up to 1024, by the file and the size of the array.
+        Side of the windows, one that the model takes; None: up to 512, by the file and the size of the array.
     overlap
         Least number of pixels that neighbouring windows share.
 

@@ -52,7 +52,7 @@ scene_options = options(
     click.option(
         "--window",
         type=click.IntRange(1),
-        help="Side of the windows, one that the model takes (256, 512, 1024, 2048).  [default: up to 1024, by the "
+        help="Side of the windows, one that the model takes (256, 512, 1024, 2048).  [default: up to 512, by the "
         "file and the scene's size]",
     ),
     click.option(

@@ -45,7 +45,7 @@ __all__ = [
 QUANTIZED = ("int8", "fp8")
 """Precisions in which a file may keep some layers in fp32."""
 
-_WIDEST = 1024
+_WIDEST = 512
 
 _log = logging.getLogger(__name__)
 
@@ -161,10 +161,10 @@ class Engine(ABC):
         return self.signature.sides
 
     def auto_window(self, shape: tuple[int, int]) -> int:
-        """Choose the side of the windows for a scene: the largest of up to 1024 that the scene fills.
+        """Choose the side of the windows for a scene: the largest of up to 512 that the scene fills.
 
-        It follows from the file and the scene's size alone. With an overlap of 64 pixels, 1024 brings 1.5 times the
-        rate of 256; 2048 brings little more, for four times the memory (docs/speed.md).
+        It follows from the file and the scene's size alone. Wider ones are faster still, but need more memory, and
+        the bundled generator is further from the truth in them (docs/speed.md).
         """
         filled = [side for side in self.windows if side <= min(*shape, _WIDEST)]
         return filled[-1] if filled else self.windows[0]

@@ -407,7 +407,7 @@ class StripFiles:
         return strip if usable else None
 
     def _has_half(self, row: int, strip: Strip) -> bool:
-        """Return whether a lossy strip can be used: it has this run's coding, and an intact half if overviews need it."""
+        """Return whether a lossy strip can be used: it has this coding, and an intact half if overviews need it."""
         try:
             if max(self._level.shape) > self._level.block:
                 Strip.read(self._path(row).with_name(half_name(row)), self._manifest.fingerprint)
