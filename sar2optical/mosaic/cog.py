@@ -20,6 +20,7 @@ import rasterio.shutil
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
+from sar2optical._utils.files import write_all
 from sar2optical.errors import OutputUnwritable
 from sar2optical.mosaic.overviews import Level
 from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
@@ -135,7 +136,7 @@ def build_cog(
     with made.open("wb") as file, ThreadPoolExecutor(threads, "strips") as pool:
         file.write(begin)
         for strip in _strips(made.parent, levels[::-1], run, pool, ahead=threads):
-            file.write(strip.body)
+            write_all(file, strip.body)
 
 
 def _check_space(out: Path, folder: Path, needed: int) -> None:
@@ -158,12 +159,12 @@ def _strips(
     folder: Path, levels: Sequence[Level], run: str, pool: ThreadPoolExecutor, *, ahead: int
 ) -> Iterator[Strip]:
     """Read and check strips in threads, some ahead of the one that is written."""
-    paths = deque(folder / level.strip_name(row) for level in levels for row, _ in level.strips)
-    reading = deque(pool.submit(Strip.read, paths.popleft(), run) for _ in range(min(ahead, len(paths))))
-    while reading:
+    paths = [folder / level.strip_name(row) for level in levels for row, _ in level.strips]
+    reading = deque(pool.submit(Strip.read, path, run) for path in paths[:ahead])
+    for following in [*paths[ahead:], *[None] * len(reading)]:
         strip = reading.popleft().result()
-        if paths:
-            reading.append(pool.submit(Strip.read, paths.popleft(), run))
+        if following:
+            reading.append(pool.submit(Strip.read, following, run))
         yield strip
 
 
@@ -237,6 +238,6 @@ def verify_cog(made: Path, levels: Sequence[Level], *, run: str) -> None:
                 raise OSError(f"{cog.shape} pixels were written, {level.shape} were expected")
             last = Window.from_slices((row, row + rows), (col, level.width))
             found = np.concatenate((cog.read(window=last), cog.read_masks(1, window=last)[None]))
-        expected = Strip.read(made.parent / level.strip_name(row), run).pixels()[:, :, col:]
+        expected = Strip.read(made.parent / level.strip_name(row), run).pixels(col)
         if not np.array_equal(found, expected):
             raise OSError("the pixels that were written differ from the strips")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sar2optical._utils.masks import all_true
+
 __all__ = ["Level", "half_name", "halve", "levels_of", "mask_out", "strip_name"]
 
 
@@ -96,7 +98,7 @@ def mask_out(
 ) -> npt.NDArray[np.uint8]:
     """Combine colours and validity into uint8 `(4, rows, width)`: band 4 is 255 where valid; elsewhere all are 0."""
     rgba = np.empty((4, *valid.shape), np.uint8) if out is None else out
-    if valid.all():
+    if all_true(valid):
         rgba[:3], rgba[3] = rgb, 255
         return rgba
     np.multiply(rgb, valid, out=rgba[:3])

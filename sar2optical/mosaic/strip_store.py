@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from sar2optical._utils.masks import all_true
 from sar2optical.mosaic.coding import BlockCoding, Blocks, chunks_of, compressed
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import output_errors
@@ -36,7 +37,7 @@ _FOR_HALVES = "zstd"
 def strips_at_once(threads: int, width: int, coding: BlockCoding) -> int:
     """Return how many strips, of the mosaic and its overviews, are compressed and written at the same time."""
     parts = len(list(chunks_of(width, coding)))
-    return max(1, min(2 * threads // parts, _MOST_STRIPS_AT_ONCE))
+    return max(2, min(2 * threads // parts, _MOST_STRIPS_AT_ONCE))
 
 
 def bytes_of_store(shape: tuple[int, int], coding: BlockCoding, *, threads: int) -> int:
@@ -215,7 +216,7 @@ class StripStore:
 
     def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next rows, and what they complete of the overviews; see `MosaicWriter.write`."""
-        self.all_valid = self.all_valid and bool(valid.all())
+        self.all_valid = self.all_valid and all_true(valid)
         for _, strip in filled(self.mosaic, rgb, valid):
             self._add(self.mosaic, strip)
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
+from rasterio.windows import Window
 
 from sar2optical._utils.files import write_whole
 from sar2optical.errors import OutputUnwritable
@@ -127,19 +128,26 @@ class Strip:
         """Whether its pixels differ from those that were encoded."""
         return is_lossy(self.image)
 
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """Decode: uint8 `(4, rows, width)`, red, green, blue, and 255 where valid.
+    def pixels(self, start: int = 0) -> npt.NDArray[np.uint8]:
+        """Decode: uint8 `(4, rows, columns)`, red, green, blue, and 255 where valid.
+
+        Parameters
+        ----------
+        start
+            First column; all others before it are left out.
 
         Raises
         ------
         StripDamaged
             GDAL cannot decode it.
         """
-        rgba = np.empty((4, *self.shape), np.uint8)
+        rows, width = self.shape
+        rgba = np.empty((4, rows, width - start), np.uint8)
+        window = Window.from_slices((0, rows), (start, width))
         try:
             with no_georeference_warning(), MemoryFile(self._file) as memory, memory.open(driver="GTiff") as dataset:
-                dataset.read(out=rgba[:3])
-                dataset.read_masks(1, out=rgba[3])
+                dataset.read(window=window, out=rgba[:3])
+                dataset.read_masks(1, window=window, out=rgba[3])
         except (RasterioError, ValueError) as error:
             raise StripDamaged(f"a strip cannot be decoded ({error}): run the same command again") from error
         return rgba

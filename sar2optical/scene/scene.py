@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +40,7 @@ _log = logging.getLogger(__name__)
 _MANY_ZEROS = 0.02
 """Share of the valid pixels that are in areas of 0: a larger one is logged."""
 NO_FILL = Fill()
+_AHEAD = 2  # parts that are read before they are needed
 
 
 class SceneSource(Described, Protocol):
@@ -263,8 +267,7 @@ class Scene:
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
         runs = [0] * len(samples)
         total = 0
-        for part in parts:
-            values, valid = self._bands.read(part.rows, part.cols)
+        for part, values, valid in self._read_ahead(parts):
             if finder:
                 ends = part.cols[0] == 0, part.cols[1] == width
                 finder.look(values, valid, part.rows[0], left=ends[0], right=ends[1])
@@ -273,15 +276,29 @@ class Scene:
             for k, suspects in enumerate(self._bands.suspects if finder else ()):
                 if suspects.zero is not None and suspects.may_be_db:
                     runs[k] += _count_runs(values[k], valid, suspects.zero, part, width)
-            if not finder and self._fill and part.cols == (0, width):
-                valid = self._fill.inside(values, valid)
-            total += int(np.count_nonzero(valid))
+            whole = not finder and self._fill and part.cols == (0, width)
+            usable = self._fill.inside(values, valid) if whole and self._fill else valid
+            total += int(np.count_nonzero(usable))
             # Continues the grid across parts.
             rows, cols = slice(-part.rows[0] % step, None, step), slice(-part.cols[0] % step, None, step)
-            chosen = valid[rows, cols]
+            chosen = usable[rows, cols]
             for sample, band in zip(samples, values, strict=True):
                 sample.append(band[rows, cols][chosen])
         return tuple(np.concatenate(sample) for sample in samples), total, runs
+
+    def _read_ahead(self, parts: list[Part]) -> Iterator[tuple[Part, NDArray[np.float32], NDArray[np.bool_]]]:
+        """Read parts, the next one in a thread while one is in use."""
+        with ThreadPoolExecutor(1, "sampler") as reader:
+            coming = deque(reader.submit(self._bands.read, part.rows, part.cols) for part in parts[:_AHEAD])
+            try:
+                for part, following in zip_longest(parts, parts[_AHEAD:]):
+                    values, valid = coming.popleft().result()
+                    if following:
+                        coming.append(reader.submit(self._bands.read, following.rows, following.cols))
+                    yield part, values, valid
+            finally:
+                for future in coming:
+                    future.cancel()
 
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:
