@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
@@ -72,7 +72,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, data: bytes, *, mark: str = "") -> None:
+def write_whole(path: Path, data: bytes | Iterable[bytes], *, mark: str = "") -> None:
     """Write a file atomically: to a temporary name beside `path`, flushed to disk, then renamed.
 
     Parameters
@@ -80,7 +80,7 @@ def write_whole(path: Path, data: bytes, *, mark: str = "") -> None:
     path
         Path of the file; at any time it is the old file or the complete new one.
     data
-        Contents.
+        Contents, or pieces of them in order.
     mark
         Part of the temporary name, unique per process where several may write the file at once.
 
@@ -92,7 +92,8 @@ def write_whole(path: Path, data: bytes, *, mark: str = "") -> None:
     temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
         with temporary.open("wb") as file:
-            write_all(file, data)
+            for piece in [data] if isinstance(data, bytes) else data:
+                write_all(file, piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -174,11 +174,23 @@ def _deflated_block(rgba: npt.NDArray[np.uint8], side: int) -> tuple[bytes, byte
     for k in range(3):
         pixels[:height, 0, k] = rgba[k, :, 0]
         np.subtract(rgba[k, :, 1:], rgba[k, :, :-1], out=pixels[:height, 1:width, k])  # differences, modulo 256
+    compressed_pixels = isal_zlib.compress(pixels.data, _ISAL_LEVEL)
+    if height == width == side and rgba[3].all():
+        return compressed_pixels, _all_valid(side)
     mask = np.zeros((side, side), np.uint8)
     mask[:height, :width] = rgba[3]
-    return isal_zlib.compress(pixels.data, _ISAL_LEVEL), isal_zlib.compress(
-        np.packbits(mask, axis=1).data, _ISAL_LEVEL
-    )
+    return compressed_pixels, _packed(mask)
+
+
+def _packed(mask: npt.NDArray[np.uint8]) -> bytes:
+    compressed_mask: bytes = isal_zlib.compress(np.packbits(mask, axis=1).data, _ISAL_LEVEL)
+    return compressed_mask
+
+
+@lru_cache
+def _all_valid(side: int) -> bytes:
+    """Return the compressed mask of a block without invalid pixels."""
+    return _packed(np.ones((side, side), np.uint8))
 
 
 def encode(

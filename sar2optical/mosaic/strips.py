@@ -202,10 +202,10 @@ def write_blocks(path: Path, parts: Sequence[Blocks], run: str) -> None:
     write_whole(path, encoded_strip(parts, run, path.name), mark=f".{os.getpid()}")
 
 
-def encoded_strip(parts: Sequence[Blocks], run: str = "", name: str = "") -> bytes:
-    """Make a strip of compressed blocks, which are adjacent, from left to right; see `write_strip`."""
+def encoded_strip(parts: Sequence[Blocks], run: str = "", name: str = "") -> list[bytes]:
+    """Make a strip of compressed blocks, which are adjacent, from left to right: the file in pieces, not joined."""
     blocks = [block for part in parts for block in part.blocks]
-    body = b"".join(_framed(blocks))
+    body = list(_framed(blocks))
     width = sum(int(numbers(part.image[WIDTH])[0]) for part in parts)
     sizes = np.array([[len(pixels), len(mask)] for pixels, mask in blocks], np.int64)
 
@@ -228,8 +228,9 @@ def encoded_strip(parts: Sequence[Blocks], run: str = "", name: str = "") -> byt
 
     start = len(header(directories(0, _NO_DIGEST)))
     digest = hashlib.sha256(header(directories(start, _NO_DIGEST)))
-    digest.update(body)
-    return header(directories(start, digest.hexdigest())) + body
+    for piece in body:
+        digest.update(piece)
+    return [header(directories(start, digest.hexdigest())), *body]
 
 
 def block_sizes(image: Directory, mask: Directory) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -674,7 +673,7 @@ def test_the_halves_of_jpeg_strips_are_those_of_the_pixels_before_compression(tm
 @pytest.mark.parametrize("compress", ["deflate", "jpeg"])
 def test_a_resumed_run_writes_the_same_file(tmp_path, src, model, monkeypatch, compress):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
-    digests = []
+    files = []
     for name, stops in (("whole", []), ("resumed", [2, 3])):
         out = tmp_path / name / "out.tif"
         out.parent.mkdir()
@@ -682,8 +681,10 @@ def test_a_resumed_run_writes_the_same_file(tmp_path, src, model, monkeypatch, c
             with pytest.raises(Interrupted):
                 run(src, out, model, compress=compress, stop_after=stop)
         assert (run(src, out, model, compress=compress).rows_kept > finished(2)[0]) == (name == "resumed")
-        digests.append(hashlib.sha256(out.read_bytes()).hexdigest())
-    assert digests[0] == digests[1]
+        files.append(out.read_bytes())
+    at = next((k for k, (one, two) in enumerate(zip(*files, strict=False)) if one != two), None)
+    assert at is None, [(len(file), file[max(0, at - 60) : at + 60]) for file in files]
+    assert len(files[0]) == len(files[1])
 
 
 def test_a_source_in_an_archive_is_identified_by_the_archives_size_and_time(tmp_path, src, model):
