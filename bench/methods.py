@@ -127,7 +127,7 @@ def _identity(task: Task) -> Sample:
     model = task.out.with_name("identity.onnx")
     _write_identity(model)
     engine = EngineOptions(device="cpu", threads=task.options.engine.threads)
-    options = replace(task.options, engine=engine, backend="onnxruntime")
+    options = replace(task.options, engine=engine)
     return _ours(replace(task, model=model, options=options))
 
 
@@ -136,7 +136,7 @@ def _write_identity(path: Path) -> None:
 
     source = onnx.load(str(bundled()))
     signature = {entry.key: entry.value for entry in source.metadata_props if entry.key.endswith("signature")}
-    sides = ["N", 1, WINDOW, WINDOW], ["N", 3, WINDOW, WINDOW]
+    sides = ["N", 1, "H", "W"], ["N", 3, "H", "W"]
     kinds = (onnx.TensorProto.FLOAT,) * 2
     model = one_node_model("Conv", ("sar", "optical"), kinds, sides, np.ones((3, 1, 1, 1), np.float32))
     onnx.helper.set_model_props(model, signature)
@@ -149,14 +149,18 @@ def _engine_alone(task: Task) -> Sample:
     files = {"reference": task.model} if task.model else variants(bundled())
     engine, _ = open_model(files, options=options)
     with engine:
-        side, channels = engine.signature.window, engine.signature.channels
+        with rasterio.open(task.scene) as scene:
+            engine.use_window(engine.auto_window(scene.shape))
+        side, channels = engine.window, engine.signature.channels
         count = 4 * engine.batch * engine.streams
         sar = np.random.default_rng(1).random((count, channels, side, side), np.float32)
         windows_per_second(engine, sar)
         times = [count / windows_per_second(engine, sar)]
         while sum(times) < task.seconds:
             times.append(count / windows_per_second(engine, sar))
-    return Sample(seconds=sum(times), peak=peak_bytes() - sar.nbytes, windows=count * len(times))
+    return Sample(
+        seconds=sum(times), peak=peak_bytes() - sar.nbytes, windows=count * len(times), figures={"window": side}
+    )
 
 
 def _plain_copy(task: Task) -> Sample:

@@ -30,7 +30,7 @@ from bench.harness import (
     take_turns,
     threads_option,
 )
-from bench.methods import ENGINE, METHODS, OURS, PLAIN, REFERENCE, WINDOW, Sample, Task, run
+from bench.methods import ENGINE, METHODS, OURS, PLAIN, REFERENCE, Sample, Task, run
 from bench.tables import terminal
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.base import default_threads
@@ -187,7 +187,7 @@ def _row(method: str, size: Size, samples: Mapping[str, Sequence[Sample]], failu
         return Row(name=name, unit="Mpx/s", labels=labels, trouble=failure or "not run")
     seconds = [one.seconds for one in mine]
     if method == ENGINE:  # scaled to all windows of the scene, which has no nodata
-        count = len(window_grid(size, WINDOW, DEFAULT_OVERLAP))
+        count = len(window_grid(size, mine[0].figures["window"], DEFAULT_OVERLAP))
         seconds = [one.seconds / one.windows * count for one in mine]
     last = mine[-1]
     peak = max(one.peak for one in mine)
