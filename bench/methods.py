@@ -149,8 +149,7 @@ def _engine_alone(task: Task) -> Sample:
     files = {"reference": task.model} if task.model else variants(bundled())
     engine, _ = open_model(files, options=options)
     with engine:
-        with rasterio.open(task.scene) as scene:
-            engine.use_window(engine.auto_window(scene.shape))
+        engine.use_window(task.options.window or engine.signature.window)
         side, channels = engine.window, engine.signature.channels
         count = 4 * engine.batch * engine.streams
         sar = np.random.default_rng(1).random((count, channels, side, side), np.float32)

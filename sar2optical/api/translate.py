@@ -96,7 +96,7 @@ def translate(
     stretch
         Two bounds, as values (0, 200) or percentiles ("p1", "p99"); by default the model's own.
     window
-        Side of the windows, one that the model takes; None: up to 512, by the file and the scene's size.
+        Side of the windows, one that the model takes; None: the model's own.
     overlap
         Least number of pixels that neighbouring windows share.
     compress

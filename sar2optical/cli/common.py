@@ -230,6 +230,15 @@ class GentleStop:
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
 
+def parse_window(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    """Read the side of the windows; None for auto."""
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is not a side of windows: give auto, or pixels (512)")
+    return int(value)
+
+
 def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
     """Parse a number of bytes (800MB, 2G, 1.5GiB); a callback for click."""
     if value is None:

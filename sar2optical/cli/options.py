@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch
+from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch, parse_window
 from sar2optical.errors import OptionWithoutEffect
 from sar2optical.signature import UNITS
 from sar2optical.tiling.windows import DEFAULT_OVERLAP
@@ -51,9 +51,11 @@ scene_options = options(
     click.option("--nodata", type=float, help="Stored value that is no measurement, beside what the file declares."),
     click.option(
         "--window",
-        type=click.IntRange(1),
-        help="Side of the windows, one that the model takes (256, 512, 1024, 2048).  [default: up to 512, by the "
-        "file and the scene's size]",
+        callback=parse_window,
+        default="auto",
+        show_default=True,
+        metavar="PIXELS",
+        help="Side of the windows, one that the model takes (256, 512, 1024, 2048); auto: that of its training.",
     ),
     click.option(
         "--overlap",

@@ -45,8 +45,6 @@ __all__ = [
 QUANTIZED = ("int8", "fp8")
 """Precisions in which a file may keep some layers in fp32."""
 
-_WIDEST = 512
-
 _log = logging.getLogger(__name__)
 
 
@@ -159,15 +157,6 @@ class Engine(ABC):
     def windows(self) -> tuple[int, ...]:
         """Heights and widths that `use_window` takes, ascending; the model's own first."""
         return self.signature.sides
-
-    def auto_window(self, shape: tuple[int, int]) -> int:
-        """Choose the side of the windows for a scene: the largest of up to 512 that the scene fills.
-
-        It follows from the file and the scene's size alone. Wider ones are faster still, but need more memory, and
-        the bundled generator is further from the truth in them (docs/speed.md).
-        """
-        filled = [side for side in self.windows if side <= min(*shape, _WIDEST)]
-        return filled[-1] if filled else self.windows[0]
 
     def use_window(self, side: int) -> None:
         """Take windows of another height and width; no batch may be in flight.

@@ -34,21 +34,15 @@ def src(make_raster):
     return make_raster(grey, nodata=0, **UTM)
 
 
-@pytest.mark.parametrize(
-    ("shape", "window"), [((520, 700), 512), ((511, 700), 256), ((700, 300), 256), ((100, 90), 256)]
-)
-def test_auto_takes_the_widest_windows_that_the_scene_fills(make_raster, tmp_path, wide, shape, window):
-    report = run(make_raster(speckle(shape), **UTM), tmp_path / "out.tif", wide)
-    assert report.manifest["window"] == str(window)
+def test_auto_takes_the_models_own_window_and_wider_ones_are_warned_of(src, tmp_path, wide, caplog):
+    report = run(src, tmp_path / "out.tif", wide)
+    assert report.manifest["window"] == "256"
+    assert "was trained on windows of" not in caplog.text
+    assert run(src, tmp_path / "out.tif", wide, window=512).manifest["window"] == "512"
+    assert "was trained on windows of 256, not of 512: compare the colours with those of --window 256" in caplog.text
     with rasterio.open(tmp_path / "out.tif") as mosaic:
-        assert mosaic.tags()["SAR2OPTICAL_WINDOW"] == str(window)
-        assert mosaic.shape == shape
-
-
-def test_a_file_with_one_window_keeps_it(make_raster, tmp_path, identity_model):
-    assert (
-        run(make_raster(speckle((700, 700)), **UTM), tmp_path / "out.tif", identity_model).manifest["window"] == "256"
-    )
+        assert mosaic.tags()["SAR2OPTICAL_WINDOW"] == "512"
+        assert mosaic.shape == (900, 800)
 
 
 def test_another_size_is_refused_with_those_that_fit(src, tmp_path, wide):
