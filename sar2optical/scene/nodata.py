@@ -85,16 +85,17 @@ class Fill:
             for band, some in zip(values, fills, strict=False):
                 result = _without(result, band, valid, some, found)
         for band in values if self.ends else ():
-            result = _without(result, band, valid, tuple(_low_values(band, valid)), long_runs)
+            if band.size and band.min() <= LOWEST:
+                result = result & ~_equal_runs(band, valid & (band <= LOWEST))
         return result
 
     def touches(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
-        """Return whether fill at the ends of rows, or a run that is cut, may reach into a rectangle's columns."""
-        edges = (0, -1)
-        blank = [~valid[:, edge] for edge in edges]
+        """Return whether fill at the ends of rows may reach into a rectangle: only if it holds such a value."""
         for band, ends in zip(values, self.ends, strict=False):
-            blank += [np.isin(band[:, edge], ends.suspects) | (band[:, edge] <= LOWEST) for edge in edges]
-        return any(one.any() for one in blank)
+            some = (np.isin(band, ends.suspects) | (band <= LOWEST)) & valid
+            if some.any() and (~valid | some)[:, [0, -1]].any():
+                return True
+        return False
 
 
 def _without(
@@ -226,27 +227,39 @@ def _low_values(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[
     return low if len(low) <= _FEW else low[:0]
 
 
-def long_runs(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the pixels in runs of `LEAST_RUN` or more along a row, as areas of fill have them; drop single pixels.
+def long_runs(blank: NDArray[np.bool_], least: int = LEAST_RUN) -> NDArray[np.bool_]:
+    """Keep the pixels in runs of `least` or more along a row, as areas of fill have them; drop single pixels.
 
     Parameters
     ----------
     blank
         bool (rows, columns). Runs are cut at the first and the last column.
+    least
+        Shortest run that is kept.
 
     Returns
     -------
     ndarray
         bool (rows, columns).
     """
-    if blank.shape[1] < LEAST_RUN or not blank.any():
+    if blank.shape[1] < least or not blank.any():
         return np.zeros_like(blank)
-    width = blank.shape[1] - LEAST_RUN + 1
-    starts = np.logical_and.reduce([blank[:, k : k + width] for k in range(LEAST_RUN)])
+    width = blank.shape[1] - least + 1
+    starts = np.logical_and.reduce([blank[:, k : k + width] for k in range(least)])
     kept = np.zeros_like(blank)
-    for k in range(LEAST_RUN):
+    for k in range(least):
         kept[:, k : k + width] |= starts
     return kept
+
+
+def _equal_runs(band: NDArray[np.float32], some: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which pixels stand in runs of one value along a row, among some pixels."""
+    alike = some[:, 1:] & some[:, :-1] & (band[:, 1:] == band[:, :-1])
+    found = long_runs(alike, LEAST_RUN - 1)
+    runs = np.zeros_like(some)
+    runs[:, 1:] |= found
+    runs[:, :-1] |= found
+    return runs
 
 
 def _anywhere(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -6,7 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["WHOLE_UP_TO", "Part", "covered", "parts_of"]
+import numpy as np
+from numpy.typing import NDArray
+
+from sar2optical.scene.nodata import LEAST_RUN, Suspects, long_runs
+
+__all__ = ["WHOLE_UP_TO", "Part", "count_runs", "covered", "in_db", "parts_of", "without"]
 
 WHOLE_UP_TO = 32_000_000
 """Pixels up to which a scene is read as a whole: less than half a second."""
@@ -59,16 +64,16 @@ def parts_of(shape: tuple[int, int], block: tuple[int, int], *, whole: bool = Fa
 
 def _blocks(shape: tuple[int, int], block: tuple[int, int]) -> Iterator[Part]:
     (height, width), (tall, wide) = shape, block
-    last = (width - 1) // wide * wide
+    last = max(0, (width - LEAST_RUN) // wide * wide)  # a narrower end belongs to the block before it
     for k, row in enumerate(range(0, height, tall)):
         rows = row, min(row + tall, height)
-        for n, col in enumerate(range(0, width, 2 * wide)):
-            stop = min(col + 2 * wide, width)
+        for n, col in enumerate(range(0, max(1, width - LEAST_RUN + 1), 2 * wide)):
+            stop = col + 2 * wide if width - (col + 2 * wide) >= LEAST_RUN else width
             if (k + n) % 2 == 0:
                 yield Part(rows, (col, stop))
                 continue
             if col == 0:
-                yield Part(rows, (0, min(wide, width)), sampled=False)
+                yield Part(rows, (0, wide if last else width), sampled=False)
             if stop == width and last:
                 yield Part(rows, (last, width), sampled=False)
 
@@ -76,3 +81,29 @@ def _blocks(shape: tuple[int, int], block: tuple[int, int]) -> Iterator[Part]:
 def covered(parts: list[Part]) -> int:
     """Return the number of sampled pixels."""
     return sum((p.rows[1] - p.rows[0]) * (p.cols[1] - p.cols[0]) for p in parts if p.sampled)
+
+
+def in_db(sample: NDArray[np.float32], suspects: Suspects) -> bool:
+    """Return whether most measurements are below 0, which is possible only in dB."""
+    others = sample[~np.isin(sample, suspects.all)]
+    return others.size > 0 and float(np.median(others)) < 0
+
+
+def count_runs(band: NDArray[np.float32], valid: NDArray[np.bool_], zero: np.float32, part: Part, width: int) -> int:
+    """Count the pixels in runs of 0; in part of a row, not those that reach its border, which may be fill."""
+    zeros = valid & (band == zero)
+    if not zeros.any():
+        return 0
+    found = long_runs(zeros)
+    if part.cols != (0, width):
+        blank = zeros | ~valid
+        found[blank[:, 0] | blank[:, -1]] = False
+    return int(np.count_nonzero(found))
+
+
+def without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]) -> tuple[NDArray[np.float32], ...]:
+    """Remove the pixels in which any band has one of its listed values."""
+    if not any(values):
+        return samples
+    kept = ~np.logical_or.reduce([np.isin(sample, some) for sample, some in zip(samples, values, strict=True)])
+    return tuple(sample[kept] for sample in samples)

@@ -19,10 +19,10 @@ from sar2optical._utils.addresses import redacted
 from sar2optical.errors import OptionWithoutEffect
 from sar2optical.scene.bands import Bands, Described, SceneOptions
 from sar2optical.scene.containers import rasters_of
-from sar2optical.scene.nodata import LOWEST, SENTINEL, Fill, FillFinder, Suspects, long_runs
+from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, long_runs
 from sar2optical.scene.raster import open_raster
 from sar2optical.scene.safe import ProductOptions, is_product, open_product, unnested
-from sar2optical.scene.sampling import Part, covered, parts_of
+from sar2optical.scene.sampling import Part, count_runs, covered, in_db, parts_of, without
 from sar2optical.signature import Unit
 
 __all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "log_contents", "open_scene", "refuse_calibration"]
@@ -143,19 +143,15 @@ class Scene:
             If the file ends early or a block cannot be decoded.
         """
         whole = (0, self.shape[1])
-        values, valid = self._bands.read(rows, cols)
-        if cols != whole and self._masks(values, valid):
-            # Ends of rows and runs are recognised in whole rows.
+        # Runs are recognised by their length: read beyond the rectangle those that it cuts.
+        wider = max(0, cols[0] - LEAST_RUN), min(whole[1], cols[1] + LEAST_RUN)
+        values, valid = self._bands.read(rows, wider)
+        if wider != whole and self._fill_known().touches(values, valid):
+            wider = whole  # the ends of rows are recognised in whole rows
             values, valid = self._bands.read(rows, whole)
-            values, valid = self._masked(values, valid)
-            inner = slice(*cols)
-            return values[..., inner], valid[:, inner]
-        return self._masked(values, valid)
-
-    def _masks(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
-        """Return whether the mask of a rectangle may depend on pixels beside it."""
-        zeros = self._zero_is_nodata and any((band[:, edge] == 0).any() for band in values for edge in (0, -1))
-        return zeros or self._fill_known().touches(values, valid)
+        values, valid = self._masked(values, valid)
+        inner = slice(cols[0] - wider[0], cols[1] - wider[0])
+        return values[..., inner], valid[:, inner]
 
     def _masked(
         self, values: NDArray[np.float32], valid: NDArray[np.bool_]
@@ -207,27 +203,44 @@ class Scene:
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:
         """Sample the valid values of each band on a regular grid; on a finer one where few pixels are valid."""
-        parts = parts_of(self.shape, self._bands.block)
-        finder = None if self._fill is not None else FillFinder(self.shape, self._bands.suspects)
-        samples, valid, runs = self._on_grid(parts, finder)
-        if samples[0].size < SAMPLE_LEAST and covered(parts) < math.prod(self.shape):
-            parts = parts_of(self.shape, self._bands.block, whole=True)
-            finder = finder and FillFinder(self.shape, self._bands.suspects)
+        find = self._fill is None
+        for whole in (False, True):
+            parts = parts_of(self.shape, self._bands.block, whole=whole)
+            partial = covered(parts) < math.prod(self.shape)
+            finder = FillFinder(self.shape, self._bands.suspects) if find else None
             samples, valid, runs = self._on_grid(parts, finder)
-        if finder:
-            self._fill, self._fill_seen = self._found(finder, samples, runs)
-            self._filled_rows = finder.rows
-            samples = _without(
-                samples, [finder.known(k).tolist() + list(self._fill_seen) for k in range(len(samples))]
-            )
-            zeros = [n for n, some in zip(runs, self._bands.suspects, strict=True) if some.zero in self._fill_seen]
-            masked = min(valid, max(finder.undeclared, *zeros, 0))
-            self._zeros_inside = max(0, max(runs) - masked) / max(valid, 1)
-            valid -= masked
+            if finder:
+                samples, valid = self._without_fill(finder, samples, valid, runs, partial=partial)
+            if samples[0].size >= SAMPLE_LEAST or not partial:
+                break
         if samples[0].size < min(valid, SAMPLE_LEAST):
             samples, _, _ = self._on_grid(parts, step=_grid_step(valid))
         self._valid_share = valid / covered(parts)
         return samples
+
+    def _without_fill(
+        self,
+        finder: FillFinder,
+        samples: tuple[NDArray[np.float32], ...],
+        valid: int,
+        runs: list[int],
+        *,
+        partial: bool,
+    ) -> tuple[tuple[NDArray[np.float32], ...], int]:
+        """Find the undeclared nodata, remove it from samples, and correct the number of valid pixels."""
+        self._fill, self._fill_seen = self._found(finder, samples, runs)
+        self._filled_rows = finder.rows
+        suspects, before = self._bands.suspects, samples[0].size
+        # In parts of rows, runs of 0 are not counted where they reach a border: 0 in dB is removed in any case.
+        zeros = [[s.zero] if partial and s.zero in r else [] for s, r in zip(suspects, self._fill.runs, strict=True)]
+        samples = without(
+            samples,
+            [[*finder.known(k).tolist(), *self._fill_seen, *map(float, zeros[k])] for k in range(len(samples))],
+        )
+        counted = [n for n, some in zip(runs, suspects, strict=True) if some.zero in self._fill_seen]
+        masked = min(valid, max(finder.undeclared, *counted, 0))
+        self._zeros_inside = max(0, max(runs) - (0 if partial else masked)) / max(valid, 1)
+        return samples, round(valid * samples[0].size / max(before, 1)) if partial else valid - masked
 
     def _found(
         self, finder: FillFinder, samples: tuple[NDArray[np.float32], ...], runs: list[int]
@@ -240,7 +253,7 @@ class Scene:
         inside, everywhere, seen = [], [], set()
         for k, (suspects, sample) in enumerate(zip(self._bands.suspects, samples, strict=True)):
             known, runs_of = finder.known(k), finder.inside(k)
-            zero = (suspects.zero,) if suspects.zero is not None and _in_db(sample, suspects) else ()
+            zero = (suspects.zero,) if suspects.zero is not None and in_db(sample, suspects) else ()
             inside.append((*zero, *suspects.sentinels))
             everywhere.append(tuple(v for v in {*known, *runs_of} if v <= LOWEST))
             seen |= {v for v in suspects.sentinels if v in known or v in runs_of} | {*everywhere[-1]}
@@ -275,7 +288,7 @@ class Scene:
                 continue
             for k, suspects in enumerate(self._bands.suspects if finder else ()):
                 if suspects.zero is not None and suspects.may_be_db:
-                    runs[k] += _count_runs(values[k], valid, suspects.zero, part, width)
+                    runs[k] += count_runs(values[k], valid, suspects.zero, part, width)
             whole = not finder and self._fill and part.cols == (0, width)
             usable = self._fill.inside(values, valid) if whole and self._fill else valid
             total += int(np.count_nonzero(usable))
@@ -388,32 +401,6 @@ def _open_bands(
     if is_product(path):
         return open_product(path, model_bands, options, product)
     return open_raster(path, model_bands, options)
-
-
-def _in_db(sample: NDArray[np.float32], suspects: Suspects) -> bool:
-    """Return whether most measurements are below 0, which is possible only in dB."""
-    others = sample[~np.isin(sample, suspects.all)]
-    return others.size > 0 and float(np.median(others)) < 0
-
-
-def _count_runs(band: NDArray[np.float32], valid: NDArray[np.bool_], zero: np.float32, part: Part, width: int) -> int:
-    """Count the pixels in runs of 0; in part of a row, not those that reach its border, which may be fill."""
-    zeros = valid & (band == zero)
-    if not zeros.any():
-        return 0
-    found = long_runs(zeros)
-    if part.cols != (0, width):
-        blank = zeros | ~valid
-        found[blank[:, 0] | blank[:, -1]] = False
-    return int(np.count_nonzero(found))
-
-
-def _without(samples: tuple[NDArray[np.float32], ...], values: list[list[float]]) -> tuple[NDArray[np.float32], ...]:
-    """Remove the pixels in which any band has one of its listed values."""
-    if not any(values):
-        return samples
-    kept = ~np.logical_or.reduce([np.isin(sample, some) for sample, some in zip(samples, values, strict=True)])
-    return tuple(sample[kept] for sample in samples)
 
 
 def _grid_step(pixels: int) -> int:

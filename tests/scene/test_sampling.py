@@ -103,3 +103,64 @@ def test_a_rectangle_has_the_pixels_of_whole_rows(make_raster, large):
             np.testing.assert_array_equal(values, whole[0][:, 10:40, slice(*cols)])
             np.testing.assert_array_equal(valid, whole[1][10:40, slice(*cols)])
     assert not whole[1][:, :100].any()
+
+
+def noise(shape, seed=4):
+    return np.random.default_rng(seed).normal(-14, 2, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("fill", "unit"), [(0, "db"), (0, None), (-999, None)])
+def test_the_sample_of_a_sparse_scene_holds_no_fill(make_raster, large, fill, unit):
+    values = np.full((640, 640), fill, np.float32)
+    values[200:330, 200:330] = noise((130, 130))
+    _, valid, sample, share = read(make_raster(values, descriptions=["VH dB"], **BLOCKS), unit=unit)
+    assert valid.sum() == 130 * 130
+    assert np.percentile(sample, [1, 99]) == pytest.approx([-18.7, -9.3], abs=0.5)
+    assert share == pytest.approx(130**2 / 640**2, rel=0.3)
+
+
+def test_a_hole_of_zeros_wider_than_a_pair_of_blocks_is_not_in_the_sample(make_raster, large):
+    values = noise((640, 640))
+    values[100:400, 100:400] = 0
+    _, valid, sample, share = read(make_raster(values, descriptions=["VH dB"], **BLOCKS))
+    assert valid.sum() == 640**2 - 300**2
+    assert np.percentile(sample, 99) == pytest.approx(-9.3, abs=0.5)
+    assert share == pytest.approx(1 - 300**2 / 640**2, rel=0.1)
+
+
+def test_power_that_no_sampled_block_holds_is_found_among_undeclared_zeros(make_raster, large):
+    values = np.zeros((640, 640), np.float32)
+    values[70:120, 70:120] = 10 ** (noise((50, 50)) / 10)
+    _, valid, sample, _ = read(make_raster(values, descriptions=["Sigma0_VH"], **BLOCKS))
+    assert valid.sum() == sample.size == 50 * 50
+
+
+def test_a_last_column_of_few_pixels_does_not_hide_fill(make_raster, large):
+    values = noise((130, 388))
+    rows, cols = np.mgrid[:130, :388]
+    values[387 - cols < 10 - rows] = -100
+    _, valid, _, _ = read(make_raster(values, descriptions=["VH dB"], tiled=True, blockxsize=32, blockysize=32))
+    np.testing.assert_array_equal(valid, values > -100)
+
+
+def test_a_mask_does_not_depend_on_the_rows_that_are_read_together(make_raster, large):
+    values = noise((256, 256))
+    values[70, 40:60] = -999
+    values[128:192, 5] = -200 - np.arange(64)
+    with open_scene(make_raster(values, descriptions=["VH dB"], **BLOCKS), ("VH",), SceneOptions(unit="db")) as scene:
+        whole = scene.read_rows(0, 256)[1]
+        np.testing.assert_array_equal(scene.read_rows(64, 128)[1], whole[64:128])
+        np.testing.assert_array_equal(scene.read((60, 80), (30, 70))[1], whole[60:80, 30:70])
+    assert not whole[70, 40:60].any()
+
+
+def test_a_rectangle_beside_declared_nodata_reads_no_whole_rows(make_raster, monkeypatch):
+    values = np.full((100, 4000), 100, np.uint16)
+    values[:, :1000] = 0
+    with open_scene(make_raster(values, descriptions=["VH"], nodata=0), ("VH",), SceneOptions(unit="dn")) as scene:
+        scene.read_samples()
+        read_cols = []
+        real = scene._bands.read
+        monkeypatch.setattr(scene._bands, "read", lambda rows, cols: read_cols.append(cols) or real(rows, cols))
+        assert scene.read((0, 50), (900, 1100))[1].sum() == 50 * 100
+    assert max(stop - start for start, stop in read_cols) < 300
