@@ -19,7 +19,7 @@ from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model
 from sar2optical.errors import InferenceFailed, OutputExists, OutputUnwritable, Sar2OpticalError, SceneUnreadable
 from sar2optical.mosaic.manifest import Manifest
-from sar2optical.mosaic.strip_store import StripFiles
+from sar2optical.mosaic.strip_files import StripFiles
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import run_of, tags_of
 from sar2optical.mosaic.writer import coding_of

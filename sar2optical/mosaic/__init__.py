@@ -8,7 +8,8 @@ from sar2optical.mosaic.coding import COMPRESSIONS, BlockCoding
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output, cleanup
 from sar2optical.mosaic.run_folder import RunFolder, run_folder_of
-from sar2optical.mosaic.strip_store import StripFiles, StripStore
+from sar2optical.mosaic.strip_files import StripFiles
+from sar2optical.mosaic.strip_store import StripStore
 from sar2optical.mosaic.tags import run_of, tags_of
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 

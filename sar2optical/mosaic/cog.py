@@ -52,34 +52,12 @@ KNOWN_INCOMPATIBLE_EDITION=NO
 
 _NOTE = f"GDAL_STRUCTURAL_METADATA_SIZE={len(_STRUCTURE):06d} bytes\n{_STRUCTURE}\0".encode()
 
-_OF_PIXELS = frozenset(
-    {
-        254,
-        255,
-        256,
-        257,
-        258,
-        259,
-        262,
-        266,
-        273,
-        274,
-        277,
-        278,
-        279,
-        284,
-        317,
-        320,
-        322,
-        323,
-        324,
-        325,
-        338,
-        339,
-        347,
-    }
-    | {530, 532}
-)
+# fmt: off
+_OF_PIXELS = frozenset({
+    254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347,
+    530, 532,
+})
+# fmt: on
 """Tags that describe how pixels are stored (TIFF 6.0); all others describe the image."""
 
 _REDUCED, _IS_MASK = 1, 4  # bits of the tag SUBFILE

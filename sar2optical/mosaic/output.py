@@ -39,7 +39,7 @@ def driver_of(out: Path) -> str:
         return _DRIVERS[out.suffix.lower()]
     except KeyError:
         known = ", ".join(_DRIVERS)
-        raise OptionError(f"cannot write {out}: suffix {out.suffix!r} is not supported; use one of {known}") from None
+        raise OptionError(f"cannot write {out}: suffix {out.suffix!r} is not supported: use one of {known}") from None
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
@@ -65,11 +65,11 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     with output_errors(out):
         folder = out.resolve().parent
         if out.is_dir():
-            raise OutputUnwritable(f"cannot write {out}: it is a folder; name a file")
+            raise OutputUnwritable(f"cannot write {out}: it is a folder: name a file")
         if not folder.is_dir():
-            raise OutputUnwritable(f"cannot write {out}: there is no folder {folder}; create it first")
+            raise OutputUnwritable(f"cannot write {out}: there is no folder {folder}: create it first")
         if not overwrite and os.path.lexists(out):
-            raise OutputExists(f"{out} exists; pass --overwrite to replace it, or choose another name")
+            raise OutputExists(f"{out} exists: give --overwrite to replace it, or choose another name")
         # os.access always succeeds for root, whatever the file system allows: create an unnamed file instead.
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -93,12 +93,12 @@ def output_errors(out: Path) -> Iterator[None]:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         # Only of OSError: GDAL's errors have other numbers.
         if isinstance(error, OSError) and error.errno in _NO_PERMISSION:
-            raise OutputUnwritable(f"cannot write {out}: {reason}; choose a folder that you may write to") from error
+            raise OutputUnwritable(f"cannot write {out}: {reason}: choose a folder that you may write to") from error
         space = ""
         with suppress(OSError):
             space = f" ({shutil.disk_usage(out.resolve().parent).free / 1e9:.1f} GB free there)"
         raise OutputUnwritable(
-            f"cannot write {out}: {reason}{space}; free some space, or choose another folder"
+            f"cannot write {out}: {reason}{space}: free some space, or choose another folder"
         ) from error
 
 
@@ -123,7 +123,7 @@ def publish(made: Path, out: Path, target: Path, *, overwrite: bool) -> None:
     """
     replaces = target.exists()
     if replaces and not overwrite:
-        raise OutputExists(f"{out} was created by another program during the run; pass --overwrite to replace it")
+        raise OutputExists(f"{out} was created by another program during the run: give --overwrite to replace it")
     made.replace(target)
     if replaces:
         # GDAL would apply the overviews, mask and statistics of the replaced file to the new one.

@@ -74,14 +74,14 @@ class RunFolder:
         if not os.path.lexists(self.path):
             return
         if self.path.is_symlink() or not self.path.is_dir():
-            raise OutputUnwritable(f"cannot write {self._out}: {self.path}, its run folder, is not a folder; move it")
+            raise OutputUnwritable(f"cannot write {self._out}: its run folder {self.path} is not a folder: move it")
         entries = sorted(self.path.iterdir())
         marked = (self.path / _LOCK).is_file()
         foreign = [entry.name for entry in entries if not (marked and _is_run_file(entry))]
         if foreign:
             raise OutputUnwritable(
-                f"cannot write {self._out}: {self.path}, its run folder, holds {foreign[0]}, which no run has "
-                "written; move it"
+                f"cannot write {self._out}: its run folder {self.path} contains {foreign[0]}, which is no file of a "
+                "run: move it"
             )
 
     def __enter__(self) -> Self:
@@ -152,7 +152,7 @@ def shared_run_folder(out: Path, manifest: Manifest) -> Iterator[Path]:
         lock = _locked(out, shared=True)
     except FileNotFoundError as error:
         raise OutputUnwritable(
-            f"cannot write {out}: its run folder was removed; run the same command again"
+            f"cannot write {out}: its run folder was removed: run the same command again"
         ) from error
     with lock:
         if Manifest.read(run_folder_of(out)) != manifest:
@@ -187,7 +187,7 @@ def _locked(out: Path, *, shared: bool) -> BufferedWriter:
             return lock
     lock.close()
     raise OutputUnwritable(
-        f"cannot write {out}: another run is writing it; wait until it ends, or choose another name"
+        f"cannot write {out}: another run is writing it: wait until it ends, or choose another name"
     )
 
 

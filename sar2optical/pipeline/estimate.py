@@ -20,7 +20,8 @@ from sar2optical.mosaic.coding import BlockCoding, compressed
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.overviews import mask_out
 from sar2optical.mosaic.run_folder import refuse_other_run, run_folder_of
-from sar2optical.mosaic.strip_store import StripFiles, bytes_of_store
+from sar2optical.mosaic.strip_files import StripFiles
+from sar2optical.mosaic.strip_store import bytes_of_store
 from sar2optical.mosaic.writer import coding_of
 from sar2optical.pipeline.job import Job, engine_threads
 from sar2optical.pipeline.options import TranslateOptions

@@ -254,7 +254,7 @@ def _log_job(scene: SceneSource, engine: Engine, encodings: list[Encoding]) -> N
     for found, wanted in zip(scene.polarisations, signature.bands, strict=True):
         polarisations = alternatives(wanted)
         if found is None and len(polarisations) == 1:
-            _log.warning("%s: names no polarisation; it is taken as %s", name, wanted)
+            _log.warning("%s: no polarisation is named in the file: %s is assumed", name, wanted)
         elif found is not None and found not in polarisations:
             _log.warning(
                 "%s: is %s, but the model was trained on %s; colours will differ", name, found, listed(wanted)

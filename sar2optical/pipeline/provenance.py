@@ -240,5 +240,5 @@ def differences(tags: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         return was.differences(asked)
     named = [(name, tags.get(f"SAR2OPTICAL_{name}"), now.get(f"SAR2OPTICAL_{name}")) for name in _NAMED_BY_TAGS]
     return [f"{name.lower()} {had}, now {has}" for name, had, has in named if had and had != has] or [
-        "values or a library differ, which its tags do not show"
+        "the values or a library differ; the mosaic's tags do not show which"
     ]

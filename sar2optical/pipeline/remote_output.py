@@ -28,7 +28,7 @@ def output_on_disk(out: str | Path, options: TranslateOptions) -> Iterator[tuple
         return
     remote = str(out)
     local = local_path(remote, options)
-    _log.info("%s: made in %s, then uploaded", redacted(remote), local.parent)
+    _log.info("%s: the mosaic is written to %s first, then uploaded", redacted(remote), local.parent)
     yield local, replace(options, overwrite=True)
     upload(local, remote)
     with suppress(OSError):  # the upload is complete
@@ -50,12 +50,14 @@ def local_path(remote: str, options: TranslateOptions) -> Path:
         raise OutputExists(f"{remote} exists: give --overwrite to replace it, or choose another name")
     cache = cache_folder()
     if cache is None:
-        raise OptionError(f"{remote}: no cache folder for the mosaic before its upload: set SAR2OPT_CACHE to one")
+        raise OptionError(
+            f"{remote}: no cache folder for the mosaic before its upload: set SAR2OPT_CACHE to a folder"
+        )
     folder = cache / "outgoing" / hashlib.sha256(remote.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputUnwritable(
-            f"{folder}: cannot make the folder ({error.strerror}): set SAR2OPT_CACHE to another one"
+            f"{folder}: cannot make the folder ({error.strerror}): set SAR2OPT_CACHE to another folder"
         ) from error
     return folder / redacted(remote).rsplit("/", 1)[-1]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical.scene.bands import Bands
 from sar2optical.scene.nodata import LEAST_RUN, Suspects, long_runs
 
-__all__ = ["WHOLE_UP_TO", "Part", "count_runs", "covered", "in_db", "parts_of", "without"]
+__all__ = ["WHOLE_UP_TO", "Part", "count_runs", "covered", "in_db", "parts_of", "read_ahead", "without"]
 
 WHOLE_UP_TO = 32_000_000
 """Pixels up to which a scene is read as a whole: less than half a second."""
 
 _LEAST_ROWS = 64  # of a part: rows of one pixel are not worth a call each
 _MOST_ROWS = 512
+_AHEAD = 2  # parts that are read before they are needed
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,21 @@ def _blocks(shape: tuple[int, int], block: tuple[int, int]) -> Iterator[Part]:
                 yield Part(rows, (0, wide if last else width), sampled=False)
             if stop == width and last:
                 yield Part(rows, (last, width), sampled=False)
+
+
+def read_ahead(bands: Bands, parts: list[Part]) -> Iterator[tuple[Part, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Read parts of bands, the next ones in a thread while one is in use."""
+    with ThreadPoolExecutor(1, "sampler") as reader:
+        coming = deque(reader.submit(bands.read, part.rows, part.cols) for part in parts[:_AHEAD])
+        try:
+            for part, following in zip_longest(parts, parts[_AHEAD:]):
+                values, valid = coming.popleft().result()
+                if following:
+                    coming.append(reader.submit(bands.read, following.rows, following.cols))
+                yield part, values, valid
+        finally:
+            for future in coming:
+                future.cancel()
 
 
 def covered(parts: list[Part]) -> int:

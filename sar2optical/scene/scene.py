@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +19,7 @@ from sar2optical.scene.containers import rasters_of
 from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, long_runs
 from sar2optical.scene.raster import open_raster
 from sar2optical.scene.safe import ProductOptions, is_product, open_product, unnested
-from sar2optical.scene.sampling import Part, count_runs, covered, in_db, parts_of, without
+from sar2optical.scene.sampling import Part, count_runs, covered, in_db, parts_of, read_ahead, without
 from sar2optical.signature import Unit
 
 __all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "log_contents", "open_scene", "refuse_calibration"]
@@ -40,7 +37,6 @@ _log = logging.getLogger(__name__)
 _MANY_ZEROS = 0.02
 """Share of the valid pixels that are in areas of 0: a larger one is logged."""
 NO_FILL = Fill()
-_AHEAD = 2  # parts that are read before they are needed
 
 
 class SceneSource(Described, Protocol):
@@ -172,7 +168,7 @@ class Scene:
         return self.read((start, stop), (0, self.shape[1]))
 
     def _fill_known(self) -> Fill:
-        """Return the undeclared nodata; the whole scene is read for it once."""
+        """Return the undeclared nodata; the scene, or parts of a large one, are read for it once."""
         if self._fill is None:
             self._raw_samples()
         assert self._fill is not None
@@ -181,9 +177,7 @@ class Scene:
     def _log_fill(self) -> None:
         if self._bands.sentinels_seen:
             _log.info(
-                "%s: values of %g or less are masked, but not declared as nodata in the file",
-                self.path,
-                SENTINEL,
+                "%s: values of %g or less are masked, but not declared as nodata in the file", self.path, SENTINEL
             )
         if self._filled_rows:
             _log.info(
@@ -280,7 +274,7 @@ class Scene:
         samples: list[list[NDArray[np.float32]]] = [[] for _ in self.polarisations]
         runs = [0] * len(samples)
         total = 0
-        for part, values, valid in self._read_ahead(parts):
+        for part, values, valid in read_ahead(self._bands, parts):
             if finder:
                 ends = part.cols[0] == 0, part.cols[1] == width
                 finder.look(values, valid, part.rows[0], left=ends[0], right=ends[1])
@@ -298,20 +292,6 @@ class Scene:
             for sample, band in zip(samples, values, strict=True):
                 sample.append(band[rows, cols][chosen])
         return tuple(np.concatenate(sample) for sample in samples), total, runs
-
-    def _read_ahead(self, parts: list[Part]) -> Iterator[tuple[Part, NDArray[np.float32], NDArray[np.bool_]]]:
-        """Read parts, the next one in a thread while one is in use."""
-        with ThreadPoolExecutor(1, "sampler") as reader:
-            coming = deque(reader.submit(self._bands.read, part.rows, part.cols) for part in parts[:_AHEAD])
-            try:
-                for part, following in zip_longest(parts, parts[_AHEAD:]):
-                    values, valid = coming.popleft().result()
-                    if following:
-                        coming.append(reader.submit(self._bands.read, following.rows, following.cols))
-                    yield part, values, valid
-            finally:
-                for future in coming:
-                    future.cancel()
 
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:

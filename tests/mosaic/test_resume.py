@@ -23,7 +23,7 @@ from sar2optical.errors import Interrupted, OtherRun, OutputExists, OutputUnwrit
 from sar2optical.mosaic.coding import COMPRESSIONS, BlockCoding
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.run_folder import RunFolder
-from sar2optical.mosaic.strip_store import StripFiles
+from sar2optical.mosaic.strip_files import StripFiles
 from sar2optical.mosaic.strips import Strip, write_strip
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline import estimate as estimate_module
