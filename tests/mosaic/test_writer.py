@@ -391,7 +391,7 @@ def test_a_writer_that_is_only_constructed_starts_no_thread(tmp_path, monkeypatc
     monkeypatch.setattr(strip_store, "ThreadPoolExecutor", Pool)
     writer = MosaicWriter(tmp_path / "out.tif", shape=(3, 4), georeference=NORTH_UP, tags={})
     assert (pools, strip_threads()) == ([], [])
-    with pytest.raises(ValueError, match="inside a with statement"):
+    with pytest.raises(ValueError, match="inside its with statement"):
         writer.write(*colours(3, 4))
     assert names(tmp_path) == []
 
@@ -637,7 +637,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_any_work(tmp_path):
         check_output(tmp_path / "there.tif", overwrite=False)
     with pytest.raises(OutputUnwritable, match="it is a folder"):
         check_output(tmp_path / "folder.tif", overwrite=True)
-    with pytest.raises(OutputUnwritable, match=r"no folder .*missing; create it"):
+    with pytest.raises(OutputUnwritable, match=r"no folder .*missing: create it"):
         check_output(tmp_path / "missing" / "a.tif", overwrite=False)
     with pytest.raises(OutputUnwritable, match="no folder"):
         check_output(tmp_path / "there.tif" / "a.tif", overwrite=False)
