@@ -34,8 +34,8 @@ from bench.methods import ENGINE, METHODS, OURS, PLAIN, REFERENCE, Sample, Task,
 from bench.tables import terminal
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.base import default_threads
+from sar2optical.pipeline.flow import STAGES
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.pipeline.stream import STAGES
 from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
 

@@ -44,6 +44,8 @@ WHERE = {
         "sar2optical.engines.pytorch",
         "sar2optical.engines.tensorrt",
         "sar2optical.engines.tensorrt_runtime",
+        "sar2optical.engines.tensors",
+        "sar2optical.pipeline.device",
     ),
     "lightning": ("sar2optical.training",),
     "lightning_fabric": ("sar2optical.training", "bench"),

@@ -17,6 +17,7 @@ from sar2optical.engines import Engine
 from sar2optical.errors import BandNotFound, OptionError
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.rasters import open_raster
+from sar2optical.pipeline.flow import PIECE
 from sar2optical.pipeline.job import Job
 from sar2optical.pipeline.stream import stream
 from sar2optical.scene.bands import Georeference
@@ -134,6 +135,7 @@ class _ArrayScene:
     path = "array"
     files: tuple[Path, ...] = ()
     georeference = Georeference()
+    block, readers = (PIECE, 1), 1
     row_of_blocks = 0
     dtype = np.dtype(np.float32)
     unit_reason = "the scene's"

@@ -210,11 +210,15 @@ class Engine(ABC):
             sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
         image = self._halving(np.ascontiguousarray(sar))[:count]
         if not np.isfinite(image).all():
-            raise NotFinite(
-                f"{self} returned NaN or infinity: give --precision fp32, or export it with --precision bf16, "
-                "which has a wider range than fp16"
-            )
+            raise self.not_finite()
         return image
+
+    def not_finite(self) -> NotFinite:
+        """Return the error of an output that holds NaN or infinity."""
+        return NotFinite(
+            f"{self} returned NaN or infinity: give --precision fp32, or export it with --precision bf16, "
+            "which has a wider range than fp16"
+        )
 
     def _halving(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a batch in as many pieces as the device's memory requires."""
@@ -225,13 +229,14 @@ class Engine(ABC):
             except DeviceOutOfMemory:
                 if size == 1:
                     raise
-                if size == self._at_once:  # another stream may have halved it already
-                    self._at_once = size // 2
-                    _log.warning(
-                        "%s: out of memory with %d windows at once; continuing with %d", self, size, size // 2
-                    )
+                self._halve(size)
                 continue
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _halve(self, size: int) -> None:
+        if size == self._at_once:  # another stream may have halved it already
+            self._at_once = size // 2
+            _log.warning("%s: out of memory with %d windows at once; continuing with %d", self, size, size // 2)
 
     @abstractmethod
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 from threading import Lock
 
 import numpy as np
@@ -18,12 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sar2optical.engines.base import (
-    Engine,
-    EngineOptions,
-    default_threads,
-    refuse_unless,
-)
+from sar2optical.engines.base import EngineOptions, default_threads, refuse_unless
+from sar2optical.engines.tensors import TensorEngine
 from sar2optical.errors import DeviceOutOfMemory, InferenceFailed
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.generator import Generator
@@ -44,7 +40,7 @@ _OUT_OF_MEMORY = ("out of memory", "alloc_failed")  # messages of PyTorch; of cu
 _log = logging.getLogger(__name__)
 
 
-class PyTorchEngine(Engine):
+class PyTorchEngine(TensorEngine):
     """A generator in eval mode, in channels-last layout, with one slot for each batch in flight.
 
     In fp16 and bf16, convolutions run in that precision. Batch norms keep their statistics in fp32, because 8
@@ -86,6 +82,7 @@ class PyTorchEngine(Engine):
             batch=batch,
             streams=streams,
         )
+        self.tensor_device = device
         dtype = DTYPES[precision]
         generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in generator.modules():
@@ -93,7 +90,7 @@ class PyTorchEngine(Engine):
                 module.to(dtype)
         self._settings = _settings(device)
         self._slots = streams
-        self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        self._idle: LifoQueue[_Slot] = LifoQueue()  # a warm slot first
         preparing = Lock()
         for _ in range(streams):
             self._idle.put(_Slot(generator, signature, device, dtype, preparing))
@@ -106,6 +103,17 @@ class PyTorchEngine(Engine):
         slot = self._idle.get()
         try:
             return slot.run(sar, size)
+        except RuntimeError as error:
+            raise _stopped(error, size) from error
+        finally:
+            self._idle.put(slot)
+
+    def _infer_tensors(self, sar: torch.Tensor, size: int) -> torch.Tensor:
+        if not self._slots:
+            raise InferenceFailed(f"{self} is closed: open it again")
+        slot = self._idle.get()
+        try:
+            return slot.run_tensors(sar, size)
         except RuntimeError as error:
             raise _stopped(error, size) from error
         finally:
@@ -223,6 +231,22 @@ class _Slot:
                 raise
         image: NDArray[np.float32] = made.numpy()[: len(sar)]
         return image
+
+    @torch.inference_mode()
+    def run_tensors(self, sar: torch.Tensor, size: int) -> torch.Tensor:
+        """Translate a batch that is on the device, on the current stream, into this slot's buffer."""
+        buffers = self._buffers
+        if buffers is None or buffers.size != size:
+            with self._on_stream(), self._preparing:
+                buffers = self._prepare(size)
+                self._wait()
+        buffers.sar[: len(sar)].copy_(sar)
+        buffers.sar[len(sar) :].zero_()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._compute(buffers)
+        return buffers.optical
 
     def use_window(self, side: int) -> None:
         """Take windows of another height and width; buffers are made at the next run."""

@@ -29,7 +29,9 @@ from sar2optical.mosaic.strips import Strip, StripDamaged, write_blocks, write_s
 
 __all__ = ["StripStore", "bytes_of_store", "filled", "write_with_half"]
 
-_MOST_STRIPS_AT_ONCE = 6
+_MOST_STRIPS_AT_ONCE = 16
+_MOST_WRITERS = 4
+"""Threads that hash and write strips: each waits until its strip is on the disk."""
 _FOR_HALVES = "zstd"
 
 
@@ -134,12 +136,13 @@ class StripStore:
         self._disk: ThreadPoolExecutor | None = None
         self._writing: deque[Future[None]] = deque()
         self._stored: list[tuple[int, Future[None] | None]] = []
+        self._filling: list[list[Future[None]]] = [[] for _ in self.levels]  # tasks, by the level that they fill
 
     def __enter__(self) -> Self:
         with output_errors(self._out):
             self._folder.__enter__()
         self._pool = ThreadPoolExecutor(self._threads, "blocks")
-        self._disk = ThreadPoolExecutor(1, "strips")
+        self._disk = ThreadPoolExecutor(min(self._threads, _MOST_WRITERS), "strips")
         return self
 
     def __exit__(
@@ -268,8 +271,9 @@ class StripStore:
         *,
         on_disk: bool = False,
         half: npt.NDArray[np.uint8] | None = None,
+        after: Sequence[Future[None]] = (),
     ) -> None:
-        """Store a complete strip of a level, and add it to the next overview at half the size.
+        """Store a complete strip of a level, and add it to the next overview at half the size, all in threads.
 
         Parameters
         ----------
@@ -281,32 +285,59 @@ class StripStore:
             Whether the strip is on disk already.
         half
             The strip at half the size, if it is known.
+        after
+            Tasks that still fill the strip. They were submitted earlier, so waiting for them inside the pool ends.
         """
-        last = level is self.levels[-1]
-        if half is None and not last:
-            half = halve(strip)
+        self.wait(self._most - 1)
+        room, halving = self._halved(level, strip, half, after)
         if on_disk:
             self._stored.append((strip.shape[1], None))
         else:
-            self._store(level, strip, half if level.number == 0 and self.coding.lossy else None)
-        if half is None or last:
+            keep = level.number == 0 and self.coding.lossy
+            self._store(level, strip, room if keep else None, [*after, *(halving if keep else ())])
+        if room is None:
             return
         coarser = self.levels[level.number + 1]
-        coarser.room()[:, : half.shape[1]] = half  # fits: strips have an even number of rows, but for the last one
-        complete = coarser.filled(half.shape[1])
+        self._filling[coarser.number] += halving
+        complete = coarser.filled(room.shape[1])
         if complete is not None:
-            self._add(coarser, complete)
+            filling, self._filling[coarser.number] = self._filling[coarser.number], []
+            self._add(coarser, complete, after=filling)
 
-    def _store(self, level: Level, rgba: npt.NDArray[np.uint8], half: npt.NDArray[np.uint8] | None) -> None:
+    def _halved(
+        self,
+        level: Level,
+        strip: npt.NDArray[np.uint8],
+        half: npt.NDArray[np.uint8] | None,
+        after: Sequence[Future[None]],
+    ) -> tuple[npt.NDArray[np.uint8] | None, list[Future[None]]]:
+        """Begin to fill the next overview; return its rows and the tasks that fill them; None at the last level."""
+        if level is self.levels[-1]:
+            return None, []
+        # Fits: strips have an even number of rows, but for the last one.
+        room = self.levels[level.number + 1].room()[:, : (strip.shape[1] + 1) // 2]
+        if half is not None:
+            room[...] = half
+            return room, []
+        parts = chunks_of(level.width, self.coding)
+        return room, [
+            self._tasks.submit(_halve_into, strip[:, :, part], room[:, :, _half_of(part)], after) for part in parts
+        ]
+
+    def _store(
+        self,
+        level: Level,
+        rgba: npt.NDArray[np.uint8],
+        half: npt.NDArray[np.uint8] | None,
+        after: Sequence[Future[None]],
+    ) -> None:
         """Compress and write a strip in threads: one core encodes strips more slowly than a GPU makes them."""
-        if self._pool is None or self._disk is None:
-            raise ValueError("the strip store is not open: write strips inside its with statement")
-        self.wait(self._most - 1)
         path = self.path / level.strip_name(level.strips[-1][0])
         parts = [
-            self._pool.submit(compressed, rgba[:, :, part], self.coding)
+            self._tasks.submit(_compressed, rgba[:, :, part], self.coding, after)
             for part in chunks_of(level.width, self.coding)
         ]
+        assert self._disk is not None, "entered with the pool"
         writing = self._disk.submit(self._write, path, parts, half)
         self._writing.append(writing)
         if level.number == 0:
@@ -314,3 +345,28 @@ class StripStore:
 
     def _write(self, path: Path, parts: Sequence[Future[Blocks]], half: npt.NDArray[np.uint8] | None) -> None:
         write_with_half(path, [part.result() for part in parts], half, self.run, self.coding)
+
+    @property
+    def _tasks(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            raise ValueError("the strip store is not open: write strips inside its with statement")
+        return self._pool
+
+
+def _half_of(part: slice) -> slice:
+    return slice(part.start // 2, (part.stop + 1) // 2)
+
+
+def _halve_into(rgba: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], after: Sequence[Future[None]]) -> None:
+    _wait_for(after)
+    out[...] = halve(rgba)
+
+
+def _compressed(rgba: npt.NDArray[np.uint8], coding: BlockCoding, after: Sequence[Future[None]]) -> Blocks:
+    _wait_for(after)
+    return compressed(rgba, coding)
+
+
+def _wait_for(tasks: Sequence[Future[None]]) -> None:
+    for task in tasks:
+        task.result()

@@ -143,7 +143,7 @@ def _estimate(job: Job, out: Path, options: TranslateOptions, *, rows_kept: int)
     run = int(sum(rows[k] for k, top in enumerate(grid.rows) if top + grid.window > rows_kept))
     found = measure(job, coding_of(out, options.coding))
     strips = round(found.bytes_per_pixel * pixels * _OVERVIEWS)
-    in_flight = bytes_in_flight(grid, bytes_per_pixel=len(job.encodings) * job.scene.dtype.itemsize, ahead=job.ahead)
+    in_flight = bytes_in_flight(grid, job.scene, ahead=job.ahead)
     stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
     return Estimate(
         windows=len(grid),

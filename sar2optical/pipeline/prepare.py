@@ -201,16 +201,11 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> 
     wanted = min(max(_USUAL_CACHE, 2 * scene.row_of_blocks), _MOST_CACHE)
     limit = options.max_memory
     if limit is None:
-        return _AHEAD, wanted
+        return max(_AHEAD, scene.readers + 1), wanted
     held = resident_bytes()
     stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
-    for ahead in range(_MOST_AHEAD, 0, -1):
-        left = (
-            limit
-            - held
-            - stored
-            - bytes_in_flight(grid, bytes_per_pixel=len(scene.polarisations) * scene.dtype.itemsize, ahead=ahead)
-        )
+    for ahead in range(max(_MOST_AHEAD, scene.readers + 1), 0, -1):
+        left = limit - held - stored - bytes_in_flight(grid, scene, ahead=ahead)
         if left >= wanted or (ahead == 1 and left >= _LEAST_CACHE):
             return ahead, min(left, wanted)
     needed = limit - left + _LEAST_CACHE

@@ -23,12 +23,13 @@ from sar2optical.mosaic.coding import BlockCoding
 from sar2optical.mosaic.run_folder import run_folder_of
 from sar2optical.mosaic.writer import MosaicWriter, coding_of
 from sar2optical.pipeline import estimate
+from sar2optical.pipeline.flow import Clock
 from sar2optical.pipeline.job import Job
 from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
 from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.provenance import library_versions
 from sar2optical.pipeline.remote_output import output_on_disk
-from sar2optical.pipeline.stream import Clock, stream
+from sar2optical.pipeline.stream import stream
 from sar2optical.scene.scene import log_contents
 from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import WindowGrid

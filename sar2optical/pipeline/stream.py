@@ -13,77 +13,26 @@ whatever the scene's height.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sar2optical.engines import Engine
+from sar2optical.pipeline.flow import Clock, Streamed, Writer, rows_of_piece, rows_of_windows
 from sar2optical.pipeline.job import Job
 from sar2optical.scene.encoder import Encoding, decode
+from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.blend import Blender, Finished, Weighted
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
 
-__all__ = ["PIECE", "STAGES", "Clock", "Streamed", "Writer", "bytes_in_flight", "stream"]
-
-PIECE = 256
-"""Rows that are read at a time: half a row of blocks in most tiled files."""
-
-
-class Writer(Protocol):
-    """Destination of finished rows, from top to bottom."""
-
-    def write(self, rgb: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
-        """Write the next rows: uint8 (3, rows, width) and bool (rows, width)."""
-        ...
-
-
-STAGES = ("read", "encode", "infer", "weight", "blend", "write")
-"""Names of the stages, in the order of the data."""
-
-
-@dataclass
-class Clock:
-    """Time that each stage was at work, summed over its threads; thread-safe."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def at(self, stage: str) -> Iterator[None]:
-        """Add the time inside the block to a stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            took = time.perf_counter() - began
-            with self._lock:
-                self.seconds[stage] += took
-
-    def idle(self, elapsed: float, *, streams: int) -> dict[str, float]:
-        """Return the share of the time that each stage's threads waited; `streams` of them encode, infer, weight."""
-        if elapsed <= 0:
-            return dict.fromkeys(STAGES, 0.0)
-        threads = dict.fromkeys(("encode", "infer", "weight"), streams)
-        return {stage: max(0.0, 1 - busy / (elapsed * threads.get(stage, 1))) for stage, busy in self.seconds.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Streamed:
-    """Result of `stream`."""
-
-    windows_run: int
-    """Windows with a valid pixel."""
-    row: int
-    """Past-the-last row of pixels that is written; less than wanted if the run was stopped."""
+__all__ = ["bytes_in_flight", "stream"]
 
 
 @dataclass(frozen=True)
@@ -178,28 +127,37 @@ def stream(
     grid = job.grid
     rows = (0, grid.shape[0]) if rows is None else rows
     clock = clock or Clock()
+    if takes_device_path(job.engine):
+        from sar2optical.pipeline.device.stream import DeviceStream
+
+        return DeviceStream(job, writer, rows=rows, stop=stop, on_progress=on_progress, clock=clock).run()
     finisher = _Finisher(grid, writer, rows, on_progress, clock)
-    wanted = [k for k, top in enumerate(grid.rows) if top + grid.window > rows[0] and top < rows[1]]
-    if rows[0] >= rows[1]:
-        wanted = []
-    with ThreadPoolExecutor(1, "reader") as reader, finisher:
+    wanted = rows_of_windows(grid, rows)
+    with ThreadPoolExecutor(min(job.scene.readers, job.ahead), "reader") as reader, finisher:
         windows = _windows(job, wanted, reader, finisher, clock, stop)
         count = _infer(windows, job, finisher, clock)
     return Streamed(windows_run=count, row=finisher.row)
 
 
-def bytes_in_flight(grid: WindowGrid, *, bytes_per_pixel: int, ahead: int) -> int:
+def takes_device_path(engine: Engine) -> bool:
+    """Return whether pixels stay on the engine's device from encoding to decoding: on a GPU that takes tensors."""
+    device = getattr(engine, "tensor_device", None)
+    return device is not None and device.type == "cuda"
+
+
+def bytes_in_flight(grid: WindowGrid, scene: SceneSource, *, ahead: int) -> int:
     """Estimate the peak memory of `stream` in bytes: linear in the scene's width, whatever its height.
 
-    Sum of: pieces (values of all bands, `bytes_per_pixel`, and valid: those of a row of windows, and those ahead),
-    scratch space of reading, sums of the blend, and finished rows (bytes, float32 where rows of windows overlap), of
-    three rows of windows.
+    Sum of: pieces (values of all bands, and valid: those of a row of windows, and those ahead), scratch space of
+    reading, sums of the blend, and finished rows (bytes, float32 where rows of windows overlap), of three rows of
+    windows.
     """
-    wide = grid.padded_width
+    wide, tall = grid.padded_width, rows_of_piece(scene)
     height = min(grid.window, grid.shape[0])
     overlap = max([a + grid.window - b for a, b in zip(grid.rows, grid.rows[1:], strict=False)], default=0)
-    pieces = (bytes_per_pixel + 1) * (height + (2 + ahead) * PIECE) * wide
-    read = 4 * 3 * PIECE * wide
+    bytes_per_pixel = len(scene.polarisations) * scene.dtype.itemsize
+    pieces = (bytes_per_pixel + 1) * (height + (2 + ahead) * tall) * wide
+    read = min(scene.readers, ahead) * 4 * 3 * tall * wide
     blended = 12 * 4 * overlap * wide
     finished = 3 * (3 + 1) * height * wide
     return pieces + read + blended + finished
@@ -256,10 +214,11 @@ def _windows(
     height = grid.shape[0]
     if not wanted:
         return
-    first = grid.rows[wanted[0]] // PIECE
-    last = -(-min(grid.rows[wanted[-1]] + grid.window, height) // PIECE)
-    numbers = iter(range(first, last))
-    coming = deque(reader.submit(_read, job, number, clock) for number in islice(numbers, job.ahead))
+    tall = rows_of_piece(job.scene)
+    first = grid.rows[wanted[0]] // tall
+    last = -(-min(grid.rows[wanted[-1]] + grid.window, height) // tall)
+    starts = iter(range(first * tall, last * tall, tall))
+    coming = deque(reader.submit(_read, job, start, tall, clock) for start in islice(starts, job.ahead))
     pieces: deque[_Piece] = deque()
     try:
         for row in wanted:
@@ -271,7 +230,7 @@ def _windows(
                 pieces.popleft()
             while not pieces or pieces[-1].start + len(pieces[-1].valid) < bottom:
                 pieces.append(coming.popleft().result())
-                coming.extend(reader.submit(_read, job, number, clock) for number in islice(numbers, 1))
+                coming.extend(reader.submit(_read, job, start, tall, clock) for start in islice(starts, 1))
             finisher.expect(row, pieces)
             columns = _valid_columns(pieces, top, bottom)
             for col, left in enumerate(grid.cols):
@@ -282,10 +241,9 @@ def _windows(
             future.cancel()
 
 
-def _read(job: Job, number: int, clock: Clock) -> _Piece:
+def _read(job: Job, start: int, tall: int, clock: Clock) -> _Piece:
     """Read a piece of the scene. Pieces do not depend on the windows: values are those of any run."""
-    start = number * PIECE
-    stop = min(start + PIECE, job.grid.shape[0])
+    stop = min(start + tall, job.grid.shape[0])
     with clock.at("read"):
         values, valid = job.scene.read_rows(start, stop)
         all_valid = bool(valid.all())

@@ -72,6 +72,10 @@ class Described(Protocol):
     georeference: Georeference
     dtype: np.dtype[Any]
     """Smallest type that holds every value exactly: float32, or uint16 for plain unsigned integers."""
+    block: tuple[int, int]
+    """Height and width of the blocks in which the first band is stored."""
+    readers: int
+    """Threads that may read at the same time."""
     row_of_blocks: int
     """Bytes of one row of blocks in all bands that are read: a cache of this size decodes each block only once."""
 
@@ -113,8 +117,6 @@ class Bands(Described, Protocol):
         """
         ...
 
-    block: tuple[int, int]
-    """Height and width of the blocks in which the first band is stored."""
     suspects: tuple[Suspects, ...]
     """By band: values that may be undeclared nodata, see `sar2optical.scene.nodata`."""
     sentinels_seen: bool

@@ -33,7 +33,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_LINEAR_POWER = {"dn": 2, "amplitude": 2, "power": 1}
+POWER_OF = {"dn": 2, "amplitude": 2, "power": 1}
 """Exponent that turns a value in a linear unit into power."""
 
 
@@ -69,10 +69,10 @@ def convert(values: NDArray[np.float32], source: Unit, target: Unit) -> NDArray[
         )
     with np.errstate(divide="ignore"):
         if target == "db":
-            scale = np.float32(10 * _LINEAR_POWER[source])
+            scale = np.float32(10 * POWER_OF[source])
             return np.asarray(scale * np.log10(np.maximum(values, 0)), np.float32)
         if source == "db":
-            exponent = values / np.float32(10 * _LINEAR_POWER[target])
+            exponent = values / np.float32(10 * POWER_OF[target])
             # Damaged values may have any size: the exponent is limited to the largest that float32 holds.
             return np.asarray(np.power(np.float32(10), np.minimum(exponent, 38)), np.float32)
     if target == "power":

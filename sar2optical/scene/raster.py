@@ -24,6 +24,7 @@ from sar2optical.scene.bands import Georeference, SceneOptions
 from sar2optical.scene.checks import refuse_complex, refuse_non_sar, refuse_pages, refuse_wider_than_memory
 from sar2optical.scene.containers import raster_in
 from sar2optical.scene.failures import DAMAGE, gdal_cause, readable_tags, why_unreadable
+from sar2optical.scene.handles import Handles
 from sar2optical.scene.nodata import LOWEST, SENTINEL, Suspects
 from sar2optical.scene.remote import failure, is_remote
 from sar2optical.scene.units import could_be, guess_unit
@@ -34,6 +35,9 @@ __all__ = ["GDAL_CACHE_BYTES", "RasterBands", "open_raster"]
 GDAL_CACHE_BYTES = 128_000_000
 """Value for `rasterio.Env(GDAL_CACHEMAX=...)`, in bytes: holds a row of blocks of a full scene. GDAL's default is 5 %
 of the machine's memory."""
+
+_MOST_READERS = 8
+"""Threads that read at the same time: a core decodes 50 to 100 Mpx/s."""
 
 _BEYOND = np.float32(1e18)
 """Limit of backscatter in any unit: a larger value is undeclared nodata (1e20, 3.4e38) or damage. Squares and
@@ -67,6 +71,7 @@ class RasterBands:
         polarisations: tuple[str | None, ...],
         options: SceneOptions,
     ) -> None:
+        self._handles = Handles(dataset, lambda: _with_threads(dataset.name))
         self._dataset = dataset
         self._indices = indices
         self._options = options
@@ -76,6 +81,7 @@ class RasterBands:
         self.polarisations = polarisations
         self.georeference = _georeference(dataset)
         self.block: tuple[int, int] = dataset.block_shapes[indices[0] - 1]
+        self.readers = 1 if is_remote(dataset.name) else max(1, min(usable_cores() // 2, _MOST_READERS))
         self._scales = [self._scale(index) for index in indices]
         self.suspects = tuple(self._suspects(k) for k in range(len(indices)))
         self.dtype = np.dtype(np.uint16 if all(self._is_plain(k) for k in range(len(indices))) else np.float32)
@@ -116,27 +122,19 @@ class RasterBands:
             return not self._declares
         return unit == "dn"
 
+    def close(self) -> None:
+        """Close what reading in several threads has opened."""
+        self._handles.close()
+
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle; see `Bands.read`."""
         window = RasterWindow.from_slices(rows, cols)
         values = np.empty((len(self._indices), rows[1] - rows[0], cols[1] - cols[0]), np.float32)
         valid = np.ones(values.shape[1:], np.bool_)
         try:
-            for k, index in enumerate(self._indices):
-                # float32 without a scale is read directly into the output: a copy takes as long as all checks.
-                unscaled = self._dataset.dtypes[index - 1] == "float32" and self._scales[k] == (1.0, 0.0)
-                stored = self._dataset.read(index, window=window, out=values[k] if unscaled else None)
-                valid &= self._usable(index, stored, window)
-                if not unscaled:
-                    self._scaled(stored, k, values[k])
-                lowest, highest = self._limits[k]
-                if not highest < _BEYOND:
-                    valid &= values[k] < _BEYOND  # False for NaN
-                if lowest <= self._floor(k):
-                    low = values[k] <= self._floor(k)
-                    if low.any() and (low & valid).any():
-                        self.sentinels_seen = True
-                        valid &= ~low
+            with self._handles.lent() as dataset:
+                for k in range(len(self._indices)):
+                    self._read_band(dataset, k, window, values[k], valid)
         except DAMAGE as error:
             why = (
                 failure(self._dataset.name)
@@ -149,17 +147,39 @@ class RasterBands:
                 band[~valid] = 0  # keeps NaN and nodata out of all arithmetic
         return values, valid
 
-    def _usable(self, index: int, stored: NDArray[np.generic], window: RasterWindow) -> NDArray[np.bool_]:
+    def _read_band(
+        self, dataset: Any, k: int, window: RasterWindow, values: NDArray[np.float32], valid: NDArray[np.bool_]
+    ) -> None:
+        """Read the k-th band into `values`; clear `valid` where it has no measurement."""
+        index = self._indices[k]
+        # float32 without a scale is read directly into the output: a copy takes as long as all checks.
+        unscaled = dataset.dtypes[index - 1] == "float32" and self._scales[k] == (1.0, 0.0)
+        stored = dataset.read(index, window=window, out=values if unscaled else None)
+        valid &= self._usable(dataset, index, stored, window)
+        if not unscaled:
+            self._scaled(stored, k, values)
+        lowest, highest = self._limits[k]
+        if not highest < _BEYOND:
+            valid &= values < _BEYOND  # False for NaN
+        if lowest <= self._floor(k):
+            low = values <= self._floor(k)
+            if low.any() and (low & valid).any():
+                self.sentinels_seen = True
+                valid &= ~low
+
+    def _usable(
+        self, dataset: Any, index: int, stored: NDArray[np.generic], window: RasterWindow
+    ) -> NDArray[np.bool_]:
         usable = np.ones(stored.shape, np.bool_)
-        for nodata in (self._dataset.nodatavals[index - 1], self._options.nodata):
+        for nodata in (dataset.nodatavals[index - 1], self._options.nodata):
             if nodata is not None and not np.isnan(nodata):
                 usable &= stored != _as_stored(nodata, stored.dtype)
         # Mask bands, of the file or of this band, and alpha.
-        if self._dataset.mask_flag_enums[index - 1] not in ([MaskFlags.all_valid], [MaskFlags.nodata]):
-            usable &= self._dataset.read_masks(index, window=window) != 0
-        elif ColorInterp.alpha in self._dataset.colorinterp:  # of a type that GDAL does not use as a mask
-            alpha = self._dataset.colorinterp.index(ColorInterp.alpha) + 1
-            usable &= self._dataset.read(alpha, window=window) != 0
+        if dataset.mask_flag_enums[index - 1] not in ([MaskFlags.all_valid], [MaskFlags.nodata]):
+            usable &= dataset.read_masks(index, window=window) != 0
+        elif ColorInterp.alpha in dataset.colorinterp:  # of a type that GDAL does not use as a mask
+            alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1
+            usable &= dataset.read(alpha, window=window) != 0
         return usable
 
     def _scaled(self, stored: NDArray[np.generic], k: int, out: NDArray[np.float32]) -> None:
@@ -276,7 +296,10 @@ def open_raster(
             refuse_wider_than_memory(dataset, indices)
             single = tuple(named[index] if named[index] in POLARISATIONS else None for index in indices)
             bands = RasterBands(dataset, indices, single, options)
-        yield bands
+        try:
+            yield bands
+        finally:
+            bands.close()
 
 
 @contextmanager

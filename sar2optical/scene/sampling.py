@@ -22,7 +22,6 @@ WHOLE_UP_TO = 32_000_000
 
 _LEAST_ROWS = 64  # of a part: rows of one pixel are not worth a call each
 _MOST_ROWS = 512
-_AHEAD = 2  # parts that are read before they are needed
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,12 @@ def _blocks(shape: tuple[int, int], block: tuple[int, int]) -> Iterator[Part]:
 
 
 def read_ahead(bands: Bands, parts: list[Part]) -> Iterator[tuple[Part, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Read parts of bands, the next ones in a thread while one is in use."""
-    with ThreadPoolExecutor(1, "sampler") as reader:
-        coming = deque(reader.submit(bands.read, part.rows, part.cols) for part in parts[:_AHEAD])
+    """Read parts of bands, the next ones in threads while one is in use."""
+    ahead = bands.readers + 1
+    with ThreadPoolExecutor(bands.readers, "sampler") as reader:
+        coming = deque(reader.submit(bands.read, part.rows, part.cols) for part in parts[:ahead])
         try:
-            for part, following in zip_longest(parts, parts[_AHEAD:]):
+            for part, following in zip_longest(parts, parts[ahead:]):
                 values, valid = coming.popleft().result()
                 if following:
                     coming.append(reader.submit(bands.read, following.rows, following.cols))

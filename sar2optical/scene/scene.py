@@ -82,6 +82,8 @@ class Scene:
         self.shape = bands.shape
         self.polarisations = bands.polarisations
         self.georeference = bands.georeference
+        self.block = bands.block
+        self.readers = bands.readers
         self.row_of_blocks = bands.row_of_blocks
         self.dtype = bands.dtype
         self._sampled: tuple[NDArray[np.float32], ...] | None = None

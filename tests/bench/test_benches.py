@@ -22,7 +22,7 @@ from bench.harness import Record, Row, load, one_line, save, take_turns
 from bench.machine import Machine, versions
 from sar2optical.engines import open_engine
 from sar2optical.engines.registry import bundled
-from sar2optical.pipeline.stream import STAGES
+from sar2optical.pipeline.flow import STAGES
 
 ROOT = Path(__file__).parents[2]
 

@@ -28,10 +28,10 @@ from sar2optical.mosaic.strips import Strip, write_strip
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline import estimate as estimate_module
 from sar2optical.pipeline.estimate import estimate
+from sar2optical.pipeline.flow import STAGES
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import prepared
 from sar2optical.pipeline.run import translate
-from sar2optical.pipeline.stream import STAGES
 from sar2optical.scene.bands import Georeference, SceneOptions
 from sar2optical.tiling.windows import window_grid
 from tests.conftest import UTM, make_local, speckle

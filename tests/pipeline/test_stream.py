@@ -42,6 +42,7 @@ class Grey:
     """A scene in memory."""
 
     dtype = np.dtype(np.float32)
+    block, readers = (512, 512), 1
 
     def __init__(self, grey):
         self.shape = grey.shape

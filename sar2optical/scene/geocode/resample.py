@@ -71,6 +71,8 @@ class Geocoded:
         self._spacing = self._choose_spacing()
         self._node_row = lru_cache(maxsize=64)(self._compute_node_row)
         self.dtype = np.dtype(np.float32)
+        self.block = scene.block
+        self.readers = 1  # it caches lines of its grid
         self.row_of_blocks = self._bytes_touched()
         """Bytes of the blocks that a typical strip touches: a cache of this size decodes each block only once."""
 

@@ -101,6 +101,7 @@ class SafeBands:
         self.polarisations: tuple[str | None, ...] = tuple(layer.polarisation for layer in layers)
         self.georeference = bands[0].raster.georeference
         self.block = bands[0].raster.block
+        self.readers = bands[0].raster.readers
         self.dtype = np.dtype(np.float32)
         self.row_of_blocks: int = sum(band.raster.row_of_blocks for band in bands)
         self._bands = bands
