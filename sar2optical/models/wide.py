@@ -93,19 +93,21 @@ def _used_by_layer(generator: Generator, window: int) -> dict[str, NDArray[np.bo
     import torch
     from torch import nn
 
-    from sar2optical.models.generator import build_generator
-
     found: dict[str, NDArray[np.bool_]] = {}
-    with torch.device("meta"):  # sizes only: no memory, no arithmetic
-        probe = build_generator(generator.arguments).eval()
-        for name, layer in probe.named_modules():
-            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+    hooks = []
+    for name, layer in generator.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
 
-                def note(layer, given, made, name=name):  # type: ignore[no-untyped-def]
-                    found[name] = used_taps(*(_axis(layer, k, given[0].shape, made.shape) for k in (-2, -1)))
+            def note(layer, given, made, name=name):  # type: ignore[no-untyped-def]
+                found[name] = used_taps(*(_axis(layer, k, given[0].shape, made.shape) for k in (-2, -1)))
 
-                layer.register_forward_hook(note)
-        probe(torch.zeros(1, generator.arguments.in_channels, window, window))
+            hooks.append(layer.register_forward_hook(note))
+    # One real window: the first run on PyTorch's meta device imports its compiler, which took 1 to 6 s.
+    device = next(generator.parameters()).device
+    with torch.inference_mode():
+        generator(torch.zeros(1, generator.arguments.in_channels, window, window, device=device))
+    for hook in hooks:
+        hook.remove()
     return found
 
 
