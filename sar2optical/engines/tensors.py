@@ -39,15 +39,13 @@ class TensorEngine(Engine):
             If the library stops.
         """
         count = len(sar)
-        if count < self.batch:  # padded, never reshaped: see `Engine.run`
-            sar = torch.cat((sar, sar.new_zeros((self.batch - count, *sar.shape[1:]))))
         while True:
             size = self._at_once
             try:
-                if size >= len(sar):
+                if size >= count:
                     return self._infer_tensors(sar, size)[:count]
                 parts = []
-                for k in range(0, len(sar), size):
+                for k in range(0, count, size):
                     part = sar[k : k + size]
                     parts.append(self._infer_tensors(part, size)[: len(part)].clone())
             except DeviceOutOfMemory:
@@ -55,8 +53,8 @@ class TensorEngine(Engine):
                     raise
                 self._halve(size)
                 continue
-            return torch.cat(parts)[:count]
+            return torch.cat(parts)
 
     @abstractmethod
     def _infer_tensors(self, sar: torch.Tensor, size: int) -> torch.Tensor:
-        """Translate at most `size` windows, padded to it by the engine."""
+        """Translate at most `size` windows, padded to it: another size could pick other kernels, see `Engine.run`."""

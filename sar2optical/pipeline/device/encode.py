@@ -55,7 +55,7 @@ def _convert(values: torch.Tensor, source: Unit, target: Unit) -> None:
 
 
 def decode(image: torch.Tensor) -> torch.Tensor:
-    """Convert model output to bytes; see `sar2optical.scene.encoder.decode`. Overwrites the image.
+    """Convert model output to bytes; see `sar2optical.scene.encoder.decode`.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def decode(image: torch.Tensor) -> torch.Tensor:
     Tensor
         uint8 of the same shape.
     """
-    return image.mul_(127.5).add_(128).clamp_(0, 255).to(torch.uint8)
+    return image.mul(127.5).add_(128).clamp_(0, 255).to(torch.uint8)
 
 
 def _float32(value: float) -> float:

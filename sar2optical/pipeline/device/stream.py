@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from sar2optical.engines.tensors import TensorEngine
-from sar2optical.pipeline.device.blend import Blender
+from sar2optical.pipeline.device.blend import Blender, Layout
 from sar2optical.pipeline.device.bus import Bus, Fetched
 from sar2optical.pipeline.device.encode import encode
 from sar2optical.pipeline.device.fill import mirror_invalid
@@ -35,6 +35,8 @@ __all__ = ["DeviceStream"]
 
 _QUEUED = 3
 """Rows of windows that are queued for the device or being written."""
+_FILLED_AT_ONCE = 16
+"""Windows that are filled together."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class DeviceStream:
         self.bus = Bus(self._engine.tensor_device)
         """The copies of the run."""
         self._tall = rows_of_piece(job.scene)
+        self._last: tuple[tuple[int, ...], Layout] | None = None
 
     def run(self) -> Streamed:
         """Stream the rows."""
@@ -182,36 +185,49 @@ class DeviceStream:
         self, row: int, cols: list[int], pieces: Sequence[_Piece], valid: NDArray[np.bool_], blender: Blender
     ) -> torch.Tensor:
         """Run windows of one row; return whether all of their pixels are finite."""
-        engine, grid = self._engine, self._grid
-        top, bottom = grid.rows[row], grid.rows[row] + grid.window
+        engine, side = self._engine, self._grid.window
+        top, bottom = self._grid.rows[row], self._grid.rows[row] + side
         band = torch.cat([piece.encoded[:, piece.part(top, bottom)] for piece in pieces], dim=1)
         usable = None
-        holes: set[int] = set()
-        if not valid.all() or min(grid.shape) < grid.window:
+        if not valid.all() or min(self._grid.shape) < side:
             usable = torch.cat([self._usable(piece, top, bottom) for piece in pieces])
-            missing = (0, grid.padded_width - grid.shape[1], 0, grid.window - len(usable))
+            missing = (0, self._grid.padded_width - usable.shape[1], 0, side - len(usable))
             band, usable = torch.nn.functional.pad(band, missing), torch.nn.functional.pad(usable, missing)
-            invalid = np.ones((grid.window, grid.padded_width), np.bool_)
-            invalid[: len(valid), : valid.shape[1]] = ~valid
-            holes = set(self._columns(invalid.any(axis=0)))
-        total = torch.zeros((), device=band.device)
+        layout = self._layout(tuple(cols))
+        windows = band.index_select(2, layout.columns).view(*band.shape[:2], len(cols), side).permute(2, 0, 1, 3)
+        if usable is not None:
+            windows = self._filled(windows, usable, cols, valid)
+        if len(self._job.encodings) != engine.signature.channels:
+            windows = windows.expand(-1, engine.signature.channels, -1, -1)
+        images = torch.empty((3, side, len(cols), side), device=band.device)
         for first in range(0, len(cols), engine.batch):
-            batch = cols[first : first + engine.batch]
-            sar = self._windows(band, batch)
-            filled = [k for k, col in enumerate(batch) if col in holes]
-            if usable is not None and filled:
-                sides = [slice(grid.cols[batch[k]], grid.cols[batch[k]] + grid.window) for k in filled]
-                sar[filled] = mirror_invalid(sar[filled], torch.stack([usable[:, side] for side in sides]))
-            if len(self._job.encodings) != engine.signature.channels:
-                sar = sar.expand(-1, engine.signature.channels, -1, -1)
-            images = engine.run_tensors(sar)
-            total += images.sum()  # NaN and infinity stay
-            blender.add(row, batch, images)
-        return total.isfinite()
+            some = slice(first, first + engine.batch)
+            images[:, :, some].copy_(engine.run_tensors(windows[some]).permute(1, 2, 0, 3))
+        images = images.flatten(2)
+        blender.add(row, layout, images)
+        return images.sum().isfinite()  # NaN and infinity stay in a sum
 
-    def _windows(self, band: torch.Tensor, cols: Sequence[int]) -> torch.Tensor:
+    def _filled(
+        self, windows: torch.Tensor, usable: torch.Tensor, cols: list[int], valid: NDArray[np.bool_]
+    ) -> torch.Tensor:
+        """Fill the invalid pixels of windows that have some."""
         side = self._grid.window
-        return torch.stack([band[:, :, self._grid.cols[k] : self._grid.cols[k] + side] for k in cols])
+        invalid = np.ones(self._grid.padded_width, np.bool_)
+        invalid[: valid.shape[1]] = ~valid.all(axis=0) if len(valid) == side else True
+        holed = set(self._columns(invalid))
+        places = [k for k, col in enumerate(cols) if col in holed]
+        windows = windows.contiguous()
+        for first in range(0, len(places), _FILLED_AT_ONCE):  # it needs 30 times the memory of the windows
+            some = places[first : first + _FILLED_AT_ONCE]
+            sides = [slice(self._grid.cols[cols[k]], self._grid.cols[cols[k]] + side) for k in some]
+            windows[some] = mirror_invalid(windows[some], torch.stack([usable[:, across] for across in sides]))
+        return windows
+
+    def _layout(self, cols: tuple[int, ...]) -> Layout:
+        """Return the layout of some windows; most rows of windows have the one of the row before."""
+        if self._last is None or self._last[0] != cols:
+            self._last = cols, Layout.of(self._grid, cols, self._engine.tensor_device)
+        return self._last[1]
 
     def _usable(self, piece: _Piece, top: int, bottom: int) -> torch.Tensor:
         part = piece.part(top, bottom)
