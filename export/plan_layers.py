@@ -82,7 +82,7 @@ def _precisions_of(layer: Any) -> set[str]:
     if str(layer.get("LayerType", "")).lower() in _MOVERS:
         return set()
     tensors = [*(layer.get("Inputs") or []), *(layer.get("Outputs") or [])]
-    types = [text for tensor in tensors for key, text in tensor.items() if key.lower().endswith("datatype")]
+    types = [text for entry in tensors for key, text in entry.items() if key.lower().endswith("datatype")]
     weights = layer.get("Weights")
     if isinstance(weights, dict):
         types.append(weights.get("Type"))
@@ -117,7 +117,8 @@ def count_layers(
     """
     precision, signature = description.precision, description.signature
     trt = library.trt
-    engine, runtime = library.deserialize(plan, source=source, remedy="build it again")
+    loaded = library.deserialize(plan, source=source, remedy="build it again")
+    engine = loaded.engine
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED  # nothing runs: no memory is needed
     context = library.create(engine.create_execution_context, strategy)
     # With dynamic shapes, types are known only after a shape is set: without one the report contains "N/A".
@@ -125,7 +126,8 @@ def count_layers(
     inspector = library.create(engine.create_engine_inspector)
     inspector.execution_context = context
     report = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    del inspector, context, engine, runtime  # in this order: each needs the next one
+    del inspector, context, engine  # in this order: each needs the next one
+    loaded.release()
     try:
         layers = layers_by_precision(report)
     except ValueError as error:

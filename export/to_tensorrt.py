@@ -24,7 +24,7 @@ from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.engines.base import Description
 from sar2optical.engines.onnx_graph import metadata_of, plain
 from sar2optical.engines.rtx_cards import targets_named
-from sar2optical.engines.tensorrt_build import build_plan_bytes, set_targets
+from sar2optical.engines.tensorrt_build import build_plan_bytes
 from sar2optical.engines.tensorrt_plan import (
     OnProgress,
     PlanOptions,
@@ -183,13 +183,13 @@ def _build_rtx(
     file: _OnnxFile, options: PlanOptions, _: str, on_progress: OnProgress | None
 ) -> tuple[bytes, dict[str, Any]]:
     """Build with TensorRT for RTX, which needs no GPU; return the plan and fields of its record."""
-    from sar2optical.engines.tensorrt_rtx import LIBRARY
+    from sar2optical.engines.tensorrt_rtx import LIBRARY, set_targets
 
     signature = file.description.signature
     targets = targets_named(options.target, file.description.precision)
     plan = build_plan_bytes(
         LIBRARY, file.content, signature, options.batch, path=file.path, on_progress=on_progress,
-        configure=lambda config: set_targets(LIBRARY, config, targets),
+        configure=lambda config: set_targets(config, targets),
     )  # fmt: skip
     return plan, {
         "signature": signature, "library": "tensorrt_rtx", "tensorrt": LIBRARY.version, "targets": targets

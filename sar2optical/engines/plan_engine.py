@@ -15,7 +15,7 @@ from sar2optical.engines.base import EngineOptions
 from sar2optical.engines.self_test import SelfTest
 from sar2optical.engines.slots import Network, SlotEngine, stopped
 from sar2optical.engines.tensorrt_plan import PlanRecord, check_fit, load_record, read_header
-from sar2optical.engines.tensorrt_runtime import Gpu, Library
+from sar2optical.engines.tensorrt_runtime import Gpu, Library, Loaded
 from sar2optical.errors import DeviceUnavailable, InferenceFailed, ModelUnreadable, OptionError
 from sar2optical.signature import INPUT, OUTPUT, ModelSignature
 
@@ -99,7 +99,7 @@ class PlanEngine(SlotEngine):
     Parameters
     ----------
     loaded
-        Engine and runtime, from `Library.deserialize`.
+        From `Library.deserialize`.
     contexts
         Makes the context of a slot, called `STREAMS` times.
     place
@@ -114,7 +114,7 @@ class PlanEngine(SlotEngine):
 
     def __init__(
         self,
-        loaded: tuple[Any, Any],
+        loaded: Loaded,
         contexts: Callable[[], PlanNetwork],
         place: torch.device,
         *,
@@ -123,7 +123,7 @@ class PlanEngine(SlotEngine):
         **description: Any,
     ) -> None:
         super().__init__([contexts() for _ in range(STREAMS)], place, fewest=fewest, streams=STREAMS, **description)
-        self._engine, self._runtime = loaded
+        self._loaded = loaded
         self._on_close = on_close
 
     def close(self) -> None:
@@ -132,8 +132,7 @@ class PlanEngine(SlotEngine):
         if on_close is not None:
             on_close()
         super().close()
-        self._engine = None
-        self._runtime = None
+        self._loaded.release()
 
 
 def read_plan(library: Library, path: Path, options: EngineOptions, gpu: Gpu) -> tuple[bytes, PlanRecord]:

@@ -44,12 +44,12 @@ def open(path: Path, options: EngineOptions) -> PlanEngine:
     plan, record = read_plan(LIBRARY, path, options, gpu)
     remedy = f"build it again on this machine: {record.rebuild}"
     loaded = LIBRARY.deserialize(plan, source=str(path), remedy=remedy)
-    check_tensors(LIBRARY, loaded[0], path)
+    check_tensors(LIBRARY, loaded.engine, path)
 
     def context() -> PlanNetwork:
         LIBRARY.forget()
         strategy = tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if (made := loaded[0].create_execution_context(strategy)) is None:
+        if (made := loaded.engine.create_execution_context(strategy)) is None:
             raise stopped(LIBRARY.reason, 1, "TensorRT")
         return PlanNetwork(LIBRARY, made, record.signature.sides)
 

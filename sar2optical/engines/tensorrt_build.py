@@ -15,7 +15,7 @@ from sar2optical.engines.tensorrt_runtime import Library
 from sar2optical.errors import ExportUnsupported
 from sar2optical.signature import INPUT, OUTPUT, ModelSignature
 
-__all__ = ["build_plan_bytes", "set_targets"]
+__all__ = ["build_plan_bytes"]
 
 _POLL = 0.1  # seconds between checks for Ctrl-C during a build
 _MAX_ERRORS = 5  # parser errors in a message
@@ -94,24 +94,6 @@ def build_plan_bytes(
             "give smaller batch sizes"
         )
     return bytes(plan)
-
-
-def set_targets(library: Library, config: Any, targets: tuple[str, ...]) -> None:
-    """Set the cards that a plan of TensorRT for RTX runs on.
-
-    Parameters
-    ----------
-    library
-        TensorRT for RTX.
-    config
-        Builder's configuration.
-    targets
-        Values of `sar2optical.engines.rtx_cards.CARDS`.
-    """
-    config.num_compute_capabilities = len(targets)
-    for k, target in enumerate(targets):
-        if not config.set_compute_capability(getattr(library.trt.ComputeCapability, target.upper()), k):
-            raise ExportUnsupported(f"{library.title} does not build for {target}: give another --target")
 
 
 def _parser_errors(parser: Any, library: Library) -> str:

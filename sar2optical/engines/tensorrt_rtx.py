@@ -24,13 +24,13 @@ from sar2optical.engines.onnx_half import halve
 from sar2optical.engines.plan_engine import PlanEngine, PlanNetwork, check_tensors, describe, read_plan
 from sar2optical.engines.rtx_cards import refuse_card, targets_for
 from sar2optical.engines.slots import stopped
-from sar2optical.engines.tensorrt_build import build_plan_bytes, set_targets
+from sar2optical.engines.tensorrt_build import build_plan_bytes
 from sar2optical.engines.tensorrt_plan import cache_name, driver_version
 from sar2optical.engines.tensorrt_runtime import Gpu, Library, current_gpu
-from sar2optical.errors import DeviceUnavailable, ModelUnreadable
+from sar2optical.errors import DeviceUnavailable, ExportUnsupported, ModelUnreadable
 from sar2optical.signature import ModelSignature
 
-__all__ = ["AUTOMATIC", "LIBRARY", "build_for", "open"]
+__all__ = ["AUTOMATIC", "LIBRARY", "build_for", "open", "set_targets"]
 
 LIBRARY = Library(tensorrt_rtx, "TensorRT for RTX")
 """TensorRT for RTX, with the logger of this process."""
@@ -77,18 +77,18 @@ def open(path: Path, options: EngineOptions) -> PlanEngine:
         signature, precision, metadata = record.signature, record.precision, record.metadata
         fewest, remedy = record.batch[0], f"build it again: {record.rebuild}"
     loaded = LIBRARY.deserialize(plan, source=str(path), remedy=remedy)
-    check_tensors(LIBRARY, loaded[0], path)
-    config = _runtime_config(loaded[0])
-    cache = _RuntimeCache(config, gpu)
+    check_tensors(LIBRARY, loaded.engine, path)
+    running = _runtime_config(loaded.engine)
+    kernels = _RuntimeCache(running, gpu)
 
     def context() -> PlanNetwork:
         LIBRARY.forget()
-        if (made := loaded[0].create_execution_context(config)) is None:
+        if (made := loaded.engine.create_execution_context(running)) is None:
             raise stopped(LIBRARY.reason, 1, "TensorRT for RTX")
         return PlanNetwork(LIBRARY, made, signature.sides, records=False)
 
     described = describe("tensorrt_rtx", gpu.name, signature, precision, options.batch, metadata)
-    return PlanEngine(loaded, context, gpu.place, fewest=fewest, on_close=cache.store, **described)
+    return PlanEngine(loaded, context, gpu.place, fewest=fewest, on_close=kernels.store, **described)
 
 
 def build_for(
@@ -139,20 +139,36 @@ def build_for(
         described.signature,
         (1, options.batch, options.batch),
         path=path,
-        configure=lambda config: set_targets(LIBRARY, config, (target,)),
+        configure=lambda config: set_targets(config, (target,)),
     )
     return plan, described.signature, precision, metadata
 
 
+def set_targets(config: Any, targets: tuple[str, ...]) -> None:
+    """Set the cards that a plan runs on.
+
+    Parameters
+    ----------
+    config
+        Builder's configuration.
+    targets
+        Values of `sar2optical.engines.rtx_cards.CARDS`.
+    """
+    config.num_compute_capabilities = len(targets)
+    for k, target in enumerate(targets):
+        if not config.set_compute_capability(getattr(tensorrt_rtx.ComputeCapability, target.upper()), k):
+            raise ExportUnsupported(f"{LIBRARY.title} does not build for {target}: give another --target")
+
+
 def _runtime_config(engine: Any) -> Any:
-    config = LIBRARY.create(engine.create_runtime_config)
-    config.set_execution_context_allocation_strategy(tensorrt_rtx.ExecutionContextAllocationStrategy.USER_MANAGED)
-    config.cuda_graph_strategy = tensorrt_rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    running = LIBRARY.create(engine.create_runtime_config)
+    running.set_execution_context_allocation_strategy(tensorrt_rtx.ExecutionContextAllocationStrategy.USER_MANAGED)
+    running.cuda_graph_strategy = tensorrt_rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     # LAZY would start with a fallback kernel and change to another one, with other rounding, during a run.
-    config.dynamic_shapes_kernel_specialization_strategy = (
+    running.dynamic_shapes_kernel_specialization_strategy = (
         tensorrt_rtx.DynamicShapesKernelSpecializationStrategy.EAGER
     )
-    return config
+    return running
 
 
 class _RuntimeCache:
@@ -162,14 +178,14 @@ class _RuntimeCache:
 
     Parameters
     ----------
-    config
+    running
         Runtime configuration that uses the cache.
     gpu
         GPU of the kernels.
     """
 
-    def __init__(self, config: Any, gpu: Gpu) -> None:
-        self._cache = LIBRARY.create(config.create_runtime_cache)
+    def __init__(self, running: Any, gpu: Gpu) -> None:
+        self._cache = LIBRARY.create(running.create_runtime_cache)
         folder = cache_folder()
         name = cache_name("tensorrt_rtx", LIBRARY.version, gpu.name, f"{driver_version()}.kernels")
         self._file = folder / name if folder else None
@@ -181,7 +197,7 @@ class _RuntimeCache:
             torch.cuda.synchronize(gpu.place)  # makes the CUDA context that the kernels are checked against
         if self._stored and not self._cache.deserialize(self._stored):
             _log.info("%s: has no kernels for this GPU and driver: ignored, and replaced", self._file)
-        if not config.set_runtime_cache(self._cache):
+        if not running.set_runtime_cache(self._cache):
             raise DeviceUnavailable(
                 f"{LIBRARY.title} does not take its runtime cache ({LIBRARY.reason}): reinstall it"
             )

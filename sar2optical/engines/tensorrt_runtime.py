@@ -13,9 +13,25 @@ import torch
 from sar2optical.engines.slots import is_out_of_memory, one_line
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, ModelUnreadable
 
-__all__ = ["Gpu", "Library", "current_gpu"]
+__all__ = ["Gpu", "Library", "Loaded", "current_gpu"]
 
 _log = logging.getLogger(__name__)
+
+
+class Loaded:
+    """A loaded plan: its engine, and the runtime that must outlive the engine."""
+
+    def __init__(self, engine: Any, runtime: Any) -> None:
+        self.engine = engine
+        self.runtime = runtime
+
+    def release(self) -> None:
+        """Release both, in this order."""
+        self.engine = None
+        self.runtime = None
+
+    def __del__(self) -> None:
+        self.release()
 
 
 class Library:
@@ -68,7 +84,7 @@ class Library:
             raise self._does_not_work(self.reason)
         return made
 
-    def deserialize(self, plan: bytes, *, source: str, remedy: str) -> tuple[Any, Any]:
+    def deserialize(self, plan: bytes, *, source: str, remedy: str) -> Loaded:
         """Load a plan whose header and record were checked.
 
         Parameters
@@ -80,8 +96,7 @@ class Library:
 
         Returns
         -------
-        engine, runtime
-            In the order in which they must be released, also when an error drops both.
+        Loaded
 
         Raises
         ------
@@ -100,7 +115,7 @@ class Library:
                     f"{source}: the model does not fit the GPU's memory ({reason}): free GPU memory"
                 )
             raise ModelUnreadable(f"{source}: {self.title} cannot load the plan ({reason}): {remedy}")
-        return engine, runtime
+        return Loaded(engine, runtime)
 
     def _does_not_work(self, reason: str) -> DeviceUnavailable:
         return DeviceUnavailable(
