@@ -90,8 +90,8 @@ def build_plan_bytes(
     plan = _interruptibly(lambda: builder.build_serialized_network(network, config), monitor, place)
     if plan is None:
         raise ExportUnsupported(
-            f"{path}: {library.title} cannot build the plan ({library.reason}): export it in another precision, or "
-            "give smaller batch sizes"
+            f"{path}: {library.title} cannot build the plan ({library.reason}): export it in another precision, "
+            "with --subpixel on, or give smaller batch sizes"
         )
     return bytes(plan)
 

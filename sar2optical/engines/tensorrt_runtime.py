@@ -15,6 +15,9 @@ from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, ModelUnread
 
 __all__ = ["Gpu", "Library", "Loaded", "current_gpu"]
 
+_LONGEST = 240  # characters of an error; TensorRT for RTX appends the layers of the whole graph to some
+_NOISE = "Thread context has not been set"  # logged as an error by TensorRT for RTX in every build in a thread
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +54,7 @@ class Library:
     def __init__(self, trt: Any, title: str) -> None:
         self.trt = trt
         self.title = f"{title} {trt.__version__}"
-        self._errors: deque[str] = deque(maxlen=4)
+        self._errors: deque[str] = deque(maxlen=2)
         self.logger = _logger(trt, self._errors)
 
     @property
@@ -62,7 +65,7 @@ class Library:
     @property
     def reason(self) -> str:
         """Last errors in the log, in one line."""
-        return "; ".join(self._errors)[-300:] or "no reason was logged"
+        return "; ".join(line[:_LONGEST] for line in self._errors) or "no reason was logged"
 
     def forget(self) -> None:
         """Clear the errors of earlier calls."""
@@ -134,7 +137,7 @@ def _logger(trt: Any, errors: deque[str]) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the libraries have no type hints
         def log(self, severity: Any, msg: str) -> None:
             line = " ".join(msg.split())
-            if severity in (levels.INTERNAL_ERROR, levels.ERROR):
+            if severity in (levels.INTERNAL_ERROR, levels.ERROR) and _NOISE not in line:
                 errors.append(line)
                 _log.info("%s", line)
             elif severity in (levels.WARNING, levels.INFO):
