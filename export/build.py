@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from export.options import Exported, ExportOptions, OnProgress
+from export.options import Exported, ExportOptions
 from export.plans import export_plan
 from export.precision import PRECISIONS, Precision
 from export.rewindow import changes_windows_only, with_other_windows
@@ -17,6 +17,7 @@ from export.rewrite import ROUNDS, chips_for, measure_rate, open_generator, refu
 from export.source import CHECKPOINTS
 from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.tensorrt_plan import OnProgress
 from sar2optical.errors import ExportUnsupported, OptionError, OutputUnwritable, Sar2OpticalError
 
 __all__ = ["PLANS", "ExportOptions", "Exported", "Row", "export", "export_all"]
@@ -50,13 +51,13 @@ def export(
     ----------
     source
         Checkpoint (`.pth`) of this package, or a bare state dict; or an fp32 ONNX file. A plan can also be built from
-        an exported ONNX file in fp16, int8 or fp8. Not from bf16: ONNX Runtime cannot run it to verify the plan.
+        an exported ONNX file in another precision.
     out
         Output, `.onnx` or `.plan`; written atomically after the verification.
     options
         See `ExportOptions`.
     on_progress
-        Called during a TensorRT build with a phase, its completed steps and all its steps.
+        Called during the build of a plan with a phase, its completed steps and all its steps.
 
     Returns
     -------
@@ -72,11 +73,7 @@ def export(
         raise ExportUnsupported(f"{out}: unknown kind of output: give a name that ends in .onnx or .plan")
     if source.suffix.lower() not in (".onnx", *CHECKPOINTS):
         raise ExportUnsupported(f"{source}: cannot be exported: give a checkpoint (.pth) or an fp32 .onnx file")
-    if out.suffix.lower() == ".onnx" and options.plan:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(options.plan))
-        raise OptionError(f"{names} applies only to .plan outputs, not to {out.name}: remove the option")
-    if out.suffix.lower() in PLANS and options.windows is not None:
-        raise OptionError(f"--windows applies only to .onnx outputs, not to {out.name}: remove the option")
+    _refuse_options(out, options)
     refuse_existing(out, overwrite=options.overwrite)
     if out.exists() and out.samefile(source):
         raise OptionError(f"{out}: the output is the source file: give another output")
@@ -88,6 +85,22 @@ def export(
             return _write(*with_other_windows(source, options, folder), out)
         with open_generator(source, options, folder) as generator:
             return _write(*verified(generator, options, chips_for(generator, options), folder), out)
+
+
+def _refuse_options(out: Path, options: ExportOptions) -> None:
+    """Refuse options that have no effect on an output."""
+    given = sorted(options.plan or {})
+    if out.suffix.lower() == ".onnx":
+        unused, where = [*given, *(["runtime"] if options.runtime else [])], ".plan outputs"
+    elif options.runtime == "rtx":
+        unused, where = [name for name in given if name not in ("batch", "target")], "plans of TensorRT"
+    else:
+        unused, where = [name for name in given if name == "target"], "--runtime rtx"
+        if options.windows is not None:
+            unused, where = ["windows"], ".onnx outputs and --runtime rtx"
+    if unused:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise OptionError(f"{names} applies only to {where}, not to {out.name}: remove the option")
 
 
 def export_all(source: Path, folder: Path, options: ExportOptions) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""`sar2opt-export`: export a generator to a verified ONNX file or TensorRT plan."""
+"""`sar2opt-export`: export a generator to a verified ONNX file or plan."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sar2optical.signature import listed
 
 if TYPE_CHECKING:
     from export.build import Exported, Row
-    from export.options import OnProgress
+    from sar2optical.engines.tensorrt_plan import OnProgress
 
 __all__ = ["main", "overview", "table"]
 
 _FILE = click.Path(path_type=Path)
 _EMULATED = ", 16-bit roundings emulated in float32"
-_OF_PLANS = ("batch", "workspace", "timing_cache", "hardware_compatibility")
+_OF_PLANS = ("batch", "target", "workspace", "timing_cache", "hardware_compatibility")
 
 
 def _parse_windows(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -37,6 +37,10 @@ def _parse_windows(_: click.Context, __: click.Parameter, value: str | None) -> 
         return tuple(int(side) for side in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list of sizes: give 256,512,1024 or own") from error
+
+
+def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip() for name in value.lower().split(","))
 
 
 @click.command(context_settings=CONTEXT)
@@ -103,6 +107,19 @@ def _parse_windows(_: click.Context, __: click.Parameter, value: str | None) -> 
     help="Upsampling mode of a bare state dict whose decoder upsamples.  [default: nearest]",
 )
 @click.option(
+    "--runtime",
+    type=click.Choice(["tensorrt", "rtx"]),
+    help="Library that runs a plan: TensorRT, which builds on the GPU of the plan; or TensorRT for RTX, which builds "
+    "anywhere, for GeForce RTX and RTX PRO cards.  [default: tensorrt]",
+)
+@click.option(
+    "--target",
+    callback=_parse_targets,
+    metavar="CARDS",
+    help="Cards that a plan for RTX runs on: turing, ampere, ada, blackwell, or sm86 and such.  [default: all that "
+    "the precision allows]",
+)
+@click.option(
     "--batch",
     type=click.IntRange(1),
     nargs=3,
@@ -129,7 +146,7 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
     SOURCE is a checkpoint (.pth), an fp32 ONNX file, or the name of a published generator (pix2pix_gen_180), which is
     downloaded once.
 
-    TensorRT plans (.plan) are API-checked, not yet run on hardware.
+    Plans of TensorRT and of TensorRT for RTX (.plan) were not yet run on hardware.
     """
     set_up_logging(-1 if quiet or as_json else 0)
     from sar2optical.engines.registry import resolve
@@ -194,8 +211,12 @@ def table(made: Exported) -> str:
         ("opset", str(made.opset)),
         ("sub-pixel form", "yes" if made.subpixel else "no"),
     ]
+    if made.targets:
+        rows.append(("cards", ", ".join(made.targets)))
     if made.searched:
         rows += [("calibration", made.searched.method), ("left in fp32", ", ".join(made.searched.kept) or "nothing")]
+    if made.not_run:
+        rows.append(("plan", f"not run: {made.not_run}; its ONNX graph was verified"))
     rows += [
         ("verified on", f"{parity.chips} chips ({parity.source}){_EMULATED if made.emulated else ''}"),
         ("lowest PSNR", _decibels(parity.psnr)),
@@ -231,6 +252,7 @@ def _record(made: Exported) -> dict[str, Any]:
     record = {key: getattr(made, key) for key in ("megabytes", "precision", "opset", "subpixel", "emulated")}
     parity = {name: _for_json(value) for name, value in asdict(made.parity).items()}
     wide_psnr = {side: _for_json(found) for side, found in made.wide_psnr.items()}
+    record |= {"not_run": made.not_run, "targets": made.targets} if made.targets else {}
     record |= {"out": str(made.out), "parity": parity, "wide_psnr": wide_psnr}
     record["signature"] = json.loads(made.signature.to_json())
     if made.searched:

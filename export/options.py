@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from export.half import BF16_OPSET
 from export.precision import FLOORS, HALF_STORAGE_FLOOR, OPSETS, Method, Precision, Storage, Subpixel
 from export.quantize import FP8_OPSET, Searched
 from export.verify import Parity
+from sar2optical.engines.onnx_half import BF16_OPSET
 from sar2optical.errors import OptionError
 from sar2optical.signature import ModelSignature
 
-__all__ = ["LEAST_OPSETS", "ExportOptions", "Exported", "OnProgress"]
+__all__ = ["LEAST_OPSETS", "ExportOptions", "Exported", "Runtime"]
+
+Runtime = Literal["tensorrt", "rtx"]
+"""Libraries that run a plan: TensorRT, or TensorRT for RTX."""
 
 LEAST_OPSETS: dict[Precision, int] = {"bf16": BF16_OPSET, "fp8": FP8_OPSET}
 """Lowest opsets of precisions that need a newer one than `DEFAULT_OPSET`."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Called during a TensorRT build with a phase, its completed steps and all its steps; phases nest. TensorRT's threads
-call it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +50,10 @@ class ExportOptions:
     """JSON file with the signature, for an ONNX source that has none."""
     upsampling: str | None = None
     """Upsampling mode of a bare state dict whose decoder upsamples."""
+    runtime: Runtime | None = None
+    """Library that runs a plan; None: TensorRT."""
     plan: Mapping[str, Any] | None = None
-    """Fields of `PlanOptions`, for a TensorRT plan."""
+    """Fields of `PlanOptions`, for a plan."""
     overwrite: bool = False
     """Replace the output."""
 
@@ -105,3 +106,7 @@ class Exported:
     """Whether parity was measured on 16-bit roundings emulated in float32, because CPU libraries do not round so."""
     searched: Searched | None = None
     """Result of the quantization search, of an 8-bit file."""
+    not_run: str = ""
+    """Reason why a plan was not run; its parity is then that of the ONNX graph that it was built from."""
+    targets: tuple[str, ...] = ()
+    """Cards that a plan of TensorRT for RTX runs on."""

@@ -1,4 +1,4 @@
-"""Precisions of a plan's layers, read from TensorRT's engine inspector; needs no TensorRT."""
+"""Precisions of a plan's layers, read from TensorRT's engine inspector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["layers_by_precision", "precision_problem"]
+from sar2optical.engines.base import Description
+from sar2optical.engines.tensorrt_runtime import Library
+from sar2optical.errors import ExportUnsupported, ParityFailed
+from sar2optical.signature import INPUT
+
+__all__ = ["count_layers", "layers_by_precision", "precision_problem"]
 
 _TYPES = {
     "float": "fp32", "float32": "fp32", "fp32": "fp32",
@@ -77,9 +82,58 @@ def _precisions_of(layer: Any) -> set[str]:
     if str(layer.get("LayerType", "")).lower() in _MOVERS:
         return set()
     tensors = [*(layer.get("Inputs") or []), *(layer.get("Outputs") or [])]
-    types = [text for tensor in tensors for key, text in tensor.items() if key.lower().endswith("datatype")]
+    types = [text for entry in tensors for key, text in entry.items() if key.lower().endswith("datatype")]
     weights = layer.get("Weights")
     if isinstance(weights, dict):
         types.append(weights.get("Type"))
     words = [word for text in types for word in re.findall(r"[a-z0-9]+", str(text).lower())]
     return {_TYPES[word] for word in words if word in _TYPES}
+
+
+def count_layers(
+    library: Library, plan: bytes, description: Description, batch: int, *, source: str
+) -> dict[str, int]:
+    """Count a plan's layers by precision, and check that they match the precision of the file.
+
+    Parameters
+    ----------
+    library
+        TensorRT.
+    plan
+        Serialized plan.
+    description
+        Description of the ONNX file.
+    batch
+        Windows per run to inspect the plan with.
+    source
+        Name of the plan in error messages.
+
+    Raises
+    ------
+    ExportUnsupported
+        If this TensorRT version does not report the types of layers.
+    ParityFailed
+        If the layers do not match the precision of the file.
+    """
+    precision, signature = description.precision, description.signature
+    trt = library.trt
+    loaded = library.deserialize(plan, source=source, remedy="build it again")
+    engine = loaded.engine
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED  # nothing runs: no memory is needed
+    context = library.create(engine.create_execution_context, strategy)
+    # With dynamic shapes, types are known only after a shape is set: without one the report contains "N/A".
+    context.set_input_shape(INPUT, (batch, signature.channels, signature.window, signature.window))
+    inspector = library.create(engine.create_engine_inspector)
+    inspector.execution_context = context
+    report = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    del inspector, context, engine  # in this order: each needs the next one
+    loaded.release()
+    try:
+        layers = layers_by_precision(report)
+    except ValueError as error:
+        raise ExportUnsupported(
+            f"{source}: {library.title} does not report the types of layers ({error}): use another TensorRT version"
+        ) from error
+    if problem := precision_problem(precision, layers):
+        raise ParityFailed(f"{source}: {problem}: export the .onnx file again, or in another precision")
+    return layers

@@ -1,24 +1,34 @@
-"""Export a generator to a TensorRT plan, through an ONNX file."""
+"""Export a generator to a plan of TensorRT or TensorRT for RTX, through an ONNX file."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
 
-from export.graph import metadata_of, opset_of
-from export.options import Exported, ExportOptions, OnProgress
+from export.options import Exported, ExportOptions
 from export.rewrite import Chips, chips_for, chips_of, open_generator, verified
+from export.source import in_each_window
 from export.verify import Parity, chips_from, compare, simulated_chips
+from export.windows import choose_windows
 from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.base import Description
+from sar2optical.engines.cards import first_card
+from sar2optical.engines.onnx_graph import metadata_of, opset_of, with_metadata
+from sar2optical.engines.rtx_cards import CARDS
+from sar2optical.engines.self_test import PARITY_KEY
+from sar2optical.engines.tensorrt_plan import OnProgress, PlanOptions, PlanRecord
 from sar2optical.errors import BackendNotInstalled, ExportUnsupported
-from sar2optical.signature import PRECISION_KEY
+from sar2optical.signature import METADATA_KEY, PRECISION_KEY
 
 __all__ = ["export_plan"]
+
+_PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""Backends and libraries by the name of the runtime."""
 
 
 def export_plan(
@@ -26,7 +36,8 @@ def export_plan(
 ) -> Exported:
     """Build a plan and verify it against its source.
 
-    An exported ONNX file in a lower precision is built unchanged. Other sources are first exported to ONNX.
+    An exported ONNX file in a lower precision is built unchanged. Other sources are first exported to ONNX. A plan of
+    TensorRT for RTX that no GPU of this machine runs is written without having run.
 
     Parameters
     ----------
@@ -40,17 +51,19 @@ def export_plan(
     Raises
     ------
     BackendNotInstalled
-        If TensorRT or PyTorch is not installed.
+        If the library or PyTorch is not installed.
     Sar2OpticalError
         See `build_plan`; nothing is written to `out`.
     """
+    runtime = options.runtime or "tensorrt"
+    backend = _PACKAGES[runtime]
     try:
-        from export.tensorrt_builder import PlanOptions
+        __import__(backend)
         from export.to_tensorrt import build_plan
     except ModuleNotFoundError as error:
-        raise BackendNotInstalled(f"{out.name} needs {error.name}: pip install 'sar2optical[tensorrt]'") from error
-
-    options = replace(options, windows=())  # the profile of a plan has one window
+        raise BackendNotInstalled(f"{out.name} needs {error.name}: pip install 'sar2optical[{runtime}]'") from error
+    if runtime == "tensorrt":
+        options = replace(options, windows=())  # the profile of its plans has one window
     settings = PlanOptions(**(options.plan or {}), overwrite=options.overwrite)
     graph = folder / f"{out.stem}.onnx"
     if (precision := _precision_of(source)) == "fp32":
@@ -61,17 +74,36 @@ def export_plan(
         model, made, chips = _read_exported(source, precision, options)
     write_output(graph, model.SerializeToString())
     floor = options.floor_of(made.precision)
-    parity: list[Parity] = []
+    result: dict[str, object] = {}
 
-    def verify(candidate: Path) -> dict[str, float | str]:
+    def verify(candidate: Path, record: PlanRecord) -> Mapping[str, float | str]:
+        result["targets"] = record.targets
+        if reason := _not_run(record):
+            result["not_run"] = reason
+            return {"not run": reason}
         running = EngineOptions(device="cuda", batch=settings.batch[0])
-        with open_engine(candidate, backend="tensorrt", options=running) as engine:
-            found = compare(chips.images, engine.run, chips.sar, source=chips.origin, floor=floor)
-        parity.append(found)
-        return dict(asdict(found))
+        with open_engine(candidate, backend=backend, options=running) as engine:
+            run = in_each_window(engine)
+            found = compare(chips.images, run, chips.sar, source=chips.origin, floor=floor)
+            wide_psnr = chips.compare_wide(run, floor)
+        result.update(parity=found, wide_psnr=wide_psnr, emulated=False)
+        return {**asdict(found), **{f"psnr at {side}": value for side, value in wide_psnr.items()}}
 
-    build_plan(graph, out, settings, verify=verify, rebuild=_command(source, out, options), on_progress=on_progress)
-    return replace(made, out=out, megabytes=out.stat().st_size / 1e6, parity=parity[0], emulated=False)
+    rebuild = _command(source, out, options)
+    build_plan(graph, out, settings, runtime=runtime, verify=verify, rebuild=rebuild, on_progress=on_progress)
+    return replace(made, out=out, megabytes=out.stat().st_size / 1e6, **result)  # type: ignore[arg-type]
+
+
+def _not_run(record: PlanRecord) -> str:
+    """Return the reason why no GPU of this machine runs a plan of TensorRT for RTX; empty if one does."""
+    if record.library == "tensorrt":
+        return ""
+    card = first_card()
+    if card is None:
+        return "no GPU"
+    if CARDS.get(card.compute_capability) not in record.targets:
+        return f"{card.name} is none of {', '.join(record.targets)}"
+    return ""
 
 
 def _precision_of(source: Path) -> str:
@@ -85,32 +117,44 @@ def _precision_of(source: Path) -> str:
 
 
 def _read_exported(source: Path, precision: str, options: ExportOptions) -> tuple[onnx.ModelProto, Exported, Chips]:
-    """Read an exported file in a lower precision; ONNX Runtime runs it as the reference for the plan."""
+    """Read an exported file in a lower precision; its own run is the reference for the plan."""
     if options.precision not in (None, precision):
         raise ExportUnsupported(f"{source}: is already {precision}, not {options.precision}: give the fp32 file")
-    if precision == "bf16":
-        raise ExportUnsupported(
-            f"{source}: is bf16, which ONNX Runtime cannot run to verify the plan: give the fp32 file, and "
-            "--precision bf16"
-        )
     model = onnx.load(source)
-    described = Description.read(metadata_of(model), source)
-    described = replace(described, signature=replace(described.signature, windows=()))
+    signature = Description.read(metadata_of(model), source).signature
+    if options.windows is not None:
+        signature = replace(signature, windows=choose_windows(options.windows, signature, ()))
+        model = with_metadata(model, {METADATA_KEY: signature.to_json()})
     path = options.verify_with
-    sar = chips_from(path, described.signature) if path else simulated_chips(described.signature)
-    with open_engine(source, backend="onnxruntime", options=EngineOptions(device="cpu")) as engine:
-        chips = chips_of(engine.run, described.signature, sar, path)
-        parity = compare(chips.images, engine.run, sar, source=chips.origin, floor=0)
+    sar = chips_from(path, signature) if path else simulated_chips(signature)
+    backend = "openvino" if precision == "bf16" else "onnxruntime"  # which has no bf16 on a CPU
+    with open_engine(source, backend=backend, options=EngineOptions(device="cpu")) as engine:
+        # Without a GPU the plan will not run, and needs no images of larger windows to compare with.
+        compared = signature if first_card() else replace(signature, windows=())
+        chips = chips_of(in_each_window(engine), compared, sar, path)
     made = Exported(
         out=source,
         megabytes=0,
-        signature=described.signature,
+        signature=signature,
         precision=precision,  # type: ignore[arg-type]
-        parity=parity,
+        parity=_stored_parity(metadata_of(model)),
         opset=opset_of(model),
         subpixel=metadata_of(model).get("sar2optical.subpixel") == "on",
     )
     return model, made, chips
+
+
+def _stored_parity(metadata: Mapping[str, str]) -> Parity:
+    """Read the parity that was measured when a file was exported."""
+    count, _, origin = metadata.get("sar2optical.parity_chips", "0 unknown").partition(" ")
+    return Parity(
+        max_error=float(metadata.get("sar2optical.parity_max_error", "nan")),
+        mean_error=float(metadata.get("sar2optical.parity_mean_error", "nan")),
+        psnr=float(metadata.get(PARITY_KEY, "nan")),
+        ssim=float(metadata.get("sar2optical.parity_ssim", "nan")),
+        chips=int(count),
+        source=origin,
+    )
 
 
 def _command(source: Path, out: Path, options: ExportOptions) -> str:
@@ -126,6 +170,11 @@ def _command(source: Path, out: Path, options: ExportOptions) -> str:
         "signature": options.signature,
         "upsampling": options.upsampling,
         "subpixel": options.subpixel,
+        "runtime": options.runtime,
+        "windows": ",".join(map(str, options.windows)) or "own"
+        if options.runtime == "rtx" and options.windows is not None
+        else None,
+        "target": ",".join(plan["target"]) if "target" in plan else None,
         "workspace": plan["workspace"] / 2**30 if "workspace" in plan else None,
         "timing-cache": plan.get("timing_cache"),
         "hardware-compatibility": plan.get("hardware_compatibility"),

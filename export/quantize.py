@@ -20,8 +20,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.graph import Graph, convolutions
 from export.precision import Method
+from sar2optical.engines.onnx_graph import Graph, convolutions
 from sar2optical.errors import ExportUnsupported, ParityFailed
 
 __all__ = [

@@ -10,7 +10,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from export.graph import metadata_of, opset_of, with_metadata
 from export.options import Exported, ExportOptions
 from export.rewrite import Chips, chips_of, wide_entries
 from export.source import in_each_window
@@ -19,6 +18,7 @@ from export.windows import choose_windows, with_windows
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.base import Description
+from sar2optical.engines.onnx_graph import metadata_of, opset_of, with_metadata
 from sar2optical.engines.self_test import KEY
 from sar2optical.errors import DeviceUnavailable, ParityFailed
 from sar2optical.signature import PRECISION_KEY, ModelSignature

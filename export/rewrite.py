@@ -15,8 +15,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import ends_in_tanh, opset_of, with_metadata
-from export.half import emulate, halve, store_halved
 from export.options import Exported, ExportOptions
 from export.precision import QUANTIZED, Precision
 from export.quantize import Searched, calibrate, prepare, search
@@ -28,6 +26,8 @@ from sar2optical import __version__
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.autotune import windows_per_second
+from sar2optical.engines.onnx_graph import ends_in_tanh, opset_of, with_metadata
+from sar2optical.engines.onnx_half import emulate, halve, store_halved
 from sar2optical.engines.self_test import PARITY_KEY, SelfTest, self_test_input
 from sar2optical.errors import (
     DeviceUnavailable,

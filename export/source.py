@@ -12,12 +12,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.graph import Graph, attribute, metadata_of, opset_of, plain
 from export.precision import DEFAULT_OPSET
 from export.verify import Run, as_written, expect
 from export.windows import choose_windows, has_dynamic_sides, with_windows
 from sar2optical._utils.files import write_output
 from sar2optical.engines import Engine, EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import Graph, attribute, metadata_of, opset_of, plain
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import (
     DeviceUnavailable,
@@ -133,8 +133,9 @@ def in_each_window(engine: Engine) -> Run:
 def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None, windows: tuple[int, ...] | None) -> Source:
     import torch
 
-    from export.to_onnx import fold, to_onnx
+    from export.to_onnx import to_onnx
     from sar2optical.models.checkpoint import load_generator
+    from sar2optical.models.fold import fold
     from sar2optical.models.wide import larger_windows, zero_unused_taps
 
     generator, signature = load_generator(path, upsampling=upsampling)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from export.graph import Graph, attribute, convolutions
+from sar2optical.engines.onnx_graph import Graph, attribute, convolutions
 
 __all__ = ["can_be_rewritten", "subpixel"]
 

@@ -1,7 +1,7 @@
-"""Export an ONNX file to a TensorRT plan: build, check its layers, verify, write it with its record.
+"""Export an ONNX file to a plan of TensorRT or TensorRT for RTX: build, verify, write it with its record.
 
-The precision is in the graph: the network is strongly typed, so TensorRT computes each layer in the precision of the
-file. The layers of the built plan are counted to check that.
+The precision is in the graph: the network is strongly typed, so each layer is computed in the precision of the file.
+The layers of a plan of TensorRT are counted to check that.
 """
 
 from __future__ import annotations
@@ -12,26 +12,34 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx
-import tensorrt
 import torch
 
-from export.graph import metadata_of
-from export.options import OnProgress
-from export.tensorrt_builder import PlanOptions, build_network, count_layers
+from export.options import Runtime
+from export.plan_layers import count_layers
+from export.timing_cache import store_timings, use_timings
 from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.engines.base import Description
-from sar2optical.engines.tensorrt_plan import PlanRecord, driver_version, record_path
-from sar2optical.engines.tensorrt_runtime import Gpu, current_gpu
+from sar2optical.engines.onnx_graph import metadata_of, plain
+from sar2optical.engines.rtx_cards import targets_named
+from sar2optical.engines.tensorrt_build import build_plan_bytes
+from sar2optical.engines.tensorrt_plan import (
+    OnProgress,
+    PlanOptions,
+    PlanRecord,
+    cache_name,
+    driver_version,
+    record_path,
+)
+from sar2optical.engines.tensorrt_runtime import current_gpu
 from sar2optical.errors import ExportUnsupported, ModelUnreadable, OutputUnwritable
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY
 
 __all__ = ["build_plan"]
 
 _OURS = "sar2optical."
-_STORAGE_KEY = "sar2optical.storage"
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def build_plan(
@@ -39,7 +47,8 @@ def build_plan(
     out: Path,
     options: PlanOptions,
     *,
-    verify: Callable[[Path], Mapping[str, float | str]] | None,
+    runtime: Runtime = "tensorrt",
+    verify: Callable[[Path, PlanRecord], Mapping[str, float | str]] | None,
     rebuild: str,
     on_progress: OnProgress | None = None,
 ) -> PlanRecord:
@@ -52,7 +61,9 @@ def build_plan(
     out
         Path of the plan; its record is `record_path(out)`. On an error both stay as they were.
     options
-        Batch sizes, compatibility, caches.
+        Batch sizes, cards, caches.
+    runtime
+        Library that builds and runs the plan.
     verify
         Called with the built plan, its record beside it. Raises if the plan is not good enough, else returns the
         parity figures for the record. None skips the verification.
@@ -71,26 +82,35 @@ def build_plan(
     ModelUnreadable, SignatureError
         If the ONNX file cannot be read, or has no signature.
     ExportUnsupported
-        If TensorRT cannot read or build it.
+        If the library cannot read or build it.
     ParityFailed
         If the plan does not compute in the precision of the file.
     DeviceUnavailable
-        If there is no GPU, or TensorRT does not work.
+        If the library does not work; for TensorRT, if there is no GPU.
+    OptionError
+        If the precision does not build for the cards.
     OutputExists, OutputUnwritable
         If the plan cannot be written to `out`.
     """
     _check_paths(onnx_path, out, overwrite=options.overwrite)
     file = _read(onnx_path)
-    gpu = current_gpu()
-    plan = build_network(onnx_path, file.description.signature, options, gpu, on_progress)
+    plan, built = (_build_rtx if runtime == "rtx" else _build_tensorrt)(file, options, out.name, on_progress)
+    record = PlanRecord(
+        precision=file.description.precision,
+        batch=options.batch,
+        onnx_sha256=file.sha256,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        size=len(plan),
+        rebuild=rebuild,
+        metadata=file.metadata,
+        **built,
+    )
     with _folder_beside(out) as folder:
         candidate = folder / out.name
         write_output(candidate, plan)
-        layers = count_layers(plan, file.description, options.batch[1], source=out.name)
-        record = _record(plan, layers, file, options, gpu, rebuild)
         _write(record, candidate)
         if verify is not None:
-            record = replace(record, parity=dict(verify(candidate)))
+            record = replace(record, parity=dict(verify(candidate, record)))
             _write(record, candidate)
         _replace_both(candidate, out)
     return record
@@ -98,8 +118,12 @@ def build_plan(
 
 @dataclass(frozen=True, kw_only=True)
 class _OnnxFile:
-    """Data of the ONNX file for the plan's record."""
+    """An ONNX file to build."""
 
+    path: Path
+    """Path of the file."""
+    content: bytes
+    """Model, its weights stored in the type that it computes in."""
     description: Description
     """Signature, precision and self-test."""
     metadata: Mapping[str, str]
@@ -108,26 +132,68 @@ class _OnnxFile:
     """SHA-256 of the file and its external weights."""
 
 
-def _record(
-    plan: bytes, layers: Mapping[str, int], file: _OnnxFile, options: PlanOptions, gpu: Gpu, rebuild: str
-) -> PlanRecord:
-    return PlanRecord(
-        signature=replace(file.description.signature, windows=()),  # the profile has the model's own window only
-        precision=file.description.precision,
-        layers=layers,
-        batch=options.batch,
-        onnx_sha256=file.sha256,
-        tensorrt=tensorrt.__version__,
-        cuda=str(torch.version.cuda),
-        driver=_driver(),
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        hardware_compatibility=options.hardware_compatibility,
-        sha256=hashlib.sha256(plan).hexdigest(),
-        size=len(plan),
-        rebuild=rebuild,
-        metadata=file.metadata,
-    )
+def _build_tensorrt(
+    file: _OnnxFile, options: PlanOptions, name: str, on_progress: OnProgress | None
+) -> tuple[bytes, dict[str, Any]]:
+    """Build with TensorRT on the current GPU; return the plan and fields of its record."""
+    from sar2optical.engines.tensorrt import LIBRARY
+
+    gpu, trt = current_gpu(), LIBRARY.trt
+    levels = {
+        "none": trt.HardwareCompatibilityLevel.NONE,
+        "same_compute_capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+        "ampere_plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
+    }
+    used: list[Any] = []
+    timings = None
+    if options.timing_cache:
+        ending = f"sm{''.join(map(str, gpu.compute_capability))}.timing"
+        timings = options.timing_cache / cache_name("tensorrt", LIBRARY.version, gpu.name, ending)
+
+    def configure(config: Any) -> None:
+        used.append(config)
+        config.hardware_compatibility_level = levels[options.hardware_compatibility]
+        if options.workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+        if timings:
+            use_timings(config, timings)
+
+    # The profile has the model's own window only.
+    signature = replace(file.description.signature, windows=())
+    plan = build_plan_bytes(
+        LIBRARY, file.content, signature, options.batch, path=file.path, configure=configure, place=gpu.place,
+        on_progress=on_progress,
+    )  # fmt: skip
+    if timings:
+        store_timings(used[0], timings)
+    return plan, {
+        "signature": signature,
+        "layers": count_layers(LIBRARY, plan, file.description, options.batch[1], source=name),
+        "library": "tensorrt",
+        "tensorrt": LIBRARY.version,
+        "cuda": str(torch.version.cuda),
+        "driver": driver_version(),
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "hardware_compatibility": options.hardware_compatibility,
+    }
+
+
+def _build_rtx(
+    file: _OnnxFile, options: PlanOptions, _: str, on_progress: OnProgress | None
+) -> tuple[bytes, dict[str, Any]]:
+    """Build with TensorRT for RTX, which needs no GPU; return the plan and fields of its record."""
+    from sar2optical.engines.tensorrt_rtx import LIBRARY, set_targets
+
+    signature = file.description.signature
+    targets = targets_named(options.target, file.description.precision)
+    plan = build_plan_bytes(
+        LIBRARY, file.content, signature, options.batch, path=file.path, on_progress=on_progress,
+        configure=lambda config: set_targets(config, targets),
+    )  # fmt: skip
+    return plan, {
+        "signature": signature, "library": "tensorrt_rtx", "tensorrt": LIBRARY.version, "targets": targets
+    }  # fmt: skip
 
 
 def _check_paths(onnx_path: Path, out: Path, *, overwrite: bool) -> None:
@@ -140,7 +206,7 @@ def _check_paths(onnx_path: Path, out: Path, *, overwrite: bool) -> None:
 
 
 def _read(path: Path) -> _OnnxFile:
-    """Read an ONNX file; refuse weights that are stored in fp16."""
+    """Read an ONNX file; weights that are stored in fp16 become float32."""
     try:
         model = onnx.load(path, load_external_data=False)
         external = {
@@ -150,30 +216,24 @@ def _read(path: Path) -> _OnnxFile:
             for entry in weights.external_data
             if entry.key == "location"
         }
-        digest = hashlib.sha256()
-        for file in [path, *(path.parent / name for name in sorted(external))]:
-            digest.update(file.read_bytes())
+        content = path.read_bytes()
+        digest = hashlib.sha256(content)
+        for name in sorted(external):
+            digest.update((path.parent / name).read_bytes())
     except Exception as error:  # protobuf's and onnx's have no common base class
         reason = " ".join(str(error).split())[:120]
         raise ModelUnreadable(f"{path}: corrupt, or not an ONNX model ({reason}): export it again") from error
     metadata = metadata_of(model)
-    description = Description.read(metadata, path)
-    storage = metadata.get(_STORAGE_KEY, "fp32")
-    if storage != "fp32":
-        raise ExportUnsupported(
-            f"{path}: its weights are stored in {storage}, which TensorRT would cast in every run: export it with "
-            "--storage fp32"
-        )
+    if metadata.get("sar2optical.storage", "fp32") != "fp32":  # else the casts may run with every batch
+        content = plain(onnx.load(path)).SerializeToString()
     in_record = (METADATA_KEY, PRECISION_KEY)
-    others = {k: value for k, value in metadata.items() if k.startswith(_OURS) and k not in in_record}
-    return _OnnxFile(description=description, metadata=others, sha256=digest.hexdigest())
-
-
-def _driver() -> str:
-    try:
-        return driver_version(_DRIVER.read_text(encoding="utf-8"))
-    except OSError:
-        return driver_version("")
+    return _OnnxFile(
+        path=path,
+        content=content,
+        description=Description.read(metadata, path),
+        metadata={k: value for k, value in metadata.items() if k.startswith(_OURS) and k not in in_record},
+        sha256=digest.hexdigest(),
+    )
 
 
 def _write(record: PlanRecord, plan: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import InferenceError
 
-from export.graph import attribute, convolutions, metadata_of
+from sar2optical.engines.onnx_graph import attribute, convolutions, metadata_of
 from sar2optical.errors import ExportUnsupported, OptionError
 from sar2optical.models.wide import Axis, used_taps
 from sar2optical.signature import BATCH_AXIS, METADATA_KEY, OUTPUT, ModelSignature

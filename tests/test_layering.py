@@ -41,8 +41,12 @@ TORCH = (
 WHERE = {
     "torch": (
         *TORCH,
+        "sar2optical.engines.onnx_module",
+        "sar2optical.engines.plan_engine",
         "sar2optical.engines.pytorch",
-        "sar2optical.engines.tensorrt",
+        "sar2optical.engines.slots",
+        "sar2optical.engines.tensorrt_build",
+        "sar2optical.engines.tensorrt_rtx",
         "sar2optical.engines.tensorrt_runtime",
         "sar2optical.engines.tensors",
         "sar2optical.pipeline.device",
@@ -56,11 +60,19 @@ WHERE = {
     "yaml": ("sar2optical.training",),
     "huggingface_hub": ("sar2optical.engines.registry",),
     "kagglehub": ("sar2optical.data.download",),
-    "onnx": ("export", "bench"),
+    "onnx": (
+        "sar2optical.engines.onnx_graph",
+        "sar2optical.engines.onnx_half",
+        "sar2optical.engines.onnx_module",
+        "sar2optical.engines.tensorrt_rtx",
+        "export",
+        "bench",
+    ),
     "onnxscript": ("export",),
     "onnxruntime": ("sar2optical.engines.onnxruntime", "export", "bench"),
     "openvino": ("sar2optical.engines.openvino", "export"),
-    "tensorrt": ("sar2optical.engines.tensorrt", "sar2optical.engines.tensorrt_runtime", "export"),
+    "tensorrt": ("sar2optical.engines.tensorrt",),
+    "tensorrt_rtx": ("sar2optical.engines.tensorrt_rtx",),
     "dask": ("sar2optical.batch.cluster",),
     "distributed": ("sar2optical.batch.cluster", "sar2optical.batch.schedule"),
     "pystac": ("sar2optical.batch.stac",),
@@ -199,11 +211,12 @@ def test_the_modules_of_heavy_libraries_use_them():
         ("onnxruntime", "sar2optical.engines.onnxruntime"),
         ("openvino", "sar2optical.engines.openvino"),
         ("tensorrt", "sar2optical.engines.tensorrt"),
+        ("tensorrt_rtx", "sar2optical.engines.tensorrt_rtx"),
     ):
         assert library in {name.split(".")[0] for name in imports_of(module)}
 
 
-HEAVY = ["torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "rasterio"]
+HEAVY = ["torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "rasterio"]
 
 
 def loaded_by(code):

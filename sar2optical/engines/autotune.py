@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sar2optical._utils.files import cache_folder, write_whole
 from sar2optical.engines.base import Engine, EngineOptions, Precision, default_threads
-from sar2optical.engines.opening import cuda_opens, open_engine
+from sar2optical.engines.opening import gpu_backends, open_engine
 from sar2optical.engines.registry import backends_of
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import EngineError, InferenceFailed, ModelError, ModelUnreadable, OutputUnwritable
@@ -38,7 +38,10 @@ _FAST_BF16 = {"amx_bf16"}
 AMX, int8 is three times as fast."""
 _FAST_INT8 = {"avx512_vnni", "avx_vnni"}
 """CPU flags of instructions for int8 products: int8 is two to three times as fast as fp32."""
-_CANDIDATES = backends_of(Path("model.onnx"))
+_CANDIDATES = tuple(
+    backend for backend in backends_of(Path("model.onnx")) if backend.name in ("openvino", "onnxruntime")
+)
+"""Backends to measure on a CPU, where PyTorch is slower than both."""
 _CANDIDATE_NAMES = [candidate.name for candidate in _CANDIDATES]
 
 _log = logging.getLogger(__name__)
@@ -152,8 +155,9 @@ def tune(files: Mapping[str, Path], *, backend: str = "auto") -> Choice:
 
 
 def _is_auto(reference: Path, options: EngineOptions) -> bool:
-    on_cuda = options.device == "cuda" or (options.device == "auto" and cuda_opens())
-    return options.precision == "auto" and not on_cuda and reference.suffix.lower() == ".onnx"
+    if options.precision != "auto" or options.device == "cuda" or reference.suffix.lower() != ".onnx":
+        return False
+    return not gpu_backends(reference, options)
 
 
 def _by_instructions(files: Mapping[str, Path], backend: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -10,19 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from sar2optical.engines.base import Engine, EngineOptions, any_of
-from sar2optical.engines.registry import BACKENDS, Backend, backend_named, backends_of
+from sar2optical.engines.cards import first_card
+from sar2optical.engines.registry import BACKENDS, ON_CUDA, Backend, backend_named, backends_of
+from sar2optical.engines.rtx_cards import runs_on
 from sar2optical.engines.self_test import self_test_input
+from sar2optical.engines.tensorrt_plan import TITLES, read_header
 from sar2optical.errors import (
     BackendNotInstalled,
     DeviceOutOfMemory,
     DeviceUnavailable,
+    EngineError,
+    ExportError,
     InferenceFailed,
+    ModelError,
     ModelUnreadable,
     NotFinite,
     OptionError,
 )
 
-__all__ = ["cuda_opens", "open_engine"]
+__all__ = ["cuda_opens", "gpu_backends", "open_engine"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | None = None) -> Engine:
@@ -33,7 +43,8 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
     path
         `.onnx` with a signature in its metadata, a `.pth` checkpoint, or a `.plan` with its `.plan.json`.
     backend
-        auto, or a name of `sar2optical.engines.registry.BACKENDS`; auto takes the first one that is installed.
+        auto, or a name of `sar2optical.engines.registry.BACKENDS`. auto takes the first that opens the file of
+        `gpu_backends`, else the first one for a CPU that is installed.
     options
         Device, precision, threads, batch.
 
@@ -51,16 +62,78 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
         If the backend does not have the device or precision, or the self-test fails.
     """
     options = options or EngineOptions()
+    candidates = _candidates(path)
+    names = [candidate.name for candidate in candidates]
+    if backend not in ("auto", *names):
+        kind = f"{TITLES[names[0]]} plans" if names[0] in TITLES else f"{path.suffix} files"
+        raise OptionError(f"backend {backend} does not run {kind}: give {any_of(names)}")
+    if backend != "auto":
+        return _opened(backend_named(backend), path, options)
+    failed: EngineError | ModelError | ExportError | None = None
+    for name in gpu_backends(path, options):
+        try:
+            return _opened(backend_named(name), path, options)
+        except (EngineError, ModelError, ExportError) as error:  # ExportError: of a plan that is built on the spot
+            _log.info("%s is not used on the GPU: %s", name, error)
+            failed = error
+    if failed is not None:
+        if options.device == "cuda":
+            raise failed
+        _log.warning("no backend runs %s on the GPU (%s): running on the CPU", path.name, failed)
+        options = replace(options, device="cpu")
+    return _opened(_first_installed(candidates, options, path), path, options)
+
+
+def gpu_backends(path: Path, options: EngineOptions) -> tuple[str, ...]:
+    """Return the backends to try for an ONNX file on this machine's GPU, the fastest first.
+
+    Empty for other files, for --device cpu, and where no backend can work on the GPU: then a CPU runs the file. What
+    is installed and the card decide; no library that runs models is loaded but ONNX Runtime.
+
+    Parameters
+    ----------
+    path
+        Model.
+    options
+        Device.
+    """
+    if path.suffix.lower() != ".onnx" or options.device not in ("auto", "cuda"):
+        return ()
+    card = first_card()
+    torch = card is not None and _has_cuda_build("torch") and find_spec("onnx") is not None
+    rtx = card is not None and runs_on(card.compute_capability) and find_spec("tensorrt_rtx") is not None
+    works = {"tensorrt_rtx": torch and rtx, "pytorch": torch, "onnxruntime": cuda_opens()}
+    return tuple(name for name in ON_CUDA if works[name])
+
+
+def _has_cuda_build(distribution: str) -> bool:
+    try:
+        return not version(distribution).endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+def _candidates(path: Path) -> tuple[Backend, ...]:
+    """Return the backends that run a file: by its suffix, and of plans by their first bytes.
+
+    Raises
+    ------
+    ModelUnreadable
+        If the file is missing, or of an unknown kind.
+    """
     candidates = backends_of(path)
     if not candidates:
-        known = any_of(suffix for candidate in BACKENDS for suffix in candidate.suffixes)
+        known = any_of(dict.fromkeys(suffix for candidate in BACKENDS for suffix in candidate.suffixes))
         raise ModelUnreadable(f"{path}: unknown kind of model {path.suffix!r}: give {known}")
     if not path.is_file():
         raise ModelUnreadable(f"{path}: no such file: check the path")
-    names = [candidate.name for candidate in candidates]
-    if backend not in ("auto", *names):
-        raise OptionError(f"backend {backend} does not run {path.suffix} files: give {any_of(names)}")
-    chosen = backend_named(backend) if backend != "auto" else _first_installed(candidates, options, path)
+    if path.suffix.lower() in backend_named("tensorrt").suffixes:
+        library, _ = read_header(path)
+        return (backend_named(library),)
+    return candidates
+
+
+def _opened(chosen: Backend, path: Path, options: EngineOptions) -> Engine:
     try:
         module = import_module(f"sar2optical.engines.{chosen.name}")
     except ModuleNotFoundError as error:  # the one guard for optional libraries
@@ -122,13 +195,13 @@ def cuda_opens() -> bool:
 
 
 def _first_installed(candidates: tuple[Backend, ...], options: EngineOptions, path: Path) -> Backend:
-    may_be_cuda = any(candidate.name == "onnxruntime" for candidate in candidates)
-    on_cuda = options.device == "cuda" or (options.device == "auto" and may_be_cuda and cuda_opens())
-    fit = [candidate for candidate in candidates if not on_cuda or "cuda" in candidate.devices]
+    on_cuda = options.device == "cuda"
+    wanted = "cuda" if on_cuda else "cpu"
+    fit = [candidate for candidate in candidates if wanted in candidate.devices or len(candidates) == 1]
     for candidate in fit:
         if find_spec(candidate.library):
             return candidate
-    extra = "gpu" if options.device == "cuda" else candidates[0].extra
+    extra = "gpu" if on_cuda and len(candidates) > 1 else candidates[0].extra
     raise BackendNotInstalled(
         f"{path.name} on {options.device} needs {any_of(candidate.library for candidate in fit)}: "
         f"pip install 'sar2optical[{extra}]'"

@@ -15,6 +15,7 @@ __all__ = [
     "BACKENDS",
     "DEVICES",
     "MODELS",
+    "ON_CUDA",
     "PRECISIONS",
     "Backend",
     "PublishedModel",
@@ -51,14 +52,22 @@ class Backend:
     """Extra of this package that installs it."""
 
 
+_PLANS = (".plan", ".engine")
+
 BACKENDS = (
     Backend(name="openvino", library="openvino", suffixes=(".onnx",), devices=("cpu",), extra="cpu"),
     Backend(name="onnxruntime", library="onnxruntime", suffixes=(".onnx",), devices=("cpu", "cuda"), extra="cpu"),
-    Backend(name="pytorch", library="torch", suffixes=(".pth", ".pt"), devices=("cpu", "cuda"), extra="train"),
-    Backend(name="tensorrt", library="tensorrt", suffixes=(".plan", ".engine"), devices=("cuda",), extra="tensorrt"),
+    Backend(
+        name="pytorch", library="torch", suffixes=(".pth", ".pt", ".onnx"), devices=("cpu", "cuda"), extra="train"
+    ),
+    Backend(name="tensorrt", library="tensorrt", suffixes=_PLANS, devices=("cuda",), extra="tensorrt"),
+    Backend(name="tensorrt_rtx", library="tensorrt_rtx", suffixes=(*_PLANS, ".onnx"), devices=("cuda",), extra="rtx"),
 )
 """All backends; of those that run a file, the fastest on a CPU first. To add a backend, add an entry and a module
 that defines `open(path, options) -> Engine`."""
+
+ON_CUDA = ("tensorrt_rtx", "pytorch", "onnxruntime")
+"""Backends that run ONNX files on an NVIDIA GPU, the fastest first."""
 
 
 def backends_of(path: Path) -> tuple[Backend, ...]:

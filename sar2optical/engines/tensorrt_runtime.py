@@ -1,4 +1,4 @@
-"""Access to the TensorRT library: its log, the GPU, creating objects and loading plans."""
+"""Access to TensorRT and TensorRT for RTX, whose Python APIs are nearly the same: log, objects, loading of plans."""
 
 from __future__ import annotations
 
@@ -8,60 +8,150 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import tensorrt
 import torch
 
+from sar2optical.engines.slots import is_out_of_memory, one_line
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, ModelUnreadable
 
-__all__ = ["LOGGER", "Gpu", "Logger", "create", "current_gpu", "deserialize", "is_out_of_memory", "one_line"]
+__all__ = ["Gpu", "Library", "Loaded", "current_gpu"]
 
-_OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerrormemoryallocation")
+_LONGEST = 240  # characters of an error; TensorRT for RTX appends the layers of the whole graph to some
+_NOISE = "Thread context has not been set"  # logged as an error by TensorRT for RTX in every build in a thread
 
 _log = logging.getLogger(__name__)
 
 
-class Logger(tensorrt.ILogger):  # type: ignore[misc]  # TensorRT has no type hints
-    """Forwards TensorRT's log to Python's, and keeps the last errors.
+class Loaded:
+    """A loaded plan: its engine, and the runtime that must outlive the engine."""
 
-    TensorRT's calls return None on failure and report the reason only in the log.
+    def __init__(self, engine: Any, runtime: Any) -> None:
+        self.engine = engine
+        self.runtime = runtime
+
+    def release(self) -> None:
+        """Release both, in this order."""
+        self.engine = None
+        self.runtime = None
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Library:
+    """One of the two libraries, with a logger of its own.
+
+    Their calls return None on failure and report the reason only in the log. A library keeps the first logger that it
+    is given.
+
+    Parameters
+    ----------
+    trt
+        Module `tensorrt` or `tensorrt_rtx`.
+    title
+        Name in messages.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._errors: deque[str] = deque(maxlen=4)
+    def __init__(self, trt: Any, title: str) -> None:
+        self.trt = trt
+        self.title = f"{title} {trt.__version__}"
+        self._errors: deque[str] = deque(maxlen=2)
+        self.logger = _logger(trt, self._errors)
 
-    def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
-        """Log a line, one level below TensorRT's.
+    @property
+    def version(self) -> str:
+        """Version of the library."""
+        return str(self.trt.__version__)
 
-        TensorRT logs errors that it recovers from; the others are raised as exceptions with these lines.
-        """
-        line, levels = " ".join(msg.split()), tensorrt.ILogger.Severity
-        if severity in (levels.INTERNAL_ERROR, levels.ERROR):
-            self._errors.append(line)
-            _log.info("%s", line)
-        elif severity in (levels.WARNING, levels.INFO):
-            _log.debug("%s", line)
+    @property
+    def reason(self) -> str:
+        """Last errors in the log, in one line."""
+        return "; ".join(line[:_LONGEST] for line in self._errors) or "no reason was logged"
 
     def forget(self) -> None:
         """Clear the errors of earlier calls."""
         self._errors.clear()
 
-    @property
-    def reason(self) -> str:
-        """Last errors, in one line."""
-        return "; ".join(self._errors)[-300:] or "no reason was logged"
+    def create(self, factory: Callable[..., Any], *arguments: Any) -> Any:
+        """Create an object.
+
+        Raises
+        ------
+        DeviceUnavailable
+            If the library does not work on this machine.
+        """
+        try:
+            made = factory(*arguments)
+        except (TypeError, RuntimeError) as error:  # raised by the bindings if a factory returns nullptr
+            raise self._does_not_work(str(error)) from error
+        if made is None:
+            raise self._does_not_work(self.reason)
+        return made
+
+    def deserialize(self, plan: bytes, *, source: str, remedy: str) -> Loaded:
+        """Load a plan whose header and record were checked.
+
+        Parameters
+        ----------
+        plan
+            Contents of the file.
+        source, remedy
+            File name and remedy, for error messages.
+
+        Returns
+        -------
+        Loaded
+
+        Raises
+        ------
+        ModelUnreadable
+            If the library does not load the plan.
+        DeviceOutOfMemory
+            If the weights do not fit the GPU's memory.
+        """
+        self.forget()
+        runtime = self.create(self.trt.Runtime, self.logger)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            reason = self.reason
+            if is_out_of_memory(reason):
+                raise DeviceOutOfMemory(
+                    f"{source}: the model does not fit the GPU's memory ({reason}): free GPU memory"
+                )
+            raise ModelUnreadable(f"{source}: {self.title} cannot load the plan ({reason}): {remedy}")
+        return Loaded(engine, runtime)
+
+    def _does_not_work(self, reason: str) -> DeviceUnavailable:
+        return DeviceUnavailable(
+            f"{self.title} does not work on this machine ({one_line(reason)}): check the driver with nvidia-smi, and "
+            "that the packages of its bindings and libraries have the same version"
+        )
 
 
-LOGGER = Logger()
-"""Logger of the process: TensorRT keeps the first one that it is given."""
+def _logger(trt: Any, errors: deque[str]) -> Any:
+    """Make a logger that forwards to Python's log, one level lower, and keeps the last errors.
+
+    The libraries log errors that they recover from; the others are raised as exceptions with these lines.
+    """
+    levels = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the libraries have no type hints
+        def log(self, severity: Any, msg: str) -> None:
+            line = " ".join(msg.split())
+            if severity in (levels.INTERNAL_ERROR, levels.ERROR) and _NOISE not in line:
+                errors.append(line)
+                _log.info("%s", line)
+            elif severity in (levels.WARNING, levels.INFO):
+                _log.debug("%s", line)
+
+    return Logger()
 
 
 @dataclass(frozen=True)
 class Gpu:
     """The current CUDA device of PyTorch."""
 
-    index: int
-    """Index of the device."""
+    place: torch.device
+    """Device."""
     name: str
     """Name of the GPU model."""
     compute_capability: tuple[int, int]
@@ -82,76 +172,6 @@ def current_gpu() -> Gpu:
             "torch is a CUDA build, or run the .onnx file with --device cpu"
         )
     index = torch.cuda.current_device()
-    return Gpu(index, torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index))
-
-
-def create(factory: Callable[..., Any], *arguments: Any) -> Any:
-    """Create a TensorRT object.
-
-    Parameters
-    ----------
-    factory, arguments
-        Callable of TensorRT, and its arguments.
-
-    Raises
-    ------
-    DeviceUnavailable
-        If TensorRT returns none, for example because its libraries do not work with the driver.
-    """
-    try:
-        made = factory(*arguments)
-    except (TypeError, RuntimeError) as error:  # raised by the bindings if a factory returns nullptr
-        raise _does_not_work(str(error)) from error
-    if made is None:
-        raise _does_not_work(LOGGER.reason)
-    return made
-
-
-def deserialize(plan: bytes, *, source: str, remedy: str) -> tuple[Any, Any]:
-    """Load a plan whose header and record were checked.
-
-    Parameters
-    ----------
-    plan
-        Contents of the file.
-    source, remedy
-        File name and remedy, for error messages.
-
-    Returns
-    -------
-    engine, runtime
-        In the order in which they must be released, also when an error drops both.
-
-    Raises
-    ------
-    ModelUnreadable
-        If TensorRT does not load the plan.
-    DeviceOutOfMemory
-        If the weights do not fit the GPU's memory.
-    """
-    LOGGER.forget()
-    runtime = create(tensorrt.Runtime, LOGGER)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        reason = LOGGER.reason
-        if is_out_of_memory(reason):
-            raise DeviceOutOfMemory(f"{source}: the model does not fit the GPU's memory ({reason}): free GPU memory")
-        raise ModelUnreadable(f"{source}: TensorRT {tensorrt.__version__} cannot load the plan ({reason}): {remedy}")
-    return engine, runtime
-
-
-def one_line(error: Exception | str) -> str:
-    """Shorten an error to one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
-
-
-def is_out_of_memory(reason: str) -> bool:
-    """Return True if an error message of TensorRT or CUDA means that memory is exhausted."""
-    return any(sign in reason.lower() for sign in _OUT_OF_MEMORY)
-
-
-def _does_not_work(reason: str) -> DeviceUnavailable:
-    return DeviceUnavailable(
-        f"TensorRT {tensorrt.__version__} does not work on this machine ({one_line(reason)}): check the driver with "
-        "nvidia-smi, and that tensorrt and its libraries have the same version"
+    return Gpu(
+        torch.device("cuda", index), torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     )

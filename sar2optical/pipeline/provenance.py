@@ -131,7 +131,7 @@ def library_versions(engine: Engine) -> dict[str, str]:
     found = {"sar2optical": __version__, "numpy": np.__version__}
     found |= {"rasterio": rasterio.__version__, "gdal": rasterio.__gdal_version__}
     library = backend_named(engine.backend).library
-    for name in (library, f"{library}-gpu"):
+    for name in (library, f"{library}-gpu", f"{library}-cu13"):
         with suppress(PackageNotFoundError):
             found[library] = version(name)
     return found

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from export.build import ExportOptions, export
-from export.graph import metadata_of
 from sar2optical.cli.doctor import main as doctor
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines import autotune as auto
 from sar2optical.engines.autotune import open_model, tune, tuning_file, windows_per_second
+from sar2optical.engines.onnx_graph import metadata_of
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OutputUnwritable

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sar2optical.engines import EngineOptions, open_engine, pytorch
+from sar2optical.engines import EngineOptions, open_engine, pytorch, slots
 from sar2optical.engines import onnxruntime as ort
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed
 from sar2optical.evaluation.metrics import psnr
@@ -192,7 +192,7 @@ def short_of_memory(engine, most):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     slot = engine._idle.get()
-    slot._generator.register_forward_pre_hook(before)
+    slot.network.generator.register_forward_pre_hook(before)
     engine._idle.put(slot)
     return sizes
 
@@ -218,8 +218,8 @@ def test_pytorch_without_memory_for_one_window_is_an_error(checkpoint):
 
 @pytest.mark.parametrize("words", ["CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])
 def test_memory_errors_of_other_libraries_count(words):
-    assert isinstance(pytorch._stopped(RuntimeError(words), 4), DeviceOutOfMemory)
-    assert not isinstance(pytorch._stopped(RuntimeError("CUDA error: invalid argument"), 4), DeviceOutOfMemory)
+    assert isinstance(slots.stopped(RuntimeError(words), 4, "PyTorch"), DeviceOutOfMemory)
+    assert not isinstance(slots.stopped(RuntimeError("CUDA error: invalid argument"), 4, "it"), DeviceOutOfMemory)
 
 
 def test_below_fp32_convolutions_are_converted_and_statistics_are_not(checkpoint):
@@ -227,7 +227,7 @@ def test_below_fp32_convolutions_are_converted_and_statistics_are_not(checkpoint
     with open_with("pytorch", checkpoint, precision="bf16", batch=2) as engine:
         found = engine.run(sar)
         slot = engine._idle.get()
-        kinds = {type(module).__name__: module for module in slot._generator.modules()}
+        kinds = {type(module).__name__: module for module in slot.network.generator.modules()}
         engine._idle.put(slot)
     assert kinds["Conv2d"].weight.dtype == kinds["ConvTranspose2d"].weight.dtype == torch.bfloat16
     assert kinds["BatchNorm2d"].running_var.dtype == kinds["BatchNorm2d"].weight.dtype == torch.float32
@@ -279,7 +279,7 @@ def slot_of(checkpoint, monkeypatch):
     from threading import Lock
 
     generator, signature = load_generator(checkpoint)
-    slot = pytorch._Slot(generator, signature, torch.device("cpu"), torch.float32, Lock())
+    slot = slots.Slot(pytorch._Module(generator, torch.float32), signature, torch.device("cpu"), Lock())
     slot._stream, slot._done = Stream(), Event()
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     return slot
@@ -297,7 +297,7 @@ def test_a_graph_is_recorded_once_per_size_and_replayed_on_the_buffers(checkpoin
 
         def replay(self):
             Graph.replays += 1
-            slot._compute(slot._buffers)
+            slot.network.run(slot._sar, slot._optical, slot._stream)
 
     slot = slot_of(checkpoint, monkeypatch)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
@@ -313,7 +313,7 @@ def test_a_graph_is_recorded_once_per_size_and_replayed_on_the_buffers(checkpoin
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="graphs can be recorded on this machine")
 def test_without_graphs_kernels_run_one_by_one(checkpoint, monkeypatch, caplog):
-    pytorch._warn_of_graphs.cache_clear()
+    slots._warn_of_graphs.cache_clear()
     slot = slot_of(checkpoint, monkeypatch)
     sar = chips(2)
     with caplog.at_level(logging.WARNING):
@@ -342,9 +342,9 @@ def test_pytorch_on_a_gpu_gives_the_generators_output(checkpoint, precision):
     with open_with("pytorch", checkpoint, device="cuda", precision=precision, batch=4) as engine:
         found = np.concatenate([engine.run(sar[:4]), engine.run(sar[4:])])
         np.testing.assert_array_equal(engine.run(sar[:4]), found[:4])
-        slots = [engine._idle.get() for _ in range(pytorch.STREAMS)]
-        assert any(slot._graph is not None for slot in slots)
-        for slot in slots:
+        held = [engine._idle.get() for _ in range(pytorch.STREAMS)]
+        assert any(slot._graph is not None for slot in held)
+        for slot in held:
             engine._idle.put(slot)
         assert (engine.precision, engine.device[:4]) == (precision, "cuda")
     assert psnr(expected(checkpoint, sar), found, data_range=2.0) > FLOORS[precision]

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.graph import metadata_of, with_metadata
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import metadata_of, with_metadata
 from sar2optical.engines.self_test import KEY, PARITY_KEY, SelfTest, _uniform, self_test_input
 from sar2optical.errors import DeviceUnavailable
 from tests.conftest import BYTES, signature_of

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from sar2optical.engines.rtx_cards import refuse_card, targets_named
 from sar2optical.engines.tensorrt_plan import (
     PlanRecord,
     cache_name,
@@ -24,7 +25,7 @@ from sar2optical.errors import DeviceUnavailable, ModelUnreadable, OptionError, 
 from tests.conftest import BYTES
 
 H100 = "NVIDIA H100 80GB HBM3"
-PLAN = struct.pack("<IIQQ4B", 0x74727466, 0, 7, 7, 11, 4, 0, 106) + b"weights"
+PLAN = struct.pack("<4sIQQ4B", b"ftrt", 0, 7, 7, 11, 4, 0, 106) + b"weights"
 RECORD = PlanRecord(
     signature=BYTES,
     precision="int8",
@@ -128,7 +129,7 @@ def test_a_record_of_another_plan_is_refused(tmp_path, plan, found):
 
 
 def test_the_version_is_read_from_the_header(tmp_path):
-    assert read_header(put(tmp_path)) == (11, 4, 0, 106)
+    assert read_header(put(tmp_path)) == ("tensorrt", (11, 4, 0, 106))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_missing_plan_is_named(tmp_path):
 def fit(record=RECORD, **here):
     machine = {
         "header_version": (11, 4, 0, 106),
-        "tensorrt_version": "11.4.0.106",
+        "installed": "11.4.0.106",
         "gpu_name": H100,
         "compute_capability": (9, 0),
     }
@@ -170,7 +171,7 @@ def test_another_tensorrt_version_is_refused_with_the_command_that_rebuilds():
     with pytest.raises(
         ModelUnreadable, match=r"built by TensorRT 11.4.0.106, but 11.3.0.99 is installed.*sar2opt-export"
     ):
-        fit(tensorrt_version="11.3.0.99")
+        fit(installed="11.3.0.99")
     with pytest.raises(ModelUnreadable, match=r"built by TensorRT 10.16.1.11 according to its header, by 11.4.0.106"):
         fit(header_version=(10, 16, 1, 11))
 
@@ -206,10 +207,72 @@ def test_versions_are_parsed_with_packaging_suffixes():
     assert parse_version("11.4") == (11, 4, 0, 0)
 
 
-def test_timing_caches_are_named_by_version_and_gpu():
-    assert cache_name("11.4.0.106", H100, (9, 0)) == "tensorrt-11.4.0.106-nvidia-h100-80gb-hbm3-sm90.timing"
-    names = {cache_name(*key) for key in (("11.4", "a", (9, 0)), ("11.3", "a", (9, 0)), ("11.4", "b", (9, 0)))}
+def test_caches_are_named_by_library_version_and_gpu():
+    assert (
+        cache_name("tensorrt", "11.4.0.106", H100, "sm90.timing")
+        == "tensorrt-11.4.0.106-nvidia-h100-80gb-hbm3-sm90.timing"
+    )
+    names = {
+        cache_name(*key)
+        for key in (("tensorrt", "11", "a", "x"), ("tensorrt", "10", "a", "x"), ("tensorrt", "11", "b", "x"))
+    }
     assert len(names) == 3
+
+
+RTX = replace(
+    RECORD, library="tensorrt_rtx", tensorrt="1.7.1.116", targets=("sm86", "sm89"), layers={}, gpu="none",
+    compute_capability=(0, 0), sha256=hashlib.sha256(b"vtrt" + PLAN[4:]).hexdigest(),
+)  # fmt: skip
+
+
+def test_the_library_is_told_by_the_first_bytes(tmp_path):
+    plan = struct.pack("<4sIQQ4B", b"vtrt", 0, 2, 7, 1, 7, 1, 116)
+    assert read_header(put(tmp_path, plan)) == ("tensorrt_rtx", (1, 7, 1, 116))
+
+
+def test_a_plan_for_rtx_fits_the_cards_of_its_targets():
+    here = {"header_version": (1, 7, 1, 116), "installed": "1.7.1.116"}
+    assert PlanRecord.from_json(RTX.to_json()) == RTX
+    fit(RTX, gpu_name="NVIDIA GeForce RTX 3080", compute_capability=(8, 6), **here)
+    fit(RTX, gpu_name="NVIDIA L4", compute_capability=(8, 9), **here)
+    for name, capability in (A100, T4, H200):
+        with pytest.raises(DeviceUnavailable, match=f"built for sm86, sm89, but {name} has .*: build it again"):
+            fit(RTX, gpu_name=name, compute_capability=capability, **here)
+    with pytest.raises(ModelUnreadable, match=r"built by TensorRT for RTX 1.7.1.116, but 1.6.0.1 is installed"):
+        fit(RTX, gpu_name="NVIDIA L4", compute_capability=(8, 9), **{**here, "installed": "1.6.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("names", "precision", "found"),
+    [
+        ((), "fp32", ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")),
+        ((), "bf16", ("sm80", "sm86", "sm89", "sm120", "sm121")),
+        ((), "fp8", ("sm89", "sm120", "sm121")),
+        (("blackwell", "ampere"), "fp16", ("sm80", "sm86", "sm120", "sm121")),
+        (("sm86", "ada"), "int8", ("sm86", "sm89")),
+    ],
+)
+def test_targets_have_names(names, precision, found):
+    assert targets_named(names, precision) == found
+
+
+@pytest.mark.parametrize(
+    ("names", "precision", "message"),
+    [
+        (("hopper",), "fp32", "target is 'hopper': give turing, ampere, ada, blackwell, sm75"),
+        (("turing", "ada"), "bf16", "bf16 does not build for sm75: give --target sm80,sm86,"),
+        (("ampere",), "fp8", "fp8 does not build for sm80, sm86: give --target sm89,sm120"),
+    ],
+)
+def test_targets_that_a_precision_lacks_are_refused(names, precision, message):
+    with pytest.raises(OptionError, match=message):
+        targets_named(names, precision)
+
+
+@pytest.mark.parametrize(("name", "capability"), [H200, ("Tesla V100", (7, 0)), ("NVIDIA B200", (10, 0))])
+def test_cards_that_the_library_does_not_name_are_refused_with_an_alternative(name, capability):
+    with pytest.raises(DeviceUnavailable, match=f"does not run on {name} .*: give --backend pytorch"):
+        refuse_card(name, capability)
 
 
 def test_the_driver_version_is_found_in_the_text_of_linux():

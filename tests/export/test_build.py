@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from export.build import ExportOptions, export
-from export.to_onnx import fold, to_onnx
+from export.to_onnx import to_onnx
 from export.verify import as_written, chips_from, compare, expect, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import (
@@ -28,6 +28,7 @@ from sar2optical.errors import (
     ParityFailed,
 )
 from sar2optical.models.checkpoint import load_generator, save_generator, seed_signature
+from sar2optical.models.fold import fold
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 from tests.conftest import BYTES, make_identity, speckle
 from tests.graphs import save_small_net
@@ -256,7 +257,7 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path, checkpoint, name, value,
 
 def test_a_rewrite_that_swaps_colours_is_not_written(tmp_path, exported, monkeypatch):
     from export import rewrite
-    from export.graph import Graph
+    from sar2optical.engines.onnx_graph import Graph
 
     def swapped(model):
         graph = Graph(model)
@@ -373,7 +374,7 @@ def test_an_interrupted_export_is_interrupted(checkpoint):
     # PyTorch's exporter wraps all exceptions, also KeyboardInterrupt.
     code = (
         "import sys; from pathlib import Path\n"
-        "from export.to_onnx import fold, to_onnx\n"
+        "from export.to_onnx import to_onnx\nfrom sar2optical.models.fold import fold\n"
         "from sar2optical.cli.common import reports_errors\n"
         "from sar2optical.models.checkpoint import load_generator\n"
         "@reports_errors\n"

@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from export.cli import main
-from export.graph import metadata_of, opset_of
 from export.precision import PRECISIONS
+from sar2optical.engines.onnx_graph import metadata_of, opset_of
 from tests.cli.test_cli import assert_refused, here
 from tests.conftest import write_chips
 from tests.graphs import kinds, save_small_net

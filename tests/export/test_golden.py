@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from export.build import ExportOptions, export
-from export.to_onnx import fold, to_onnx
+from export.to_onnx import to_onnx
+from sar2optical.models.fold import fold
 from tests.conftest import BYTES, signature_of, write_chips
 from tests.models.test_unet import GOLDEN, TOLERANCE, VARIANTS, empty, filled_state, golden_input
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import Graph, metadata_of, opset_of, plain, with_metadata
-from export.half import store_halved
+from sar2optical.engines.onnx_graph import Graph, metadata_of, opset_of, plain, with_metadata
+from sar2optical.engines.onnx_half import store_halved
 from sar2optical.errors import ExportUnsupported
 from tests.graphs import conv, initializers, kinds, model_of, run
 

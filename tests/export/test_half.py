@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.build import ExportOptions, export
-from export.graph import metadata_of, opset_of, plain
-from export.half import emulate, halve, store_halved
 from export.verify import simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import metadata_of, opset_of, plain
+from sar2optical.engines.onnx_half import emulate, halve, store_halved
 from sar2optical.errors import DeviceUnavailable, ParityFailed
 from sar2optical.evaluation.metrics import psnr
 from tests.conftest import BYTES

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import quantize as q
 from export.build import ExportOptions, export
-from export.graph import metadata_of, opset_of
 from export.precision import Method
 from export.subpixel import subpixel
 from export.verify import chips_from, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import metadata_of, opset_of
 from sar2optical.errors import ExportUnsupported, ParityFailed
 from sar2optical.evaluation.metrics import psnr
 from tests.conftest import BYTES, save_onnx, write_chips

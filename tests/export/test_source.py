@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.build import ExportOptions, export
-from export.graph import metadata_of
 from export.source import open_source
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import metadata_of
 from sar2optical.errors import (
     BandNotFound,
     DeviceUnavailable,

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.graph import plain
 from export.subpixel import can_be_rewritten, subpixel
 from export.verify import simulated_chips
+from sar2optical.engines.onnx_graph import plain
 from tests.conftest import BYTES
 from tests.graphs import conv, kinds, model_of, run
 

@@ -11,12 +11,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.build import ExportOptions, export
-from export.graph import Graph, metadata_of
 from export.subpixel import subpixel
 from export.verify import as_written, simulated_chips
 from export.verify_wide import compare_wide, expect_wide, wide_chip
 from export.windows import with_windows
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import Graph, metadata_of
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import ExportUnsupported, OptionError, OutputExists, ParityFailed

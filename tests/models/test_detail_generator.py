@@ -10,16 +10,17 @@ import onnx
 import pytest
 import torch
 
-from export.graph import plain
 from export.options import ExportOptions
-from export.to_onnx import fold, to_onnx
+from export.to_onnx import to_onnx
 from export.verify import as_written, simulated_chips
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.onnx_graph import plain
 from sar2optical.errors import CheckpointMismatch
 from sar2optical.evaluation import corner_share
 from sar2optical.evaluation.metrics import psnr
 from sar2optical.models.checkpoint import load_generator, save_generator
 from sar2optical.models.detail import DetailGenerator
+from sar2optical.models.fold import fold
 from sar2optical.models.generator import build_generator
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 from sar2optical.signature import ModelSignature

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.graph import Graph, convolutions
+from sar2optical.engines.onnx_graph import Graph, convolutions
 
 __all__ = ["BF16_OPSET", "HALVES", "emulate", "halve", "store_halved"]
 
