@@ -6,6 +6,7 @@ smallest overview first and those of the mosaic last, the mask's beside the pixe
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -111,10 +112,19 @@ def build_cog(
     big = size + len(_header(stored, described, big=True)) >= BIG_FROM
     begin = _header(stored, described, big=big)
     _check_space(out, made.parent, len(begin) + size)
-    with made.open("wb") as file, ThreadPoolExecutor(threads, "strips") as pool:
+    with (
+        made.open("wb") as file,
+        ThreadPoolExecutor(threads, "strips") as pool,
+        ThreadPoolExecutor(1, "disk") as disk,
+    ):
         file.write(begin)
+        flushed = disk.submit(os.fsync, file.fileno())
         for strip in _strips(made.parent, levels[::-1], run, pool, ahead=threads):
             write_all(file, strip.body)
+            if flushed.done():  # the disk writes while strips are read
+                flushed.result()
+                flushed = disk.submit(os.fsync, file.fileno())
+        flushed.result()
 
 
 def _check_space(out: Path, folder: Path, needed: int) -> None:

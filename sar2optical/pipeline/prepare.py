@@ -14,6 +14,7 @@ import rasterio
 from sar2optical._utils.memory import resident_bytes
 from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model
+from sar2optical.engines.early import load_early
 from sar2optical.engines.registry import bundled, variants
 from sar2optical.errors import DeviceUnavailable, EngineError, ModelError, OptionError
 from sar2optical.mosaic.manifest import Manifest
@@ -29,7 +30,7 @@ from sar2optical.scene.geocode.placement import pixel_size
 from sar2optical.scene.geocode.resample import Geocoded, geocoded
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
 from sar2optical.scene.remote import gdal_environment, is_remote
-from sar2optical.scene.scene import SceneSource, open_scene, refuse_calibration
+from sar2optical.scene.scene import Scene, SceneSource, open_scene, refuse_calibration
 from sar2optical.signature import alternatives, listed
 from sar2optical.tiling.windows import WindowGrid, window_grid
 
@@ -100,11 +101,17 @@ def prepared(
         refuse_calibration(src, options.product)  # before a model is opened
     model = model or bundled()
     earlier = None if options.restart else Manifest.read(run_folder_of(out))
-    with (
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)),
-        _opened(model, options, earlier, opener) as (engine, file),
-        open_scene(src, engine.signature.bands, options.scene, options.product) as found,
-    ):
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)), ExitStack() as stack:
+
+        def opened(bands: tuple[str, ...]) -> Scene:
+            return stack.enter_context(open_scene(src, bands, options.scene, options.product))
+
+        signature = load_early(next(iter(variants(model).values())), options.backend, options.engine)
+        found = opened(signature.bands) if signature else None
+        if found and not resolved:
+            found.read_samples()  # takes as long as PyTorch
+        engine, file = stack.enter_context(_opened(model, options, earlier, opener))
+        found = found or opened(engine.signature.bands)
         scene: SceneSource = geocoded(found, options.geocode) if options.geocode else found
         _refuse_inputs(scene.files, out, options)
         job = _job(scene, engine, file, options, resolved)

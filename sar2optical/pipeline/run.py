@@ -199,6 +199,8 @@ def _noting_kept_rows(writer: MosaicWriter, out: Path) -> Iterator[None]:
             error.add_note(
                 f"{rows} finished rows are kept in {run_folder_of(out).name}: run the same command again to resume"
             )
+        elif isinstance(error, Interrupted):
+            error.add_note("no row is finished yet: run the same command again")
         raise
 
 
