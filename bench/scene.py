@@ -90,7 +90,7 @@ def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 )
 @click.option("--model", type=click.Path(path_type=Path), help="Engine file.  [the bundled generator]")
 @click.option("--precision", default="auto", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Windows per run.  [that of a run]")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep scenes in this folder and reuse them.")
 @device_option
 @threads_option
@@ -98,8 +98,8 @@ def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 @quick_option
 @json_option
 def main(
-    sizes: tuple[Size, ...], methods: tuple[str, ...], model: Path | None, precision: Precision, batch_size: int,
-    folder: Path | None, device: str, threads: int | None, rounds: int, quick: bool, out: Path | None,
+    sizes: tuple[Size, ...], methods: tuple[str, ...], model: Path | None, precision: Precision,
+    batch_size: int | None, folder: Path | None, device: str, threads: int | None, rounds: int, quick: bool, out: Path | None,
 ) -> None:  # fmt: skip
     """Translate scenes end to end; methods take turns, each in a process of its own."""
     engine = EngineOptions(device=device, precision=precision, threads=threads, batch=batch_size)
@@ -145,7 +145,7 @@ def measured(folder: Path, options: Options) -> Record:
         settings={
             "engine": sample.figures["engine"] if (sample := next(ours, None)) else "",
             "device": engine.device,
-            "batch": engine.batch,
+            "batch": engine.batch or engine.batch_on("cpu" if engine.device == "cpu" else "cuda"),
             "threads": engine.threads or default_threads(),
             "overlap": translation.overlap,
             "rounds": options.rounds,

@@ -67,9 +67,7 @@ scene_options = options(
     click.option(
         "--batch-size",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Windows per run of the model.",
+        help="Windows per run of the model.  [default: 1 on a CPU, 32 on a GPU, that of a plan]",
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: all]"),
     click.option(

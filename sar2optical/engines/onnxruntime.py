@@ -196,7 +196,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         description = replace(description, precision="fp32")  # ONNX Runtime has no fp16 kernels for the CPU
     if options.precision != "auto":
         refuse_unless("precision", options.precision, "onnxruntime for this file", [description.precision])
-    return OnnxRuntimeEngine(open_for, description, device=device, batch=options.batch, streams=streams)
+    return OnnxRuntimeEngine(open_for, description, device=device, batch=options.batch_on(device), streams=streams)
 
 
 @cache

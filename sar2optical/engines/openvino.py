@@ -132,7 +132,7 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
             ) from error
 
     device = str(core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip()
-    return OpenVINOEngine(compile_for, description, device=f"cpu ({device})", batch=options.batch)
+    return OpenVINOEngine(compile_for, description, device=f"cpu ({device})", batch=options.batch_on("cpu"))
 
 
 def _read(core: openvino.Core, path: Path) -> openvino.Model:

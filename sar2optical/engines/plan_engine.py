@@ -155,7 +155,7 @@ def read_plan(library: Library, path: Path, options: EngineOptions, gpu: Gpu) ->
             "plan of that precision"
         )
     fewest, _, most = record.batch
-    if not fewest <= options.batch <= most:
+    if options.batch is not None and not fewest <= options.batch <= most:
         raise OptionError(f"{path}: batch size is {options.batch}: the plan accepts {fewest} to {most}")
     check_fit(
         record,

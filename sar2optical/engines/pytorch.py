@@ -158,7 +158,7 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
             signature,
             device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
             precision=precision,
-            batch=options.batch,
+            batch=options.batch_on(kind),
             streams=STREAMS if cuda else options.threads or default_threads(),
             self_test=self_test,
         )

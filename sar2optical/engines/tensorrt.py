@@ -53,5 +53,7 @@ def open(path: Path, options: EngineOptions) -> PlanEngine:
             raise stopped(LIBRARY.reason, 1, "TensorRT")
         return PlanNetwork(LIBRARY, made, record.signature.sides)
 
-    described = describe("tensorrt", gpu.name, record.signature, record.precision, options.batch, record.metadata)
+    described = describe(
+        "tensorrt", gpu.name, record.signature, record.precision, options.batch or record.batch[1], record.metadata
+    )
     return PlanEngine(loaded, context, gpu.place, fewest=record.batch[0], **described)

@@ -71,11 +71,12 @@ def open(path: Path, options: EngineOptions) -> PlanEngine:
     target = refuse_card(gpu.name, gpu.compute_capability)  # before anything is loaded
     if path.suffix.lower() == ".onnx":
         plan, signature, precision, metadata = build_for(path, options, target)
-        fewest, remedy = 1, "export it again"
+        fewest, batch, remedy = 1, options.batch_on("cuda"), "export it again"
     else:
         plan, record = read_plan(LIBRARY, path, options, gpu)
         signature, precision, metadata = record.signature, record.precision, record.metadata
-        fewest, remedy = record.batch[0], f"build it again: {record.rebuild}"
+        fewest, batch = record.batch[0], options.batch or record.batch[1]
+        remedy = f"build it again: {record.rebuild}"
     loaded = LIBRARY.deserialize(plan, source=str(path), remedy=remedy)
     check_tensors(LIBRARY, loaded.engine, path)
     running = _runtime_config(loaded.engine)
@@ -87,7 +88,7 @@ def open(path: Path, options: EngineOptions) -> PlanEngine:
             raise stopped(LIBRARY.reason, 1, "TensorRT for RTX")
         return PlanNetwork(LIBRARY, made, signature.sides, records=False)
 
-    described = describe("tensorrt_rtx", gpu.name, signature, precision, options.batch, metadata)
+    described = describe("tensorrt_rtx", gpu.name, signature, precision, batch, metadata)
     return PlanEngine(loaded, context, gpu.place, fewest=fewest, on_close=kernels.store, **described)
 
 
@@ -137,7 +138,7 @@ def build_for(
         LIBRARY,
         content,
         described.signature,
-        (1, options.batch, options.batch),
+        (1, options.batch_on("cuda"), options.batch_on("cuda")),
         path=path,
         configure=lambda config: set_targets(config, (target,)),
     )
