@@ -99,7 +99,8 @@ def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 @json_option
 def main(
     sizes: tuple[Size, ...], methods: tuple[str, ...], model: Path | None, precision: Precision,
-    batch_size: int | None, folder: Path | None, device: str, threads: int | None, rounds: int, quick: bool, out: Path | None,
+    batch_size: int | None, folder: Path | None, device: str, threads: int | None, rounds: int, quick: bool,
+    out: Path | None,
 ) -> None:  # fmt: skip
     """Translate scenes end to end; methods take turns, each in a process of its own."""
     engine = EngineOptions(device=device, precision=precision, threads=threads, batch=batch_size)

@@ -91,6 +91,10 @@ class Report:
     """Seconds that each stage was at work, summed over its threads."""
     idle: Mapping[str, float]
     """Share of `seconds_windows` that each stage's threads waited, 0 to 1."""
+    gpu_busy: float
+    """Seconds that the GPU was at work, by its own clock; 0 on a CPU."""
+    moved: tuple[int, int]
+    """Bytes copied to the GPU, and from it; 0 on a CPU."""
     peak_memory: int
     """Peak memory of this process so far in bytes; 0 where the system does not report it."""
     seam_score: float | None

@@ -134,6 +134,8 @@ def execute(
         seconds=ended - began,
         busy=clock.seconds,
         idle=clock.idle(finished - started, streams=job.engine.streams),
+        gpu_busy=clock.device,
+        moved=clock.moved,
         peak_memory=peak_bytes(),
         seam_score=_seam_score(seams, grid),
         **_provenance_of(job),
