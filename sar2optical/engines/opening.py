@@ -13,7 +13,7 @@ import numpy as np
 
 from sar2optical.engines.base import Engine, EngineOptions, any_of
 from sar2optical.engines.cards import first_card
-from sar2optical.engines.registry import BACKENDS, ON_CUDA, Backend, backend_named, backends_of
+from sar2optical.engines.registry import BACKENDS, ON_CPU, ON_CUDA, Backend, backend_named, backends_of
 from sar2optical.engines.rtx_cards import runs_on
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.engines.tensorrt_plan import TITLES, read_header
@@ -196,8 +196,9 @@ def cuda_opens() -> bool:
 
 def _first_installed(candidates: tuple[Backend, ...], options: EngineOptions, path: Path) -> Backend:
     on_cuda = options.device == "cuda"
-    wanted = "cuda" if on_cuda else "cpu"
-    fit = [candidate for candidate in candidates if wanted in candidate.devices or len(candidates) == 1]
+    fit = list(candidates)
+    if len(candidates) > 1:
+        fit = [backend for backend in candidates if backend.name in (ON_CUDA if on_cuda else ON_CPU)]
     for candidate in fit:
         if find_spec(candidate.library):
             return candidate
