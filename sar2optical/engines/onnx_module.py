@@ -102,7 +102,7 @@ def _weights(graph: Graph) -> dict[str, torch.Tensor]:
 
 
 def _empty(weights: Mapping[str, torch.Tensor], mode: Upsampling | None, signature: ModelSignature) -> Generator:
-    """Build the folded generator that has weights of these names and shapes, on no device."""
+    """Build the folded generator that has weights of these names and shapes, with random ones."""
     width, channels = weights["encoder.enc1.conv_block.0.weight"].shape[:2]
     detail = "head.to_colour.0.weight" in weights
     arguments = GeneratorArguments(
@@ -112,5 +112,5 @@ def _empty(weights: Mapping[str, torch.Tensor], mode: Upsampling | None, signatu
         upsampling=None if detail else mode,
         architecture="detail" if detail else "pix2pix",
     )
-    with torch.device("meta"):
-        return fold(build_generator(arguments).eval(), signature)[0]
+    # Not on the meta device, whose first use imports PyTorch's compiler: 1 to 6 s.
+    return fold(build_generator(arguments).eval(), signature)[0]
