@@ -185,7 +185,11 @@ def _run_self_test(engine: Engine, path: Path) -> None:
 
 
 def cuda_opens() -> bool:
-    """Return True if ONNX Runtime runs on CUDA; tried only if its GPU wheel is installed, because it is slow."""
+    """Return True if ONNX Runtime runs on an NVIDIA GPU; tried only if its GPU wheel or the plugin is installed."""
+    if find_spec("onnxruntime_ep_nv_tensorrt_rtx") and find_spec("onnxruntime"):
+        plugin = import_module("sar2optical.engines.onnxruntime_plugin")
+        if plugin.plugin_problem() is None:
+            return True
     try:
         version("onnxruntime-gpu")
         engine = import_module("sar2optical.engines.onnxruntime")
