@@ -225,8 +225,15 @@ def table(made: Exported) -> str:
         ("mean error", f"{parity.mean_error:.2e}"),
     ]
     rows += [(f"PSNR at {side}", _decibels(found)) for side, found in made.wide_psnr.items()]
+    rows += [("elsewhere", command) for command in _commands(made).values()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _commands(made: Exported) -> dict[str, str]:
+    from export.deploy import commands
+
+    return commands(made.out, made.signature, made.precision, rtx=bool(made.targets))
 
 
 def _decibels(found: float) -> str:
@@ -253,7 +260,7 @@ def _record(made: Exported) -> dict[str, Any]:
     parity = {name: _for_json(value) for name, value in asdict(made.parity).items()}
     wide_psnr = {side: _for_json(found) for side, found in made.wide_psnr.items()}
     record |= {"not_run": made.not_run, "targets": made.targets} if made.targets else {}
-    record |= {"out": str(made.out), "parity": parity, "wide_psnr": wide_psnr}
+    record |= {"out": str(made.out), "parity": parity, "wide_psnr": wide_psnr, "commands": _commands(made)}
     record["signature"] = json.loads(made.signature.to_json())
     if made.searched:
         record["searched"] = {key: getattr(made.searched, key) for key in ("psnr", "method", "kept", "tried")}

@@ -20,7 +20,7 @@ import torch
 from export.options import Runtime
 from export.plan_layers import count_layers
 from export.timing_cache import store_timings, use_timings
-from sar2optical._utils.files import refuse_existing, write_output
+from sar2optical._utils.files import locked_folder, refuse_existing, write_output
 from sar2optical.engines.base import Description
 from sar2optical.engines.onnx_graph import metadata_of, plain
 from sar2optical.engines.rtx_cards import targets_named
@@ -262,10 +262,11 @@ def _replace_both(candidate: Path, out: Path) -> None:
     moves += [(record_path(candidate), record_path(out)), (candidate, out)]
     done: list[tuple[Path, Path]] = []
     try:
-        for source, target in moves:
-            if source.exists():  # the output may be new
-                done.append((source, target))
-                source.replace(target)
+        with locked_folder(out.absolute().parent):  # another build may replace the same files
+            for source, target in moves:
+                if source.exists():  # the output may be new
+                    done.append((source, target))
+                    source.replace(target)
     except BaseException as error:
         for source, target in reversed(done):
             with suppress(OSError):

@@ -69,7 +69,12 @@ WHERE = {
         "bench",
     ),
     "onnxscript": ("export",),
-    "onnxruntime": ("sar2optical.engines.onnxruntime", "export", "bench"),
+    "onnxruntime": (
+        "sar2optical.engines.onnxruntime",
+        "sar2optical.engines.onnxruntime_plugin",
+        "export",
+        "bench",
+    ),
     "openvino": ("sar2optical.engines.openvino", "export"),
     "tensorrt": ("sar2optical.engines.tensorrt",),
     "tensorrt_rtx": ("sar2optical.engines.tensorrt_rtx",),

@@ -15,6 +15,7 @@ __all__ = [
     "alone_in",
     "cache_folder",
     "cause",
+    "locked_folder",
     "refuse_existing",
     "try_lock",
     "write_all",
@@ -70,6 +71,26 @@ def alone_in(folder: Path) -> Iterator[None]:
         if not try_lock(lock):
             raise OutputUnwritable(f"{folder}: another run is writing there: wait for it, or choose another folder")
         yield
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Wait for other processes that replace several files of a folder; there is no lock on Windows.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be opened.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes], *, mark: str = "") -> None:

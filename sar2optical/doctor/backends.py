@@ -16,7 +16,9 @@ from sar2optical.doctor.finding import Finding, State, squeezed
 from sar2optical.doctor.gpu import driver
 from sar2optical.doctor.installed import tensorrt_major
 from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines.cards import first_card
 from sar2optical.engines.registry import bundled, two_layers, variants
+from sar2optical.engines.rtx_cards import runs_on
 from sar2optical.errors import BackendNotInstalled, Sar2OpticalError
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
@@ -31,6 +33,7 @@ __all__ = [
     "pytorch",
     "self_test_input",
     "tensorrt",
+    "tensorrt_rtx",
 ]
 
 SIGNATURE = ModelSignature(
@@ -93,6 +96,7 @@ def onnxruntime() -> Iterator[Finding]:
     if "TensorrtExecutionProvider" in providers and (tensorrt_major() or 0) > 10:
         detail = f"needs TensorRT 10, {tensorrt_major()} is installed; sar2optical does not use it"
         yield Finding("backends", "onnxruntime's TensorRT", "absent", detail)
+    yield from _plugin()
     if "CUDAExecutionProvider" not in providers:
         remedy = "with an NVIDIA GPU: pip uninstall -y onnxruntime, then pip install 'sar2optical[gpu]'"
         yield Finding("backends", "onnxruntime cuda", "absent", "the installed wheel was built without CUDA", remedy)
@@ -109,6 +113,20 @@ def onnxruntime() -> Iterator[Finding]:
         yield _engine("onnxruntime", library.__version__, "cuda")
     except Sar2OpticalError as error:
         yield Finding("backends", "onnxruntime cuda", "broken", squeezed(error), upgrade)
+
+
+def _plugin() -> Iterator[Finding]:
+    """Check ONNX Runtime's plugin of TensorRT for RTX, if it is installed."""
+    from sar2optical.engines.onnxruntime_plugin import PLUGIN, plugin_problem
+
+    if find_spec(PLUGIN) is None:
+        return
+    name, problem = "onnxruntime's plugin for RTX", plugin_problem()
+    if problem is None:
+        yield Finding("backends", name, "ok", "finds a GPU; --backend onnxruntime uses it")
+        return
+    detail, _, remedy = problem.partition(": ")
+    yield Finding("backends", name, "warning", detail, remedy or "--backend pytorch: pip install 'sar2optical[gpu]'")
 
 
 def pytorch() -> Iterator[Finding]:
@@ -167,6 +185,29 @@ def tensorrt() -> Iterator[Finding]:
         yield Finding("backends", "tensorrt", "warning", detail, "pip install 'sar2optical[tensorrt]'")
         return
     yield _compared("tensorrt", _run_plan(engine), trt.__version__, "cuda, as a plan")
+
+
+def tensorrt_rtx() -> Iterator[Finding]:
+    """Check TensorRT for RTX: build a plan, which needs no GPU, and run it on a card that the library names."""
+    name, version = "tensorrt_rtx", import_module("tensorrt_rtx").__version__
+    missing = [library for library in ("torch", "onnx") if find_spec(library) is None]
+    if missing:
+        detail = f"{version} needs {' and '.join(missing)}"
+        yield Finding("backends", name, "warning", detail, "pip install 'sar2optical[rtx]'")
+        return
+    from sar2optical.engines.tensorrt_rtx import build_for
+
+    build_for(TWO_LAYERS, EngineOptions(precision="fp32"), "sm86")
+    found, card = driver(), first_card()
+    if found.state != "ok" or card is None:
+        detail = f"{version} builds plans; running them needs a GPU: {found.detail}"
+        yield Finding("backends", name, "warning", detail, found.remedy)
+    elif not runs_on(card.compute_capability):
+        major, minor = card.compute_capability
+        detail = f"{version} builds plans; it does not run on {card.name} (compute capability {major}.{minor})"
+        yield Finding("backends", name, "warning", detail, "--backend pytorch: pip install 'sar2optical[gpu]'")
+    else:
+        yield _engine(name, version, "cuda")
 
 
 def _build_plan(trt: Any, logger: Any) -> Any:

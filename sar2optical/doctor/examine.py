@@ -75,6 +75,7 @@ _CHECKS = {
         "pip install --force-reinstall onnxruntime, or onnxruntime-gpu, whichever is installed",
     ),
     "onnxruntime's wheels": _Check(area="backends", where="installed.onnxruntime_wheels"),
+    "onnxruntime's plugin for RTX": _Check(area="backends", where="installed.plugin_conflict"),
     "pytorch": _backend(
         "torch",
         "pip install 'sar2optical[train]'",
@@ -85,6 +86,11 @@ _CHECKS = {
         "tensorrt",
         "pip install 'sar2optical[tensorrt]' with an NVIDIA GPU",
         "pip install --force-reinstall tensorrt-cu13, or pip uninstall tensorrt-cu13",
+    ),
+    "tensorrt_rtx": _backend(
+        "tensorrt_rtx",
+        "pip install 'sar2optical[rtx]' with a GeForce RTX or RTX PRO card, or to build plans for one",
+        "pip install --force-reinstall tensorrt-rtx-cu13, or pip uninstall tensorrt-rtx-cu13",
     ),
     "bundled generator": _Check(
         area="model",
@@ -211,7 +217,7 @@ def _consequences(found: Sequence[Finding]) -> Iterator[Finding]:
         remedy = "pip install 'sar2optical[cpu]'"
         yield Finding("backends", "any backend", "broken", "no backend works, so no model can run", remedy)
     cards = [finding for finding in found if finding.name.startswith("GPU ") and finding.state == "ok"]
-    if cards and not working & {"onnxruntime cuda", "pytorch cuda", "tensorrt"}:
+    if cards and not working & {"onnxruntime cuda", "pytorch cuda", "tensorrt", "tensorrt_rtx cuda"}:
         detail = "there is a GPU, but no backend works on it"
         remedy = "pip uninstall -y onnxruntime, then pip install 'sar2optical[gpu]'"
         yield Finding("backends", "any on a GPU", "warning", detail, remedy)

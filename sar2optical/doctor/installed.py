@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sar2optical.doctor.finding import Finding, State
 
-__all__ = ["cuda_libraries", "extras", "onnxruntime_wheels", "python", "tensorrt_major"]
+__all__ = ["cuda_libraries", "extras", "onnxruntime_wheels", "plugin_conflict", "python", "tensorrt_major"]
 
 _OLDEST_PYTHON = (3, 11)
 
@@ -68,6 +68,15 @@ def onnxruntime_wheels() -> Iterator[Finding]:
         detail = f"{' and '.join(found)} are installed together and overwrite each other"
         remedy = f"pip uninstall -y {' '.join(found)}, then pip install 'sar2optical[cpu]', or [gpu]"
         yield Finding("backends", "onnxruntime's wheels", "broken", detail, remedy)
+
+
+def plugin_conflict() -> Iterator[Finding]:
+    """Check for the plugin of TensorRT for RTX beside ONNX Runtime's GPU wheel, which exclude each other."""
+    plugins = [name for name in _installed() if name.startswith("onnxruntime-ep-nv-tensorrt-rtx")]
+    if plugins and "onnxruntime-gpu" in _installed():
+        detail = f"{plugins[0]} and onnxruntime-gpu are installed together: the plugin works with onnxruntime only"
+        remedy = "pip uninstall -y onnxruntime-gpu, then pip install --force-reinstall onnxruntime"
+        yield Finding("backends", "onnxruntime's plugin for RTX", "broken", detail, remedy)
 
 
 def cuda_libraries() -> Iterator[Finding]:

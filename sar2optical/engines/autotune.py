@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sar2optical._utils.files import cache_folder, write_whole
 from sar2optical.engines.base import Engine, EngineOptions, Precision, default_threads
 from sar2optical.engines.opening import gpu_backends, open_engine
-from sar2optical.engines.registry import backends_of
+from sar2optical.engines.registry import ON_CPU, backend_named
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import EngineError, InferenceFailed, ModelError, ModelUnreadable, OutputUnwritable
 
@@ -38,11 +38,7 @@ _FAST_BF16 = {"amx_bf16"}
 AMX, int8 is three times as fast."""
 _FAST_INT8 = {"avx512_vnni", "avx_vnni"}
 """CPU flags of instructions for int8 products: int8 is two to three times as fast as fp32."""
-_CANDIDATES = tuple(
-    backend for backend in backends_of(Path("model.onnx")) if backend.name in ("openvino", "onnxruntime")
-)
-"""Backends to measure on a CPU, where PyTorch is slower than both."""
-_CANDIDATE_NAMES = [candidate.name for candidate in _CANDIDATES]
+_CANDIDATES = tuple(backend_named(name) for name in ON_CPU)
 
 _log = logging.getLogger(__name__)
 
@@ -277,7 +273,7 @@ def _recall(files: Mapping[str, Path], backend: str) -> Choice | None:
         return None
     kinds = {name: type(getattr(found, name)) for name in choice}
     names = {file.name for file in files.values()}
-    if kinds != _KINDS or found.threads < 1 or found.file not in names or found.backend not in _CANDIDATE_NAMES:
+    if kinds != _KINDS or found.threads < 1 or found.file not in names or found.backend not in ON_CPU:
         return None
     return found
 

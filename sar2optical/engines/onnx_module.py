@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
 
 from sar2optical.engines.base import Description
+from sar2optical.engines.onnx_graph import Graph, attribute, convolutions, metadata_of, plain
 from sar2optical.engines.self_test import SelfTest, self_test_input
-from sar2optical.errors import CheckpointMismatch, ModelUnreadable
+from sar2optical.errors import CheckpointMismatch, ExportUnsupported, ModelUnreadable
 from sar2optical.models.fold import fold
 from sar2optical.models.generator import Generator, build_generator
-from sar2optical.models.unet import GeneratorArguments
+from sar2optical.models.unet import GeneratorArguments, Upsampling
 from sar2optical.signature import ModelSignature
 
 __all__ = ["read_generator"]
@@ -24,7 +24,7 @@ _EQUAL = 45.0
 """Least PSNR in dB of the module's output against the file's self-test, in fp32. The self-test is stored in bytes,
 which limits an exact output to 59 dB."""
 
-_UPSAMPLING = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}
+_UPSAMPLING: dict[object, Upsampling] = {b"nearest": "nearest", b"linear": "bilinear", b"cubic": "bicubic"}
 """Modes of PyTorch's upsampling by those of ONNX's Resize."""
 
 _REMEDY = "give --backend onnxruntime, or the checkpoint"
@@ -60,27 +60,17 @@ def read_generator(path: Path) -> tuple[Generator, ModelSignature, SelfTest]:
         raise ModelUnreadable(
             f"{path}: corrupt, or not an ONNX model: export it again, or download it again"
         ) from error
-    described = Description.read({entry.key: entry.value for entry in model.metadata_props}, path)
+    described = Description.read(metadata_of(model), path)
     signature, self_test = described.signature, described.self_test
     if described.precision != "fp32" or self_test is None:
         found = "without a self-test" if described.precision == "fp32" else described.precision
         raise CheckpointMismatch(f"{path}: is {found}; PyTorch reads fp32 files with a self-test: {_REMEDY}")
-    weights = {
-        tensor.name.removesuffix(".fp16"): torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32))
-        for tensor in model.graph.initializer
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) and "." in tensor.name
-    }
-    modes = {
-        _UPSAMPLING.get(helper.get_attribute_value(entry).decode())
-        for node in model.graph.node
-        if node.op_type == "Resize"
-        for entry in node.attribute
-        if entry.name == "mode"
-    }
+    modes = {attribute(node, "mode") for node in model.graph.node if node.op_type == "Resize"}
     try:
-        generator = _empty(weights, modes.pop() if modes else None, signature)
+        weights = _weights(Graph(plain(model)))
+        generator = _empty(weights, _UPSAMPLING[modes.pop()] if modes else None, signature)
         generator.load_state_dict(weights, strict=True, assign=True)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (ExportUnsupported, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointMismatch(f"{path}: its weights are not those of a generator ({reason}): {_REMEDY}") from error
     generator.requires_grad_(requires_grad=False)
@@ -94,16 +84,33 @@ def read_generator(path: Path) -> tuple[Generator, ModelSignature, SelfTest]:
     return generator, signature, self_test
 
 
-def _empty(weights: Mapping[str, torch.Tensor], mode: str | None, signature: ModelSignature) -> Generator:
-    """Build the folded generator that has weights of these names and shapes, on no device."""
+def _weights(graph: Graph) -> dict[str, torch.Tensor]:
+    """Return the weights of a graph's convolutions by the names of the module's parameters.
+
+    Biases are found by their convolutions: PyTorch's exporter stores equal ones under one name, and drops zeros.
+    """
+    found = {}
+    for node in convolutions(graph.nodes):
+        layer = node.input[1].removesuffix(".fp32").removesuffix(".weight")
+        weight = graph.weights(node).astype(np.float32)
+        channels = weight.shape[0 if node.op_type == "Conv" else 1]
+        bias = (
+            graph.stored(node.input[2]).astype(np.float32) if len(node.input) > 2 else np.zeros(channels, np.float32)
+        )
+        found[f"{layer}.weight"], found[f"{layer}.bias"] = torch.from_numpy(weight), torch.from_numpy(bias)
+    return found
+
+
+def _empty(weights: Mapping[str, torch.Tensor], mode: Upsampling | None, signature: ModelSignature) -> Generator:
+    """Build the folded generator that has weights of these names and shapes, with random ones."""
     width, channels = weights["encoder.enc1.conv_block.0.weight"].shape[:2]
     detail = "head.to_colour.0.weight" in weights
     arguments = GeneratorArguments(
         in_channels=channels,
         out_channels=weights["head.to_colour.0.weight" if detail else "head.0.weight"].shape[0],
         base_channels=width,
-        upsampling=None if detail else mode,  # type: ignore[arg-type]
+        upsampling=None if detail else mode,
         architecture="detail" if detail else "pix2pix",
     )
-    with torch.device("meta"):
-        return fold(build_generator(arguments).eval(), signature)[0]
+    # Not on the meta device, whose first use imports PyTorch's compiler: 1 to 6 s.
+    return fold(build_generator(arguments).eval(), signature)[0]

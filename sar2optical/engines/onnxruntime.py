@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: runs ONNX files on the CPU or CUDA."""
+"""The ONNX Runtime backend: runs ONNX files on the CPU, CUDA, or the plugin provider of TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from sar2optical.engines.base import (
     default_threads,
     refuse_unless,
 )
+from sar2optical.engines.onnxruntime_plugin import add_plugin, plugin_name, plugin_problem
 from sar2optical.engines.registry import two_layers
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable
 
@@ -37,6 +38,9 @@ _SETTINGS: dict[str, dict[str, str]] = {
     "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
 }
 """Options of each execution provider."""
+
+_RTX = "rtx"
+"""Device of the plugin's provider; it copies inputs and outputs itself."""
 
 _WARNINGS, _ERRORS_ONLY, _NOTHING = 2, 3, 4  # ONNX Runtime's log severities
 
@@ -63,7 +67,7 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(
             signature=description.signature,
             backend="onnxruntime",
-            device=device,
+            device="cuda (TensorRT for RTX)" if device == _RTX else device,
             precision=description.precision,
             batch=batch,
             streams=streams,
@@ -81,7 +85,7 @@ class OnnxRuntimeEngine(Engine):
             self._bound = self._session = None  # frees the memory of the other size
             self._session = self._open_for(side)
             self._input = self._session.get_inputs()[0].name
-            self._bound = BoundRuns(self._session, self._device, side) if self._device != "cpu" else None
+            self._bound = BoundRuns(self._session, self._device, side) if self._device == "cuda" else None
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
@@ -175,12 +179,13 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         If the model does not fit the device's memory.
     """
     device = _device(options.device)
-    session = _session(path, _settings_of(device), device)
+    reading = "cpu" if device == _RTX else device  # the plugin needs the shapes of the signature
+    session = _session(path, _settings_of(reading), reading)
     description = Description.read(session.get_modelmeta().custom_metadata_map, path)
     sides = [name for name in session.get_inputs()[0].shape[2:] if isinstance(name, str)]
     # The graph optimizer treats float8 Q/DQ pairs as int8: parity dropped to 10 dB.
     optimize = description.precision != "fp8"
-    opened = [session] if optimize and not sides else []
+    opened = [session] if optimize and not sides and device == reading else []
     del session
 
     def open_for(side: int) -> Any:
@@ -189,6 +194,8 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         settings = _settings_of(device, optimize=optimize)
         for name in sides:
             settings.add_free_dimension_override_by_name(name, side)
+        if device == _RTX:
+            add_plugin(settings, (options.batch, description.signature.channels, side, side))
         return _session(path, settings, device)
 
     streams = 1 if device != "cpu" else options.threads or default_threads()
@@ -226,7 +233,9 @@ def cuda_problem() -> str | None:
 
 
 def _device(requested: str) -> str:
-    """Choose the device; auto takes CUDA if a session opens there."""
+    """Choose the device; auto takes CUDA if a session opens there. The plugin's provider comes before CUDA's own."""
+    if requested != "cpu" and plugin_problem() is None:
+        return _RTX
     listed = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if requested == "cpu" or (requested == "auto" and "cuda" not in listed):
         return "cpu"
@@ -262,9 +271,12 @@ def _settings_of(device: str, *, optimize: bool = True) -> Any:
 
 
 def _new_session(path: Path, settings: Any, device: str) -> Any:
-    providers = [(_PROVIDERS[device], _SETTINGS[device])]
-    session = onnxruntime.InferenceSession(path, settings, providers=providers)
-    if session.get_providers()[0] != _PROVIDERS[device]:
+    if device == _RTX:
+        session, provider = onnxruntime.InferenceSession(path, settings), plugin_name()
+    else:
+        provider = _PROVIDERS[device]
+        session = onnxruntime.InferenceSession(path, settings, providers=[(provider, _SETTINGS[device])])
+    if session.get_providers()[0] != provider:
         raise RuntimeError(f"the session runs on {session.get_providers()[0]}")
     return session
 

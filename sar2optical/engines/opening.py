@@ -13,7 +13,7 @@ import numpy as np
 
 from sar2optical.engines.base import Engine, EngineOptions, any_of
 from sar2optical.engines.cards import first_card
-from sar2optical.engines.registry import BACKENDS, ON_CUDA, Backend, backend_named, backends_of
+from sar2optical.engines.registry import BACKENDS, ON_CPU, ON_CUDA, Backend, backend_named, backends_of
 from sar2optical.engines.rtx_cards import runs_on
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.engines.tensorrt_plan import TITLES, read_header
@@ -185,7 +185,11 @@ def _run_self_test(engine: Engine, path: Path) -> None:
 
 
 def cuda_opens() -> bool:
-    """Return True if ONNX Runtime runs on CUDA; tried only if its GPU wheel is installed, because it is slow."""
+    """Return True if ONNX Runtime runs on an NVIDIA GPU; tried only if its GPU wheel or the plugin is installed."""
+    if find_spec("onnxruntime_ep_nv_tensorrt_rtx") and find_spec("onnxruntime"):
+        plugin = import_module("sar2optical.engines.onnxruntime_plugin")
+        if plugin.plugin_problem() is None:
+            return True
     try:
         version("onnxruntime-gpu")
         engine = import_module("sar2optical.engines.onnxruntime")
@@ -196,8 +200,9 @@ def cuda_opens() -> bool:
 
 def _first_installed(candidates: tuple[Backend, ...], options: EngineOptions, path: Path) -> Backend:
     on_cuda = options.device == "cuda"
-    wanted = "cuda" if on_cuda else "cpu"
-    fit = [candidate for candidate in candidates if wanted in candidate.devices or len(candidates) == 1]
+    fit = list(candidates)
+    if len(candidates) > 1:
+        fit = [backend for backend in candidates if backend.name in (ON_CUDA if on_cuda else ON_CPU)]
     for candidate in fit:
         if find_spec(candidate.library):
             return candidate

@@ -15,6 +15,7 @@ __all__ = [
     "BACKENDS",
     "DEVICES",
     "MODELS",
+    "ON_CPU",
     "ON_CUDA",
     "PRECISIONS",
     "Backend",
@@ -65,6 +66,9 @@ BACKENDS = (
 )
 """All backends; of those that run a file, the fastest on a CPU first. To add a backend, add an entry and a module
 that defines `open(path, options) -> Engine`."""
+
+ON_CPU = ("openvino", "onnxruntime")
+"""Backends that auto takes for ONNX files on a CPU, where PyTorch is slower; the fastest first."""
 
 ON_CUDA = ("tensorrt_rtx", "pytorch", "onnxruntime")
 """Backends that run ONNX files on an NVIDIA GPU, the fastest first."""

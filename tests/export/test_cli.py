@@ -206,4 +206,4 @@ def test_wrong_usage_is_exit_2(tmp_path, small):
 
 def test_the_help_says_that_plans_were_not_run_on_hardware():
     # To be removed once a plan was built and run on a GPU.
-    assert "API-checked, not yet run on hardware" in " ".join(export("--help").stdout.split())
+    assert "not yet run on hardware" in " ".join(export("--help").stdout.split())

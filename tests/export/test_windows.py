@@ -165,7 +165,9 @@ def test_a_rewrite_that_is_wrong_in_one_window_only_is_not_written(tmp_path, wid
 
 
 def test_plans_take_no_windows(tmp_path, wide):
-    with pytest.raises(OptionError, match=r"--windows applies only to .onnx outputs, not to out.plan"):
+    with pytest.raises(
+        OptionError, match=r"--windows applies only to .onnx outputs and --runtime rtx, not to out.plan"
+    ):
         export(wide, tmp_path / "out.plan", ExportOptions(windows=(256, 512)))
 
 
