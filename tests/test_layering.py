@@ -41,6 +41,7 @@ TORCH = (
 WHERE = {
     "torch": (
         *TORCH,
+        "sar2optical.engines.early",
         "sar2optical.engines.onnx_module",
         "sar2optical.engines.plan_engine",
         "sar2optical.engines.pytorch",
@@ -61,6 +62,7 @@ WHERE = {
     "huggingface_hub": ("sar2optical.engines.registry",),
     "kagglehub": ("sar2optical.data.download",),
     "onnx": (
+        "sar2optical.engines.early",
         "sar2optical.engines.onnx_graph",
         "sar2optical.engines.onnx_half",
         "sar2optical.engines.onnx_module",

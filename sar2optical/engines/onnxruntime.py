@@ -186,6 +186,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
     # The graph optimizer treats float8 Q/DQ pairs as int8: parity dropped to 10 dB.
     optimize = description.precision != "fp8"
     opened = [session] if optimize and not sides and device == reading else []
+    batch = options.batch_on(device)
     del session
 
     def open_for(side: int) -> Any:
@@ -195,7 +196,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         for name in sides:
             settings.add_free_dimension_override_by_name(name, side)
         if device == _RTX:
-            add_plugin(settings, (options.batch, description.signature.channels, side, side))
+            add_plugin(settings, (batch, description.signature.channels, side, side))
         return _session(path, settings, device)
 
     streams = 1 if device != "cpu" else options.threads or default_threads()
@@ -203,7 +204,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         description = replace(description, precision="fp32")  # ONNX Runtime has no fp16 kernels for the CPU
     if options.precision != "auto":
         refuse_unless("precision", options.precision, "onnxruntime for this file", [description.precision])
-    return OnnxRuntimeEngine(open_for, description, device=device, batch=options.batch_on(device), streams=streams)
+    return OnnxRuntimeEngine(open_for, description, device=device, batch=batch, streams=streams)
 
 
 @cache
