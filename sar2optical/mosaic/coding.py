@@ -157,7 +157,15 @@ def _deflated(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
     side = coding.blocksize
     image, mask = _template(coding)
     size = {WIDTH: long_entry([width]), HEIGHT: long_entry([height])}
-    blocks = tuple(_deflated_block(rgba[:, :, col : col + side], side) for col in range(0, width, side))
+    differences = _differences(rgba[:3], side)
+    all_valid = height == side and bool(rgba[3].all())
+    blocks = tuple(
+        (
+            isal_zlib.compress(block.data, _ISAL_LEVEL),
+            _all_valid(side) if all_valid and width >= (k + 1) * side else _mask_of(rgba[3, :, k * side :], side),
+        )
+        for k, block in enumerate(differences)
+    )
     return Blocks({**image, **size}, {**mask, **size}, blocks)
 
 
@@ -168,19 +176,46 @@ def _template(coding: BlockCoding) -> tuple[Directory, Directory]:
     return blocks.image, blocks.mask
 
 
-def _deflated_block(rgba: npt.NDArray[np.uint8], side: int) -> tuple[bytes, bytes]:
-    """Compress the pixels and the mask of one block; beyond the raster, all is 0 (TIFF 6.0, sections 14 and 15)."""
-    _, height, width = rgba.shape
-    pixels = np.zeros((side, side, 3), np.uint8)
+def _differences(rgb: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Return the differences of neighbouring pixels, block by block (TIFF 6.0, section 14), modulo 256.
+
+    Parameters
+    ----------
+    rgb
+        uint8 `(3, rows, columns)`, at most one block high.
+    side
+        Side of a block; beyond the raster, all is 0 (section 15).
+
+    Returns
+    -------
+    ndarray
+        uint8 `(blocks, side, side, 3)`.
+    """
+    _, height, width = rgb.shape
+    whole, rest = divmod(width, side)
+    blocks = np.empty((whole + bool(rest), side, side, 3), np.uint8)
+    if height < side:
+        blocks[:, height:] = 0
     for k in range(3):
-        pixels[:height, 0, k] = rgba[k, :, 0]
-        np.subtract(rgba[k, :, 1:], rgba[k, :, :-1], out=pixels[:height, 1:width, k])  # differences, modulo 256
-    compressed_pixels = isal_zlib.compress(pixels.data, _ISAL_LEVEL)
-    if height == width == side and rgba[3].all():
-        return compressed_pixels, _all_valid(side)
-    mask = np.zeros((side, side), np.uint8)
-    mask[:height, :width] = rgba[3]
-    return compressed_pixels, _packed(mask)
+        pixels = rgb[k, :, : whole * side].reshape(height, whole, side).transpose(1, 0, 2)
+        blocks[:whole, :height, 0, k] = pixels[..., 0]
+        np.subtract(pixels[..., 1:], pixels[..., :-1], out=blocks[:whole, :height, 1:, k])
+        if rest:
+            last = rgb[k, :, whole * side :]
+            blocks[whole, :height, 0, k] = last[:, 0]
+            np.subtract(last[:, 1:], last[:, :-1], out=blocks[whole, :height, 1:rest, k])
+            blocks[whole, :height, rest:, k] = 0
+    return blocks
+
+
+def _mask_of(mask: npt.NDArray[np.uint8], side: int) -> bytes:
+    """Compress the mask of the first block of some columns; beyond the raster, all is invalid."""
+    block = mask[:, :side]
+    if block.shape == (side, side):
+        return _all_valid(side) if block.all() else _packed(block)
+    padded = np.zeros((side, side), np.uint8)
+    padded[: block.shape[0], : block.shape[1]] = block
+    return _packed(padded)
 
 
 def _packed(mask: npt.NDArray[np.uint8]) -> bytes:

@@ -27,6 +27,7 @@ class Level:
     strips: list[tuple[int, int]] = field(default_factory=list)
     """First row and number of rows of each complete strip."""
     _waiting: npt.NDArray[np.uint8] | None = None
+    _spare: list[npt.NDArray[np.uint8]] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,8 +52,14 @@ class Level:
         """Return the rows of the next strip that are still empty, to be filled: uint8 `(4, rows, width)`."""
         begun = self.rows - self.rows % self.block
         if self._waiting is None:
-            self._waiting = np.empty((4, min(self.block, self.height - begun), self.width), np.uint8)
+            shape = (4, min(self.block, self.height - begun), self.width)
+            spare = self._spare.pop() if self._spare else None
+            self._waiting = spare if spare is not None and spare.shape == shape else np.empty(shape, np.uint8)
         return self._waiting[:, self.rows - begun :]
+
+    def reuse(self, strip: npt.NDArray[np.uint8]) -> None:
+        """Take back a strip that nobody needs any more: fresh memory costs as much as filling it. Thread-safe."""
+        self._spare.append(strip)
 
     def filled(self, rows: int) -> npt.NDArray[np.uint8] | None:
         """Record that the first rows of `room` are filled; return the strip that they complete, if they do."""
@@ -127,12 +134,14 @@ def halve(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if rows % 2 or width % 2:
         rgba = np.pad(rgba, ((0, 0), (0, rows % 2), (0, width % 2)))  # with invalid pixels
     halved = np.empty((4, rgba.shape[1] // 2, rgba.shape[2] // 2), np.uint8)
-    for row in range(0, rgba.shape[1], _IN_CACHE):
-        _halve(rgba[:, row : row + _IN_CACHE], halved[:, row // 2 : (row + _IN_CACHE) // 2])
+    step = max(2, _IN_CACHE // rgba.shape[2] // 2 * 2)
+    for row in range(0, rgba.shape[1], step):
+        _halve(rgba[:, row : row + step], halved[:, row // 2 : (row + step) // 2])
     return halved
 
 
-_IN_CACHE = 8  # rows whose passes stay in the cache of a core, in most scenes
+_IN_CACHE = 1 << 17
+"""Pixels that are halved together: few enough for the cache of a core, and many, because calls make threads wait."""
 
 
 def _halve(rgba: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> None:

@@ -293,8 +293,7 @@ class StripStore:
         if on_disk:
             self._stored.append((strip.shape[1], None))
         else:
-            keep = level.number == 0 and self.coding.lossy
-            self._store(level, strip, room if keep else None, [*after, *(halving if keep else ())])
+            self._store(level, strip, room if level.number == 0 and self.coding.lossy else None, after, halving)
         if room is None:
             return
         coarser = self.levels[level.number + 1]
@@ -330,6 +329,7 @@ class StripStore:
         rgba: npt.NDArray[np.uint8],
         half: npt.NDArray[np.uint8] | None,
         after: Sequence[Future[None]],
+        halving: Sequence[Future[None]],
     ) -> None:
         """Compress and write a strip in threads: one core encodes strips more slowly than a GPU makes them."""
         path = self.path / level.strip_name(level.strips[-1][0])
@@ -338,13 +338,26 @@ class StripStore:
             for part in chunks_of(level.width, self.coding)
         ]
         assert self._disk is not None, "entered with the pool"
-        writing = self._disk.submit(self._write, path, parts, half)
+        writing = self._disk.submit(self._write, path, parts, half, halving, level, rgba)
         self._writing.append(writing)
         if level.number == 0:
             self._stored.append((rgba.shape[1], writing))
 
-    def _write(self, path: Path, parts: Sequence[Future[Blocks]], half: npt.NDArray[np.uint8] | None) -> None:
-        write_with_half(path, [part.result() for part in parts], half, self.run, self.coding)
+    # As many parameters as a strip has parts in the making: they are passed between threads.
+    def _write(
+        self,
+        path: Path,
+        parts: Sequence[Future[Blocks]],
+        half: npt.NDArray[np.uint8] | None,
+        halving: Sequence[Future[None]],
+        level: Level,
+        rgba: npt.NDArray[np.uint8],
+    ) -> None:
+        blocks = [part.result() for part in parts]
+        _wait_for(halving)
+        if not self.coding.lossy:  # else the strip may hold a half that is not written yet
+            level.reuse(rgba)
+        write_with_half(path, blocks, half, self.run, self.coding)
 
     @property
     def _tasks(self) -> ThreadPoolExecutor:

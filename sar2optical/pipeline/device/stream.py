@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sar2optical._utils.masks import all_true
 from sar2optical.engines.tensors import TensorEngine
 from sar2optical.pipeline.device.blend import Blender, Layout
 from sar2optical.pipeline.device.bus import Bus, Fetched
@@ -163,8 +164,8 @@ class DeviceStream:
                 read = next(coming)
                 with self._clock.at("encode"):
                     pieces.append(self._uploaded(read))
-            valid = np.concatenate([piece.valid[piece.part(top, bottom)] for piece in pieces])
-            cols = self._columns(valid.any(axis=0))
+            valid = self._valid(pieces, top, bottom)
+            cols = list(range(len(grid.cols))) if all_true(valid) else self._columns(valid.any(axis=0))
             finite = torch.ones((), dtype=torch.bool, device=self._engine.tensor_device)
             with self._clock.at("infer"):
                 if cols:
@@ -174,6 +175,12 @@ class DeviceStream:
                 start, stop = grid.strip(row)
                 done = _Done(start, rgb, self.bus.fetch(finite), valid[: stop - start], began)
             yield done, len(cols)
+
+    def _valid(self, pieces: Sequence[_Piece], top: int, bottom: int) -> NDArray[np.bool_]:
+        """Return which pixels of some rows are valid, bool (rows, width)."""
+        if all(piece.usable is None for piece in pieces):
+            return np.broadcast_to(np.True_, (bottom - top, self._grid.shape[1]))  # needs no memory
+        return np.concatenate([piece.valid[piece.part(top, bottom)] for piece in pieces])
 
     def _columns(self, flags: Any) -> list[int]:
         """Return the windows that have a flagged column; `flags` are bool (width,)."""
@@ -189,7 +196,7 @@ class DeviceStream:
         top, bottom = self._grid.rows[row], self._grid.rows[row] + side
         band = torch.cat([piece.encoded[:, piece.part(top, bottom)] for piece in pieces], dim=1)
         usable = None
-        if not valid.all() or min(self._grid.shape) < side:
+        if not all_true(valid) or min(self._grid.shape) < side:
             usable = torch.cat([self._usable(piece, top, bottom) for piece in pieces])
             missing = (0, self._grid.padded_width - usable.shape[1], 0, side - len(usable))
             band, usable = torch.nn.functional.pad(band, missing), torch.nn.functional.pad(usable, missing)
