@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from bench.generators import one_node_model
+from bench.stages import as_figures, metered, stages_of
 from sar2optical._utils.memory import peak_bytes, resident_bytes
 from sar2optical.engines import EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
@@ -107,7 +108,9 @@ def _memory_over_time() -> Iterator[list[tuple[float, float]]]:
 
 def _ours(task: Task) -> Sample:
     """Translate as `sar2opt-scene` does."""
-    found = translate(task.scene, task.out, model=task.model, options=task.options)
+    with metered() as meter:
+        found = translate(task.scene, task.out, model=task.model, options=task.options)
+    stages = stages_of(found, meter, task.out, threads=task.threads)
     return Sample(
         seconds=found.seconds,
         peak=found.peak_memory,
@@ -118,6 +121,10 @@ def _ours(task: Task) -> Sample:
             "seconds_mosaic": found.seconds_mosaic,
             "stage_seconds": dict(found.busy),
             "idle": dict(found.idle),
+            "gpu_busy": found.gpu_busy,
+            "moved": list(found.moved),
+            "stages": as_figures(stages),
+            "stages_seconds": found.seconds,
         },
     )
 

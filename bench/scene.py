@@ -30,17 +30,16 @@ from bench.harness import (
     take_turns,
     threads_option,
 )
-from bench.methods import ENGINE, METHODS, OURS, PLAIN, REFERENCE, Sample, Task, run
+from bench.limits import limits
+from bench.methods import ENGINE, IDENTITY, METHODS, OURS, PLAIN, REFERENCE, Sample, Task, run
+from bench.simulated import Size, simulated_scene
+from bench.stages import Stage, slowest, stage_table, with_engine_alone
 from bench.tables import terminal
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.base import default_threads
 from sar2optical.pipeline.flow import STAGES
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
-
-Size = tuple[int, int]
-"""Height and width."""
 
 SIZES: tuple[Size, ...] = ((2048, 2048), (4096, 4096), (8192, 8192), (16700, 25000))
 _SLOW_UP_TO = 8192 * 8192
@@ -113,6 +112,8 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         record = measured(folder or Path(temporary), options)
     click.echo(f"{record.settings['engine']}\n{terminal(record)}")
+    for text in stage_tables(record):
+        click.echo(f"\n{text}")
     save(record, out)
 
 
@@ -126,7 +127,7 @@ def measured(folder: Path, options: Options) -> Record:
     if model is None and engine.device == "cpu" and options.separate:
         default_engine(engine)  # chosen before any measurement
     translation = TranslateOptions(engine=engine, overwrite=True, restart=True)
-    scenes = {size: _scene(folder, size) for size in options.sizes}
+    scenes = {size: simulated_scene(folder, size) for size in options.sizes}
     tasks = {
         (method, size): Task(
             method=method, scene=scenes[size], out=folder / "mosaic.tif", model=model, options=translation,
@@ -152,22 +153,35 @@ def measured(folder: Path, options: Options) -> Record:
             "rounds": options.rounds,
         },
         series={
+            "limits": limits(
+                folder, engine.device, threads=engine.threads or default_threads(), quick=not options.separate
+            ),
             "memory": {name: [list(point) for point in many[-1].memory] for name, many in samples.items()},
             "growth_exponent": _growth(samples, options),
         },
     )
 
 
+def stage_tables(record: Record) -> list[str]:
+    """Lay out the stages of the package's own rows, each with the slowest one in a line."""
+    seconds = {(row.labels.get("way"), _size_of(row)): row.figures.get("seconds") for row in record.rows}
+    found = []
+    for row in record.rows:
+        if row.labels.get("way") not in (OURS, IDENTITY) or "stages" not in row.figures:
+            continue
+        stages, took = [Stage(**fields) for fields in row.figures["stages"]], row.figures["stages_seconds"]
+        alone = seconds.get((ENGINE, _size_of(row))) if row.labels["way"] == OURS else None
+        known = {**record.series["limits"], **with_engine_alone(stages, alone)}
+        found.append(f"{row.name}\n{stage_table(stages, known, took)}\n{slowest(stages, took)}")
+    return found
+
+
+def _size_of(row: Row) -> tuple[Figure, Figure]:
+    return row.labels["width"], row.labels["height"]
+
+
 def _sample(separate: bool, task: Task, _: int) -> Sample:
     return execute(separate, run, task)
-
-
-def _scene(folder: Path, size: Size) -> Path:
-    path = folder / f"scene-{size[0]}x{size[1]}.tif"
-    if not path.exists():
-        say(f"simulating {path.name}")
-        write_scene(path, SimulatedScene(height=size[0], width=size[1], border=False))
-    return path
 
 
 def _name(method: str, size: Size) -> str:
