@@ -11,10 +11,14 @@ import numpy as np
 from bench.ceilings import COPY, FROM_GPU, TO_GPU, copies
 from sar2optical._utils.files import write_all
 
-__all__ = ["BUS_DOWN", "BUS_UP", "DISK_READ", "DISK_WRITE", "MEMORY", "disk_rates", "limits"]
+__all__ = ["BUS_DOWN", "BUS_UP", "DISK_READ", "DISK_WRITE", "MEMORY", "UNIT", "disk_rates", "limits"]
 
-DISK_WRITE, DISK_READ, MEMORY, BUS_UP, BUS_DOWN = "disk write", "disk read", "memory copy", "bus up", "bus down"
-"""Names of the limits; all are in GB/s."""
+DISK_WRITE, DISK_READ = "disk write, GB/s", "disk read, GB/s"
+MEMORY, BUS_UP, BUS_DOWN = "memory copy, GB/s", "bus up, GB/s", "bus down, GB/s"
+"""Names of the limits."""
+
+UNIT = ", GB/s"
+"""Unit in the name of every limit."""
 
 _FILE = 2**29  # bytes
 _COPIED = {"cpu": 2**28, "cuda": 2**31}
@@ -38,7 +42,7 @@ def limits(folder: Path, device: str, *, threads: int, quick: bool = False) -> d
     Returns
     -------
     dict
-        GB/s by name. A memory copy of n bytes counts n: it reads and writes them.
+        Limits by name. A memory copy of n bytes counts n: it reads and writes them.
     """
     part = _QUICK if quick else 1
     found = disk_rates(folder / ".limit", _FILE // part)

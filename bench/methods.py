@@ -154,7 +154,7 @@ def _engine_alone(task: Task) -> Sample:
     """Run the engine on random windows for `task.seconds`, with nothing else to wait for."""
     options = task.options.engine
     files = {"reference": task.model} if task.model else variants(bundled())
-    engine, _ = open_model(files, options=options)
+    engine, _ = open_model(files, backend=task.options.backend, options=options)
     with engine:
         engine.use_window(task.options.window or engine.signature.window)
         side, channels = engine.window, engine.signature.channels

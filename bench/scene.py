@@ -61,11 +61,18 @@ class Options:
     """Run each method in a process of its own."""
 
 
-def _size(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Size, ...]:
-    sizes = [re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text) for text in values]
-    if None in sizes:
+def _sizes(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[Size, ...]:
+    return tuple(size for text in values if (size := size_of(context, option, text)))
+
+
+def size_of(_: click.Context, __: click.Parameter, value: str | None) -> Size | None:
+    """Read HEIGHTxWIDTH; None for an option that is not given."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", value)
+    if found is None:
         raise click.BadParameter("give HEIGHTxWIDTH, as in 4096x4096")
-    return tuple((int(size[1]), int(size[2])) for size in sizes if size)
+    return int(found[1]), int(found[2])
 
 
 def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -77,7 +84,7 @@ def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 # As many parameters as options: click passes each by its name.
 @click.command("scene")
 @click.option(
-    "--size", "sizes", multiple=True, callback=_size, metavar="HEIGHTxWIDTH", help="Size of a simulated scene."
+    "--size", "sizes", multiple=True, callback=_sizes, metavar="HEIGHTxWIDTH", help="Size of a simulated scene."
 )
 @click.option(
     "--way",
@@ -152,10 +159,10 @@ def measured(folder: Path, options: Options) -> Record:
             "overlap": translation.overlap,
             "rounds": options.rounds,
         },
+        ceilings=limits(
+            folder, engine.device, threads=engine.threads or default_threads(), quick=not options.separate
+        ),
         series={
-            "limits": limits(
-                folder, engine.device, threads=engine.threads or default_threads(), quick=not options.separate
-            ),
             "memory": {name: [list(point) for point in many[-1].memory] for name, many in samples.items()},
             "growth_exponent": _growth(samples, options),
         },
@@ -164,19 +171,19 @@ def measured(folder: Path, options: Options) -> Record:
 
 def stage_tables(record: Record) -> list[str]:
     """Lay out the stages of the package's own rows, each with the slowest one in a line."""
-    seconds = {(row.labels.get("way"), _size_of(row)): row.figures.get("seconds") for row in record.rows}
+    seconds = {(row.labels.get("way"), _size_of_row(row)): row.figures.get("seconds") for row in record.rows}
     found = []
     for row in record.rows:
         if row.labels.get("way") not in (OURS, IDENTITY) or "stages" not in row.figures:
             continue
         stages, took = [Stage(**fields) for fields in row.figures["stages"]], row.figures["stages_seconds"]
-        alone = seconds.get((ENGINE, _size_of(row))) if row.labels["way"] == OURS else None
-        known = {**record.series["limits"], **with_engine_alone(stages, alone)}
+        alone = seconds.get((ENGINE, _size_of_row(row))) if row.labels["way"] == OURS else None
+        known = {**record.ceilings, **with_engine_alone(stages, alone)}
         found.append(f"{row.name}\n{stage_table(stages, known, took)}\n{slowest(stages, took)}")
     return found
 
 
-def _size_of(row: Row) -> tuple[Figure, Figure]:
+def _size_of_row(row: Row) -> tuple[Figure, Figure]:
     return row.labels["width"], row.labels["height"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy as np
 
 from bench.harness import table
-from bench.limits import BUS_DOWN, BUS_UP, DISK_READ, DISK_WRITE, MEMORY
+from bench.limits import BUS_DOWN, BUS_UP, DISK_READ, DISK_WRITE, MEMORY, UNIT
 from sar2optical.mosaic import strip_store
 from sar2optical.pipeline import run, stream
 from sar2optical.pipeline.job import Job
@@ -40,7 +40,7 @@ __all__ = [
     "with_engine_alone",
 ]  # fmt: skip
 
-ENGINE_ALONE = "engine alone"
+ENGINE_ALONE = "engine alone, GB/s"
 """Limit of the engine's stage: the rate of the engine without a scene."""
 
 _MOST_WRITERS = 4  # threads that write strips, see sar2optical.mosaic.strip_store
@@ -75,7 +75,7 @@ class Stage:
 class Meter:
     """Seconds and bytes of wrapped functions, by stage; thread-safe."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     moved: Counter[str] = field(default_factory=Counter)
     job: Job | None = None
     """The job that ran."""
@@ -149,7 +149,7 @@ def metered() -> Iterator[Meter]:
         wrap(strip_store, "compressed", "compress", lambda _, rgba, *__: int(rgba.nbytes))
         wrap(strip_store, "halve", "overviews", lambda _, rgba: int(rgba.nbytes))
         wrap(strip_store, "write_with_half", "strips to disk", lambda _, path, *__: int(path.stat().st_size))
-        chosen, streamed = stream.takes_device_path, run.stream
+        chosen, streamed = stream.takes_device_path, stream.stream
 
         def choose(engine: Any) -> bool:
             meter.on_device = chosen(engine)
@@ -226,7 +226,8 @@ def stages_of(report: Report, meter: Meter, out: Path, *, threads: int) -> list[
         ),
         Stage(name="assemble", seconds=report.seconds_mosaic, moved=out.stat().st_size, limit=DISK_WRITE),
     ]  # fmt: skip
-    return [*first, *(_on_device if meter.on_device else _on_host)(report, meter, job), *last]
+    found = [*first, *(_on_device if meter.on_device else _on_host)(report, meter, job), *last]
+    return [stage for stage in found if stage.seconds > 0]  # a small scene has no overviews
 
 
 def _on_device(report: Report, meter: Meter, _: Job) -> list[Stage]:
@@ -278,7 +279,7 @@ def stage_table(stages: Sequence[Stage], limits: Mapping[str, float], seconds: f
                 f"{stage.per_thread / seconds:.0%}",
                 "-" if rate is None else f"{rate:.3g}",
                 "-" if rate is None or limit is None else f"{rate / limit:.0%}",
-                "-" if limit is None else f"{limit:.3g} ({stage.limit})",
+                "-" if limit is None else f"{limit:.3g} ({stage.limit.removesuffix(UNIT)})",
             ]
         )
     return table(rows)
