@@ -236,7 +236,7 @@ def stages_of_scene(
         count = len(window_grid(raster.shape, 256, DEFAULT_OVERLAP))
     alone: Sample = execute(separate, run, replace(task, method=ENGINE))
     took, stages = ours.figures["stages_seconds"], [Stage(**fields) for fields in ours.figures["stages"]]
-    least = alone.seconds / alone.windows * count
+    least = (alone.figures["seconds_on_device"] or alone.seconds / alone.windows) * count
     known |= with_engine_alone(stages, least)
     windows, mosaic, busy = (ours.figures[key] for key in ("seconds_windows", "seconds_mosaic", "gpu_busy"))
     head = (

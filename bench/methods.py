@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from bench.generators import one_node_model
 from bench.stages import as_figures, metered, stages_of
 from sar2optical._utils.memory import peak_bytes, resident_bytes
-from sar2optical.engines import EngineOptions
+from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.base import default_threads
 from sar2optical.engines.registry import bundled, variants
@@ -30,6 +30,8 @@ from sar2optical.scene.raster import GDAL_CACHE_BYTES
 WINDOW = 256
 _MEMORY_PERIOD = 0.25  # seconds between two readings
 _GREY = 255
+_QUEUED = 8
+"""Batches that are queued for a device before it is waited for."""
 
 OURS = "ours"
 ENGINE = "engine only"
@@ -164,9 +166,33 @@ def _engine_alone(task: Task) -> Sample:
         times = [count / windows_per_second(engine, sar)]
         while sum(times) < task.seconds:
             times.append(count / windows_per_second(engine, sar))
-    return Sample(
-        seconds=sum(times), peak=peak_bytes() - sar.nbytes, windows=count * len(times), figures={"window": side}
-    )
+        peak = peak_bytes() - sar.nbytes
+        figures = {"window": side, "seconds_on_device": _seconds_on_device(engine, sar[: engine.batch], task.seconds)}
+    return Sample(seconds=sum(times), peak=peak, windows=count * len(times), figures=figures)
+
+
+def _seconds_on_device(engine: Engine, sar: NDArray[np.float32], seconds: float) -> float | None:
+    """Return the seconds per window of an engine on tensors that stay on its device; None if it takes none."""
+    device = getattr(engine, "tensor_device", None)
+    if device is None:
+        return None
+    import torch
+
+    from sar2optical.engines.tensors import TensorEngine
+
+    assert isinstance(engine, TensorEngine)
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    with torch.inference_mode():
+        windows, count = torch.from_numpy(sar).to(device), 0
+        engine.run_tensors(windows)
+        wait()
+        began = time.perf_counter()
+        while count == 0 or time.perf_counter() - began < seconds:
+            for _ in range(_QUEUED):
+                engine.run_tensors(windows)
+            wait()
+            count += _QUEUED * len(windows)
+        return (time.perf_counter() - began) / count
 
 
 def _plain_copy(task: Task) -> Sample:

@@ -171,13 +171,16 @@ def measured(folder: Path, options: Options) -> Record:
 
 def stage_tables(record: Record) -> list[str]:
     """Lay out the stages of the package's own rows, each with the slowest one in a line."""
-    seconds = {(row.labels.get("way"), _size_of_row(row)): row.figures.get("seconds") for row in record.rows}
+    engines = {_size_of_row(row): row.figures for row in record.rows if row.labels.get("way") == ENGINE}
     found = []
     for row in record.rows:
         if row.labels.get("way") not in (OURS, IDENTITY) or "stages" not in row.figures:
             continue
         stages, took = [Stage(**fields) for fields in row.figures["stages"]], row.figures["stages_seconds"]
-        alone = seconds.get((ENGINE, _size_of_row(row))) if row.labels["way"] == OURS else None
+        engine = engines.get(_size_of_row(row), {}) if row.labels["way"] == OURS else {}
+        alone = engine.get("seconds")
+        if any(stage.name == "up" for stage in stages) and engine.get("seconds_on_device"):
+            alone = engine["seconds_on_device"] * row.figures["windows"]
         known = {**record.ceilings, **with_engine_alone(stages, alone)}
         found.append(f"{row.name}\n{stage_table(stages, known, took)}\n{slowest(stages, took)}")
     return found
