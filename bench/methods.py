@@ -134,13 +134,14 @@ def _ours(task: Task) -> Sample:
 def _identity(task: Task) -> Sample:
     """Translate with a generator of one 1 x 1 convolution: the cost of everything but the engine."""
     model = task.out.with_name("identity.onnx")
-    _write_identity(model)
+    write_identity(model)
     engine = EngineOptions(device="cpu", threads=task.options.engine.threads)
     options = replace(task.options, engine=engine)
     return _ours(replace(task, model=model, options=options))
 
 
-def _write_identity(path: Path) -> None:
+def write_identity(path: Path) -> None:
+    """Write a generator of one 1 x 1 convolution, which copies the band to all colours."""
     import onnx
 
     source = onnx.load(str(bundled()))

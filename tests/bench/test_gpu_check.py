@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import rasterio
 from click.testing import CliRunner
 
-from bench import gpu_check, gpu_parts
+from bench import gpu_check, gpu_parts, simulated
 from bench.__main__ import main
 from bench.gpu_parts import Outcome, Seconds
 from bench.harness import load
+from sar2optical.testing import SimulatedScene
 
 
 def check(*options):
@@ -91,3 +93,11 @@ def test_images_are_compared_byte_by_byte():
     found = gpu_parts.compared(reference, other)
     assert (found["equal"], found["largest"]) == (0.99, 255)
     assert found["psnr_db"] == pytest.approx(10 * np.log10(255**2 / ((1 + 4 + 255**2) / 300)))
+
+
+def test_a_scene_that_several_processes_draw_is_the_scene(monkeypatch, tmp_path):
+    monkeypatch.setattr(simulated, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(simulated, "usable_cores", lambda: 2)
+    with rasterio.open(simulated.simulated_scene(tmp_path, (1100, 64))) as drawn:
+        found = drawn.read(1)
+    np.testing.assert_array_equal(found, SimulatedScene(height=1100, width=64, border=False).rows(0, 1100))
