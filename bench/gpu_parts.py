@@ -99,11 +99,12 @@ def tests_marked_gpu(device: str) -> Outcome:
         return Outcome(False, "pytest is not installed: pip install pytest")
     tests = ROOT / "tests"
     files = sorted(path for path in tests.rglob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8"))
-    # A machine may lack plugins that only the whole suite needs, whose options are then unknown.
+    # Without plugins: a machine may lack those of the whole suite, whose options are then unknown.
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rfE", "-W", "ignore::pytest.PytestConfigWarning"]
+    environment = {**_environment(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
-            [*command, *map(str, files)], cwd=ROOT, env=_environment(ROOT), capture_output=True, text=True,
+            [*command, *map(str, files)], cwd=ROOT, env=environment, capture_output=True, text=True,
             check=False, timeout=_TESTS_SECONDS,
         )  # fmt: skip
         lines = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()

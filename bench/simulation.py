@@ -13,7 +13,7 @@ from unittest.mock import patch
 from tabulate import tabulate
 
 from bench.methods import write_identity
-from bench.outlook import slowed
+from bench.model import slowed
 from bench.simulated import Size, simulated_scene
 from bench.stages import metered
 from sar2optical.engines import EngineOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.limits import DISK_READ, DISK_WRITE, disk_rates
-from bench.outlook import Costs, Machine, costs_of, of_batch, of_scene, slowed, table_of
+from bench.model import Costs, Machine, costs_of, of_batch, of_scene, slowed, table_of
 from bench.stages import ENGINE_ALONE, Stage, slowest, stage_table, with_engine_alone
 
 COSTS = Costs(
