@@ -16,9 +16,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# On a machine with an NVIDIA GPU: the engines' CUDA paths, and parity of every precision.
+# On a machine with an NVIDIA GPU: tests marked gpu, parity of every precision, and the time of a whole scene. OPTIONS
+# may be those of `python -m bench gpu-check`, as in `make gpu-check OPTIONS="--device cpu"`, a dry run.
 gpu-check: $(VENV)/.dev
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m bench gpu-check $(OPTIONS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,9 +10,9 @@ import click
 from sar2optical.errors import Sar2OpticalError
 
 COMMANDS = {
-    "compare": "compare.main", "engines": "engines.main", "guard": "compare.guard", "peers": "peers.main",
-    "picture": "picture.main", "report": "report.main", "scene": "scene.main", "seams": "seams.main",
-    "training": "training.main",
+    "compare": "compare.main", "engines": "engines.main", "gpu-check": "gpu_check.main", "guard": "compare.guard",
+    "outlook": "outlook.main", "peers": "peers.main", "picture": "picture.main", "report": "report.main",
+    "scene": "scene.main", "seams": "seams.main", "training": "training.main",
 }  # fmt: skip
 """Module and function of each command."""
 

@@ -53,7 +53,7 @@ def ceilings(device: str, *, threads: int | None = None, quick: bool = False) ->
         if rates:
             found[product_name(precision)] = max(rates)
     size = _COPIED[device] // (64 if quick else 1)
-    return {**found, **_copies(device, threads or default_threads(), size)}
+    return {**found, **copies(device, threads or default_threads(), size)}
 
 
 def product_name(precision: str) -> str:
@@ -61,7 +61,8 @@ def product_name(precision: str) -> str:
     return f"{precision} product, TOP/s"
 
 
-COPY = "copy, GB/s"
+COPY, TO_GPU, FROM_GPU = "copy, GB/s", "to the GPU, GB/s", "from the GPU, GB/s"
+"""Names of the limits of copies."""
 
 
 def _products(device: str, side: int, threads: int | None) -> dict[str, list[Product]]:
@@ -124,7 +125,8 @@ def _in_onnxruntime(side: int, threads: int | None, *, integer: bool) -> Product
     return lambda: session.run(None, {"a": given})
 
 
-def _copies(device: str, threads: int, size: int) -> dict[str, float]:
+def copies(device: str, threads: int, size: int) -> dict[str, float]:
+    """Measure copies of `size` bytes in the memory of a device, with these CPU threads, and over the bus of a GPU."""
     if device == "cpu":
         source = np.ones(size, np.uint8)
         target = np.empty_like(source)
@@ -139,8 +141,8 @@ def _copies(device: str, threads: int, size: int) -> dict[str, float]:
     part = there[0][: size // 8]
     copies: dict[str, tuple[int, Product]] = {
         COPY: (2 * size, lambda: there[0].copy_(there[1])),
-        "to the GPU, GB/s": (size // 8, lambda: part.copy_(here, non_blocking=True)),
-        "from the GPU, GB/s": (size // 8, lambda: here.copy_(part, non_blocking=True)),
+        TO_GPU: (size // 8, lambda: part.copy_(here, non_blocking=True)),
+        FROM_GPU: (size // 8, lambda: here.copy_(part, non_blocking=True)),
     }
     return {name: count / (_best(copy, device) or np.inf) / 1e9 for name, (count, copy) in copies.items()}
 

@@ -14,7 +14,8 @@ from sar2optical.doctor.gpu import cards
 from sar2optical.engines.base import default_threads
 
 _LIBRARIES = (
-    "sar2optical", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "rasterio",
+    "sar2optical", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt_rtx_cu13", "tensorrt-rtx-cu13", "rasterio", "isal",
 )  # fmt: skip
 
 _INSTRUCTIONS = {

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from bench.generators import one_node_model
+from bench.stages import as_figures, metered, stages_of
 from sar2optical._utils.memory import peak_bytes, resident_bytes
-from sar2optical.engines import EngineOptions
+from sar2optical.engines import Engine, EngineOptions
 from sar2optical.engines.autotune import open_model, windows_per_second
 from sar2optical.engines.base import default_threads
 from sar2optical.engines.registry import bundled, variants
@@ -29,6 +30,8 @@ from sar2optical.scene.raster import GDAL_CACHE_BYTES
 WINDOW = 256
 _MEMORY_PERIOD = 0.25  # seconds between two readings
 _GREY = 255
+_QUEUED = 8
+"""Batches that are queued for a device before it is waited for."""
 
 OURS = "ours"
 ENGINE = "engine only"
@@ -107,7 +110,9 @@ def _memory_over_time() -> Iterator[list[tuple[float, float]]]:
 
 def _ours(task: Task) -> Sample:
     """Translate as `sar2opt-scene` does."""
-    found = translate(task.scene, task.out, model=task.model, options=task.options)
+    with metered() as meter:
+        found = translate(task.scene, task.out, model=task.model, options=task.options)
+    stages = stages_of(found, meter, task.out, threads=task.threads)
     return Sample(
         seconds=found.seconds,
         peak=found.peak_memory,
@@ -118,6 +123,10 @@ def _ours(task: Task) -> Sample:
             "seconds_mosaic": found.seconds_mosaic,
             "stage_seconds": dict(found.busy),
             "idle": dict(found.idle),
+            "gpu_busy": found.gpu_busy,
+            "moved": list(found.moved),
+            "stages": as_figures(stages),
+            "stages_seconds": found.seconds,
         },
     )
 
@@ -125,13 +134,14 @@ def _ours(task: Task) -> Sample:
 def _identity(task: Task) -> Sample:
     """Translate with a generator of one 1 x 1 convolution: the cost of everything but the engine."""
     model = task.out.with_name("identity.onnx")
-    _write_identity(model)
+    write_identity(model)
     engine = EngineOptions(device="cpu", threads=task.options.engine.threads)
     options = replace(task.options, engine=engine)
     return _ours(replace(task, model=model, options=options))
 
 
-def _write_identity(path: Path) -> None:
+def write_identity(path: Path) -> None:
+    """Write a generator of one 1 x 1 convolution, which copies the band to all colours."""
     import onnx
 
     source = onnx.load(str(bundled()))
@@ -147,7 +157,7 @@ def _engine_alone(task: Task) -> Sample:
     """Run the engine on random windows for `task.seconds`, with nothing else to wait for."""
     options = task.options.engine
     files = {"reference": task.model} if task.model else variants(bundled())
-    engine, _ = open_model(files, options=options)
+    engine, _ = open_model(files, backend=task.options.backend, options=options)
     with engine:
         engine.use_window(task.options.window or engine.signature.window)
         side, channels = engine.window, engine.signature.channels
@@ -157,9 +167,33 @@ def _engine_alone(task: Task) -> Sample:
         times = [count / windows_per_second(engine, sar)]
         while sum(times) < task.seconds:
             times.append(count / windows_per_second(engine, sar))
-    return Sample(
-        seconds=sum(times), peak=peak_bytes() - sar.nbytes, windows=count * len(times), figures={"window": side}
-    )
+        peak = peak_bytes() - sar.nbytes
+        figures = {"window": side, "seconds_on_device": _seconds_on_device(engine, sar[: engine.batch], task.seconds)}
+    return Sample(seconds=sum(times), peak=peak, windows=count * len(times), figures=figures)
+
+
+def _seconds_on_device(engine: Engine, sar: NDArray[np.float32], seconds: float) -> float | None:
+    """Return the seconds per window of an engine on tensors that stay on its device; None if it takes none."""
+    device = getattr(engine, "tensor_device", None)
+    if device is None:
+        return None
+    import torch
+
+    from sar2optical.engines.tensors import TensorEngine
+
+    assert isinstance(engine, TensorEngine)
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    with torch.inference_mode():
+        windows, count = torch.from_numpy(sar).to(device), 0
+        engine.run_tensors(windows)
+        wait()
+        began = time.perf_counter()
+        while count == 0 or time.perf_counter() - began < seconds:
+            for _ in range(_QUEUED):
+                engine.run_tensors(windows)
+            wait()
+            count += _QUEUED * len(windows)
+        return (time.perf_counter() - began) / count
 
 
 def _plain_copy(task: Task) -> Sample:

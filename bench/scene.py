@@ -30,17 +30,16 @@ from bench.harness import (
     take_turns,
     threads_option,
 )
-from bench.methods import ENGINE, METHODS, OURS, PLAIN, REFERENCE, Sample, Task, run
+from bench.limits import limits
+from bench.methods import ENGINE, IDENTITY, METHODS, OURS, PLAIN, REFERENCE, Sample, Task, run
+from bench.simulated import Size, simulated_scene
+from bench.stages import Stage, slowest, stage_table, with_engine_alone
 from bench.tables import terminal
 from sar2optical.engines import EngineOptions, Precision
 from sar2optical.engines.base import default_threads
 from sar2optical.pipeline.flow import STAGES
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.testing import SimulatedScene, write_scene
 from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
-
-Size = tuple[int, int]
-"""Height and width."""
 
 SIZES: tuple[Size, ...] = ((2048, 2048), (4096, 4096), (8192, 8192), (16700, 25000))
 _SLOW_UP_TO = 8192 * 8192
@@ -62,11 +61,18 @@ class Options:
     """Run each method in a process of its own."""
 
 
-def _size(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Size, ...]:
-    sizes = [re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text) for text in values]
-    if None in sizes:
+def _sizes(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[Size, ...]:
+    return tuple(size for text in values if (size := size_of(context, option, text)))
+
+
+def size_of(_: click.Context, __: click.Parameter, value: str | None) -> Size | None:
+    """Read HEIGHTxWIDTH; None for an option that is not given."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", value)
+    if found is None:
         raise click.BadParameter("give HEIGHTxWIDTH, as in 4096x4096")
-    return tuple((int(size[1]), int(size[2])) for size in sizes if size)
+    return int(found[1]), int(found[2])
 
 
 def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +84,7 @@ def _known(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 # As many parameters as options: click passes each by its name.
 @click.command("scene")
 @click.option(
-    "--size", "sizes", multiple=True, callback=_size, metavar="HEIGHTxWIDTH", help="Size of a simulated scene."
+    "--size", "sizes", multiple=True, callback=_sizes, metavar="HEIGHTxWIDTH", help="Size of a simulated scene."
 )
 @click.option(
     "--way",
@@ -113,6 +119,8 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         record = measured(folder or Path(temporary), options)
     click.echo(f"{record.settings['engine']}\n{terminal(record)}")
+    for text in stage_tables(record):
+        click.echo(f"\n{text}")
     save(record, out)
 
 
@@ -126,7 +134,7 @@ def measured(folder: Path, options: Options) -> Record:
     if model is None and engine.device == "cpu" and options.separate:
         default_engine(engine)  # chosen before any measurement
     translation = TranslateOptions(engine=engine, overwrite=True, restart=True)
-    scenes = {size: _scene(folder, size) for size in options.sizes}
+    scenes = {size: simulated_scene(folder, size) for size in options.sizes}
     tasks = {
         (method, size): Task(
             method=method, scene=scenes[size], out=folder / "mosaic.tif", model=model, options=translation,
@@ -151,6 +159,9 @@ def measured(folder: Path, options: Options) -> Record:
             "overlap": translation.overlap,
             "rounds": options.rounds,
         },
+        ceilings=limits(
+            folder, engine.device, threads=engine.threads or default_threads(), quick=not options.separate
+        ),
         series={
             "memory": {name: [list(point) for point in many[-1].memory] for name, many in samples.items()},
             "growth_exponent": _growth(samples, options),
@@ -158,16 +169,29 @@ def measured(folder: Path, options: Options) -> Record:
     )
 
 
+def stage_tables(record: Record) -> list[str]:
+    """Lay out the stages of the package's own rows, each with the slowest one in a line."""
+    engines = {_size_of_row(row): row.figures for row in record.rows if row.labels.get("way") == ENGINE}
+    found = []
+    for row in record.rows:
+        if row.labels.get("way") not in (OURS, IDENTITY) or "stages" not in row.figures:
+            continue
+        stages, took = [Stage(**fields) for fields in row.figures["stages"]], row.figures["stages_seconds"]
+        engine = engines.get(_size_of_row(row), {}) if row.labels["way"] == OURS else {}
+        alone = engine.get("seconds")
+        if any(stage.name == "up" for stage in stages) and engine.get("seconds_on_device"):
+            alone = engine["seconds_on_device"] * row.figures["windows"]
+        known = {**record.ceilings, **with_engine_alone(stages, alone)}
+        found.append(f"{row.name}\n{stage_table(stages, known, took)}\n{slowest(stages, took)}")
+    return found
+
+
+def _size_of_row(row: Row) -> tuple[Figure, Figure]:
+    return row.labels["width"], row.labels["height"]
+
+
 def _sample(separate: bool, task: Task, _: int) -> Sample:
     return execute(separate, run, task)
-
-
-def _scene(folder: Path, size: Size) -> Path:
-    path = folder / f"scene-{size[0]}x{size[1]}.tif"
-    if not path.exists():
-        say(f"simulating {path.name}")
-        write_scene(path, SimulatedScene(height=size[0], width=size[1], border=False))
-    return path
 
 
 def _name(method: str, size: Size) -> str:

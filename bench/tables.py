@@ -34,6 +34,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "windows": "windows", "seam_score": "edges / elsewhere", "seam_score_in_phase": "edges / elsewhere, in phase",
         "low_passed_rms": "low-passed RMS to the reference",
     },
+    "gpu-check": {"seconds": "seconds"},
     "training": {"first_s": "first step, s", "memory_mb": "memory, MB", "l1": "L1"},
 }  # fmt: skip
 """Labels and figures that a bench's table has, by their keys in a row, with titles; all for other benches."""
@@ -51,6 +52,7 @@ _CAPTIONS = {
     "engines": "Windows per second by engine, precision and batch size",
     "scene": "Megapixels per second from scene file to mosaic, and of parts of that work",
     "peers": "Megapixels per second of the same generator over the same scene in other tools",
+    "gpu-check": "Megapixels per second of the command `sar2opt-scene`, start of Python included",
     "training": "Images per second of a training step",
     "seams": "Steps at window edges by overlap",
     "guard": "Ratios that `python -m bench guard` compares with",

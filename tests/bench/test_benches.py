@@ -64,6 +64,9 @@ def test_scenes_are_compared_with_the_engine_alone_and_a_plain_copy(tmp_path):
         assert set(row.figures["idle"]) == set(STAGES)
     assert set(record.series["growth_exponent"]) == set(methods.METHODS) - {methods.ENGINE}
     assert "512 x 512, ours" in output
+    assert record.ceilings["disk write, GB/s"] > 0
+    assert output.count("slowest stage: ") == 4  # of the generator and of one that does nothing, in two sizes
+    assert ours[1].figures["stages"][-1]["name"] == "assemble"
 
 
 def test_training_is_compared_with_the_reference_step(tmp_path):
