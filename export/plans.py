@@ -36,7 +36,7 @@ def export_plan(
 ) -> Exported:
     """Build a plan and verify it against its source.
 
-    An exported ONNX file in a lower precision is built unchanged. Other sources are first exported to ONNX. A plan of
+    An exported ONNX file in a lower precision is built unchanged; others are first exported to ONNX. A plan of
     TensorRT for RTX that no GPU of this machine runs is written without having run.
 
     Parameters
@@ -73,8 +73,7 @@ def export_plan(
     else:
         model, made, chips = _read_exported(source, precision, options)
     write_output(graph, model.SerializeToString())
-    floor = options.floor_of(made.precision)
-    result: dict[str, object] = {}
+    floor, result = options.floor_of(made.precision), dict[str, object]()
 
     def verify(candidate: Path, record: PlanRecord) -> Mapping[str, float | str]:
         result["targets"] = record.targets
@@ -89,8 +88,8 @@ def export_plan(
         result.update(parity=found, wide_psnr=wide_psnr, emulated=False)
         return {**asdict(found), **{f"psnr at {side}": value for side, value in wide_psnr.items()}}
 
-    rebuild = _command(source, out, options)
-    build_plan(graph, out, settings, runtime=runtime, verify=verify, rebuild=rebuild, on_progress=on_progress)
+    command = _command(source, out, options)
+    build_plan(graph, out, settings, runtime=runtime, verify=verify, rebuild=command, on_progress=on_progress)
     return replace(made, out=out, megabytes=out.stat().st_size / 1e6, **result)  # type: ignore[arg-type]
 
 

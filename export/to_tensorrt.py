@@ -65,8 +65,7 @@ def build_plan(
     runtime
         Library that builds and runs the plan.
     verify
-        Called with the built plan, its record beside it. Raises if the plan is not good enough, else returns the
-        parity figures for the record. None skips the verification.
+        Called with the built plan, its record beside it: raises, or returns parity figures for the record; or None.
     rebuild
         Command that builds the plan again.
     on_progress
@@ -81,30 +80,19 @@ def build_plan(
     ------
     ModelUnreadable, SignatureError
         If the ONNX file cannot be read, or has no signature.
-    ExportUnsupported
-        If the library cannot read or build it.
+    ExportUnsupported, OptionError
+        If the library cannot build it, or not for these cards.
     ParityFailed
         If the plan does not compute in the precision of the file.
     DeviceUnavailable
         If the library does not work; for TensorRT, if there is no GPU.
-    OptionError
-        If the precision does not build for the cards.
     OutputExists, OutputUnwritable
         If the plan cannot be written to `out`.
     """
     _check_paths(onnx_path, out, overwrite=options.overwrite)
     file = _read(onnx_path)
     plan, built = (_build_rtx if runtime == "rtx" else _build_tensorrt)(file, options, out.name, on_progress)
-    record = PlanRecord(
-        precision=file.description.precision,
-        batch=options.batch,
-        onnx_sha256=file.sha256,
-        sha256=hashlib.sha256(plan).hexdigest(),
-        size=len(plan),
-        rebuild=rebuild,
-        metadata=file.metadata,
-        **built,
-    )
+    record = _record(plan, file, options, built, rebuild)
     with _folder_beside(out) as folder:
         candidate = folder / out.name
         write_output(candidate, plan)
@@ -114,6 +102,19 @@ def build_plan(
             _write(record, candidate)
         _replace_both(candidate, out)
     return record
+
+
+def _record(plan: bytes, file: _OnnxFile, options: PlanOptions, built: Mapping[str, Any], rebuild: str) -> PlanRecord:
+    return PlanRecord(
+        precision=file.description.precision,
+        batch=options.batch,
+        onnx_sha256=file.sha256,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        size=len(plan),
+        rebuild=rebuild,
+        metadata=file.metadata,
+        **built,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

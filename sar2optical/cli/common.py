@@ -68,23 +68,23 @@ engine_options = options(
         type=click.Choice(["auto", *(backend.name for backend in BACKENDS)]),
         default="auto",
         show_default=True,
-        help="Library that runs the model; auto: the first of these that is installed and runs the "
-        "file on the device.",
+        help="Library that runs the model; auto: the fastest that is installed and runs the file on the device.",
     ),
     click.option(
         "--device",
         type=click.Choice(["auto", *DEVICES]),
         default="auto",
         show_default=True,
-        help="Device that runs the model; auto: CUDA where it works, else the CPU.",
+        help="Device that runs the model; auto: CUDA where it works, else the CPU. Not yet run on hardware: gpu "
+        "(Intel graphics, openvino), mps (Apple, pytorch), coreml and directml (onnxruntime).",
     ),
     click.option(
         "--precision",
         type=click.Choice(["auto", *PRECISIONS]),
         default="auto",
         show_default=True,
-        help="Precision of the arithmetic; auto: fp32 in pytorch, that of the file in other libraries; but "
-        "openvino takes bf16 if the CPU supports it, unless the file is int8 or fp8.",
+        help="Precision of the arithmetic; auto: that of the file, but 16 bits where an fp32 .onnx file runs on a "
+        "GPU in pytorch or tensorrt_rtx, and bf16 in openvino if the CPU supports it.",
     ),
 )
 """Options of an engine."""

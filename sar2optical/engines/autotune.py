@@ -151,7 +151,7 @@ def tune(files: Mapping[str, Path], *, backend: str = "auto") -> Choice:
 
 
 def _is_auto(reference: Path, options: EngineOptions) -> bool:
-    if options.precision != "auto" or options.device == "cuda" or reference.suffix.lower() != ".onnx":
+    if options.precision != "auto" or options.device not in ("auto", "cpu") or reference.suffix.lower() != ".onnx":
         return False
     return not gpu_backends(reference, options)
 

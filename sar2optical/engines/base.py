@@ -57,10 +57,12 @@ class EngineOptions:
     """Options of an engine."""
 
     device: str = "auto"
-    """Device: auto, cpu or cuda."""
+    """Device: auto, or one of `sar2optical.engines.registry.DEVICES`."""
     precision: Precision = "auto"
-    """Precision of the arithmetic. auto: fp32 in pytorch; that of the file in tensorrt and onnxruntime, which runs
-    fp16 files in fp32 on a CPU; in openvino that of an int8 or fp8 file, else bf16 if the CPU has it, else fp32."""
+    """Precision of the arithmetic. auto: that of the file, with these exceptions. onnxruntime runs fp16 files in fp32
+    on a CPU. openvino runs files that are not int8 or fp8 in bf16 if the CPU has it, else in fp32, and in fp16 on
+    Intel graphics. On a GPU, an fp32 ONNX file runs in bf16 in pytorch (fp16 or fp32 on older cards) and in fp16 in
+    tensorrt_rtx. Checkpoints run in fp32."""
     threads: int | None = None
     """Number of CPU threads; None: all that this process may use."""
     batch: int | None = None

@@ -30,12 +30,20 @@ from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFa
 
 __all__ = ["BoundRuns", "OnnxRuntimeEngine", "cuda_problem", "open", "open_features"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+"""Execution providers by device. Core ML and DirectML were not yet run on hardware."""
 
 _SETTINGS: dict[str, dict[str, str]] = {
     "cpu": {},
     # No TF32 in fp32; algorithms by heuristic, because a timed search may choose others in the next run.
     "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+    "coreml": {"ModelFormat": "MLProgram"},  # the older format rounds to fp16
+    "directml": {},
 }
 """Options of each execution provider."""
 
@@ -235,12 +243,14 @@ def cuda_problem() -> str | None:
 
 def _device(requested: str) -> str:
     """Choose the device; auto takes CUDA if a session opens there. The plugin's provider comes before CUDA's own."""
-    if requested != "cpu" and plugin_problem() is None:
+    if requested in ("auto", "cuda") and plugin_problem() is None:
         return _RTX
     listed = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if requested == "cpu" or (requested == "auto" and "cuda" not in listed):
         return "cpu"
     refuse_unless("device", requested if requested != "auto" else "cuda", "onnxruntime", listed)
+    if requested in ("coreml", "directml"):
+        return requested
     problem = cuda_problem()
     if problem is None:
         return "cuda"
@@ -258,6 +268,8 @@ def _session_options(device: str) -> Any:
     if device != "cpu":
         # Without this, operators that do not run on the device silently run on the CPU.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if device == "directml":
+        settings.enable_mem_pattern = False  # DirectML's provider requires it
     return settings
 
 

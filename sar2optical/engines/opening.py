@@ -201,12 +201,19 @@ def cuda_opens() -> bool:
 def _first_installed(candidates: tuple[Backend, ...], options: EngineOptions, path: Path) -> Backend:
     on_cuda = options.device == "cuda"
     fit = list(candidates)
-    if len(candidates) > 1:
+    if options.device not in ("auto", "cpu", "cuda"):
+        fit = [backend for backend in candidates if options.device in backend.devices]
+        if not fit:
+            devices = dict.fromkeys(device for backend in candidates for device in backend.devices)
+            raise DeviceUnavailable(
+                f"device {options.device} does not run {path.suffix} files: give {any_of(devices)}"
+            )
+    elif len(candidates) > 1:
         fit = [backend for backend in candidates if backend.name in (ON_CUDA if on_cuda else ON_CPU)]
     for candidate in fit:
         if find_spec(candidate.library):
             return candidate
-    extra = "gpu" if on_cuda and len(candidates) > 1 else candidates[0].extra
+    extra = "gpu" if on_cuda and len(candidates) > 1 else fit[0].extra
     raise BackendNotInstalled(
         f"{path.name} on {options.device} needs {any_of(candidate.library for candidate in fit)}: "
         f"pip install 'sar2optical[{extra}]'"

@@ -1,4 +1,7 @@
-"""The OpenVINO backend: runs ONNX files on the CPU; the fastest on Intel and AMD CPUs."""
+"""The OpenVINO backend: runs ONNX files on the CPU, the fastest on Intel and AMD CPUs, and on Intel graphics.
+
+Intel graphics (device gpu) were not yet run on hardware.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ from sar2optical.errors import InferenceFailed, ModelUnreadable
 
 __all__ = ["OpenVINOEngine", "open"]
 
-_HINTS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}
+_HINTS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16, "fp16": openvino.Type.f16}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
-_DEVICE = "CPU"
+_STREAMS_ON_GPU = 2  # one window is copied while another is computed
 
 
 class OpenVINOEngine(Engine):
@@ -88,7 +91,7 @@ class OpenVINOEngine(Engine):
 
 
 def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
-    """Compile an ONNX file for the CPU.
+    """Compile an ONNX file for the CPU or Intel graphics.
 
     Parameters
     ----------
@@ -104,13 +107,12 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     DeviceUnavailable
         If the device or the precision is not available.
     """
-    if options.device != "auto":
-        refuse_unless("device", options.device, "openvino", ["cpu"])
     core = openvino.Core()
+    place = _place(core, options.device)
     model = _read(core, path)
     description = Description.read(_metadata(model), path)
     signature = description.signature
-    precision = _arithmetic(core, description.precision, options.precision)
+    precision = _arithmetic(core, place, description.precision, options.precision)
     threads = options.threads or default_threads()
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
@@ -121,18 +123,29 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
     }
+    if place != "CPU":
+        settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": _STREAMS_ON_GPU}
 
     def compile_for(side: int) -> Any:
         try:
             model.reshape([1, signature.channels, side, side])
-            return core.compile_model(model, _DEVICE, settings)
+            return core.compile_model(model, place, settings)
         except RuntimeError as error:
             raise ModelUnreadable(
                 f"{path}: OpenVINO cannot compile the model ({_last_line(error)}): export it again"
             ) from error
 
-    device = str(core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip()
-    return OpenVINOEngine(compile_for, description, device=f"cpu ({device})", batch=options.batch_on("cpu"))
+    device = str(core.get_property(place, "FULL_DEVICE_NAME")).strip()
+    kind = "cpu" if place == "CPU" else "gpu"
+    return OpenVINOEngine(compile_for, description, device=f"{kind} ({device})", batch=options.batch_on("cpu"))
+
+
+def _place(core: openvino.Core, requested: str) -> str:
+    """Return OpenVINO's name of a device: CPU, or GPU for Intel graphics (GPU.0, GPU.1 where there are several)."""
+    found = {name.partition(".")[0].lower() for name in core.available_devices}
+    device = requested if requested != "auto" else "cpu"
+    refuse_unless("device", device, "openvino", [name for name in ("cpu", "gpu") if name in found])
+    return device.upper()
 
 
 def _read(core: openvino.Core, path: Path) -> openvino.Model:
@@ -153,11 +166,12 @@ def _metadata(model: openvino.Model) -> dict[str, str]:
     return {str(key): str(value) for key, value in notes.items()}
 
 
-def _arithmetic(core: openvino.Core, file: str, requested: str) -> str:
-    """Choose the precision of the layers that the file does not quantize."""
+def _arithmetic(core: openvino.Core, place: str, file: str, requested: str) -> str:
+    """Choose the precision of the layers that the file does not quantize; auto takes the last one."""
+    half = "bf16" if place == "CPU" else "fp16"
     available = ["fp32"]
-    if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
-        available.append("bf16")
+    if half.upper() in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
+        available.append(half)
     if file in QUANTIZED:
         if requested != "auto":
             refuse_unless("precision", requested, f"openvino for this {file} file", [file])

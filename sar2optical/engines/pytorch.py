@@ -137,6 +137,7 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
     """
     available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     kind = options.device if options.device != "auto" else available[-1]
+    available += ["mps"] if torch.backends.mps.is_available() else []
     refuse_unless("device", kind, "pytorch", available)
     self_test = None
     if from_onnx := path.suffix.lower() == ".onnx":
@@ -156,10 +157,10 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
         return PyTorchEngine(
             generator,
             signature,
-            device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
+            device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device(kind),
             precision=precision,
             batch=options.batch_on(kind),
-            streams=STREAMS if cuda else options.threads or default_threads(),
+            streams=STREAMS if cuda else 1 if kind == "mps" else options.threads or default_threads(),
             self_test=self_test,
         )
     except torch.OutOfMemoryError as error:
@@ -170,6 +171,8 @@ def open(path: Path, options: EngineOptions) -> PyTorchEngine:
 
 def _precisions(kind: str) -> list[str]:
     """List the precisions of a device; the last one is the fastest on a GPU."""
+    if kind == "mps":
+        return ["fp32", "fp16"]
     if kind == "cpu":
         return ["fp32", "bf16"]
     if torch.cuda.is_bf16_supported(including_emulation=False):

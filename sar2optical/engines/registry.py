@@ -30,8 +30,10 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-DEVICES = ("cpu", "cuda")
-"""Devices that an engine can be asked for, beside auto."""
+DEVICES = ("cpu", "cuda", "gpu", "mps", "coreml", "directml")
+"""Devices that an engine can be asked for, beside auto: CPU, NVIDIA; Intel graphics (openvino), Apple's GPU
+(pytorch), Apple's Core ML and Windows' DirectML (onnxruntime). Only the first two were run on hardware; auto takes no
+other."""
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 """Precisions that an engine can be asked for, beside auto."""
@@ -56,10 +58,20 @@ class Backend:
 _PLANS = (".plan", ".engine")
 
 BACKENDS = (
-    Backend(name="openvino", library="openvino", suffixes=(".onnx",), devices=("cpu",), extra="cpu"),
-    Backend(name="onnxruntime", library="onnxruntime", suffixes=(".onnx",), devices=("cpu", "cuda"), extra="cpu"),
+    Backend(name="openvino", library="openvino", suffixes=(".onnx",), devices=("cpu", "gpu"), extra="cpu"),
     Backend(
-        name="pytorch", library="torch", suffixes=(".pth", ".pt", ".onnx"), devices=("cpu", "cuda"), extra="train"
+        name="onnxruntime",
+        library="onnxruntime",
+        suffixes=(".onnx",),
+        devices=("cpu", "cuda", "coreml", "directml"),
+        extra="cpu",
+    ),
+    Backend(
+        name="pytorch",
+        library="torch",
+        suffixes=(".pth", ".pt", ".onnx"),
+        devices=("cpu", "cuda", "mps"),
+        extra="train",
     ),
     Backend(name="tensorrt", library="tensorrt", suffixes=_PLANS, devices=("cuda",), extra="tensorrt"),
     Backend(name="tensorrt_rtx", library="tensorrt_rtx", suffixes=(*_PLANS, ".onnx"), devices=("cuda",), extra="rtx"),

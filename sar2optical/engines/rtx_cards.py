@@ -17,7 +17,8 @@ CARDS: dict[tuple[int, int], str] = {
     (12, 1): "sm121",
 }
 """Targets by the compute capability of the cards that run their plans, after `tensorrt_rtx.ComputeCapability`. Hopper
-(9.0) and data-centre Blackwell (10.0, 10.3) have none."""
+(9.0) and data-centre Blackwell (10.0, 10.3) have none: on an H200, version 1.7.1 refused plans for each target, for
+CURRENT and without a target ("TensorRT-RTX does not support this compute capability")."""
 
 FAMILIES = {
     "turing": ("sm75",),

@@ -102,12 +102,12 @@ class Slot:
             # again, and the GPU writes into the result directly.
             made = torch.empty(self._optical.shape, pin_memory=self._device.type == "cuda")
             try:
-                self._sar.copy_(self._host, non_blocking=True)
+                self._sar.copy_(self._host, non_blocking=self._stream is not None)
                 if self._graph is not None:
                     self._graph.replay()
                 else:
                     self.network.run(self._sar, self._optical, self._stream)
-                made.copy_(self._optical, non_blocking=True)
+                made.copy_(self._optical, non_blocking=self._stream is not None)
                 self._wait()
             except BaseException:
                 with suppress(RuntimeError):  # copies in flight would write into the next batch's buffers

@@ -60,40 +60,52 @@ def build_plan_bytes(
 
     Raises
     ------
-    ExportUnsupported
-        If the library cannot read or build the model.
-    DeviceUnavailable
-        If the library does not work on this machine.
+    ExportUnsupported, DeviceUnavailable
+        If the library cannot read or build the model, or does not work on this machine.
     """
     trt = library.trt
     library.forget()
     builder = library.create(trt.Builder, library.logger)
-    # Explicit for TensorRT 10; in the others all networks are strongly typed.
-    network = library.create(builder.create_network, 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = library.create(trt.OnnxParser, network, library.logger)  # owns the weights until the plan is built
-    if not parser.parse(model, str(path.absolute())):
-        raise ExportUnsupported(
-            f"{path}: {library.title} cannot read the file ({_parser_errors(parser, library)}): export it with "
-            "another --precision or --opset"
-        )
+    network, parser = _parsed(library, builder, model, path)
     _check_network(trt, network, signature, path)
-    config = library.create(builder.create_builder_config)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the plan has no types of layers
-    # TF32, on by default, rounds float32 to 10 bits of mantissa. Cleared in every precision: the layers that a
-    # quantized file leaves in float32 need its precision.
-    config.clear_flag(trt.BuilderFlag.TF32)
+    config = _config(library, builder)
     for side in signature.sides:
         _add_profile(library, builder, config, (signature.channels, side, side), batch)
     configure(config)
-    monitor = _monitor(trt, on_progress)
-    config.progress_monitor = monitor
+    config.progress_monitor = monitor = _monitor(trt, on_progress)
     plan = _interruptibly(lambda: builder.build_serialized_network(network, config), monitor, place)
+    del parser  # owns the weights until the plan is built
     if plan is None:
         raise ExportUnsupported(
             f"{path}: {library.title} cannot build the plan ({library.reason}): export it in another precision, "
             "with --subpixel on, or give smaller batch sizes"
         )
     return bytes(plan)
+
+
+def _parsed(library: Library, builder: Any, model: bytes, path: Path) -> tuple[Any, Any]:
+    """Parse a model; return the network and its parser."""
+    trt = library.trt
+    # Explicit for TensorRT 10; in the others all networks are strongly typed.
+    network = library.create(builder.create_network, 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = library.create(trt.OnnxParser, network, library.logger)
+    if not parser.parse(model, str(path.absolute())):
+        raise ExportUnsupported(
+            f"{path}: {library.title} cannot read the file ({_parser_errors(parser, library)}): export it with "
+            "another --precision or --opset"
+        )
+    return network, parser
+
+
+def _config(library: Library, builder: Any) -> Any:
+    """Make a configuration with the settings of both libraries."""
+    trt = library.trt
+    config = library.create(builder.create_builder_config)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the plan has no types of layers
+    # TF32, on by default, rounds float32 to 10 bits of mantissa. Cleared in every precision: the layers that a
+    # quantized file leaves in float32 need its precision.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    return config
 
 
 def _parser_errors(parser: Any, library: Library) -> str:
@@ -197,7 +209,8 @@ def _interruptibly(build: Callable[[], Any], monitor: Any, place: torch.device |
                 raise
             monitor.cause = error
     if monitor.cause is not None:
-        raise monitor.cause
+        failed.append(monitor.cause)
+        monitor.cause = None
     if failed:
-        raise failed[0]
+        raise failed.pop()  # not kept: its traceback would keep builder and network until a garbage collection
     return made[0]

@@ -5,15 +5,18 @@ Run as a program, this file writes that model again.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sar2optical.doctor import AREAS, Finding, examine, healthy
+from sar2optical.doctor import AREAS, Finding, backends, examine, healthy, installed
 from sar2optical.doctor.backends import SIGNATURE, TWO_LAYERS, _convolved, expected_output, kernels, self_test_input
 from sar2optical.doctor.installed import _problem, _requirements
 from sar2optical.doctor.machine import instructions, memory_limit
+from sar2optical.engines.cards import Card
 from sar2optical.signature import METADATA_KEY
 
 
@@ -136,3 +139,34 @@ def test_the_lowest_limit_of_nested_groups_counts(tmp_path, line, file, text, li
 
 if __name__ == "__main__":
     onnx.save(two_layers(), TWO_LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("state", "card", "text"),
+    [
+        ("absent", None, "builds plans; running them needs a GPU: no driver"),
+        (
+            "ok",
+            Card("NVIDIA H100", (9, 0)),
+            r"builds plans; it does not run on NVIDIA H100 \(compute capability 9.0\)",
+        ),
+    ],
+)
+def test_tensorrt_for_rtx_builds_and_names_what_it_lacks(monkeypatch, state, card, text):
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(backends, "driver", lambda: Finding("gpu", "NVIDIA driver", state, "no driver", "install it"))
+    monkeypatch.setattr(backends, "first_card", lambda: card)
+    (found,) = backends.tensorrt_rtx()
+    assert found.state == "warning"
+    assert re.search(text, found.detail)
+    assert found.remedy
+
+
+def test_onnxruntimes_gpu_wheel_beside_the_plugin_is_a_fault(monkeypatch):
+    wheels = {"onnxruntime-gpu": "1.32.0", "onnxruntime-ep-nv-tensorrt-rtx-cu13": "0.5.0"}
+    monkeypatch.setattr(installed, "_installed", lambda: wheels)
+    (found,) = installed.plugin_conflict()
+    assert found.state == "broken"
+    assert "pip uninstall -y onnxruntime-gpu" in found.remedy
+    monkeypatch.setattr(installed, "_installed", lambda: {"onnxruntime": "1.32.0"})
+    assert list(installed.plugin_conflict()) == []
