@@ -25,7 +25,7 @@ def share_heaps(cores: int) -> None:
     pixels, at the same speed.
     """
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1 + cores // 8)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1 + cores // 4)
 
 
 def peak_bytes() -> int:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from sar2optical.engines.base import Description
-from sar2optical.engines.onnx_graph import Graph, attribute, convolutions, metadata_of, plain
+from sar2optical.engines.onnx_graph import attribute, convolutions, metadata_of
 from sar2optical.engines.self_test import SelfTest, self_test_input
-from sar2optical.errors import CheckpointMismatch, ExportUnsupported, ModelUnreadable
+from sar2optical.errors import CheckpointMismatch, ModelUnreadable
 from sar2optical.models.fold import fold
 from sar2optical.models.generator import Generator, build_generator
 from sar2optical.models.unet import GeneratorArguments, Upsampling
@@ -67,10 +69,10 @@ def read_generator(path: Path) -> tuple[Generator, ModelSignature, SelfTest]:
         raise CheckpointMismatch(f"{path}: is {found}; PyTorch reads fp32 files with a self-test: {_REMEDY}")
     modes = {attribute(node, "mode") for node in model.graph.node if node.op_type == "Resize"}
     try:
-        weights = _weights(Graph(plain(model)))
+        weights = _weights(model)
         generator = _empty(weights, _UPSAMPLING[modes.pop()] if modes else None, signature)
         generator.load_state_dict(weights, strict=True, assign=True)
-    except (ExportUnsupported, KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointMismatch(f"{path}: its weights are not those of a generator ({reason}): {_REMEDY}") from error
     generator.requires_grad_(requires_grad=False)
@@ -84,19 +86,25 @@ def read_generator(path: Path) -> tuple[Generator, ModelSignature, SelfTest]:
     return generator, signature, self_test
 
 
-def _weights(graph: Graph) -> dict[str, torch.Tensor]:
-    """Return the weights of a graph's convolutions by the names of the module's parameters.
+def _weights(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
+    """Return the weights of a model's convolutions by the names of the module's parameters.
 
     Biases are found by their convolutions: PyTorch's exporter stores equal ones under one name, and drops zeros.
     """
+    nodes = model.graph.node
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    stored |= {node.output[0]: attribute(node, "value") for node in nodes if node.op_type == "Constant"}
+    casts = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Cast"}  # of weights in fp16
+
+    def array(name: str) -> NDArray[np.float32]:
+        return numpy_helper.to_array(stored[casts.get(name, name)]).astype(np.float32)
+
     found = {}
-    for node in convolutions(graph.nodes):
+    for node in convolutions(nodes):
         layer = node.input[1].removesuffix(".fp32").removesuffix(".weight")
-        weight = graph.weights(node).astype(np.float32)
+        weight = array(node.input[1])
         channels = weight.shape[0 if node.op_type == "Conv" else 1]
-        bias = (
-            graph.stored(node.input[2]).astype(np.float32) if len(node.input) > 2 else np.zeros(channels, np.float32)
-        )
+        bias = array(node.input[2]) if len(node.input) > 2 else np.zeros(channels, np.float32)
         found[f"{layer}.weight"], found[f"{layer}.bias"] = torch.from_numpy(weight), torch.from_numpy(bias)
     return found
 
