@@ -28,7 +28,7 @@ __all__ = ["compared"]
 _SIZE: Size = (2048, 2048)
 _SLEEPS = (0.05, 0.2)  # seconds a piece; of the engine a sixteenth, it has that many more runs
 _STAGES: dict[str, tuple[type, str, str]] = {
-    "read": (Scene, "read_rows", "read"),
+    "read": (Scene, "read_stored", "read"),
     "engine": (Engine, "run", "infer"),
     "write (caller)": (MosaicWriter, "write", "write"),
 }

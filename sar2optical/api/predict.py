@@ -160,6 +160,10 @@ class _ArrayScene:
         """Return a rectangle."""
         return self._values[:, slice(*rows), slice(*cols)], self._valid[slice(*rows), slice(*cols)]
 
+    def read_stored(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read whole rows: values are float32."""
+        return self.read_rows(start, stop)
+
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return whole rows."""
         return self.read((start, stop), (0, self.shape[1]))

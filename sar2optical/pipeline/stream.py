@@ -245,7 +245,7 @@ def _read(job: Job, start: int, tall: int, clock: Clock) -> _Piece:
     """Read a piece of the scene. Pieces do not depend on the windows: values are those of any run."""
     stop = min(start + tall, job.grid.shape[0])
     with clock.at("read"):
-        values, valid = job.scene.read_rows(start, stop)
+        values, valid = job.scene.read_stored(start, stop)
         all_valid = bool(valid.all())
         if all_valid:
             valid = np.broadcast_to(np.True_, valid.shape)  # needs no memory

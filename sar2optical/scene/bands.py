@@ -126,6 +126,10 @@ class Bands(Described, Protocol):
         """Return whether a value of exactly 0 is nodata in this unit."""
         ...
 
+    def read_plain(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a rectangle as `dtype`; see `read`."""
+        ...
+
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle.
 

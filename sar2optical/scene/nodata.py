@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +62,13 @@ class Fill:
     everywhere: tuple[tuple[np.float32, ...], ...] = ()
     """By band: values that are fill at any position."""
 
-    def inside(self, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def inside(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which pixels of whole rows are valid and not fill.
 
         Parameters
         ----------
         values, valid
-            float32 (bands, rows, width) and bool (rows, width).
+            float32 or uint16 (bands, rows, width), and bool (rows, width).
 
         Returns
         -------

@@ -128,8 +128,17 @@ class RasterBands:
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle; see `Bands.read`."""
+        return self._read(rows, cols, np.float32)
+
+    def read_plain(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a rectangle; see `Bands.read_plain`."""
+        return self._read(rows, cols, self.dtype)
+
+    def _read(
+        self, rows: tuple[int, int], cols: tuple[int, int], dtype: Any
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         window = RasterWindow.from_slices(rows, cols)
-        values = np.empty((len(self._indices), rows[1] - rows[0], cols[1] - cols[0]), np.float32)
+        values = np.empty((len(self._indices), rows[1] - rows[0], cols[1] - cols[0]), dtype)
         valid = np.ones(values.shape[1:], np.bool_)
         try:
             with self._handles.lent() as dataset:
@@ -148,12 +157,12 @@ class RasterBands:
         return values, valid
 
     def _read_band(
-        self, dataset: Any, k: int, window: RasterWindow, values: NDArray[np.float32], valid: NDArray[np.bool_]
+        self, dataset: Any, k: int, window: RasterWindow, values: NDArray[Any], valid: NDArray[np.bool_]
     ) -> None:
         """Read the k-th band into `values`; clear `valid` where it has no measurement."""
         index = self._indices[k]
-        # float32 without a scale is read directly into the output: a copy takes as long as all checks.
-        unscaled = dataset.dtypes[index - 1] == "float32" and self._scales[k] == (1.0, 0.0)
+        # Values of the output's type are read directly into it: a copy takes as long as all checks.
+        unscaled = dataset.dtypes[index - 1] == values.dtype and self._scales[k] == (1.0, 0.0)
         stored = dataset.read(index, window=window, out=values if unscaled else None)
         valid &= self._usable(dataset, index, stored, window)
         if not unscaled:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,10 @@ class SceneSource(Described, Protocol):
 
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """See `Scene.read_rows`."""
+        ...
+
+    def read_stored(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """See `Scene.read_stored`."""
         ...
 
 
@@ -151,9 +155,7 @@ class Scene:
         inner = slice(cols[0] - wider[0], cols[1] - wider[0])
         return values[..., inner], valid[:, inner]
 
-    def _masked(
-        self, values: NDArray[np.float32], valid: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _masked(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         inside = self._fill_known().inside(values, valid)
         if self._zero_is_nodata:
             # Single zeros stay valid: noise removal leaves power of 0, and shadows DN of 0.
@@ -168,6 +170,12 @@ class Scene:
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read whole rows; see `read`."""
         return self.read((start, stop), (0, self.shape[1]))
+
+    def read_stored(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read whole rows as `dtype`: plain integers need half of the memory, and no conversion; see `read`."""
+        if self.dtype == np.float32:
+            return self.read_rows(start, stop)
+        return self._masked(*self._bands.read_plain((start, stop), (0, self.shape[1])))
 
     def _fill_known(self) -> Fill:
         """Return the undeclared nodata; the scene, or parts of a large one, are read for it once."""

@@ -160,7 +160,7 @@ def test_the_first_error_of_any_stage_ends_the_run(where):
         raise Broken
 
     target, name = {
-        "read": (job.scene, "read_rows"), "write": (written, "write"), "engine": (job.engine, "_infer_tensors"),
+        "read": (job.scene, "read_stored"), "write": (written, "write"), "engine": (job.engine, "_infer_tensors"),
     }[where]  # fmt: skip
     setattr(target, name, fail)
     with pytest.raises(Broken):

@@ -48,7 +48,7 @@ class Grey:
         self.shape = grey.shape
         self._grey = grey
 
-    def read_rows(self, start, stop):
+    def read_stored(self, start, stop):
         values = self._grey[None, start:stop].astype(np.float32)
         return values, values[0] > 0
 

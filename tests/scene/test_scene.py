@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -367,3 +368,48 @@ def test_the_filter_of_warnings_is_unchanged_while_a_scene_is_open(make_raster):
     filters = warnings.filters
     with opened(path):
         assert warnings.filters is filters
+
+
+def filled_dn(high=40_000):
+    """DN with a border of 0, nodata of 65535 in a block and at the right, and single zeros."""
+    dn = (speckle((200, 300)).astype(np.uint32) * high // 255).astype(np.uint16) + 1
+    dn[:, :20] = 0
+    dn[50:60, 100:180] = 65535
+    dn[:, 290:] = 65535
+    dn[120, 130] = 0
+    dn[150:160, 40:90] = 0
+    return dn
+
+
+STORED = {
+    "DN with fill that is not declared": (filled_dn(), {}),
+    "DN with nodata": (filled_dn(), {"nodata": 65535}),
+    "bytes": (speckle((200, 300)), {}),
+    "scaled": (filled_dn(), {"scales": [0.001]}),
+    "float": (np.where(speckle((200, 300)) > 30, speckle((200, 300)) / 9, np.nan).astype(np.float32), {}),
+}
+
+
+@pytest.mark.parametrize(("array", "profile"), STORED.values(), ids=STORED.keys())
+def test_values_as_they_are_stored_are_those_of_read(make_raster, array, profile):
+    with opened(make_raster(array, **profile), unit="amplitude") as scene:
+        values, valid = scene.read_rows(0, 200)
+        stored, same = scene.read_stored(0, 200)
+    assert stored.dtype == (np.uint16 if array.dtype.kind == "u" and "scales" not in profile else np.float32)
+    np.testing.assert_array_equal(stored, values)
+    np.testing.assert_array_equal(same, valid)
+    assert valid.any()
+    if array.dtype == np.uint16:
+        assert not valid[50:60, 100:180].any()
+        assert valid[100, 150]
+
+
+def test_threads_read_what_one_thread_reads(make_raster):
+    """Each thread has a dataset of its own while it reads."""
+    dn = filled_dn()
+    with opened(make_raster(dn, tiled=True, blockxsize=64, blockysize=64, compress="deflate")) as scene:
+        expected, _ = scene.read_rows(0, 200)
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(5):
+                parts = list(threads.map(lambda row: scene.read_rows(row, row + 8)[0], range(0, 200, 8)))
+                np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)

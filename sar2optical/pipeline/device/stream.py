@@ -34,7 +34,7 @@ from sar2optical.pipeline.job import Job
 
 __all__ = ["DeviceStream"]
 
-_QUEUED = 3
+_QUEUED = 6
 """Rows of windows that are queued for the device or being written."""
 _FILLED_AT_ONCE = 16
 """Windows that are filled together."""
@@ -262,7 +262,7 @@ class DeviceStream:
         start = number * self._tall
         stop = min(start + self._tall, self._grid.shape[0])
         with self._clock.at("read"):
-            values, valid = self._job.scene.read_rows(start, stop)
+            values, valid = self._job.scene.read_stored(start, stop)
             plain = self._job.scene.dtype == np.uint16
             host = self.bus.host(values.shape, torch.uint16 if plain else torch.float32)
             np.copyto(host.numpy(), values, casting="unsafe")

@@ -124,6 +124,10 @@ class Geocoded:
             self._fill(_Part(rows, cols), (rows[0], cols[0]), _Nodes(nodes, first, self._spacing), values, valid)
         return values, valid
 
+    def read_stored(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read whole rows: values are float32."""
+        return self.read_rows(start, stop)
+
     def read_rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read whole rows; see `read`."""
         return self.read((start, stop), (0, self.shape[1]))

@@ -129,6 +129,12 @@ class SafeBands:
         """Return True for DN only: power is 0 where the noise was larger."""
         return unit == "dn"
 
+    def read_plain(
+        self, rows: tuple[int, int], cols: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read a rectangle; see `read`: calibrated values are float32."""
+        return self.read(rows, cols)
+
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a rectangle; see `sar2optical.scene.bands.Bands.read`. DN of 0 are invalid, power of 0 is valid.
 
