@@ -150,7 +150,9 @@ def _opened_unchanged(path: Path, source: Path) -> Engine:
 
 
 def _changed(source: Path, how: str) -> ParityFailed:
-    return ParityFailed(f"{source}: larger windows change its image in its own window {how}: leave out --windows")
+    return ParityFailed(
+        f"{source}: the graph for larger windows changes the output in the training window {how}: remove --windows"
+    )
 
 
 def _chips(reference: Run, signature: ModelSignature, path: Path | None) -> Chips:

@@ -228,7 +228,9 @@ def _refuse_changes(found: onnx.ModelProto, made: onnx.ModelProto, path: Path) -
     chip = self_test_input(ModelSignature.from_json(metadata_of(made)[METADATA_KEY]))
     before, after = (_running(model, path)(chip) for model in (found, made))
     if not np.array_equal(before, after, equal_nan=True):
-        raise ParityFailed(f"{path}: larger windows change its image in its own window: leave out --windows")
+        raise ParityFailed(
+            f"{path}: the graph for larger windows changes the output in the training window: remove --windows"
+        )
 
 
 def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:

@@ -79,7 +79,7 @@ class Bound:
 
     def __post_init__(self) -> None:
         if self.percentile and not 0 <= self.at <= 100:
-            raise ValueError(f"percentile {self.at:g} is outside 0 to 100")
+            raise ValueError(f"percentile {self.at:g} is outside 0 to 100: give 0 to 100")
 
     def __str__(self) -> str:
         # The shortest text that reads back as the same number.
