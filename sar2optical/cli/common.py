@@ -252,7 +252,7 @@ def parse_window(_: click.Context, __: click.Parameter, value: str) -> int | Non
     if value == "auto":
         return None
     if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is not a side of windows: give auto, or pixels (512)")
+        raise click.BadParameter(f"{value!r} is not a window size: give auto, or a number of pixels (512)")
     return int(value)
 
 

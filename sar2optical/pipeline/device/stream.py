@@ -99,7 +99,7 @@ class DeviceStream:
         clock: Clock,
     ) -> None:
         if not isinstance(job.engine, TensorEngine):
-            raise TypeError(f"{job.engine} takes no tensors")
+            raise TypeError(f"{job.engine} takes no tensors: give an engine on a GPU")
         self._job, self._engine, self._writer = job, job.engine, writer
         self._rows, self._stop, self._on_progress, self._clock = rows, stop, on_progress, clock
         self._grid = job.grid
