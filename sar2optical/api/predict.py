@@ -54,8 +54,7 @@ def predict(
     stretch
         Two bounds, as values or percentiles ("p1"), instead of the model's own.
     window
-        Side of the windows, one that the model takes; None: the one that its file names for this, else that of its
-        training.
+        Side of the windows, one that the model takes; None: the file's auto window, else that of training.
     overlap
         Least number of pixels that neighbouring windows share.
 
