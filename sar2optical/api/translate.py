@@ -71,8 +71,9 @@ def translate(
     Parameters
     ----------
     scene
-        Path or address of anything that GDAL opens, or of a Sentinel-1 product; an open rasterio dataset; a numpy
-        (masked) array (H, W) or (bands, H, W); an xarray DataArray.
+        Path or address of anything that GDAL opens, or of a Sentinel-1 product; a list of paths, one for each
+        polarisation; path of a STAC Item; an open rasterio dataset; a numpy (masked) array (H, W) or (bands, H, W);
+        an xarray DataArray.
     out
         Path of the mosaic: .tif (cloud-optimized GeoTIFF), .png or .jpg; or an `s3://` address. Written atomically.
     model

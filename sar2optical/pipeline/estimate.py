@@ -31,6 +31,7 @@ from sar2optical.pipeline.stream import bytes_in_flight
 from sar2optical.scene.encoder import decode, encode_bands, to_input
 from sar2optical.scene.remote import is_remote
 from sar2optical.scene.scene import SceneSource
+from sar2optical.scene.sources import Source
 from sar2optical.tiling.fill import mirror_invalid
 from sar2optical.tiling.windows import WindowGrid
 
@@ -106,7 +107,7 @@ class Estimate:
 
 
 def estimate(
-    src: str | Path, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
+    src: Source, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
 ) -> Estimate:
     """Estimate what `translate` would do and need; write no mosaic and no strip.
 

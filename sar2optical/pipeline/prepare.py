@@ -23,14 +23,15 @@ from sar2optical.mosaic.run_folder import run_folder_of
 from sar2optical.mosaic.strip_store import bytes_of_store
 from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, tags_of_run, to_tag
+from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, name_of, tags_of_run, to_tag
 from sar2optical.pipeline.stream import bytes_in_flight
 from sar2optical.scene.encoder import Encoding, encodings_for, warn_outside
 from sar2optical.scene.geocode.placement import pixel_size
 from sar2optical.scene.geocode.resample import Geocoded, geocoded
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
-from sar2optical.scene.remote import gdal_environment, is_remote
-from sar2optical.scene.scene import Scene, SceneSource, open_scene, refuse_calibration
+from sar2optical.scene.remote import is_remote
+from sar2optical.scene.scene import Scene, SceneSource, open_scene
+from sar2optical.scene.sources import Source, environment_of, inputs_of, refuse_calibration
 from sar2optical.signature import alternatives, listed
 from sar2optical.tiling.windows import WindowGrid, window_grid
 
@@ -65,7 +66,7 @@ def open_once(
 
 @contextmanager
 def prepared(
-    src: str | Path,
+    src: Source,
     out: Path,
     *,
     model: Path | None = None,
@@ -97,11 +98,11 @@ def prepared(
     """
     given = options or TranslateOptions()
     options = resolved.applied_to(given) if resolved else given
-    if Path(src).suffix.lower() not in _MAY_BE_PRODUCTS:
+    if Path(str(src)).suffix.lower() not in _MAY_BE_PRODUCTS:
         refuse_calibration(src, options.product)  # before a model is opened
     model = model or bundled()
     earlier = None if options.restart else Manifest.read(run_folder_of(out))
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)), ExitStack() as stack:
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **environment_of(src)), ExitStack() as stack:
 
         def opened(bands: tuple[str, ...]) -> Scene:
             return stack.enter_context(open_scene(src, bands, options.scene, options.product))
@@ -223,11 +224,10 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> 
     )
 
 
-def check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
+def check_outputs(src: Source, out: Path, options: TranslateOptions) -> None:
     """Refuse outputs that cannot be written, before anything is computed."""
     check_output(out, overwrite=options.overwrite)
-    if not is_remote(src):  # an address may be longer than the system allows for a path
-        _refuse_inputs((Path(src),), out, options)
+    _refuse_inputs(inputs_of(src), out, options)
     if options.preview:
         if options.preview.resolve() == out.resolve():
             raise OptionError(f"{out}: mosaic and preview have the same path: give the preview another name")
@@ -247,7 +247,7 @@ def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions)
 def _log_job(scene: SceneSource, engine: Engine, encodings: list[Encoding]) -> None:
     """Log unit, stretch and engine; warn where the model gets input that it was not trained on."""
     height, width = scene.shape
-    name, signature = Path(scene.path).name, engine.signature
+    name, signature = name_of(scene), engine.signature
     stretch = ", ".join(str(encoding) for encoding in encodings)
     _log.info("%s: %d x %d, unit %s (%s), stretch %s", name, width, height, scene.unit, scene.unit_reason, stretch)
     if isinstance(scene, Geocoded):

@@ -30,7 +30,7 @@ from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.provenance import library_versions
 from sar2optical.pipeline.remote_output import output_on_disk
 from sar2optical.pipeline.stream import stream
-from sar2optical.scene.scene import log_contents
+from sar2optical.scene.sources import Source, log_contents
 from sar2optical.tiling.seams import SeamTally
 from sar2optical.tiling.windows import WindowGrid
 
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def translate(
-    src: str | Path,
+    src: Source,
     out: str | Path,
     *,
     model: Path | None = None,
@@ -58,7 +58,8 @@ def translate(
     Parameters
     ----------
     src
-        Anything that GDAL opens, also on a server (`https://`, `s3://`), or a Sentinel-1 product. Read only.
+        Anything that GDAL opens, also on a server (`https://`, `s3://`), or a Sentinel-1 product; or
+        the files of several polarisations. Read only.
     out
         `.tif` (a cloud-optimized GeoTIFF), `.png` or `.jpg`. Written atomically. An output on a server (`s3://`) is
         made in the user's cache folder, then uploaded.
