@@ -67,7 +67,7 @@ def main(
     if report:
         if report.suffix.lower() != ".json":  # it can be neither a raster nor the mosaic
             raise OptionError(f"report {report}: must be JSON: give a name that ends in .json")
-        _refuse_input(report, scenes)
+        _refuse_input(report, (*scenes, *filter(None, [choices["aoi"]])))
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
@@ -84,7 +84,7 @@ def main(
 
 
 def _refuse_input(report: Path, given: tuple[str, ...]) -> None:
-    """Refuse a report that would replace a STAC Item."""
+    """Refuse a report that would replace a STAC Item or an area."""
     inputs = [path for path in map(Path, given) if path.suffix.lower() == report.suffix.lower()]
     if report.exists() and any(path.exists() and report.samefile(path) for path in inputs):
         raise OptionError(f"report {report}: is an input: choose another name")

@@ -25,6 +25,7 @@ from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, name_of, tags_of_run, to_tag
 from sar2optical.pipeline.stream import bytes_in_flight
+from sar2optical.scene.cut import Cut, cut_to
 from sar2optical.scene.encoder import Encoding, encodings_for, warn_outside
 from sar2optical.scene.geocode.placement import pixel_size
 from sar2optical.scene.geocode.resample import Geocoded, geocoded
@@ -138,10 +139,14 @@ def _job(
         )  # fmt: skip
     if resolved:
         _refuse_other_fallback(engine, resolved)
-    manifest = resolved.manifest if resolved else manifest_of(scene, engine, file, grid, encodings, options)
-    ahead, cache = _budget(options, grid, scene)
+    part, cut = scene, None
+    if options.area:
+        part, grid, cut = cut_to(scene, grid, options.area)
+        _log.info("%s: %s: %s of the scene", name_of(scene), options.area.text, cut.text)
+    manifest = resolved.manifest if resolved else manifest_of(scene, engine, file, grid, encodings, options, cut)
+    ahead, cache = _budget(options, grid, part, cut)
     return Job(
-        scene=scene,
+        scene=part,
         engine=engine,
         file=file,
         grid=grid,
@@ -150,6 +155,7 @@ def _job(
         tags=tags_of_run(scene, engine, manifest, encodings, options),
         ahead=ahead,
         cache=cache,
+        cut=cut,
     )
 
 
@@ -197,7 +203,7 @@ def _as_before(
         return None  # the engine opened instead differs, and the error names the difference
 
 
-def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> tuple[int, int]:
+def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource, cut: Cut | None) -> tuple[int, int]:
     """Return how many pieces to read ahead, and the size of GDAL's block cache in bytes.
 
     Raises
@@ -211,7 +217,7 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> 
     if limit is None:
         return max(_AHEAD, scene.readers + 1), wanted
     held = resident_bytes()
-    stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
+    stored = bytes_of_store(cut.shape if cut else grid.shape, options.coding, threads=engine_threads(options))
     for ahead in range(max(_MOST_AHEAD, scene.readers + 1), 0, -1):
         left = limit - held - stored - bytes_in_flight(grid, scene, ahead=ahead)
         if left >= wanted or (ahead == 1 and left >= _LEAST_CACHE):

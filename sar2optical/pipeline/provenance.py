@@ -23,6 +23,7 @@ from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import OPTIONS_TAG, generated_tags, options_of
 from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.scene.cut import Cut
 from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.geocode.resample import Geocoded
 from sar2optical.scene.remote import is_remote
@@ -60,6 +61,7 @@ _NAMED_BY_TAGS = (
     "STRETCH",
     "WINDOW",
     "OVERLAP",
+    "AREA",
 )
 """Tags, without their prefix, that name a difference between two runs."""
 
@@ -71,6 +73,7 @@ def manifest_of(
     grid: WindowGrid,
     encodings: list[Encoding],
     options: TranslateOptions,
+    cut: Cut | None = None,
 ) -> Manifest:
     """Collect everything that decides the pixels; batch size, threads and memory do not."""
     height, width = scene.shape
@@ -81,6 +84,7 @@ def manifest_of(
         # Where names identify the bands, it does not matter whether a name or an index was given.
         "band": ", ".join(options.scene.bands) if options.scene.bands and None in scene.polarisations else None,
         "calibration": _calibration_of(options.product or ProductOptions()) if is_product(scene.path) else None,
+        "area": cut.text if cut else None,
         # A server does not report when its file changed; values sampled all over the scene show it.
         "values": None if all(map(is_local, sources)) else _hash_of_values(scene),
     }
@@ -134,6 +138,7 @@ def tags_of_run(
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
         "SAR2OPTICAL_WINDOW": manifest.entries["window"],
         "SAR2OPTICAL_OVERLAP": str(options.overlap),
+        **({"SAR2OPTICAL_AREA": manifest.entries["area"]} if "area" in manifest.entries else {}),
         **({"SAR2OPTICAL_GEOCODING": scene.note} if isinstance(scene, Geocoded) else {}),
     }
 
