@@ -175,7 +175,7 @@ def test_the_package_has_few_levels_and_few_entries():
 
 def test_translate_ties_input_engine_and_output():
     found = imports_of("sar2optical.pipeline.run")
-    assert {"sar2optical.tiling.windows", "sar2optical.pipeline.stream", "sar2optical.pipeline.prepare"} <= found
+    assert {"sar2optical.tiling.seams", "sar2optical.pipeline.stream", "sar2optical.pipeline.prepare"} <= found
 
 
 @pytest.mark.parametrize("module", [name for name in OURS if within(name, "sar2optical")])

@@ -110,7 +110,7 @@ def _of_array(sar: Any, engine: Engine, unit: Unit | None) -> Iterator[SceneSour
     if not is_data_array(sar) and not isinstance(sar, np.ndarray):
         raise OptionError(f"sar is a {type(sar).__name__}: give a numpy array, a SarArray or a DataArray")
     with source_path(sar) as path:
-        with open_raster(Path(path)) as dataset:
+        with open_raster(Path(str(path))) as dataset:
             count, named = dataset.count, any(dataset.descriptions)
         _check_count(count, engine)
         # Named bands are found by the model's polarisations; others are taken in their order.
@@ -133,6 +133,7 @@ class _ArrayScene:
     """A `SarArray` as the source of a job."""
 
     path = "array"
+    sources: tuple[str, ...] = ("array",)
     files: tuple[Path, ...] = ()
     georeference = Georeference()
     block, readers = (PIECE, 1), 1

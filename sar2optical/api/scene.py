@@ -21,10 +21,10 @@ from sar2optical.errors import OptionError
 from sar2optical.scene.geocode.resample import geocoded
 from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
-from sar2optical.scene.remote import gdal_environment
 from sar2optical.scene.safe.calibrate import Calibration
 from sar2optical.scene.scene import SceneSource
 from sar2optical.scene.scene import open_scene as open_source
+from sar2optical.scene.sources import environment_of
 from sar2optical.signature import Unit
 
 __all__ = ["SarArray", "SceneReader", "open_scene"]
@@ -185,8 +185,9 @@ def open_scene(
     Parameters
     ----------
     source
-        Path or address of anything that GDAL opens, or of a Sentinel-1 product; an open rasterio dataset; a numpy
-        (masked) array (H, W) or (bands, H, W); an xarray DataArray.
+        Path or address of anything that GDAL opens, or of a Sentinel-1 product; a list of paths, one for each
+        polarisation; path of a STAC Item; an open rasterio dataset; a numpy (masked) array (H, W) or (bands, H, W);
+        an xarray DataArray.
     bands
         Polarisations ("VH") or indices from 1; VV by default, or VH where there is no VV.
     unit, nodata, scale, calibration, denoise, geocode, resolution
@@ -206,7 +207,7 @@ def open_scene(
             options = scene_options(bands, unit or unit_of(source), nodata, scale)
             target = target_of(geocode, resolution)
             path = stack.enter_context(source_path(source))
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(path)))
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **environment_of(path)))
             wanted = tuple(options.bands) or _DEFAULT_BANDS
             scene = stack.enter_context(open_source(path, wanted, options, product_options(calibration, denoise)))
             reader = SceneReader(geocoded(scene, target) if target else scene)

@@ -20,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 
 from sar2optical.errors import OptionError
 from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
+from sar2optical.scene.sources import Source, source_of
 from sar2optical.signature import UNITS, Unit
 
 __all__ = ["is_data_array", "source_path", "spatial_dims", "unit_of"]
@@ -31,13 +32,14 @@ def is_data_array(value: object) -> bool:
 
 
 @contextmanager
-def source_path(source: Any) -> Iterator[str | Path]:
-    """Yield a path that GDAL opens, for a path, an open dataset, an array or a DataArray.
+def source_path(source: Any) -> Iterator[Source]:
+    """Yield what `sar2optical.scene.open_scene` opens, for paths, an open dataset, an array or a DataArray.
 
     Parameters
     ----------
     source
-        str or Path; an open rasterio dataset; a numpy (masked) array (H, W) or (bands, H, W), float32 or integers;
+        str or Path, also of a STAC Item; a list of paths, one for each polarisation; an open rasterio dataset; a
+        numpy (masked) array (H, W) or (bands, H, W), float32 or integers;
         a DataArray of the same shapes, whose `spatial_ref` gives CRS and affine, and whose attributes
         `units`, `_FillValue`, `scale_factor` and `add_offset` count. Arrays are copied to memory.
 
@@ -47,7 +49,9 @@ def source_path(source: Any) -> Iterator[str | Path]:
         If the source is of another kind.
     """
     if isinstance(source, str | Path):
-        yield source
+        yield source_of([source])
+    elif isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
+        yield source_of(source)
     elif isinstance(source, WarpedVRT):
         with MemoryFile(ext=".vrt") as memory:
             rasterio.shutil.copy(source, memory.name, driver="VRT")

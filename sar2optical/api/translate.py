@@ -22,6 +22,7 @@ from sar2optical.pipeline.estimate import Estimate
 from sar2optical.pipeline.estimate import estimate as estimate_run
 from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
 from sar2optical.pipeline.run import translate as translate_scene
+from sar2optical.scene.area import area_of
 from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.calibrate import Calibration
 from sar2optical.signature import Stretch, Unit
@@ -44,6 +45,9 @@ def translate(
     denoise: bool = False,
     geocode: str | Target | None = None,
     resolution: float | None = None,
+    bbox: Sequence[float] | None = None,
+    bbox_crs: str | None = None,
+    aoi: Any = None,
     stretch: Stretch | tuple[Bound, Bound] | None = None,
     window: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
@@ -71,8 +75,9 @@ def translate(
     Parameters
     ----------
     scene
-        Path or address of anything that GDAL opens, or of a Sentinel-1 product; an open rasterio dataset; a numpy
-        (masked) array (H, W) or (bands, H, W); an xarray DataArray.
+        Path or address of anything that GDAL opens, or of a Sentinel-1 product; a list of paths, one for each
+        polarisation; path of a STAC Item; an open rasterio dataset; a numpy (masked) array (H, W) or (bands, H, W);
+        an xarray DataArray.
     out
         Path of the mosaic: .tif (cloud-optimized GeoTIFF), .png or .jpg; or an `s3://` address. Written atomically.
     model
@@ -93,6 +98,12 @@ def translate(
         CRS of a map grid to resample the scene to ("EPSG:32643", "auto-utm").
     resolution
         Side of a pixel of that grid, in the CRS's unit.
+    bbox
+        Cut the mosaic to west, south, east and north, in longitude and latitude.
+    bbox_crs
+        CRS of `bbox` instead ("EPSG:32643").
+    aoi
+        Cut and mask the mosaic to polygons: path of a GeoJSON file, GeoJSON as a dict, or a geometry of shapely.
     stretch
         Two bounds, as values (0, 200) or percentiles ("p1", "p99"); by default the model's own.
     window
@@ -173,9 +184,9 @@ def estimate(scene: Any, out: str | Path, *, model: str | Path | None = None, **
 
 _DEFAULTS: dict[str, Any] = translate.__kwdefaults__ or {}
 _GROUPED = (
-    "bands", "unit", "nodata", "scale", "calibration", "denoise", "geocode", "resolution", "stretch", "window",
-    "overlap", "compress", "blocksize", "preview", "overwrite", "restart", "backend", "device", "precision",
-    "threads", "batch", "max_memory", "seams",
+    "bands", "unit", "nodata", "scale", "calibration", "denoise", "geocode", "resolution", "bbox", "bbox_crs", "aoi",
+    "stretch", "window", "overlap", "compress", "blocksize", "preview", "overwrite", "restart", "backend", "device",
+    "precision", "threads", "batch", "max_memory", "seams",
 )  # fmt: skip
 
 
@@ -197,6 +208,7 @@ def _options(given: dict[str, Any]) -> TranslateOptions:
         scene=scene_options(given["bands"], given["unit"], given["nodata"], given["scale"]),
         product=product_options(given["calibration"], given["denoise"]),
         geocode=target_of(given["geocode"], given["resolution"]),
+        area=area_of(given["bbox"], given["bbox_crs"], given["aoi"]),
         stretch=stretch_of(given["stretch"]),
         engine=engine_options(given["device"], given["precision"], given["threads"], given["batch"]),
         preview=None if given["preview"] is None else Path(given["preview"]),

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sar2optical._utils.addresses import redacted
 from sar2optical.pipeline.options import Report
+from sar2optical.scene.sources import Source
 
 __all__ = ["Outcome", "State", "Work"]
 
@@ -19,15 +20,16 @@ State = Literal["done", "there", "failed"]
 class Work:
     """A scene, and the path of its mosaic."""
 
-    source: str
-    """Path or address of the scene."""
+    source: Source
+    """Path or address of the scene, or those of its files."""
     out: Path
     """Path of the mosaic."""
     preview: Path | None = None
     """Path of the preview (.png), if one is wanted."""
 
     def __repr__(self) -> str:
-        return f"Work({redacted(self.source)!r}, {str(self.out)!r})"  # Dask logs the arguments of tasks that fail
+        # Dask logs the arguments of tasks that fail.
+        return f"Work({redacted(str(self.source))!r}, {str(self.out)!r})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,10 +22,12 @@ import click
 from sar2optical._utils.addresses import redacted
 from sar2optical.cli.common import CONTEXT, Lines, name_variables, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
+from sar2optical.cli.scene_lists import ListedScene, listed_scenes, shown_name
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
 if TYPE_CHECKING:
     from sar2optical.batch.work import Outcome, State, Work
+    from sar2optical.scene.sources import Source
 
 __all__ = ["main", "table"]
 
@@ -37,20 +39,6 @@ _UNUSABLE = re.compile(r"[/\\:\x00-\x1f]")
 
 _LONGEST_NAME = 240
 """Maximum bytes of a file name: file systems allow 255, and files beside a mosaic have longer names."""
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """A scene that the arguments contain."""
-
-    source: str
-    """Path or address."""
-    name: str
-    """File name without suffix, or the id of its Item."""
-    when: datetime | None = None
-    """Time of acquisition, if known."""
-    error: str = ""
-    """Why it cannot be translated: an Item without a scene, a list that cannot be read."""
 
 
 @click.command(context_settings=CONTEXT)
@@ -92,11 +80,12 @@ def main(
 ) -> None:
     """Translate SCENES into mosaics in OUT_DIR.
 
-    SCENES are rasters, Sentinel-1 products, text files (.txt) with one scene per line, and STAC ItemCollections
-    (.json). A scene that fails does not stop the others. Existing mosaics are kept, so the same command resumes an
-    interrupted batch. An existing mosaic that was made with other options or from another scene counts as failed,
-    unless --overwrite is given. OUT_DIR/summary.json contains the outcome of each scene, and those of earlier runs.
-    The exit status is 1 if a scene failed.
+    SCENES are rasters, Sentinel-1 products, text files (.txt) with one scene per line, and STAC Items and
+    ItemCollections (.json). The files of one scene, one for each polarisation, are given as "VV.tif + VH.tif". A
+    scene that fails does not stop the others. Existing mosaics are kept, so the same command resumes an interrupted
+    batch. An existing mosaic that was made with other options or from another scene counts as failed, unless
+    --overwrite is given. OUT_DIR/summary.json contains the outcome of each scene, and those of earlier runs. The exit
+    status is 1 if a scene failed.
     """
     set_up_logging(-1 if quiet or not verbose else 1)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -104,7 +93,7 @@ def main(
     from sar2optical.engines.registry import resolve
 
     found = None if model is None else resolve(model)
-    listed = _listed(scenes, choices["bands"])
+    listed = listed_scenes(scenes, choices["bands"])
     if choices["calibration"] or choices["denoise"]:
         _refuse_rasters([scene.source for scene in listed if not scene.error])
     began, started = time.perf_counter(), datetime.now(UTC)
@@ -123,15 +112,16 @@ def main(
         sys.exit(1)
 
 
-def _refuse_rasters(sources: list[str]) -> None:
+def _refuse_rasters(sources: list[Source]) -> None:
     """Refuse to calibrate scenes that have no calibration table, before the first is translated."""
     from sar2optical.scene.safe.files import is_product
+    from sar2optical.scene.sources import SceneFiles
 
-    others = [source for source in sources if not is_product(source)]
+    others = [source for source in sources if isinstance(source, SceneFiles) or not is_product(source)]
     if others:
         raise OptionWithoutEffect(
-            f"{len(others)} of {len(sources)} scenes (first: {redacted(others[0])}) are not Sentinel-1 products in "
-            "ESA's format and have no calibration table: remove --calibration and --denoise, or translate the "
+            f"{len(others)} of {len(sources)} scenes (first: {redacted(str(others[0]))}) are not Sentinel-1 products "
+            "in ESA's format and have no calibration table: remove --calibration and --denoise, or translate the "
             "products in a separate batch"
         )
 
@@ -153,7 +143,7 @@ def _folder(given: str) -> Path:
 
 
 def _translate(
-    works: list[tuple[_Scene, Work]],
+    works: list[tuple[ListedScene, Work]],
     *,
     scheduler: str | None,
     workers: int | None,
@@ -202,59 +192,9 @@ def _translate(
     return [next(others if scene.error else made) for scene, _ in works]
 
 
-def _listed(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[_Scene]:
-    """Read the lists among the arguments. A list that cannot be read becomes a scene with an error."""
-    found: list[_Scene] = []
-    refused = 0
-    for text in scenes:
-        suffix = Path(text).suffix.lower()
-        try:
-            if suffix in (".json", ".geojson"):
-                found += _of_items(text, bands)
-            elif suffix == ".txt":
-                found += _of_lines(text)
-            else:
-                found.append(_named(text))
-        except OptionError as error:
-            refused += 1
-            if refused == len(scenes):
-                raise
-            found.append(replace(_named(text), error=str(error)))
-    if not found:
-        raise OptionError(f"{', '.join(scenes)}: contains no scene: give at least one")
-    return found
-
-
-def _of_items(text: str, bands: tuple[str, ...]) -> list[_Scene]:
-    from sar2optical._utils.addresses import is_web_address
-    from sar2optical.batch.stac import read_items
-
-    if is_web_address(text):
-        raise OptionError(f"{text}: lists are read from local files only: download it, and give its path")
-    return [
-        _Scene(item.href or f"{text}#{item.name}", item.name, item.when, item.error)
-        for item in read_items(Path(text), bands)
-    ]
-
-
-def _of_lines(text: str) -> list[_Scene]:
-    try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise OptionError(
-            f"{text}: cannot be read as a list of scenes ({error}): give a text file with one scene per line"
-        ) from error
-    return [_named(line.strip()) for line in lines if line.strip() and not line.strip().startswith("#")]
-
-
-def _named(source: str) -> _Scene:
-    path = PurePosixPath(redacted(source))
-    if path.name == "manifest.safe":
-        path = path.parent
-    return _Scene(source, path.stem or path.name)
-
-
-def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool) -> list[tuple[_Scene, Work]]:
+def _works(
+    scenes: list[ListedScene], out_dir: Path, template: str, *, previews: bool
+) -> list[tuple[ListedScene, Work]]:
     """Name the mosaics by a template; refuse one that gives two scenes the same mosaic."""
     from sar2optical.batch.work import Work
 
@@ -280,7 +220,7 @@ def _works(scenes: list[_Scene], out_dir: Path, template: str, *, previews: bool
 
 def _output_error(work: Work) -> str:
     """Return why a scene cannot have this mosaic; empty if it can."""
-    from sar2optical.scene.remote import is_remote
+    from sar2optical.scene.sources import inputs_of
 
     out = work.out
     size = len(os.fsencode(out.name))
@@ -288,14 +228,12 @@ def _output_error(work: Work) -> str:
         return f"{out.name[:40]}...: this file name has {size} bytes, which is too long: give --name with {{number}}"
     if out.with_suffix(".json").name == _SUMMARY:
         return f"{out}: its STAC Item would overwrite {_SUMMARY} of the batch: give --name"
-    if not is_remote(work.source) and out.exists():
-        source = Path(work.source)
-        if source.exists() and out.samefile(source):
-            return f"{out}: is the scene itself: choose another folder, or give --name"
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs_of(work.source)):
+        return f"{out}: is the scene itself: choose another folder, or give --name"
     return ""
 
 
-def _write_item(outcome: Outcome, scene: _Scene) -> None:
+def _write_item(outcome: Outcome, scene: ListedScene) -> None:
     """Write the STAC Item of a mosaic, if it is a GeoTIFF of this project and has none yet."""
     from sar2optical.batch.stac import write_item
     from sar2optical.mosaic.tags import run_of
@@ -341,7 +279,7 @@ def _summary(outcomes: list[Outcome], seconds: float, began: datetime, earlier: 
     """Format the outcomes of this run and of earlier ones as JSON."""
     records = []
     for outcome in outcomes:
-        source = redacted(outcome.work.source)
+        source = redacted(str(outcome.work.source))
         record: dict[str, Any] = {"scene": source, "out": str(outcome.work.out), "state": outcome.state}
         if outcome.error:
             record["error"] = outcome.error
@@ -379,7 +317,7 @@ def table(outcomes: list[Outcome], seconds: float) -> str:
     rows = [("scene", "state", "Mpx", "seconds", "result")]
     pixels = 0.0
     for outcome in outcomes:
-        report, name = outcome.report, PurePosixPath(redacted(outcome.work.source)).name
+        report, name = outcome.report, shown_name(outcome.work.source)
         if report:
             mpx = report.shape[0] * report.shape[1] / 1e6
             pixels += mpx

@@ -110,6 +110,19 @@ scene_options = options(
     click.option(
         "--resolution", type=float, help="Pixel size of that grid, in its unit.  [default: about the scene's own]"
     ),
+    click.option(
+        "--bbox",
+        nargs=4,
+        type=float,
+        metavar="W S E N",
+        help="Cut the mosaic to a box, in longitude and latitude; only the windows that it needs are run.",
+    ),
+    click.option("--bbox-crs", metavar="CRS", help="CRS of the values of --bbox (EPSG:32643).  [default: EPSG:4326]"),
+    click.option(
+        "--aoi",
+        metavar="FILE",
+        help="Cut the mosaic to the polygons of a GeoJSON file, and mask what is outside of them.",
+    ),
     click.option("--denoise", is_flag=True, help="Subtract the thermal noise of a Sentinel-1 product."),
 )
 """Options of a run; for `translate_options`."""
@@ -122,11 +135,15 @@ def translate_options(
     resolution: float | None,
     calibration: str | None,
     denoise: bool,
+    bbox: tuple[float, float, float, float] | None = None,
+    bbox_crs: str | None = None,
+    aoi: str | None = None,
     **choices: Any,
 ) -> TranslateOptions:
     """Make `TranslateOptions` of the values of `scene_options`, and of further fields."""
     from sar2optical.engines import EngineOptions
     from sar2optical.pipeline.options import TranslateOptions
+    from sar2optical.scene.area import area_of
     from sar2optical.scene.bands import SceneOptions
     from sar2optical.scene.geocode.target import Target
     from sar2optical.scene.safe.product import ProductOptions
@@ -151,5 +168,6 @@ def translate_options(
         ),
         geocode=Target(crs=geocode, resolution=resolution) if geocode else None,
         product=product,
+        area=area_of(bbox, bbox_crs, aoi),
         **choices,
     )

@@ -34,7 +34,7 @@ _FINISHED_FIRST = {"translate": "the current strip", "mosaic": "the mosaic"}
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("scene")
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
 @click.argument("out")
 @scene_options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
@@ -46,7 +46,7 @@ _FINISHED_FIRST = {"translate": "the current strip", "mosaic": "the mosaic"}
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(
-    scene: str,
+    scenes: tuple[str, ...],
     out: str,
     model: str | None,
     preview: Path | None,
@@ -58,6 +58,7 @@ def main(
 ) -> None:
     """Translate a Sentinel-1 raster SCENE into an RGB mosaic OUT.
 
+    SCENE is a raster, a Sentinel-1 product, or a STAC Item (.json); or several rasters, one for each polarisation.
     OUT is a cloud-optimized GeoTIFF (.tif) with the scene's shape and georeference, or a picture (.png, .jpg). It is
     written atomically. An interrupted run keeps its finished strips in OUT.parts; run the same command again to
     resume.
@@ -67,11 +68,14 @@ def main(
     from sar2optical._utils.files import refuse_existing, write_output
     from sar2optical.engines.registry import resolve
     from sar2optical.pipeline.run import translate
+    from sar2optical.scene.sources import source_of
 
+    scene = source_of(scenes)
     found = None if model is None else resolve(model)
     if report:
-        if report.suffix.lower() != ".json":  # it can be neither the scene nor the mosaic
+        if report.suffix.lower() != ".json":  # it can be neither a raster nor the mosaic
             raise OptionError(f"report {report}: must be JSON: give a name that ends in .json")
+        _refuse_input(report, (*scenes, *filter(None, [choices["aoi"]])))
         refuse_existing(report, overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
@@ -85,6 +89,13 @@ def main(
         write_output(report, did.to_json().encode())
     if not quiet:
         click.echo(summary(did))
+
+
+def _refuse_input(report: Path, given: tuple[str, ...]) -> None:
+    """Refuse a report that would replace a STAC Item or an area."""
+    inputs = [path for path in map(Path, given) if path.suffix.lower() == report.suffix.lower()]
+    if report.exists() and any(path.exists() and report.samefile(path) for path in inputs):
+        raise OptionError(f"report {report}: is an input: choose another name")
 
 
 def outlook(expected: Estimate) -> str:

@@ -30,9 +30,8 @@ from sar2optical.pipeline.remote_output import local_path
 from sar2optical.pipeline.stream import bytes_in_flight
 from sar2optical.scene.encoder import decode, encode_bands, to_input
 from sar2optical.scene.remote import is_remote
-from sar2optical.scene.scene import SceneSource
+from sar2optical.scene.sources import Source
 from sar2optical.tiling.fill import mirror_invalid
-from sar2optical.tiling.windows import WindowGrid
 
 __all__ = ["Estimate", "Sample", "estimate", "measure", "refuse_full_disk"]
 
@@ -106,7 +105,7 @@ class Estimate:
 
 
 def estimate(
-    src: str | Path, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
+    src: Source, out: str | Path, *, model: Path | None = None, options: TranslateOptions | None = None
 ) -> Estimate:
     """Estimate what `translate` would do and need; write no mosaic and no strip.
 
@@ -134,20 +133,20 @@ def _rows_kept(job: Job, out: Path, options: TranslateOptions) -> int:
     refuse_other_run(out, job.manifest)
     if Manifest.read(run_folder_of(out)) != job.manifest:
         return 0
-    return StripFiles(out, job.grid.shape, job.manifest, coding=coding_of(out, options.coding)).rows()
+    return StripFiles(out, job.shape, job.manifest, coding=coding_of(out, options.coding)).rows()
 
 
 def _estimate(job: Job, out: Path, options: TranslateOptions, *, rows_kept: int) -> Estimate:
     grid = job.grid
-    rows, pixels = _count(job.scene, grid)
-    run = int(sum(rows[k] for k, top in enumerate(grid.rows) if top + grid.window > rows_kept))
+    rows, pixels = _count(job)
+    run = int(sum(rows[k] for k, top in enumerate(grid.rows) if top + grid.window > rows_kept + job.top))
     found = measure(job, coding_of(out, options.coding))
     strips = round(found.bytes_per_pixel * pixels * _OVERVIEWS)
     in_flight = bytes_in_flight(grid, job.scene, ahead=job.ahead)
-    stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
+    stored = bytes_of_store(job.shape, options.coding, threads=engine_threads(options))
     return Estimate(
-        windows=len(grid),
-        windows_run=run if rows_kept < grid.shape[0] else 0,
+        windows=job.windows,
+        windows_run=run if rows_kept < job.shape[0] else 0,
         rows_kept=rows_kept,
         window=grid.window,
         memory=resident_bytes() + job.cache + in_flight + stored,
@@ -205,7 +204,7 @@ def refuse_full_disk(job: Job, coding: BlockCoding, out: Path, *, on_disk: int) 
     OutputUnwritable
         If clearly less is free.
     """
-    pixels = math.prod(job.grid.shape) * _OVERVIEWS
+    pixels = math.prod(job.shape) * _OVERVIEWS
     if _free_beside(out) >= 2 * _MOST_BYTES * pixels:
         return
     strips = measure(job, coding).bytes_per_pixel * pixels * job.scene.estimate_valid_share()
@@ -225,18 +224,23 @@ def _free_beside(out: Path) -> int:
     return shutil.disk_usage(out.resolve().parent).free
 
 
-def _count(scene: SceneSource, grid: WindowGrid) -> tuple[NDArray[np.int64], int]:
-    """Count the windows with a valid pixel in each row of windows, and all valid pixels."""
+def _count(job: Job) -> tuple[NDArray[np.int64], int]:
+    """Count the windows to run in each row of windows, and the valid pixels of the mosaic."""
+    grid = job.grid
     height, width = grid.shape
+    above, below = job.top, job.top + job.shape[0]
     met = np.zeros((height, len(grid.cols)), np.bool_)
     pixels = 0
     for start in range(0, height, _CHUNK_ROWS):
         stop = min(start + _CHUNK_ROWS, height)
-        _, valid = scene.read_rows(start, stop)
-        pixels += int(np.count_nonzero(valid))
+        _, valid = job.scene.read_rows(start, stop)
+        first = max(start, above)
+        if first < min(stop, below):
+            pixels += int(np.count_nonzero(job.visible(first, valid[first - start : below - start])))
         for k, col in enumerate(grid.cols):
             met[start:stop, k] = valid[:, col : min(col + grid.window, width)].any(axis=1)
-    return np.array([met[row : row + grid.window].any(axis=0).sum() for row in grid.rows]), pixels
+    runs = [np.flatnonzero(met[row : row + grid.window].any(axis=0)) for row in grid.rows]
+    return np.array([len(job.needs(k, cols)) for k, cols in enumerate(runs)]), pixels
 
 
 def _windows_of(job: Job, row: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
@@ -246,7 +250,8 @@ def _windows_of(job: Job, row: int) -> tuple[list[NDArray[np.float32]], list[NDA
     rows = grid.rows[row], min(grid.rows[row] + window, grid.shape[0])
     wanted = max(1, _PIXELS // window**2)
     sars, masks = [], []
-    for col in grid.cols[len(grid.cols) // wanted // 2 :: max(1, len(grid.cols) // wanted)]:
+    cols = [grid.cols[col] for col in job.needs(row, range(len(grid.cols)))]
+    for col in cols[len(cols) // wanted // 2 :: max(1, len(cols) // wanted)]:
         values, mask = job.scene.read(rows, (col, min(col + window, grid.shape[1])))
         if not mask.any():
             continue

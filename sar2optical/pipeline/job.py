@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
 from sar2optical.engines.base import default_threads
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.scene.cut import Cut
 from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.scene import SceneSource
 from sar2optical.signature import Unit
@@ -65,6 +69,31 @@ class Job:
     """Pieces of the scene to read before they are needed."""
     cache: int
     """Size of GDAL's block cache, in bytes."""
+    cut: Cut | None = None
+    """Pixels of the scene that the mosaic has, where an area is given; None: all."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the mosaic."""
+        return self.cut.shape if self.cut else self.grid.shape
+
+    @property
+    def top(self) -> int:
+        """Row of the scene that is the first of the mosaic."""
+        return self.cut.rows[0] if self.cut else 0
+
+    @property
+    def windows(self) -> int:
+        """Number of windows that the mosaic may need."""
+        return int(np.count_nonzero(self.cut.windows)) if self.cut else len(self.grid)
+
+    def needs(self, row: int, cols: Iterable[int]) -> list[int]:
+        """Return those of some windows of one row that have a pixel of the mosaic."""
+        return [col for col in cols if self.cut is None or self.cut.windows[row, col]]
+
+    def visible(self, start: int, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the valid pixels of the mosaic in some rows of the scene that it has; see `Cut.visible`."""
+        return self.cut.visible(start, valid) if self.cut else valid
 
     @property
     def resolved(self) -> ResolvedOptions:
@@ -82,8 +111,8 @@ class Job:
         """Make a writer of this job's mosaic."""
         return MosaicWriter(
             out,
-            shape=self.scene.shape,
-            georeference=self.scene.georeference,
+            shape=self.shape,
+            georeference=self.cut.georeference if self.cut else self.scene.georeference,
             tags=self.tags,
             manifest=self.manifest,
             options=MosaicOptions(

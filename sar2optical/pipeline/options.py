@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sar2optical.engines import EngineOptions
 from sar2optical.mosaic.coding import BLOCKSIZE, COMPRESSIONS, BlockCoding
+from sar2optical.scene.area import Area
 from sar2optical.scene.bands import SceneOptions
 from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.product import ProductOptions
@@ -36,6 +37,8 @@ class TranslateOptions:
     """Calibration of a Sentinel-1 product; refused for other rasters. None: sigma0, without noise removal."""
     geocode: Target | None = None
     """Map grid to bring the scene to first; None: the mosaic keeps the scene's georeference."""
+    area: Area | None = None
+    """Area that the mosaic is cut to; None: the whole scene."""
     stretch: Stretch | None = None
     """Stretch that replaces the model's own."""
     window: int | None = None

@@ -23,14 +23,16 @@ from sar2optical.mosaic.run_folder import run_folder_of
 from sar2optical.mosaic.strip_store import bytes_of_store
 from sar2optical.pipeline.job import Job, ResolvedOptions, engine_threads
 from sar2optical.pipeline.options import TranslateOptions
-from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, tags_of_run, to_tag
+from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, name_of, tags_of_run, to_tag
 from sar2optical.pipeline.stream import bytes_in_flight
+from sar2optical.scene.cut import Cut, cut_to
 from sar2optical.scene.encoder import Encoding, encodings_for, warn_outside
 from sar2optical.scene.geocode.placement import pixel_size
 from sar2optical.scene.geocode.resample import Geocoded, geocoded
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
-from sar2optical.scene.remote import gdal_environment, is_remote
-from sar2optical.scene.scene import Scene, SceneSource, open_scene, refuse_calibration
+from sar2optical.scene.remote import is_remote
+from sar2optical.scene.scene import Scene, SceneSource, open_scene
+from sar2optical.scene.sources import Source, environment_of, inputs_of, refuse_calibration
 from sar2optical.signature import alternatives, listed
 from sar2optical.tiling.windows import WindowGrid, window_grid
 
@@ -65,7 +67,7 @@ def open_once(
 
 @contextmanager
 def prepared(
-    src: str | Path,
+    src: Source,
     out: Path,
     *,
     model: Path | None = None,
@@ -97,11 +99,11 @@ def prepared(
     """
     given = options or TranslateOptions()
     options = resolved.applied_to(given) if resolved else given
-    if Path(src).suffix.lower() not in _MAY_BE_PRODUCTS:
+    if Path(str(src)).suffix.lower() not in _MAY_BE_PRODUCTS:
         refuse_calibration(src, options.product)  # before a model is opened
     model = model or bundled()
     earlier = None if options.restart else Manifest.read(run_folder_of(out))
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **gdal_environment(src)), ExitStack() as stack:
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **environment_of(src)), ExitStack() as stack:
 
         def opened(bands: tuple[str, ...]) -> Scene:
             return stack.enter_context(open_scene(src, bands, options.scene, options.product))
@@ -137,10 +139,14 @@ def _job(
         )  # fmt: skip
     if resolved:
         _refuse_other_fallback(engine, resolved)
-    manifest = resolved.manifest if resolved else manifest_of(scene, engine, file, grid, encodings, options)
-    ahead, cache = _budget(options, grid, scene)
+    part, cut = scene, None
+    if options.area:
+        part, grid, cut = cut_to(scene, grid, options.area)
+        _log.info("%s: %s: %s of the scene", name_of(scene), options.area.text, cut.text)
+    manifest = resolved.manifest if resolved else manifest_of(scene, engine, file, grid, encodings, options, cut)
+    ahead, cache = _budget(options, grid, part, cut)
     return Job(
-        scene=scene,
+        scene=part,
         engine=engine,
         file=file,
         grid=grid,
@@ -149,6 +155,7 @@ def _job(
         tags=tags_of_run(scene, engine, manifest, encodings, options),
         ahead=ahead,
         cache=cache,
+        cut=cut,
     )
 
 
@@ -196,7 +203,7 @@ def _as_before(
         return None  # the engine opened instead differs, and the error names the difference
 
 
-def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> tuple[int, int]:
+def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource, cut: Cut | None) -> tuple[int, int]:
     """Return how many pieces to read ahead, and the size of GDAL's block cache in bytes.
 
     Raises
@@ -210,7 +217,7 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> 
     if limit is None:
         return max(_AHEAD, scene.readers + 1), wanted
     held = resident_bytes()
-    stored = bytes_of_store(grid.shape, options.coding, threads=engine_threads(options))
+    stored = bytes_of_store(cut.shape if cut else grid.shape, options.coding, threads=engine_threads(options))
     for ahead in range(max(_MOST_AHEAD, scene.readers + 1), 0, -1):
         left = limit - held - stored - bytes_in_flight(grid, scene, ahead=ahead)
         if left >= wanted or (ahead == 1 and left >= _LEAST_CACHE):
@@ -223,11 +230,10 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource) -> 
     )
 
 
-def check_outputs(src: str | Path, out: Path, options: TranslateOptions) -> None:
+def check_outputs(src: Source, out: Path, options: TranslateOptions) -> None:
     """Refuse outputs that cannot be written, before anything is computed."""
     check_output(out, overwrite=options.overwrite)
-    if not is_remote(src):  # an address may be longer than the system allows for a path
-        _refuse_inputs((Path(src),), out, options)
+    _refuse_inputs(inputs_of(src), out, options)
     if options.preview:
         if options.preview.resolve() == out.resolve():
             raise OptionError(f"{out}: mosaic and preview have the same path: give the preview another name")
@@ -247,7 +253,7 @@ def _refuse_inputs(inputs: Iterable[Path], out: Path, options: TranslateOptions)
 def _log_job(scene: SceneSource, engine: Engine, encodings: list[Encoding]) -> None:
     """Log unit, stretch and engine; warn where the model gets input that it was not trained on."""
     height, width = scene.shape
-    name, signature = Path(scene.path).name, engine.signature
+    name, signature = name_of(scene), engine.signature
     stretch = ", ".join(str(encoding) for encoding in encodings)
     _log.info("%s: %d x %d, unit %s (%s), stretch %s", name, width, height, scene.unit, scene.unit_reason, stretch)
     if isinstance(scene, Geocoded):

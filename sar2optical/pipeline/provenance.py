@@ -23,12 +23,14 @@ from sar2optical.mosaic.manifest import Manifest, identity_of, is_local
 from sar2optical.mosaic.strips import RUN_TAG
 from sar2optical.mosaic.tags import OPTIONS_TAG, generated_tags, options_of
 from sar2optical.pipeline.options import TranslateOptions
+from sar2optical.scene.cut import Cut
 from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.geocode.resample import Geocoded
 from sar2optical.scene.remote import is_remote
 from sar2optical.scene.safe.files import is_product
 from sar2optical.scene.safe.product import ProductOptions
 from sar2optical.scene.scene import SceneSource
+from sar2optical.scene.sources import Source, paths_of
 from sar2optical.tiling.windows import WindowGrid
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "is_as_asked",
     "library_versions",
     "manifest_of",
+    "name_of",
     "tags_of_run",
     "to_tag",
 ]
@@ -58,6 +61,7 @@ _NAMED_BY_TAGS = (
     "STRETCH",
     "WINDOW",
     "OVERLAP",
+    "AREA",
 )
 """Tags, without their prefix, that name a difference between two runs."""
 
@@ -69,22 +73,24 @@ def manifest_of(
     grid: WindowGrid,
     encodings: list[Encoding],
     options: TranslateOptions,
+    cut: Cut | None = None,
 ) -> Manifest:
     """Collect everything that decides the pixels; batch size, threads and memory do not."""
     height, width = scene.shape
-    path = Path(scene.path)
+    sources = tuple(map(Path, scene.sources))
     optional = {
         "nodata": options.scene.nodata,
         "scale": options.scene.scale,
         # Where names identify the bands, it does not matter whether a name or an index was given.
         "band": ", ".join(options.scene.bands) if options.scene.bands and None in scene.polarisations else None,
-        "calibration": _calibration_of(options.product or ProductOptions()) if is_product(path) else None,
+        "calibration": _calibration_of(options.product or ProductOptions()) if is_product(scene.path) else None,
+        "area": cut.text if cut else None,
         # A server does not report when its file changed; values sampled all over the scene show it.
-        "values": None if is_local(path) else _hash_of_values(scene),
+        "values": None if all(map(is_local, sources)) else _hash_of_values(scene),
     }
     return Manifest(
         {
-            "scene": identity_of((path, *(file for file in scene.files if str(file) != scene.path))),
+            "scene": identity_of((*sources, *_further_files(scene))),
             "size": f"{width} x {height}",
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
             "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
@@ -103,6 +109,16 @@ def manifest_of(
     )
 
 
+def _further_files(scene: SceneSource) -> tuple[Path, ...]:
+    """Return the files that a scene's rasters refer to."""
+    return tuple(file for file in scene.files if str(file) not in scene.sources)
+
+
+def name_of(scene: SceneSource) -> str:
+    """Return the name of a scene's file, or the names of its files."""
+    return " + ".join(Path(redacted(source)).name for source in scene.sources)
+
+
 def tags_of_run(
     scene: SceneSource, engine: Engine, manifest: Manifest, encodings: list[Encoding], options: TranslateOptions
 ) -> dict[str, str]:
@@ -116,12 +132,13 @@ def tags_of_run(
         "SAR2OPTICAL_ENGINE": str(engine),
         "SAR2OPTICAL_BATCH": str(engine.batch),
         RUN_TAG: manifest.fingerprint,
-        "SAR2OPTICAL_SOURCE": Path(redacted(scene.path)).name,
+        "SAR2OPTICAL_SOURCE": name_of(scene),
         "SAR2OPTICAL_BANDS": ",".join(name or "unknown" for name in scene.polarisations),
         "SAR2OPTICAL_UNITS": scene.unit or "unknown",
         "SAR2OPTICAL_STRETCH": "; ".join(str(encoding) for encoding in encodings),
         "SAR2OPTICAL_WINDOW": manifest.entries["window"],
         "SAR2OPTICAL_OVERLAP": str(options.overlap),
+        **({"SAR2OPTICAL_AREA": manifest.entries["area"]} if "area" in manifest.entries else {}),
         **({"SAR2OPTICAL_GEOCODING": scene.note} if isinstance(scene, Geocoded) else {}),
     }
 
@@ -149,7 +166,7 @@ def _calibration_of(product: ProductOptions) -> str:
     return f"{product.calibration}{noise}{border}"
 
 
-def asked_for(src: str | Path, model: Mapping[str, Path], options: Any) -> Manifest | None:
+def asked_for(src: Source, model: Mapping[str, Path], options: Any) -> Manifest | None:
     """Collect what decides a mosaic's pixels, as far as it is known before the scene or a model is opened.
 
     Parameters
@@ -166,11 +183,15 @@ def asked_for(src: str | Path, model: Mapping[str, Path], options: Any) -> Manif
     Manifest or None
         None if the address does not identify the scene, or a file cannot be read.
     """
-    if has_file_in_query(src):
+    paths = paths_of(src)
+    # Files that name their polarisations are the same scene in any order.
+    if not getattr(src, "polarisations", ()) and not any(band.isdecimal() for band in options.scene.bands):
+        paths = tuple(sorted(paths))
+    if any(map(has_file_in_query, paths)):
         return None
     try:
         hashes = [hash_of(file)[:16] for file in model.values()]
-        scene = identity_of((Path(src),))
+        scene = identity_of(tuple(map(Path, paths)))
     except OSError:
         return None
     entries = {"scene": scene, "model": ", ".join(hashes), "version": __version__}
@@ -205,7 +226,7 @@ def to_tag(asked: Manifest | None) -> dict[str, str]:
     return {} if asked is None else {OPTIONS_TAG: json.dumps(dict(asked.entries))}
 
 
-def is_as_asked(tags: Mapping[str, str], src: str | Path, asked: Manifest | None) -> bool:
+def is_as_asked(tags: Mapping[str, str], src: Source, asked: Manifest | None) -> bool:
     """Return True if a mosaic's tags are those of a run with the same scene, model and options.
 
     A scene that no longer exists is not compared.
@@ -217,7 +238,7 @@ def is_as_asked(tags: Mapping[str, str], src: str | Path, asked: Manifest | None
     was = options_of(tags)
     if was is None:
         return False
-    if not is_remote(src) and not is_local(Path(src)):
+    if any(not is_remote(path) and not is_local(Path(path)) for path in paths_of(src)):
         asked = Manifest({**asked.entries, "scene": was.entries.get("scene", "")})
     return was == asked
 

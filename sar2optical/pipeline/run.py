@@ -30,9 +30,8 @@ from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.provenance import library_versions
 from sar2optical.pipeline.remote_output import output_on_disk
 from sar2optical.pipeline.stream import stream
-from sar2optical.scene.scene import log_contents
+from sar2optical.scene.sources import Source, log_contents
 from sar2optical.tiling.seams import SeamTally
-from sar2optical.tiling.windows import WindowGrid
 
 __all__ = ["execute", "translate"]
 
@@ -42,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def translate(
-    src: str | Path,
+    src: Source,
     out: str | Path,
     *,
     model: Path | None = None,
@@ -58,7 +57,8 @@ def translate(
     Parameters
     ----------
     src
-        Anything that GDAL opens, also on a server (`https://`, `s3://`), or a Sentinel-1 product. Read only.
+        Anything that GDAL opens, also on a server (`https://`, `s3://`), or a Sentinel-1 product; or
+        the files of several polarisations. Read only.
     out
         `.tif` (a cloud-optimized GeoTIFF), `.png` or `.jpg`. Written atomically. An output on a server (`s3://`) is
         made in the user's cache folder, then uploaded.
@@ -101,8 +101,8 @@ def execute(
 ) -> Report:
     """Make the mosaic of a prepared job; see `translate`. The report's `seconds` exclude the preparation."""
     began = time.perf_counter()
-    grid, clock = job.grid, Clock()
-    report_rows = _row_progress(on_progress, grid)
+    clock = Clock()
+    report_rows = _row_progress(on_progress, job.shape)
     with job.writer(out, options) as writer, _noting_kept_rows(writer, out):
         kept = writer.resume(partial(report_rows, "check"))
         _check_disk(job, kept, out, writer, coding_of(out, options.coding))
@@ -111,22 +111,22 @@ def execute(
         streamed = stream(
             job,
             _WithSeams(writer, seams) if seams else writer,
-            rows=(kept, grid.shape[0]),
+            rows=(kept, job.shape[0]),
             stop=stop,
             on_progress=partial(report_rows, "translate"),
             clock=clock,
         )
-        if streamed.row < grid.shape[0]:
+        if streamed.row < job.shape[0]:
             raise Interrupted(f"{out}: stopped on request")
         finished = time.perf_counter()
         report_rows("mosaic", 0)
         _finish(writer, options)
-        report_rows("mosaic", grid.shape[0])
+        report_rows("mosaic", job.shape[0])
     ended = time.perf_counter()
     return Report(
         out=str(out),
-        shape=grid.shape,
-        windows=len(grid),
+        shape=job.shape,
+        windows=job.windows,
         windows_run=streamed.windows_run,
         rows_kept=kept,
         seconds_windows=finished - started,
@@ -137,7 +137,7 @@ def execute(
         gpu_busy=clock.device,
         moved=clock.moved,
         peak_memory=peak_bytes(),
-        seam_score=_seam_score(seams, grid),
+        seam_score=_seam_score(seams, job),
         **_provenance_of(job),
     )
 
@@ -155,10 +155,10 @@ def _provenance_of(job: Job) -> dict[str, Any]:
 
 def _check_disk(job: Job, kept: int, out: Path, writer: MosaicWriter, coding: BlockCoding) -> None:
     """Log where a run resumes; fail where the disk cannot hold a long run."""
-    grid = job.grid
+    height = job.shape[0]
     if kept:
-        _log.info("%s: resuming at row %d of %d, from %s", out.name, kept, grid.shape[0], run_folder_of(out).name)
-    if math.prod(grid.shape) >= _MEASURED_FROM and kept < grid.shape[0]:
+        _log.info("%s: resuming at row %d of %d, from %s", out.name, kept, height, run_folder_of(out).name)
+    if math.prod(job.shape) >= _MEASURED_FROM and kept < height:
         estimate.refuse_full_disk(job, coding, out, on_disk=writer.bytes_of_strips)
 
 
@@ -174,8 +174,10 @@ class _WithSeams:
         self._writer.write(rgb, valid)
 
 
-def _seam_score(seams: SeamTally | None, grid: WindowGrid) -> float | None:
-    score = seams.score(grid.rows, grid.cols, grid.window) if seams else math.nan
+def _seam_score(seams: SeamTally | None, job: Job) -> float | None:
+    grid, left = job.grid, job.cut.cols[0] if job.cut else 0
+    rows, cols = [row - job.top for row in grid.rows], [col - left for col in grid.cols]
+    score = seams.score(rows, cols, grid.window) if seams else math.nan
     return None if math.isnan(score) else score
 
 
@@ -206,9 +208,9 @@ def _noting_kept_rows(writer: MosaicWriter, out: Path) -> Iterator[None]:
         raise
 
 
-def _row_progress(on_progress: OnProgress | None, grid: WindowGrid) -> Callable[[str, int], None]:
+def _row_progress(on_progress: OnProgress | None, shape: tuple[int, int]) -> Callable[[str, int], None]:
     """Turn a callback of pixels into one of pixel rows."""
-    height, width = grid.shape
+    height, width = shape
 
     def report(stage: str, rows: int) -> None:
         if on_progress:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
+from sar2optical.pipeline.cutting import CutWriter, from_top
 from sar2optical.pipeline.flow import Clock, Streamed, Writer, rows_of_piece, rows_of_windows
 from sar2optical.pipeline.job import Job
 from sar2optical.scene.encoder import Encoding, decode
@@ -111,11 +112,11 @@ def stream(
     writer
         Gets rows when they are finished.
     rows
-        First and past-the-last row of pixels; all by default.
+        First and past-the-last row of the mosaic; all by default.
     stop
         Called before each row of windows. If it returns True, the rows that are finished then are the last ones.
     on_progress
-        Called with the number of finished pixel rows, counted from the scene's top.
+        Called with the number of finished rows, counted from the mosaic's top.
     clock
         Collects how long each stage is at work.
 
@@ -125,18 +126,22 @@ def stream(
         The first error of any stage; the other stages stop.
     """
     grid = job.grid
-    rows = (0, grid.shape[0]) if rows is None else rows
+    first, last = (0, job.shape[0]) if rows is None else rows
+    rows = first + job.top, last + job.top
     clock = clock or Clock()
+    if job.cut:
+        writer, on_progress = CutWriter(job, writer, rows[0]), from_top(job, on_progress)
     if takes_device_path(job.engine):
         from sar2optical.pipeline.device.stream import DeviceStream
 
-        return DeviceStream(job, writer, rows=rows, stop=stop, on_progress=on_progress, clock=clock).run()
+        done = DeviceStream(job, writer, rows=rows, stop=stop, on_progress=on_progress, clock=clock).run()
+        return replace(done, row=done.row - job.top)
     finisher = _Finisher(grid, writer, rows, on_progress, clock)
     wanted = rows_of_windows(grid, rows)
     with ThreadPoolExecutor(min(job.scene.readers, job.ahead), "reader") as reader, finisher:
         windows = _windows(job, wanted, reader, finisher, clock, stop)
         count = _infer(windows, job, finisher, clock)
-    return Streamed(windows_run=count, row=finisher.row)
+    return Streamed(windows_run=count, row=finisher.row - job.top)
 
 
 def takes_device_path(engine: Engine) -> bool:
@@ -233,7 +238,8 @@ def _windows(
                 coming.extend(reader.submit(_read, job, start, tall, clock) for start in islice(starts, 1))
             finisher.expect(row, pieces)
             columns = _valid_columns(pieces, top, bottom)
-            for col, left in enumerate(grid.cols):
+            for col in job.needs(row, range(len(grid.cols))):
+                left = grid.cols[col]
                 if columns[left : left + grid.window].any():
                     yield _Window(row, col, top, left, tuple(pieces))
     finally:

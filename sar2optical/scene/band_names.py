@@ -122,20 +122,27 @@ def _single_polarisation(texts: list[str]) -> str | None:
 
 
 def choose_bands(
-    dataset: Any, named: Mapping[int, str | None], model_bands: tuple[str, ...], asked: tuple[str, ...]
+    name: str,
+    named: Mapping[int, str | None],
+    model_bands: tuple[str, ...],
+    asked: tuple[str, ...],
+    *,
+    lone: bool,
 ) -> tuple[int, ...]:
     """Choose the bands to read.
 
     Parameters
     ----------
-    dataset
-        Open rasterio dataset.
+    name
+        Name of the raster, for messages.
     named
         Polarisations by band index, from `polarisations_of`.
     model_bands
         Polarisations that the model needs, in its order.
     asked
         Indices or polarisations that the user gives, one per band of the model; empty: chosen by `model_bands`.
+    lone
+        Whether the raster has one band of values, see `is_lone`.
 
     Returns
     -------
@@ -150,41 +157,41 @@ def choose_bands(
     if asked:
         if len(asked) != len(model_bands):
             raise BandNotFound(
-                f"{dataset.name}: {len(asked)} bands asked for, the model needs {len(model_bands)} "
+                f"{name}: {len(asked)} bands asked for, the model needs {len(model_bands)} "
                 f"({listed(*model_bands)}): give --band once for each of them"
             )
-        return tuple(_asked_band(dataset, named, band) for band in asked)
+        return tuple(_asked_band(name, named, band) for band in asked)
     first = next(iter(named))
-    if len(model_bands) == 1 and is_lone(dataset, named) and named[first] in (None, *alternatives(model_bands[0])):
+    if len(model_bands) == 1 and lone and named[first] in (None, *alternatives(model_bands[0])):
         return (first,)
     indices = []
     for band in model_bands:
-        held = [[index for index, name in named.items() if name == one] for one in alternatives(band)]
+        held = [[index for index, found in named.items() if found == one] for one in alternatives(band)]
         matches = next(filter(None, held), [])
         if len(matches) > 1:
             raise BandNotFound(
-                f"{dataset.name}: {len(matches)} bands are {listed(band)}, the file has {_listed(named)}: "
+                f"{name}: {len(matches)} bands are {listed(band)}, the file has {_listed(named)}: "
                 f"give --band {' or '.join(map(str, matches))}"
             )
         if not matches:
             raise BandNotFound(
-                f"{dataset.name}: the model was trained on {listed(band)}, the file has {_listed(named)}: "
+                f"{name}: the model was trained on {listed(band)}, the file has {_listed(named)}: "
                 f"give --band {_unambiguous(named)} to use that one anyway"
             )
         indices.append(matches[0])
     return tuple(indices)
 
 
-def _asked_band(dataset: Any, named: Mapping[int, str | None], band: str) -> int:
+def _asked_band(name: str, named: Mapping[int, str | None], band: str) -> int:
     if band.isdecimal():
         index = int(band)
         if index in named:
             return index
     else:
-        matches = [index for index, name in named.items() if name == band.upper()]
+        matches = [index for index, found in named.items() if found == band.upper()]
         if len(matches) == 1:
             return matches[0]
-    raise BandNotFound(f"{dataset.name}: no band {band}, the file has {_listed(named)}: give one of those")
+    raise BandNotFound(f"{name}: no band {band}, the file has {_listed(named)}: give one of those")
 
 
 def _unambiguous(named: Mapping[int, str | None]) -> str:

@@ -63,6 +63,8 @@ class Described(Protocol):
 
     path: str
     """Path of the raster, or of its source; for messages."""
+    sources: tuple[str, ...]
+    """Paths of the rasters that the bands are read from: `path`, or one path for each of several files."""
     files: tuple[Path, ...]
     """All files that are read; an output must never replace one of them."""
     shape: tuple[int, int]
@@ -119,8 +121,11 @@ class Bands(Described, Protocol):
 
     suspects: tuple[Suspects, ...]
     """By band: values that may be undeclared nodata, see `sar2optical.scene.nodata`."""
-    sentinels_seen: bool
-    """Whether values at or below `nodata.SENTINEL` that the file does not declare were read and masked."""
+
+    @property
+    def sentinels_seen(self) -> bool:
+        """Whether values at or below `nodata.SENTINEL` that the file does not declare were read and masked."""
+        ...
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Return whether a value of exactly 0 is nodata in this unit."""

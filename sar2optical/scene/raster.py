@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,15 @@ from sar2optical.scene.remote import failure, is_remote
 from sar2optical.scene.units import could_be, guess_unit
 from sar2optical.signature import Unit
 
-__all__ = ["GDAL_CACHE_BYTES", "RasterBands", "open_raster"]
+__all__ = [
+    "GDAL_CACHE_BYTES",
+    "RasterBands",
+    "checked_bands",
+    "georeference_of",
+    "named_bands",
+    "open_raster",
+    "opened_dataset",
+]
 
 GDAL_CACHE_BYTES = 128_000_000
 """Value for `rasterio.Env(GDAL_CACHEMAX=...)`, in bytes: holds a row of blocks of a full scene. GDAL's default is 5 %
@@ -76,10 +84,11 @@ class RasterBands:
         self._indices = indices
         self._options = options
         self.path: str = redacted(dataset.name)  # units are guessed from the name as well: a query would mislead
+        self.sources: tuple[str, ...] = (self.path,)
         self.files: tuple[Path, ...] = tuple(Path(name) for name in dataset.files)
         self.shape: tuple[int, int] = dataset.shape
         self.polarisations = polarisations
-        self.georeference = _georeference(dataset)
+        self.georeference = georeference_of(dataset)
         self.block: tuple[int, int] = dataset.block_shapes[indices[0] - 1]
         self.readers = 1 if is_remote(dataset.name) else max(1, min(usable_cores() // 2, _MOST_READERS))
         self._scales = [self._scale(index) for index in indices]
@@ -292,27 +301,40 @@ def open_raster(
     """
     options = options or SceneOptions()
     path = raster_in(path, model_bands, options)
-    with _opened(path) as dataset:
+    with opened_dataset(path) as dataset:
         with readable_tags(path):
-            refuse_non_sar(dataset, options)
-            refuse_pages(dataset, options)
-            named = polarisations_of(dataset)
-            if is_lone(dataset, named):  # a more helpful error than that of a missing polarisation
-                refuse_other_layers(dataset, named, (next(iter(named)),))
-            indices = choose_bands(dataset, named, model_bands, options.bands)
-            refuse_other_layers(dataset, named, indices)
-            refuse_complex(dataset, indices)
-            refuse_wider_than_memory(dataset, indices)
-            single = tuple(named[index] if named[index] in POLARISATIONS else None for index in indices)
-            bands = RasterBands(dataset, indices, single, options)
+            named = named_bands(dataset, options)
+            indices = choose_bands(dataset.name, named, model_bands, options.bands, lone=is_lone(dataset, named))
+            bands = checked_bands(dataset, named, indices, options)
         try:
             yield bands
         finally:
             bands.close()
 
 
+def named_bands(dataset: Any, options: SceneOptions) -> dict[int, str | None]:
+    """Find the polarisation of each band, and check that the raster is SAR; see `open_raster`."""
+    refuse_non_sar(dataset, options)
+    refuse_pages(dataset, options)
+    named = polarisations_of(dataset)
+    if is_lone(dataset, named):  # a more helpful error than that of a missing polarisation
+        refuse_other_layers(dataset, named, (next(iter(named)),))
+    return named
+
+
+def checked_bands(
+    dataset: Any, named: Mapping[int, str | None], indices: tuple[int, ...], options: SceneOptions
+) -> RasterBands:
+    """Make readable bands of an open dataset, and check that they are SAR; see `open_raster`."""
+    refuse_other_layers(dataset, named, indices)
+    refuse_complex(dataset, indices)
+    refuse_wider_than_memory(dataset, indices)
+    single = tuple(named[index] if named[index] in POLARISATIONS else None for index in indices)
+    return RasterBands(dataset, indices, single, options)
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def opened_dataset(path: str | Path) -> Iterator[Any]:
     """Open with GDAL, and turn its exceptions into ours."""
     # Warnings are filtered while the file is opened, not while it is read: the filter is the whole process's.
     with warnings.catch_warnings():
@@ -350,7 +372,7 @@ def _stored_fill(limits: np.iinfo[Any]) -> list[int]:
     return [*known, *([limits.min] if limits.min else []), limits.max]
 
 
-def _georeference(dataset: Any) -> Georeference:
+def georeference_of(dataset: Any) -> Georeference:
     """Return the georeference; the affine wins over GCPs where a raster has both, as in GDAL and rasterio."""
     gcps, gcp_crs = dataset.gcps
     transform = None if dataset.transform == Affine.identity() else dataset.transform

@@ -6,25 +6,22 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical._utils.addresses import redacted
-from sar2optical.errors import OptionWithoutEffect
 from sar2optical.scene.bands import Bands, Described, SceneOptions
-from sar2optical.scene.containers import rasters_of
+from sar2optical.scene.joined import open_joined
 from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, long_runs
 from sar2optical.scene.raster import open_raster
-from sar2optical.scene.safe import ProductOptions, is_product, open_product, unnested
+from sar2optical.scene.safe import ProductOptions, is_product, open_product
 from sar2optical.scene.sampling import Part, count_runs, covered, in_db, parts_of, read_ahead, without
+from sar2optical.scene.sources import SceneFiles, Source, refuse_calibration
 from sar2optical.signature import Unit
 
-__all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "log_contents", "open_scene", "refuse_calibration"]
+__all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "open_scene"]
 
-_LISTED = 6  # rasters of an archive that are named in the log
 SAMPLE_LIMIT = 4_000_000
 """Largest sample, in pixels: its 99th percentile is within 0.01 percentiles of the scene's."""
 
@@ -82,6 +79,7 @@ class Scene:
     def __init__(self, bands: Bands, unit: Unit | None = None) -> None:
         self._bands = bands
         self.path = bands.path
+        self.sources = bands.sources
         self.files = bands.files
         self.shape = bands.shape
         self.polarisations = bands.polarisations
@@ -321,7 +319,7 @@ class Scene:
 
 @contextmanager
 def open_scene(
-    path: str | Path,
+    path: Source,
     model_bands: tuple[str, ...],
     options: SceneOptions | None = None,
     product: ProductOptions | None = None,
@@ -331,7 +329,8 @@ def open_scene(
     Parameters
     ----------
     path
-        Anything that GDAL opens; a `.SAFE` folder, its `manifest.safe`, or a zip of one.
+        Anything that GDAL opens; a `.SAFE` folder, its `manifest.safe`, or a zip of one; or the files of several
+        polarisations.
     model_bands
         Polarisations that the model needs, in its order.
     options
@@ -360,34 +359,11 @@ def open_scene(
         yield Scene(bands, options.unit)
 
 
-def log_contents(path: str | Path) -> None:
-    """Log the rasters in a header, an archive, or a product folder within a folder, by name; opens nothing."""
-    local = Path(path)
-    # is_product first: it accepts addresses that are longer than the system's limit of paths.
-    inner = [str(unnested(local))] if is_product(local) and local.is_dir() else rasters_of(local)
-    if inner and inner != [str(local)]:
-        more = f" and {len(inner) - _LISTED} more" if len(inner) > _LISTED else ""
-        _log.info("%s: contains %s%s", local.name, ", ".join(inner[:_LISTED]), more)
-
-
-def refuse_calibration(path: str | Path, product: ProductOptions | None) -> None:
-    """Check that a path is a product where a calibration is given for it.
-
-    Raises
-    ------
-    OptionWithoutEffect
-        If it is not, and thus has no calibration table.
-    """
-    if product is not None and not is_product(path):
-        raise OptionWithoutEffect(
-            f"{redacted(path)}: is not a Sentinel-1 product (.SAFE) and has no calibration table: leave out "
-            "--calibration and --denoise, or give the product"
-        )
-
-
 def _open_bands(
-    path: str | Path, model_bands: tuple[str, ...], options: SceneOptions, product: ProductOptions | None
+    path: Source, model_bands: tuple[str, ...], options: SceneOptions, product: ProductOptions | None
 ) -> AbstractContextManager[Bands]:
+    if isinstance(path, SceneFiles):
+        return open_joined(path, model_bands, options)
     if is_product(path):
         return open_product(path, model_bands, options, product)
     return open_raster(path, model_bands, options)

@@ -17,9 +17,9 @@ from rasterio.control import GroundControlPoint
 
 from sar2optical.batch.cluster import connected
 from sar2optical.cli.batch import main as batch_main
-from tests.batch.test_stac import VH, item, saved
 from tests.cli.test_cli import here
 from tests.conftest import UTM, make_local, speckle
+from tests.scene.test_items import VH, item, saved
 from tests.scene.test_remote import server
 
 __all__ = ["server"]
@@ -326,3 +326,37 @@ def test_a_calibration_of_rasters_is_refused_before_the_first_scene(batch, make_
     assert done.returncode == 2
     assert (done.stdout + done.stderr).count("2 of 2 scenes (first: ") == 1
     assert not (tmp_path / "mosaics").exists()
+
+
+def test_files_of_one_scene_and_items_become_one_mosaic_each(tmp_path, make_raster, batch):
+    vv, vh = (
+        make_raster(speckle((300, 300), seed=k), f"s1_{name}.tif", **UTM) for k, name in enumerate(("VV", "VH"))
+    )
+    (tmp_path / "list.txt").write_text(f"# a pair\n{vv} + {vh}\n{vv} + {vv}\n")
+    plus = make_raster(speckle((300, 300)), "a + b_VH.tif", **UTM)
+    pair = item("pair", {"vv": {"href": "s1_VV.tif"}, "vh": {"href": "./s1_VH.tif"}})
+    record = saved(tmp_path / "items.json", {"type": "FeatureCollection", "features": [pair]})
+    out = tmp_path / "out"
+    done = batch(tmp_path / "list.txt", plus, record, out, "--no-stac")
+    assert done.returncode == 1
+    assert "s1_VV.tif: is given twice" in done.stderr
+    summary = json.loads((out / "summary.json").read_text())["scenes"]
+    states = [(scene["state"], Path(scene["out"]).name) for scene in summary]
+    assert states == [
+        ("done", "s1.tif"), ("failed", "s1.tif"), ("done", "a + b_VH.tif"), ("done", "pair.tif"),
+    ]  # fmt: skip
+    assert summary[0]["scene"] == f"{vv} + {vh}"
+    with rasterio.open(vh) as scene, rasterio.open(out / "s1.tif") as one, rasterio.open(out / "pair.tif") as other:
+        wanted = batch_of_one(tmp_path, vh, batch)
+        assert (one.read() == wanted).all()
+        assert (other.read() == wanted).all()
+        assert scene.read().std() > 10
+    again = batch(f"{vh} + {vv}", record, out, "--no-stac")
+    assert again.returncode == 0, again.stderr
+    assert "2 already there" in again.stdout
+
+
+def batch_of_one(tmp_path, scene, batch):
+    assert batch(scene, tmp_path / "alone", "--no-stac").returncode == 0
+    with rasterio.open(tmp_path / "alone" / scene.name) as mosaic:
+        return mosaic.read()

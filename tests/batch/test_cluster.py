@@ -30,6 +30,7 @@ from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError, OutputExists
 from sar2optical.pipeline.options import Report, TranslateOptions
 from sar2optical.pipeline.run import translate
+from sar2optical.scene.area import polygon_area
 from sar2optical.tiling.windows import window_grid
 from tests.cli.test_cli import here
 from tests.conftest import UTM, make_local, speckle
@@ -126,6 +127,25 @@ def test_two_workers_give_the_pixels_of_one_process(cluster, tmp_path, tall, mak
         translate(src, tmp_path / "alone.tif", model=model, options=replace(FP32, overwrite=True))
         assert_same(out / src.name, tmp_path / "alone.tif")
     assert sorted(file.name for file in out.iterdir()) == ["small.tif", "tall.tif"]
+
+
+def test_workers_that_share_an_area_give_the_pixels_of_one_process(cluster, tmp_path, tall):
+    model = make_local(tmp_path / "local.onnx")
+    rows, cols = (100, 3250), (33, 401)  # still two tasks
+    (west, north), (east, south) = (UTM["transform"] @ corner for corner in zip(cols, rows, strict=True))
+    points = [[west, north], [east, north], [east, south], [(west + east) / 2, south], [west, north]]
+    polygon = {"type": "Polygon", "coordinates": [points], "crs": {"properties": {"name": UTM["crs"]}}}
+    area = polygon_area(polygon)
+    (outcome,) = run(cluster, [Work(source=str(tall), out=tmp_path / "out.tif")], model, area=area)
+    assert (outcome.report.windows_run, outcome.report.rows_kept) == (0, 3150), outcome
+    translate(tall, tmp_path / "alone.tif", model=model, options=replace(FP32, area=area))
+    assert_same(tmp_path / "out.tif", tmp_path / "alone.tif")
+    translate(tall, tmp_path / "whole.tif", model=model, options=FP32)
+    (image, valid, *_), (whole, all_valid, *_) = everything(tmp_path / "out.tif"), everything(tmp_path / "whole.tif")
+    usable = valid > 0
+    assert 0.3 < usable.mean() < 0.9
+    np.testing.assert_array_equal(image[:, usable], whole[:, slice(*rows), slice(*cols)][:, usable])
+    assert (all_valid[slice(*rows), slice(*cols)][usable] > 0).all()
 
 
 def test_a_killed_worker_changes_no_pixel(cluster, tmp_path, make_raster, exported):

@@ -17,7 +17,7 @@ from sar2optical.errors import BandNotFound, SceneUnreadable, UnitsMismatch, Uni
 from sar2optical.scene import SceneOptions, open_scene
 from sar2optical.scene.encoder import choose_stretch
 from sar2optical.scene.nodata import LEAST_RUN, FillFinder, Suspects
-from sar2optical.scene.scene import log_contents
+from sar2optical.scene.sources import log_contents
 from sar2optical.signature import Bound, ModelSignature, Stretch
 
 SHAPE = (60, 200)

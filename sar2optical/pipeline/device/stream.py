@@ -165,7 +165,8 @@ class DeviceStream:
                 with self._clock.at("encode"):
                     pieces.append(self._uploaded(read))
             valid = self._valid(pieces, top, bottom)
-            cols = list(range(len(grid.cols))) if all_true(valid) else self._columns(valid.any(axis=0))
+            held = range(len(grid.cols)) if all_true(valid) else self._columns(valid.any(axis=0))
+            cols = self._job.needs(row, held)
             finite = torch.ones((), dtype=torch.bool, device=self._engine.tensor_device)
             with self._clock.at("infer"):
                 if cols:

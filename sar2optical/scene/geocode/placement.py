@@ -102,8 +102,8 @@ class _GcpPlacement:
         return rows, cols
 
 
-def placement_of(scene: SceneSource) -> Placement:
-    """Return the placement of a scene.
+def placement_of(scene: SceneSource, option: str = "--geocode") -> Placement:
+    """Return the placement of a scene, for an option that needs it.
 
     Raises
     ------
@@ -114,15 +114,17 @@ def placement_of(scene: SceneSource) -> Placement:
     if found.gcps and found.gcp_crs is not None:
         if len(found.gcps) < 3 or _on_a_line(found.gcps):
             raise OptionError(
-                f"{scene.path}: its {len(found.gcps)} GCPs are too few, or on one line: leave out --geocode"
+                f"{scene.path}: its {len(found.gcps)} GCPs are too few, or on one line: leave out {option}"
             )
         placement = _GcpPlacement(found.gcps, found.gcp_crs)
         if not placement.holds(found.gcps):
-            raise OptionError(f"{scene.path}: its {len(found.gcps)} GCPs contradict one another: leave out --geocode")
+            raise OptionError(f"{scene.path}: its {len(found.gcps)} GCPs contradict one another: leave out {option}")
         return placement
     if found.transform is not None and found.crs is not None:
         return _AffinePlacement(found.transform, found.crs, (scene.shape[1] / 2, scene.shape[0] / 2))
-    raise OptionError(f"{scene.path}: has neither GCPs nor an affine with a CRS: leave out --geocode")
+    raise OptionError(
+        f"{scene.path}: has no georeference: {option} needs GCPs, or an affine and a CRS: leave out {option}"
+    )
 
 
 def _on_a_line(gcps: Sequence[GroundControlPoint]) -> bool:

@@ -59,6 +59,7 @@ class Geocoded:
         self._crs = grid.crs
         self._transform = grid.transform
         self.path = scene.path
+        self.sources = scene.sources
         self.files = scene.files
         self.shape = grid.shape
         """Height and width of the grid."""

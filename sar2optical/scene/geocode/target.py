@@ -16,7 +16,7 @@ from sar2optical.scene.geocode.coordinates import WGS84, Floats, crs_name, near_
 from sar2optical.scene.geocode.placement import Placement
 from sar2optical.scene.scene import Scene
 
-__all__ = ["AUTO_UTM", "Grid", "Target", "choose_grid"]
+__all__ = ["AUTO_UTM", "Grid", "Target", "choose_grid", "crs_named"]
 
 AUTO_UTM = "auto-utm"
 """Name of a target CRS: the UTM zone of the scene's centre, or polar stereographic beyond UTM's 80 S and 84 N."""
@@ -48,7 +48,7 @@ class Target:
         if self.resolution is not None and not (math.isfinite(self.resolution) and self.resolution > 0):
             raise OptionError(f"resolution is {self.resolution:g}: give a positive number, in the CRS's unit")
         if self.crs.lower() != AUTO_UTM:
-            _crs_named(self.crs)
+            crs_named(self.crs)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,17 @@ def choose_grid(scene: Scene, placement: Placement, target: Target) -> Grid:
 
 
 def _crs(text: str, placement: Placement, scene: Scene) -> CRS:
-    return _utm(placement, scene) if text.lower() == AUTO_UTM else _crs_named(text)
+    return _utm(placement, scene) if text.lower() == AUTO_UTM else crs_named(text)
 
 
-def _crs_named(text: str) -> CRS:
+def crs_named(text: str) -> CRS:
+    """Return a CRS by name, code or definition.
+
+    Raises
+    ------
+    OptionError
+        If GDAL does not know it, or it is neither projected nor geographic.
+    """
     try:
         with rasterio.Env():  # without it, PROJ prints an error to stderr
             crs = CRS.from_user_input(text)

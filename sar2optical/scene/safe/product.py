@@ -96,6 +96,7 @@ class SafeBands:
         self, files: ProductFiles, layers: tuple[_Layer, ...], bands: tuple[_Band, ...], options: ProductOptions
     ) -> None:
         self.path: str = str(files.path)
+        self.sources: tuple[str, ...] = (self.path,)
         self.files: tuple[Path, ...] = (files.path,) if files.zipped else _paths_of(files, layers)
         self.shape: tuple[int, int] = bands[0].raster.shape
         self.polarisations: tuple[str | None, ...] = tuple(layer.polarisation for layer in layers)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pystac
 import pytest
 
-from sar2optical.batch.stac import read_items
 from sar2optical.errors import OptionError
+from sar2optical.scene.items import read_items
 
 
 def item(name, assets=None, **changes):
