@@ -112,7 +112,7 @@ def check(a: Record, b: Record, within: float, *, losses_only: bool = False) -> 
     click.echo(table([["row", "A", "B", "difference"], *cells]))
     compared = [row for row in found if row.reason is None]
     if not compared:
-        raise unusable("No row is reliable in both records: nothing was compared; give more --rounds")
+        raise unusable("Cannot compare the records, because no row is reliable in both: run them with more --rounds")
     change = {row.name: -row.relative if losses_only else abs(row.relative) for row in compared}
     worst = max(compared, key=lambda row: change[row.name])
     beyond = change[worst.name] > within
@@ -159,23 +159,21 @@ def guard(against: Path | None, update: bool, within: float, rounds: int, thread
     measured = {row.name for row in now.rows if row.samples}
     gone = [row.name for row in committed.rows if row.samples and row.name not in measured]
     if gone:
-        raise click.ClickException(f"{path}: these of its rows no longer run: {', '.join(gone)}")
+        raise click.ClickException(f"{path}: {', '.join(gone)} no longer run: give --update to replace the record")
     check(committed, now, within, losses_only=True)
 
 
 def _committed(path: Path) -> Record:
     if not path.exists():
-        raise click.ClickException(
-            f"{path} is missing: this kind of machine has no record; give --update to write it"
-        )
+        raise click.ClickException(f"{path} does not exist for this kind of machine: give --update to make it")
     record = load(path)
     if record.bench != "guard":
         raise click.ClickException(f"{path} is not a record of guard: give --update to write one")
     here, there = this_machine(), record.machine
     if (there.slug, there.cores) != (here.slug, here.cores):
         raise click.ClickException(
-            f"{path} is of {there.slug} with {there.cores} cores, this machine is {here.slug} with {here.cores}: "
-            "ratios differ between machines; omit --against, or give --update to write a record of this machine"
+            f"{path} was measured on {there.slug} with {there.cores} cores, but this machine is {here.slug} with "
+            f"{here.cores}: remove --against, or give --update to replace the record"
         )
     return record
 

@@ -115,7 +115,7 @@ def tests_marked_gpu(device: str) -> Outcome:
         if device == "cpu" and done.returncode == 0 and not ran:
             return Outcome(None, f"no CUDA device: {lines[-1].strip('= ')}")
         return Outcome(passed, lines[-1].strip("= "))
-    return Outcome(False, f"not finished after {_TESTS_SECONDS} s")
+    return Outcome(False, f"the tests were stopped after {_TESTS_SECONDS} s")
 
 
 def parity(scene: Path, folder: Path, device: str, precisions: Sequence[Precision]) -> tuple[Outcome, dict[str, Any]]:
@@ -282,7 +282,7 @@ def scene_turns(
         timed.unlink(missing_ok=True)
         took = _python(tree, folder, code, str(scene), str(timed), *common, *arguments)
         if not timed.exists():
-            raise RuntimeError("ended without a mosaic")
+            raise RuntimeError("the command ended without an error, but wrote no mosaic")
         return took
 
     ours = _FORCED if device == "cpu" else _SCENE
@@ -308,10 +308,10 @@ def _python(tree: Path, folder: Path, code: str, *arguments: str) -> Seconds:
             text=True, check=False, timeout=_SCENE_SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"not finished after {_SCENE_SECONDS} s") from error
+        raise RuntimeError(f"the command was stopped after {_SCENE_SECONDS} s") from error
     took = Seconds(time.perf_counter() - began)
     if done.returncode:
-        raise RuntimeError(f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
+        raise RuntimeError(f"the command ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     return took
 
 

@@ -159,7 +159,7 @@ def _engine_alone(task: Task) -> Sample:
     files = {"reference": task.model} if task.model else variants(bundled())
     engine, _ = open_model(files, backend=task.options.backend, options=options)
     with engine:
-        engine.use_window(task.options.window or engine.signature.window)
+        engine.use_window(task.options.window or engine.signature.default_window)
         side, channels = engine.window, engine.signature.channels
         count = 4 * engine.batch * engine.streams
         sar = np.random.default_rng(1).random((count, channels, side, side), np.float32)

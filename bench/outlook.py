@@ -19,7 +19,7 @@ def from_record(record: Record) -> tuple[Costs, dict[str, float]]:
     """
     run = record.series.get("run")
     if not run:
-        raise Unusable("the record has no stages of a scene: run python -m bench gpu-check, and give its record")
+        raise Unusable("the record has no stages of a scene: give a record of python -m bench gpu-check")
     width, height = (int(side) for side in record.settings["size"].split(" x "))
     stages = [Stage(**fields) for fields in run["stages"]]
     seconds = run["gpu_busy"] or run["seconds_engine_alone"]
@@ -35,7 +35,7 @@ def main(record: Path | None, check: bool) -> None:
     RECORD is that of `python -m bench gpu-check`. Each node has its own disk; stages overlap perfectly.
     """
     if record is None and not check:
-        raise click.UsageError("give a record of python -m bench gpu-check, or --check")
+        raise click.UsageError("nothing to compute: give a record of python -m bench gpu-check, or --check")
     if record is not None:
         costs, limits = from_record(load(record))
         click.echo(table_of(costs, limits))

@@ -96,8 +96,8 @@ def _refuse_options(out: Path, options: ExportOptions) -> None:
         unused, where = [name for name in given if name not in ("batch", "target")], "plans of TensorRT"
     else:
         unused, where = [name for name in given if name == "target"], "--runtime rtx"
-        if options.windows is not None:
-            unused, where = ["windows"], ".onnx outputs and --runtime rtx"
+        if sized := [name for name in ("windows", "auto_window") if getattr(options, name) is not None]:
+            unused, where = sized, ".onnx outputs and --runtime rtx"
     if unused:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise OptionError(f"{names} applies only to {where}, not to {out.name}: remove the option")

@@ -89,6 +89,13 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
     "checkpoint 1, 2, 4 and 8 times its own, up to 2048; for an ONNX file those that it takes]",
 )
 @click.option(
+    "--auto-window",
+    type=click.IntRange(1),
+    metavar="SIZE",
+    help="Window that `sar2opt-scene --window auto` takes, one of --windows. Give a wider one if its images are as "
+    "good.  [default: that of SOURCE, else that of training]",
+)
+@click.option(
     "--storage",
     type=click.Choice(get_args(Storage)),
     default="fp32",
@@ -206,6 +213,7 @@ def table(made: Exported) -> str:
             f"sar (N, {signature.channels}, {signature.window}, {signature.window}), {listed(*signature.bands)}",
         ),
         ("windows", ", ".join(map(str, signature.sides))),
+        ("auto window", str(signature.default_window)),
         ("unit", f"{signature.unit}, {'; '.join(map(str, signature.stretch))}"),
         ("precision", made.precision),
         ("opset", str(made.opset)),

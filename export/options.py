@@ -34,6 +34,9 @@ class ExportOptions:
     windows: tuple[int, ...] | None = None
     """Heights and widths that an ONNX file takes, multiples of the model's own; empty: its own only. None: for a
     checkpoint its own times 1, 2, 4 and 8, up to 2048; for an ONNX source those that it takes."""
+    auto_window: int | None = None
+    """Window that `--window auto` takes with this file, one of its windows. None: that of the source, else the
+    model's own."""
     storage: Storage = "fp32"
     """Type in which a float32 graph stores its weights. fp16 halves the file; the arithmetic stays fp32."""
     subpixel: Subpixel = "auto"

@@ -10,17 +10,17 @@ from pathlib import Path
 import onnx
 
 from export.options import Exported, ExportOptions
+from export.rewindow import described_by
 from export.rewrite import Chips, chips_for, chips_of, open_generator, verified
 from export.source import in_each_window
-from export.verify import Parity, chips_from, compare, simulated_chips
+from export.verify import chips_from, compare, simulated_chips
 from export.windows import choose_windows
 from sar2optical._utils.files import write_output
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.base import Description
 from sar2optical.engines.cards import first_card
-from sar2optical.engines.onnx_graph import metadata_of, opset_of, with_metadata
+from sar2optical.engines.onnx_graph import metadata_of, with_metadata
 from sar2optical.engines.rtx_cards import CARDS
-from sar2optical.engines.self_test import PARITY_KEY
 from sar2optical.engines.tensorrt_plan import OnProgress, PlanOptions, PlanRecord
 from sar2optical.errors import BackendNotInstalled, ExportUnsupported
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY
@@ -121,39 +121,17 @@ def _read_exported(source: Path, precision: str, options: ExportOptions) -> tupl
         raise ExportUnsupported(f"{source}: is already {precision}, not {options.precision}: give the fp32 file")
     model = onnx.load(source)
     signature = Description.read(metadata_of(model), source).signature
-    if options.windows is not None:
-        signature = replace(signature, windows=choose_windows(options.windows, signature, ()))
+    if (options.windows, options.auto_window) != (None, None):
+        signature = choose_windows(signature, options.windows, options.auto_window, signature.windows)
         model = with_metadata(model, {METADATA_KEY: signature.to_json()})
     path = options.verify_with
     sar = chips_from(path, signature) if path else simulated_chips(signature)
     backend = "openvino" if precision == "bf16" else "onnxruntime"  # which has no bf16 on a CPU
     with open_engine(source, backend=backend, options=EngineOptions(device="cpu")) as engine:
         # Without a GPU the plan will not run, and needs no images of larger windows to compare with.
-        compared = signature if first_card() else replace(signature, windows=())
+        compared = signature if first_card() else signature.in_window(signature.window)
         chips = chips_of(in_each_window(engine), compared, sar, path)
-    made = Exported(
-        out=source,
-        megabytes=0,
-        signature=signature,
-        precision=precision,  # type: ignore[arg-type]
-        parity=_stored_parity(metadata_of(model)),
-        opset=opset_of(model),
-        subpixel=metadata_of(model).get("sar2optical.subpixel") == "on",
-    )
-    return model, made, chips
-
-
-def _stored_parity(metadata: Mapping[str, str]) -> Parity:
-    """Read the parity that was measured when a file was exported."""
-    count, _, origin = metadata.get("sar2optical.parity_chips", "0 unknown").partition(" ")
-    return Parity(
-        max_error=float(metadata.get("sar2optical.parity_max_error", "nan")),
-        mean_error=float(metadata.get("sar2optical.parity_mean_error", "nan")),
-        psnr=float(metadata.get(PARITY_KEY, "nan")),
-        ssim=float(metadata.get("sar2optical.parity_ssim", "nan")),
-        chips=int(count),
-        source=origin,
-    )
+    return model, replace(described_by(model, source), wide_psnr={}), chips
 
 
 def _command(source: Path, out: Path, options: ExportOptions) -> str:
@@ -173,6 +151,7 @@ def _command(source: Path, out: Path, options: ExportOptions) -> str:
         "windows": ",".join(map(str, options.windows)) or "own"
         if options.runtime == "rtx" and options.windows is not None
         else None,
+        "auto-window": options.auto_window,
         "target": ",".join(plan["target"]) if "target" in plan else None,
         "workspace": plan["workspace"] / 2**30 if "workspace" in plan else None,
         "timing-cache": plan.get("timing_cache"),

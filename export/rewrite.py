@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 __all__ = [
     "CALIBRATION_WINDOWS",
     "ROUNDS",
+    "WIDE_KEY",
     "Chips",
     "chips_for",
     "chips_of",
@@ -55,6 +56,9 @@ __all__ = [
 
 CALIBRATION_WINDOWS = 32
 """Largest number of windows to calibrate on."""
+
+WIDE_KEY = "sar2optical.parity_windows"
+"""Key of the PSNR in each larger window in ONNX `metadata_props`."""
 
 ROUNDS = 3
 """Number of measurements of speed; the best one counts, because other processes share the machine."""
@@ -82,6 +86,7 @@ def open_generator(source: Path, options: ExportOptions, folder: Path) -> Abstra
         upsampling=options.upsampling,
         opset=options.opset,
         windows=options.windows,
+        auto_window=options.auto_window,
     )
 
 
@@ -142,8 +147,7 @@ def chips_of(reference: Run, signature: ModelSignature, sar: NDArray[np.float32]
     self_test = SelfTest.of(reference(self_test_input(signature)))
     wide = {}
     for side in signature.windows:
-        larger = replace(signature, window=side, windows=())
-        given = wide_chip(sar, side) if path else simulated_chips(larger, count=1)
+        given = wide_chip(sar, side) if path else simulated_chips(signature.in_window(side), count=1)
         wide[side] = (given, expect_wide(reference, given))
     return Chips(sar, images, path.name if path else "simulated", self_test, wide)
 
@@ -352,7 +356,7 @@ def _parity_entries(parity: Parity) -> dict[str, str]:
 def wide_entries(wide_psnr: Mapping[int, float]) -> dict[str, str]:
     """Return the metadata entry with the PSNR in each larger window; none if there is none."""
     figures = ", ".join(f"{side} {found:.2f}" for side, found in wide_psnr.items())
-    return {"sar2optical.parity_windows": figures} if figures else {}
+    return {WIDE_KEY: figures} if figures else {}
 
 
 def measure_rate(engine: Engine) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,7 @@ def open_source(
     upsampling: str | None = None,
     opset: int | None = None,
     windows: tuple[int, ...] | None = None,
+    auto_window: int | None = None,
 ) -> Iterator[Source]:
     """Load a generator to export.
 
@@ -82,8 +83,8 @@ def open_source(
         Upsampling mode of a bare state dict whose decoder upsamples.
     opset
         Opset of the graph; an ONNX file of a lower opset is converted.
-    windows
-        Heights and widths that the graph shall take, see `ExportOptions.windows`.
+    windows, auto_window
+        Heights and widths that the graph shall take, and the one for `--window auto`, see `ExportOptions`.
 
     Raises
     ------
@@ -96,13 +97,13 @@ def open_source(
     """
     suffix = path.suffix.lower()
     if suffix in CHECKPOINTS:
-        yield _checkpoint(path, upsampling=upsampling, opset=opset, windows=windows)
+        yield _checkpoint(path, upsampling=upsampling, opset=opset, windows=windows, auto_window=auto_window)
     elif suffix == ".onnx":
         if upsampling is not None:
             raise OptionError(
                 f"--upsampling {upsampling} applies only to checkpoints, not to {path}: remove the option"
             )
-        model, described = _onnx(path, signature, opset, windows)
+        model, described = _onnx(path, signature, opset, windows, auto_window)
         named = folder / "source.onnx"
         write_output(named, model.SerializeToString())
         try:
@@ -130,7 +131,14 @@ def in_each_window(engine: Engine) -> Run:
     return run
 
 
-def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None, windows: tuple[int, ...] | None) -> Source:
+def _checkpoint(
+    path: Path,
+    *,
+    upsampling: str | None,
+    opset: int | None,
+    windows: tuple[int, ...] | None,
+    auto_window: int | None,
+) -> Source:
     import torch
 
     from export.to_onnx import to_onnx
@@ -139,10 +147,11 @@ def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None, window
     from sar2optical.models.wide import larger_windows, zero_unused_taps
 
     generator, signature = load_generator(path, upsampling=upsampling)  # type: ignore[arg-type]
-    chosen = choose_windows(windows, signature, signature.windows or larger_windows(signature.window))
-    if chosen:
+    default = signature.windows or larger_windows(signature.window)
+    signature = choose_windows(signature, windows, auto_window, default)
+    if signature.windows:
         zero_unused_taps(generator, signature.window)
-    folded, signature = fold(generator, replace(signature, windows=chosen))
+    folded, signature = fold(generator, signature)
     channels = generator.arguments.in_channels
 
     @torch.inference_mode()
@@ -152,7 +161,7 @@ def _checkpoint(path: Path, *, upsampling: str | None, opset: int | None, window
 
     # Traced in its own window, and opened afterwards: operator by operator the graph of a file with a fixed window.
     model = to_onnx(folded, signature, opset=opset or DEFAULT_OPSET)
-    model = with_windows(model, signature, path, dynamic=bool(chosen))
+    model = with_windows(model, signature, path, dynamic=bool(signature.windows))
     return Source(model=model, signature=signature, reference=reference)
 
 
@@ -184,7 +193,7 @@ def _refuse_crosstalk(run: Run, signature: ModelSignature) -> None:
 
 
 def _onnx(
-    path: Path, signature: Path | None, opset: int | None, windows: tuple[int, ...] | None
+    path: Path, signature: Path | None, opset: int | None, windows: tuple[int, ...] | None, auto_window: int | None
 ) -> tuple[onnx.ModelProto, ModelSignature]:
     if not path.is_file():
         raise ModelUnreadable(f"{path}: no such file: check the path")
@@ -199,7 +208,7 @@ def _onnx(
     if (precision := metadata.get(PRECISION_KEY, "fp32")) != "fp32":
         raise ExportUnsupported(f"{path}: is already {precision}: give the fp32 file, or the checkpoint")
     described = _signature(path, metadata, signature)
-    described = replace(described, windows=choose_windows(windows, described, described.windows))
+    described = choose_windows(described, windows, auto_window, described.windows)
     dynamic = bool(described.windows) or (windows is None and has_dynamic_sides(model))
     found = plain(_named(model, path, described))
     _refuse_lower(found, path)
@@ -219,7 +228,9 @@ def _refuse_changes(found: onnx.ModelProto, made: onnx.ModelProto, path: Path) -
     chip = self_test_input(ModelSignature.from_json(metadata_of(made)[METADATA_KEY]))
     before, after = (_running(model, path)(chip) for model in (found, made))
     if not np.array_equal(before, after, equal_nan=True):
-        raise ParityFailed(f"{path}: larger windows change its image in its own window: leave out --windows")
+        raise ParityFailed(
+            f"{path}: the graph for larger windows changes the output in the training window: remove --windows"
+        )
 
 
 def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:

@@ -25,7 +25,9 @@ def use_timings(config: Any, file: Path) -> None:
     timings = config.create_timing_cache(stored)
     if timings is not None and config.set_timing_cache(timings, False):
         return
-    _log.warning("%s: has no timings of this GPU and TensorRT version: ignored, and replaced after the build", file)
+    _log.warning(
+        "%s: has no timings of this GPU and TensorRT version: it is not used, and is replaced after the build", file
+    )
     config.set_timing_cache(config.create_timing_cache(b""), False)
 
 

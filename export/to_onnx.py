@@ -57,9 +57,7 @@ def to_onnx(
         )
     dropped = [node.name for node in model.graph.node if node.op_type in ("Dropout", "BatchNormalization")]
     if dropped:
-        raise ExportUnsupported(
-            f"the graph has {', '.join(dropped)}, which cannot be folded: this generator is not supported"
-        )
+        raise ExportUnsupported(f"the graph has {', '.join(dropped)}, which cannot be folded: give another generator")
     _strip_traces(model)
     helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
     onnx.checker.check_model(model, full_check=True)

@@ -160,7 +160,7 @@ def _build_tensorrt(
             use_timings(config, timings)
 
     # The profile has the model's own window only.
-    signature = replace(file.description.signature, windows=())
+    signature = file.description.signature.in_window(file.description.signature.window)
     plan = build_plan_bytes(
         LIBRARY, file.content, signature, options.batch, path=file.path, configure=configure, place=gpu.place,
         on_progress=on_progress,

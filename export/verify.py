@@ -222,7 +222,7 @@ def refuse_unsigned(images: NDArray[np.float32]) -> None:
     if images.min() >= 0:
         raise ParityFailed(
             f"the source's images are never below 0 ({images.min():.2f} to {images.max():.2f}), as with a sigmoid, "
-            "but [-1, 1] is expected: add y * 2 - 1 after the last layer, or replace it by a tanh and train again"
+            "but [-1, 1] is expected: add y * 2 - 1 after the last layer, or train with a tanh instead"
         )
 
 

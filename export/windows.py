@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,23 +34,26 @@ _Shapes = dict[str, tuple[int, ...]]
 
 
 def choose_windows(
-    requested: Sequence[int] | None, signature: ModelSignature, default: Sequence[int]
-) -> tuple[int, ...]:
-    """Return the larger windows that a file shall take, ascending.
+    signature: ModelSignature, requested: Sequence[int] | None, auto: int | None, default: Sequence[int]
+) -> ModelSignature:
+    """Return a signature with the windows that a file shall take.
 
     Parameters
     ----------
-    requested
-        Heights and widths, with or without the model's own; empty for its own only; None for the default.
     signature
         Signature of the source.
+    requested
+        Heights and widths, with or without the model's own; empty for its own only; None for the default.
+    auto
+        Window that `--window auto` shall take; None: that of the source, or the model's own if the file does not
+        take that one.
     default
         Larger windows of an export without a request.
 
     Raises
     ------
     OptionError
-        If a size is not a multiple of the model's own.
+        If a size is not a multiple of the model's own, or `auto` is none of the sizes.
     """
     own, wanted = signature.window, default if requested is None else requested
     for side in wanted:
@@ -58,7 +62,14 @@ def choose_windows(
                 f"window {side} is not a multiple of {own}, the window of {signature.name}: give --windows "
                 f"{own},{2 * own},{4 * own}, or --windows own"
             )
-    return tuple(sorted({*wanted} - {own}))
+    sides = tuple(sorted({own, *wanted}))
+    if auto not in (None, *sides):
+        raise OptionError(
+            f"auto window {auto} is not a window of the file, which takes {', '.join(map(str, sides))}: give one of "
+            f"these, or add {auto} to --windows"
+        )
+    chosen = signature.auto_window if auto is None else auto
+    return replace(signature, windows=sides[1:], auto_window=chosen if chosen in sides[1:] else None)
 
 
 def has_dynamic_sides(model: onnx.ModelProto) -> bool:

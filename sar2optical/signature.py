@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -79,7 +79,7 @@ class Bound:
 
     def __post_init__(self) -> None:
         if self.percentile and not 0 <= self.at <= 100:
-            raise ValueError(f"percentile {self.at:g} is outside 0 to 100")
+            raise ValueError(f"percentile {self.at:g} is outside 0 to 100: give 0 to 100")
 
     def __str__(self) -> str:
         # The shortest text that reads back as the same number.
@@ -190,6 +190,8 @@ class ModelSignature:
     """Height and width of the input in training, in pixels."""
     windows: tuple[int, ...] = ()
     """Larger heights and widths that the model also takes, ascending; see `sides`."""
+    auto_window: int | None = None
+    """Window that `--window auto` takes, one of `sides`; None: the model's own. See `default_window`."""
     channels: int = 1
     """Number of input channels: one per band, or several copies of a single band."""
     pixel_size: float | None = None
@@ -209,6 +211,9 @@ class ModelSignature:
         larger = (self.window, *self.windows)
         if any(b <= a or b % self.window for a, b in pairwise(larger)):
             raise ValueError(f"windows {self.windows}: give multiples of {self.window}, ascending")
+        if self.auto_window not in (None, *self.sides):
+            sides = ", ".join(map(str, self.sides))
+            raise ValueError(f"auto window {self.auto_window} is not a window of the model: give one of {sides}")
         if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):  # NaN fails too
             raise ValueError(f"pixel size is {self.pixel_size:g} m: give a positive number")
 
@@ -216,6 +221,15 @@ class ModelSignature:
     def sides(self) -> tuple[int, ...]:
         """All heights and widths that the model takes, ascending; its own first."""
         return (self.window, *self.windows)
+
+    @property
+    def default_window(self) -> int:
+        """Height and width of the windows of a run for which the user gives none."""
+        return self.auto_window or self.window
+
+    def in_window(self, side: int) -> ModelSignature:
+        """Return the signature of the model with windows of one size only."""
+        return replace(self, window=side, windows=(), auto_window=None)
 
     @property
     def replicated(self) -> bool:
@@ -232,6 +246,7 @@ class ModelSignature:
             "stretch": [[str(s.low), str(s.high)] for s in self.stretch],
             "window": self.window,
             **({"windows": list(self.windows)} if self.windows else {}),
+            **({} if self.auto_window is None else {"auto_window": self.auto_window}),
             "channels": self.channels,
             **({} if self.pixel_size is None else {"pixel_size": self.pixel_size}),
         }
@@ -262,6 +277,7 @@ class ModelSignature:
                 stretch=tuple(Stretch.parse(*map(str, pair)) for pair in record["stretch"]),
                 window=int(record["window"]),
                 windows=tuple(int(side) for side in record.get("windows", ())),
+                auto_window=None if record.get("auto_window") is None else int(record["auto_window"]),
                 channels=int(record["channels"]),
                 pixel_size=None if record.get("pixel_size") is None else float(record["pixel_size"]),
             )

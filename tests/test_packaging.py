@@ -52,7 +52,7 @@ def test_the_commands_are_on_the_path(wheel):
     _, archive = wheel
     (entry,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     text = archive.read(entry).decode()
-    assert "sar2opt-scene = sar2optical.cli.scene:main" in text
+    assert "sar2opt-scene = sar2optical.cli.scene:run" in text
     for name, module in (
         ("export", "export"),
         ("data", "data"),

@@ -48,7 +48,7 @@ def test_there_are_commands_to_run():
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("pip ")])
 def test_a_command_of_the_readme_runs(line, workplace):
-    name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(line, comments=True)
     result = subprocess.run(
         [Path(sys.executable).parent / name, *arguments],
         cwd=workplace,
@@ -63,7 +63,7 @@ def test_a_command_of_the_readme_runs(line, workplace):
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("pip ")])
 def test_what_the_readme_installs_is_an_extra(line):
-    (extra,) = re.fullmatch(r"pip install '\.\[(\w+)\]'", line).groups()
+    (extra,) = re.fullmatch(r"pip install '\.\[(\w+)\]'(?: +# .*)?", line).groups()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extra in project["optional-dependencies"]
 

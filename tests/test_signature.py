@@ -88,6 +88,19 @@ def test_a_pixel_size_is_optional_and_positive():
             ModelSignature(name="x", pixel_size=wrong)
 
 
+def test_the_window_of_auto_is_one_of_the_models_and_optional():
+    wide = ModelSignature(name="x", windows=(512, 1024), auto_window=512)
+    assert json.loads(wide.to_json())["auto_window"] == 512
+    assert ModelSignature.from_json(wide.to_json()) == wide
+    assert wide.default_window == 512
+    assert wide.in_window(1024) == ModelSignature(name="x", window=1024)
+    plain = ModelSignature(name="x", windows=(512, 1024))
+    assert "auto_window" not in plain.to_json()
+    assert ModelSignature.from_json(plain.to_json()).default_window == 256
+    with pytest.raises(ValueError, match="auto window 2048 is not a window of the model: give one of 256, 512, 1024"):
+        ModelSignature(name="x", windows=(512, 1024), auto_window=2048)
+
+
 def assert_refused(text, *said):
     with pytest.raises(SignatureError) as caught:
         ModelSignature.from_json(text, source="model.onnx")
@@ -121,6 +134,8 @@ def test_a_missing_field_is_named(field):
 
 
 WRONG = {
+    "an auto window that the model does not take": ({"auto_window": 1024}, "auto window 1024"),
+    "an auto window that is no number": ({"auto_window": "wide"}, "wide"),
     "an unknown unit": ({"unit": "decibel"}, "decibel"),
     "a unit that is no text": ({"unit": 3}, "3"),
     "no band": ({"bands": []}, "0 bands"),

@@ -76,8 +76,7 @@ def _rate_alone(engine: Engine) -> float:
 
     In a run it shares the cores with all other stages, and what they take from it would pass for its own time.
     """
-    signature = engine.signature
-    shape = (8 * engine.batch * engine.streams, signature.channels, signature.window, signature.window)
+    shape = (8 * engine.batch * engine.streams, engine.signature.channels, engine.window, engine.window)
     windows = np.random.default_rng(1).random(shape, np.float32)
     rates = [windows_per_second(engine, windows)]
     while sum(len(windows) / rate for rate in rates) < _SECONDS_ALONE:

@@ -188,6 +188,6 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if not folder.is_dir():
         raise OutputUnwritable(f"{path}: no folder {folder}: create it first")
     if not os.access(folder, os.W_OK):
-        raise OutputUnwritable(f"{path}: folder {folder} is not writable: choose another")
+        raise OutputUnwritable(f"{path}: folder {folder} is not writable: choose another folder")
     if not overwrite and os.path.lexists(path):
         raise OutputExists(f"{path}: exists: choose another name, or give --overwrite")

@@ -49,4 +49,6 @@ def psnr(
 def same_shape(reference: NDArray[np.generic], other: NDArray[np.generic]) -> None:
     """Raise ValueError unless two images have the same shape."""
     if reference.shape != other.shape:
-        raise ValueError(f"images of {reference.shape} and {other.shape} cannot be compared")
+        raise ValueError(
+            f"images of {reference.shape} and {other.shape} cannot be compared: give images of one shape"
+        )

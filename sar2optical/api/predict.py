@@ -54,7 +54,7 @@ def predict(
     stretch
         Two bounds, as values or percentiles ("p1"), instead of the model's own.
     window
-        Side of the windows, one that the model takes; None: the model's own.
+        Side of the windows, one that the model takes; None: the file's auto window, else that of training.
     overlap
         Least number of pixels that neighbouring windows share.
 
@@ -78,7 +78,7 @@ def predict(
         else:
             scene = stack.enter_context(_of_array(sar, engine, unit))
         stack.callback(engine.use_window, engine.window)  # `engine.run` takes what it took before
-        engine.use_window(window or engine.signature.window)
+        engine.use_window(window or engine.signature.default_window)
         grid = window_grid(scene.shape, engine.window, overlap)
         encodings = encodings_for(scene.unit, scene.read_samples(), engine.signature, stretch_of(stretch))
         warn_outside("sar", encodings, scene.read_samples())

@@ -198,7 +198,9 @@ def _from_coordinates(array: Any) -> dict[str, Affine]:
         values = np.asarray(array.coords[name], np.float64)
         step = (values[-1] - values[0]) / (len(values) - 1)
         if not step or not np.allclose(np.diff(values), step, rtol=1e-3):
-            raise OptionError(f"scene: its coordinates {name} are not evenly spaced: resample it, or drop them")
+            raise OptionError(
+                f"scene: its coordinates {name} are not evenly spaced: resample the scene, or drop the coordinates"
+            )
         steps.append(step)
         starts.append(values[0] - step / 2)
     return {"transform": Affine(steps[0], 0, starts[0], 0, steps[1], starts[1])}

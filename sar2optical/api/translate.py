@@ -107,7 +107,7 @@ def translate(
     stretch
         Two bounds, as values (0, 200) or percentiles ("p1", "p99"); by default the model's own.
     window
-        Side of the windows, one that the model takes; None: the model's own.
+        Side of the windows, one that the model takes; None: the file's auto window, else that of training.
     overlap
         Least number of pixels that neighbouring windows share.
     compress

@@ -9,10 +9,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import click
 
@@ -187,6 +188,22 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def run_and_leave(command: Callable[[], object]) -> NoReturn:
+    """Run a command, and end the process at once: taking PyTorch and CUDA apart would take a second.
+
+    All files are closed by then, and all threads have ended but those of libraries.
+    """
+    code: object = 0
+    try:
+        command()
+    except SystemExit as left:
+        code = left.code
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the reader of a pipe has left
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 class GentleStop:
     """Finish the current strip after Ctrl-C or SIGTERM, and exit at once after a second one.
 
@@ -235,7 +252,7 @@ def parse_window(_: click.Context, __: click.Parameter, value: str) -> int | Non
     if value == "auto":
         return None
     if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is not a side of windows: give auto, or pixels (512)")
+        raise click.BadParameter(f"{value!r} is not a window size: give auto, or a number of pixels (512)")
     return int(value)
 
 

@@ -250,7 +250,8 @@ def _check_outputs(outs: Mapping[str, Path], *, overwrite: bool) -> None:
 
     if len(set(outs.values())) < len(outs):
         raise OptionError(
-            f"{max(outs.values(), key=list(outs.values()).count)}: two outputs have this name: rename one"
+            f"{max(outs.values(), key=list(outs.values()).count)}: two outputs have this path: give one of them "
+            "another path"
         )
     for kind, path in outs.items():
         if kind == "picture" and path.suffix.lower() != ".png":

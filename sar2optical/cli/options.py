@@ -55,7 +55,8 @@ scene_options = options(
         default="auto",
         show_default=True,
         metavar="PIXELS",
-        help="Side of the windows, one that the model takes (256, 512, 1024, 2048); auto: that of its training.",
+        help="Side of the windows, one that the model takes (256, 512, 1024, 2048); auto: the one that "
+        "its file names (sar2opt-export --auto-window), else that of its training.",
     ),
     click.option(
         "--overlap",

@@ -12,7 +12,15 @@ import click
 
 from sar2optical._utils.cores import usable_cores
 from sar2optical._utils.memory import share_heaps
-from sar2optical.cli.common import CONTEXT, GentleStop, Lines, name_variables, reports_errors, set_up_logging
+from sar2optical.cli.common import (
+    CONTEXT,
+    GentleStop,
+    Lines,
+    name_variables,
+    reports_errors,
+    run_and_leave,
+    set_up_logging,
+)
 from sar2optical.cli.options import scene_options, translate_options
 from sar2optical.errors import OptionError
 
@@ -139,3 +147,8 @@ def _progress(stop: GentleStop, *, hidden: bool) -> Iterator[OnProgress]:
 
 
 name_variables(main, "SAR2OPT_SCENE")
+
+
+def run() -> None:
+    """Run the command as a program of its own."""
+    run_and_leave(main)

@@ -103,7 +103,7 @@ def fetch(url: str, out: Path, *, sha256: str | None = None, on_progress: OnProg
         If its folder is missing, not writable or full.
     """
     if not re.match(r"https?://[^/]", url):
-        raise DataError(f"{url}: not an http or https address: give one")
+        raise DataError(f"{url}: not a web address: give one that starts with http:// or https://")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise DataError(f"--sha256 is {sha256!r}: give 64 hexadecimal digits")
     refuse_existing(out, overwrite=False)
@@ -116,7 +116,9 @@ def fetch(url: str, out: Path, *, sha256: str | None = None, on_progress: OnProg
     except OutputUnwritable:  # an OSError too
         raise
     except (OSError, HTTPException) as error:
-        raise DataError(f"{url}: {getattr(error, 'reason', error)}: run the same command again to resume") from error
+        raise DataError(
+            f"{url}: the download failed ({getattr(error, 'reason', error)}): run the same command again to resume"
+        ) from error
     if total and done < total:
         raise DataError(f"{url}: interrupted after {done} of {total} bytes: run the same command again to resume")
     _finish(url, part, out, sha256)

@@ -262,7 +262,7 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> Chips:
     sar, optical = read_halves(pair, reading)
     if sar.shape[1:] != optical.shape[1:]:
         raise DataError(
-            f"{pair.sar} is {_size(sar)}, {pair.optical} is {_size(optical)}: sizes must agree: crop one of them"
+            f"{pair.sar} is {_size(sar)}, {pair.optical} is {_size(optical)}: crop the larger one to the other's size"
         )
     if min(sar.shape[1:]) < reading.min_side:
         raise DataError(

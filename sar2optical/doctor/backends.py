@@ -106,7 +106,7 @@ def onnxruntime() -> Iterator[Finding]:
     problem = cuda_problem()
     upgrade = "pip install --upgrade 'sar2optical[gpu]', which installs CUDA and cuDNN"
     if problem is not None:
-        detail = f"lists CUDA but cannot open it: {problem}"
+        detail = f"does not work on CUDA: {problem}"
         yield Finding("backends", "onnxruntime cuda", "warning", detail, driver().remedy or upgrade)
         return
     try:
@@ -269,7 +269,9 @@ def _engine(backend: str, version: str, device: str) -> Finding:
     """Check a backend with `open_engine`, as all models are opened."""
     name = f"{backend} cuda" if device == "cuda" else backend
     if not TWO_LAYERS.is_file():
-        return Finding("backends", name, "broken", f"{version}, not checked: {TWO_LAYERS} is missing", _REINSTALL)
+        return Finding(
+            "backends", name, "broken", f"{version}, not checked: the test model {TWO_LAYERS} is missing", _REINSTALL
+        )
     options = EngineOptions(device=device, precision="fp32", threads=1)
     with open_engine(TWO_LAYERS, backend=backend, options=options) as engine:
         return _compared(name, engine.run(self_test_input()), version, engine.device)

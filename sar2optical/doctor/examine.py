@@ -97,7 +97,7 @@ _CHECKS = {
         where="backends.bundled_generator",
         library="numpy",
         install="pip install numpy",
-        reinstall="fix the backends",
+        reinstall="follow the remedies of the backends",
         needed=True,
     ),
     "NVIDIA driver": _Check(area="gpu", where="gpu.nvidia_driver", library="ctypes", reinstall="reinstall it"),

@@ -24,7 +24,9 @@ def driver() -> Finding:
         library = ctypes.CDLL(name)
     except OSError:
         remedy = f"with an NVIDIA GPU, install NVIDIA's driver; {_CONTAINER}"
-        return Finding("gpu", "NVIDIA driver", "absent", f"{name} is not installed, so nothing runs on CUDA", remedy)
+        return Finding(
+            "gpu", "NVIDIA driver", "absent", f"{name} is not installed, so no backend can use an NVIDIA GPU", remedy
+        )
     number = ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(number))
     newest = f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"  # 13020 is 13.2

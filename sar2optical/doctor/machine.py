@@ -53,9 +53,9 @@ def instructions(flags: Collection[str]) -> str:
     if "avx2" not in flags:
         notes.append("no AVX2: models are slow")
     if not any(name.endswith(("VNNI", "INT8")) for name in available):
-        notes.append("no VNNI: int8 gains less")
+        notes.append("no VNNI: int8 is less fast")
     if not any(name.endswith("BF16") for name in available):
-        notes.append("no BF16: --precision bf16 gains nothing, or is not available")
+        notes.append("no BF16: --precision bf16 is not faster, or not available")
     return "; ".join(notes)
 
 

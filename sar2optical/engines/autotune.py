@@ -107,7 +107,11 @@ def open_model(
         try:
             engine = open_engine(file, backend=choice.backend, options=_as_chosen(options, given))
         except (EngineError, ModelError) as error:  # the file of choices is from another machine, or was edited
-            _log.warning("%s: its engine cannot be opened (%s): run sar2opt-doctor --tune", tuning_file(), error)
+            _log.warning(
+                "%s: the stored engine cannot be opened (%s): run sar2opt-doctor --tune to choose again",
+                tuning_file(),
+                error,
+            )
         else:
             _log.info("engine chosen by sar2opt-doctor --tune (%s): %s", tuning_file(), choice)
             return engine, file

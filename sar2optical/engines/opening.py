@@ -167,7 +167,7 @@ def _run_self_test(engine: Engine, path: Path) -> None:
     except InferenceFailed as error:
         engine.close()
         raise ModelUnreadable(
-            f"{path}: does not run on an input of its own signature, {sar.shape} ({error}): export it again"
+            f"{path}: does not run on the input that its signature describes, {sar.shape} ({error}): export it again"
         ) from error
     if image.shape != (batch, 3, side, side) or image.dtype != np.float32:
         engine.close()

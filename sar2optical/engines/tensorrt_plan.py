@@ -300,11 +300,11 @@ def check_fit(
     built = f"{TITLES[record.library]} {_dotted(header_version)}"
     if header_version != parse_version(record.tensorrt):
         raise ModelUnreadable(
-            f"{source}: built by {built} according to its header, by {record.tensorrt} according to its "
-            f"record: download both again, or {remedy}"
+            f"{source}: was built by {built}, but its record names version {record.tensorrt}: download both again, "
+            f"or {remedy}"
         )
     if header_version != parse_version(installed):
-        raise ModelUnreadable(f"{source}: built by {built}, but {installed} is installed: {remedy}")
+        raise ModelUnreadable(f"{source}: was built by {built}, but {installed} is installed: {remedy}")
     level, capability = record.hardware_compatibility, _dotted(compute_capability)
     if record.library == "tensorrt_rtx":
         fits, wanted = CARDS.get(compute_capability) in record.targets, ", ".join(record.targets)
@@ -314,9 +314,11 @@ def check_fit(
         wanted = f"compute capability {_dotted(record.compute_capability)} ({record.gpu})"
         fits = compute_capability == record.compute_capability
     if not fits:
-        raise DeviceUnavailable(f"{source}: built for {wanted}, but {gpu_name} has {capability}: {remedy}")
+        raise DeviceUnavailable(
+            f"{source}: was built for {wanted}, but {gpu_name} has compute capability {capability}: {remedy}"
+        )
     if record.library == "tensorrt" and level == "none" and gpu_name != record.gpu:
-        raise DeviceUnavailable(f"{source}: built for {record.gpu}, but this GPU is {gpu_name}: {remedy}")
+        raise DeviceUnavailable(f"{source}: was built for {record.gpu}, but this GPU is {gpu_name}: {remedy}")
 
 
 def parse_version(text: str) -> Version:

@@ -197,7 +197,7 @@ class _RuntimeCache:
         if gpu.place.type == "cuda":
             torch.cuda.synchronize(gpu.place)  # makes the CUDA context that the kernels are checked against
         if self._stored and not self._cache.deserialize(self._stored):
-            _log.info("%s: has no kernels for this GPU and driver: ignored, and replaced", self._file)
+            _log.info("%s: has no kernels for this GPU and driver: it is not used, and is replaced", self._file)
         if not running.set_runtime_cache(self._cache):
             raise DeviceUnavailable(
                 f"{LIBRARY.title} does not take its runtime cache ({LIBRARY.reason}): reinstall it"

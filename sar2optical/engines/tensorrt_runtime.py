@@ -123,7 +123,7 @@ class Library:
     def _does_not_work(self, reason: str) -> DeviceUnavailable:
         return DeviceUnavailable(
             f"{self.title} does not work on this machine ({one_line(reason)}): check the driver with nvidia-smi, and "
-            "that the packages of its bindings and libraries have the same version"
+            "install its bindings and its libraries in the same version"
         )
 
 
@@ -168,8 +168,8 @@ def current_gpu() -> Gpu:
     """
     if not torch.cuda.is_available():
         raise DeviceUnavailable(
-            f"device cuda is not available: PyTorch {torch.__version__} finds no GPU: check nvidia-smi and that "
-            "torch is a CUDA build, or run the .onnx file with --device cpu"
+            f"device cuda is not available, because PyTorch {torch.__version__} finds no GPU: check nvidia-smi, and "
+            "that torch is a CUDA build, or run the .onnx file with --device cpu"
         )
     index = torch.cuda.current_device()
     return Gpu(

@@ -64,9 +64,11 @@ class GeneratorArguments:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}: give a positive integer")
         if self.upsampling is not None and self.upsampling not in get_args(Upsampling):
-            raise ValueError(f"upsampling is {self.upsampling!r}: give one of {get_args(Upsampling)} or None")
+            raise ValueError(f"upsampling is {self.upsampling!r}: give {', '.join(get_args(Upsampling))} or None")
         if self.architecture not in get_args(Architecture):
-            raise ValueError(f"architecture is {self.architecture!r}: give one of {get_args(Architecture)}")
+            raise ValueError(
+                f"architecture is {self.architecture!r}: give one of {', '.join(get_args(Architecture))}"
+            )
         if self.architecture == "detail" and self.upsampling is not None:
             raise ValueError(f"upsampling {self.upsampling!r} has no effect on architecture 'detail': remove it")
 
@@ -211,4 +213,4 @@ def refuse_sides(sar: Tensor, multiple: int) -> None:
     """
     height, width = sar.shape[-2:]
     if not torch.compiler.is_compiling() and (height % multiple or width % multiple):
-        raise ValueError(f"input is {height} x {width}: sides must be multiples of {multiple}: pad it")
+        raise ValueError(f"input is {height} x {width}: pad it to multiples of {multiple}")

@@ -216,16 +216,16 @@ def verify_cog(made: Path, levels: Sequence[Level], *, run: str) -> None:
     with open_raster(made) as cog:
         overviews = len(cog.overviews(1))
     if overviews != len(levels) - 1:
-        raise OSError(f"{overviews} overviews were written, {len(levels) - 1} were expected")
+        raise OSError(f"the file has {overviews} overviews instead of {len(levels) - 1}")
     for level in levels:
         which = {"overview_level": level.number - 1} if level.number else {}
         row, rows = level.strips[-1]
         col = (level.width - 1) // level.block * level.block
         with open_raster(made, **which) as cog:
             if cog.shape != level.shape:
-                raise OSError(f"{cog.shape} pixels were written, {level.shape} were expected")
+                raise OSError(f"a level of the file has shape {cog.shape} instead of {level.shape}")
             last = Window.from_slices((row, row + rows), (col, level.width))
             found = np.concatenate((cog.read(window=last), cog.read_masks(1, window=last)[None]))
         expected = Strip.read(made.parent / level.strip_name(row), run).pixels(col)
         if not np.array_equal(found, expected):
-            raise OSError("the pixels that were written differ from the strips")
+            raise OSError("the pixels of the file differ from those of the strips")

@@ -33,8 +33,8 @@ def check_picture_size(out: Path, driver: str, shape: tuple[int, int]) -> None:
     """
     if driver == "JPEG" and max(shape) > _JPEG_LONGEST:
         raise OptionError(
-            f"{out.name}: a JPEG has at most {_JPEG_LONGEST} pixels a side, the mosaic has {max(shape)}; "
-            "write .png or .tif"
+            f"{out.name}: a JPEG has at most {_JPEG_LONGEST} pixels a side, the mosaic has {max(shape)}: "
+            "give a name that ends in .png or .tif"
         )
 
 

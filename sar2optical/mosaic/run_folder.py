@@ -84,8 +84,8 @@ class RunFolder:
         foreign = [entry.name for entry in entries if not (marked and _is_run_file(entry))]
         if foreign:
             raise OutputUnwritable(
-                f"cannot write {self._out}: its run folder {self.path} contains {foreign[0]}, which is no file of a "
-                "run: move it"
+                f"cannot write {self._out}: its run folder {self.path} contains {foreign[0]}, which does not "
+                "belong to a run: move it"
             )
 
     def __enter__(self) -> Self:

@@ -246,7 +246,9 @@ class StripStore:
         """
         mosaic = self.mosaic
         if mosaic.rows != mosaic.height:
-            raise ValueError(f"{mosaic.rows} of the mosaic's {mosaic.height} rows are written")
+            raise ValueError(
+                f"the mosaic has {mosaic.rows} of {mosaic.height} rows: write all rows before finishing it"
+            )
         self.wait()
 
     def check_run(self) -> None:

@@ -74,7 +74,7 @@ def numbers(entry: Entry) -> NDArray[np.uint64]:
         The entry has another type.
     """
     if entry.kind not in _INTEGERS:
-        raise NotTiff(f"type is {entry.kind}: an unsigned integer was expected")
+        raise NotTiff(f"a TIFF entry has type {entry.kind}, not an unsigned integer: write the TIFF again")
     return np.frombuffer(entry.data, _INTEGERS[entry.kind]).astype(np.uint64)
 
 
@@ -92,7 +92,7 @@ def read_directories(file: bytes) -> list[dict[int, Entry]]:
         The file is not a little-endian TIFF, or it ends too early.
     """
     if file[:4] not in (b"II*\0", b"II+\0"):
-        raise NotTiff("the file is not a little-endian TIFF")
+        raise NotTiff("the file is not a little-endian TIFF: write it as one")
     big = file[2:3] == b"+"
     found = []
     try:
@@ -103,7 +103,7 @@ def read_directories(file: bytes) -> list[dict[int, Entry]]:
             directory, at = _read_directory(file, at, big=big)
             found.append(directory)
     except (struct.error, KeyError, OverflowError) as error:
-        raise NotTiff("the file ends too early, or is damaged") from error
+        raise NotTiff("the TIFF is truncated or damaged: write it again") from error
     return found
 
 

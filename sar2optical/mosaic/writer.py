@@ -181,11 +181,16 @@ class MosaicWriter:
         mosaic = self._strips.mosaic
         rows = valid.shape[0]
         if rgb.shape != (3, rows, mosaic.width) or valid.shape != rgb.shape[1:] or rows == 0:
-            raise ValueError(f"rgb {rgb.shape} and valid {valid.shape} are not rows of {mosaic.width} pixels")
+            raise ValueError(
+                f"rgb is {rgb.shape}, valid is {valid.shape}: give (3, N, {mosaic.width}) and "
+                f"(N, {mosaic.width}), N at least 1"
+            )
         if rgb.dtype != np.uint8 or valid.dtype != np.bool_:
-            raise ValueError(f"uint8 and bool expected, not {rgb.dtype} and {valid.dtype}")
+            raise ValueError(f"rgb is {rgb.dtype}, valid is {valid.dtype}: give uint8 and bool")
         if mosaic.rows + rows > mosaic.height:
-            raise ValueError(f"{mosaic.rows} + {rows} rows are more than the mosaic's {mosaic.height}")
+            raise ValueError(
+                f"{mosaic.rows} rows are written: give at most {mosaic.height - mosaic.rows} more, not {rows}"
+            )
         self._strips.write(rgb, valid)
 
     def finish(self) -> None:

@@ -42,7 +42,8 @@ class TranslateOptions:
     stretch: Stretch | None = None
     """Stretch that replaces the model's own."""
     window: int | None = None
-    """Height and width of the windows, one of those that the model takes; None: the model's own."""
+    """Height and width of the windows, one of those that the model takes; None: the one that its file names for
+    this, else that of its training."""
     overlap: int = DEFAULT_OVERLAP
     """Least number of pixels that neighbouring windows share."""
     compress: str = COMPRESSIONS[0]

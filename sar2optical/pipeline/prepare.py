@@ -125,14 +125,14 @@ def prepared(
 def _job(
     scene: SceneSource, engine: Engine, file: Path, options: TranslateOptions, resolved: ResolvedOptions | None
 ) -> Job:
-    engine.use_window(options.window or engine.signature.window)
+    engine.use_window(options.window or engine.signature.default_window)
     grid = window_grid(scene.shape, engine.window, options.overlap)
     if resolved:
         encodings = resolved.encodings
     else:
         encodings = encodings_for(scene.unit, scene.read_samples(), engine.signature, options.stretch)
     _log_job(scene, engine, encodings)
-    if grid.window > engine.signature.window:
+    if grid.window not in (engine.signature.window, engine.signature.default_window):
         _log.warning(
             "%s was trained on windows of %d, not of %d: compare the colours with those of --window %d",
             engine.signature.name, engine.signature.window, grid.window, engine.signature.window,

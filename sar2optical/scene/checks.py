@@ -97,9 +97,9 @@ def refuse_wider_than_memory(dataset: Any, indices: tuple[int, ...]) -> None:
     there = _memory_of_machine()
     if there and needed > there:
         raise SceneUnreadable(
-            f"{dataset.name}: declares {dataset.width} columns in blocks of {block_cols} x {block_rows}, which "
-            f"take {needed / 1e9:.0f} GB of memory; the machine has {there / 1e9:.0f} GB: "
-            "the file is damaged, or must be cropped first"
+            f"{dataset.name}: has {dataset.width} columns in blocks of {block_cols} x {block_rows}, which need "
+            f"{needed / 1e9:.0f} GB of memory, but the machine has {there / 1e9:.0f} GB: crop it, or "
+            "fetch it again if it is damaged"
         )
 
 

@@ -64,8 +64,8 @@ def convert(values: NDArray[np.float32], source: Unit, target: Unit) -> NDArray[
         return values
     if "byte" in (source, target):
         raise UnitsMismatch(
-            f"values are {source}, the model expects {target}: the two cannot be converted; "
-            "give --stretch LOW HIGH in the scene's own unit"
+            f"values are {source} and cannot be converted to {target}, which the model expects: "
+            "give --stretch LOW HIGH in the scene's unit"
         )
     with np.errstate(divide="ignore"):
         if target == "db":
@@ -276,8 +276,8 @@ def choose_stretch(
     if signature.unit == "byte":
         if stretch is None:
             raise UnitsMismatch(
-                f"values are {source}, the model expects values already scaled to 8 bits: give --stretch LOW HIGH "
-                "(percentiles as p1 p99), or a byte scene"
+                f"values are {source}, the model expects values already scaled to 8 bits: give --stretch p1 p99 "
+                "or other bounds, or a scene of bytes"
             )
         return source, (stretch,) * bands
     if stretch and signature.unit != "db" and any(b.at < 0 for b in (stretch.low, stretch.high)):
@@ -289,12 +289,12 @@ def choose_stretch(
     fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]
     if source != "dn" and fixed and stretch is None and signature.unit == "dn":
         raise UnitsMismatch(
-            f"values are calibrated {source}, the model expects uncalibrated DN from {fixed[0]}: "
+            f"values are calibrated {source}, the model expects uncalibrated DN, stretched from {fixed[0]}: "
             "give the uncalibrated scene, or --stretch p1 p99"
         )
     if source == "dn" and fixed and stretch is None and signature.unit != "dn":
         raise UnitsMismatch(
-            f"values are uncalibrated DN, the model expects calibrated {signature.unit} from {fixed[0]}: "
+            f"values are uncalibrated DN, the model expects calibrated {signature.unit}, stretched from {fixed[0]}: "
             "calibrate the scene, or give --stretch p1 p99"
         )
     return signature.unit, chosen

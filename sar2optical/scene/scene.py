@@ -199,8 +199,8 @@ class Scene:
             )  # fmt: skip
         if self._zeros_inside > _MANY_ZEROS and not self._zero_is_nodata:
             _log.warning(
-                "%s: %.0f %% of the valid pixels are 0 in areas inside the scene, and it declares another nodata: "
-                "kept as measurements; give --nodata 0 if they are nodata", self.path, 100 * self._zeros_inside
+                "%s: %.0f %% of the valid pixels are zeros in areas inside the scene, and are kept as measurements: "
+                "give --nodata 0 if these zeros are nodata", self.path, 100 * self._zeros_inside
             )  # fmt: skip
 
     def _sample(self) -> tuple[NDArray[np.float32], ...]:

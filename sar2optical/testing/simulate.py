@@ -100,7 +100,7 @@ class SimulatedScene:
             If the rows are not inside the scene.
         """
         if not 0 <= start <= stop <= self.height:
-            raise IndexError(f"rows {start} to {stop} are not inside 0 to {self.height}")
+            raise IndexError(f"rows {start} to {stop} are not inside 0 to {self.height}: give rows of the scene")
         out = np.empty((stop - start, self.width), np.uint16)
         for top in range(start - start % CELL_ROWS, stop, CELL_ROWS):
             first, last = max(start, top), min(stop, top + CELL_ROWS)

@@ -145,7 +145,8 @@ def train(
     config, fabric = job.config, _launched(job.options)
     if config.batch % fabric.world_size or config.batch // fabric.world_size < 2:
         raise OptionError(
-            f"batch is {config.batch} on {fabric.world_size} devices: give a multiple, at least 2 per device"
+            f"batch is {config.batch} on {fabric.world_size} devices: give a multiple of {fabric.world_size}, "
+            f"at least {2 * fabric.world_size}"
         )
     _make_folder(job.out)
     with ExitStack() as stack:

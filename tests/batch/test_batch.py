@@ -234,6 +234,18 @@ def test_mosaics_of_other_options_are_failures(batch, tmp_path, make_raster):
     assert states(out) == ["there", "there"]
 
 
+def test_auto_takes_the_window_that_the_file_names(tmp_path, scheduler, make_raster, wide):
+    from export.build import ExportOptions, export
+
+    model = export(wide, tmp_path / "chosen.onnx", ExportOptions(auto_window=512)).out
+    scene, out = make_raster(speckle((300, 500)), **UTM), tmp_path / "out"
+    done = here(batch_main, scene, out, "--model", model, "--precision", "fp32", "--scheduler", scheduler)
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(out / scene.name) as mosaic:
+        assert mosaic.tags()["SAR2OPTICAL_WINDOW"] == "512"
+    assert "was trained on windows of" not in done.stderr
+
+
 def test_a_changed_scene_is_translated_again_only_with_overwrite(batch, tmp_path, make_raster):
     out = tmp_path / "out"
     assert batch(make_raster(speckle((60, 90)), "a.tif", **UTM), out).returncode == 0

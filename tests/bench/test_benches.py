@@ -182,7 +182,7 @@ def test_the_guard_fails_if_a_ratio_has_fallen(monkeypatch, tmp_path):
     assert run(guarded(fast=16.5, slow=5.0), committed) == (1, "largest loss: -17.5% (fast), more than 15%")
     assert run(guarded(other=1.0), committed) == (
         1,
-        f"Error: {tmp_path / 'committed.json'}: these of its rows no longer run: fast, slow",
+        f"Error: {tmp_path / 'committed.json'}: fast, slow no longer run: give --update to replace the record",
     )
     code, line = run(guarded(), guarded())
     assert code == 1
@@ -196,7 +196,7 @@ def test_the_guard_names_the_remedy_without_a_committed_record(tmp_path):
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        f"Error: {tmp_path / 'none.json'} is missing: this kind of machine has no record; give --update to write it"
+        f"Error: {tmp_path / 'none.json'} does not exist for this kind of machine: give --update to make it"
     ]
 
 

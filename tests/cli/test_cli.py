@@ -302,3 +302,18 @@ def test_the_version_is_the_packages(name):
     from sar2optical import __version__
 
     assert __version__ in command(name, "--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["--nonsense"], 2), (["missing.tif", "out.tif"], 1)]
+)
+def test_the_program_ends_at_once_with_the_exit_code_and_all_output(arguments, code):
+    """It does not take PyTorch apart, so nothing that Python does at its end happens."""
+    program = "import atexit; atexit.register(print, 'taken apart')\nfrom sar2optical.cli.scene import run; run()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == code
+    assert "taken apart" not in result.stdout
+    assert ("Usage:" in result.stdout) == (code == 0)
+    assert bool(result.stderr) == (code != 0)

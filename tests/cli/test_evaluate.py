@@ -246,7 +246,7 @@ def test_existing_outputs_are_kept(pairs, model, tmp_path):
         assert evaluation(model, pairs, option, out, "--overwrite", "--limit", 2).returncode == 0
         assert out.read_bytes() != b"mine"
     same = tmp_path / "same"
-    assert_refused(evaluation(model, pairs, "--json", same, "--markdown", same), 1, "two outputs have this name")
+    assert_refused(evaluation(model, pairs, "--json", same, "--markdown", same), 1, "two outputs have this path")
     assert_refused(evaluation(model, pairs, "--json", tmp_path / "no" / "out.json"), 1, "no folder")
     assert_refused(evaluation(model, pairs, "--picture", tmp_path / "out.tif"), 1, "must be a PNG file")
     (tmp_path / "folder").mkdir()

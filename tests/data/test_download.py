@@ -211,7 +211,7 @@ def test_wrong_addresses_and_servers_without_answer_are_named(server, tmp_path):
     with pytest.raises(DataError, match="the server answers 404"):
         fetch(server.url + "x", tmp_path / "set.zip")
     for url in ("file:///etc/hostname", "set.zip", "https://"):
-        with pytest.raises(DataError, match="not an http or https address"):
+        with pytest.raises(DataError, match="not a web address"):
             fetch(url, tmp_path / "set.zip")
     with pytest.raises(DataError, match="give 64 hexadecimal digits"):
         fetch(server.url, tmp_path / "set.zip", sha256="abc")

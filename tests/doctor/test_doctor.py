@@ -108,11 +108,11 @@ def test_missing_and_old_wheels_are_problems():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["avx2"], "AVX2; no VNNI: int8 gains less; no BF16: --precision bf16 gains nothing, or is not available"),
-        (["avx2", "avx_vnni"], "AVX2, AVX-VNNI; no BF16: --precision bf16 gains nothing, or is not available"),
+        (["avx2"], "AVX2; no VNNI: int8 is less fast; no BF16: --precision bf16 is not faster, or not available"),
+        (["avx2", "avx_vnni"], "AVX2, AVX-VNNI; no BF16: --precision bf16 is not faster, or not available"),
         (["avx2", "avx512f", "amx_int8", "amx_bf16"], "AVX2, AVX-512, AMX-BF16, AMX-INT8"),
-        ([], "none that speed up models; no AVX2: models are slow; no VNNI: int8 gains less; no BF16: --precision "
-             "bf16 gains nothing, or is not available"),
+        ([], "none that speed up models; no AVX2: models are slow; no VNNI: int8 is less fast; no BF16: --precision "
+             "bf16 is not faster, or not available"),
     ],
 )  # fmt: skip
 def test_missing_instructions_are_reported_with_their_effects(flags, words):

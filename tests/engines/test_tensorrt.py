@@ -630,7 +630,7 @@ def test_compiled_kernels_are_kept_for_the_next_start(make, ours, folder, world,
     with caplog.at_level(logging.INFO), ours.engine.open(path, EngineOptions()) as engine:
         engine.run(chips(1))
     assert world.compiled == 2
-    assert f"{file}: has no kernels for this GPU and driver: ignored, and replaced" in caplog.text
+    assert f"{file}: has no kernels for this GPU and driver: it is not used, and is replaced" in caplog.text
     assert file.read_bytes() == b"kernels: all"
 
 

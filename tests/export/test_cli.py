@@ -69,7 +69,7 @@ def test_the_windows_are_in_the_table_and_the_record(tmp_path, small):
     shown = {
         key.strip(): value.strip() for key, value in (line.split("  ", 1) for line in result.stdout.splitlines())
     }
-    assert shown["windows"] == "64, 128, 192"
+    assert (shown["windows"], shown["auto window"]) == ("64, 128, 192", "64")
     found = metadata_of(onnx.load(out))["sar2optical.parity_windows"].split(", ")
     for side, entry in zip((128, 192), found, strict=True):
         psnr = float(shown[f"PSNR at {side}"].removesuffix(" dB"))
@@ -174,6 +174,10 @@ def test_refusals_are_one_line_and_leave_no_file(tmp_path, small, quantized, cal
         ((small, out, "--precision", "fp8", "--calibration", tmp_path / "none"), "no such file or folder"),
         ((small, out, "--precision", "fp16", "--storage", "fp16"), "storage fp16 applies only to precision fp32"),
         ((small, out, "--subpixel", "on"), "no transposed convolution"),
+        (
+            (small, out, "--windows", "64,128", "--auto-window", "256"),
+            "auto window 256 is not a window of the file, which takes 64, 128: give one of these, or add 256 to",
+        ),
         ((small, out, "--windows", "64,100"), "give --windows 64,128,256, or --windows own"),
         ((small, tmp_path / "out.plan", "--windows", "own"), "--windows applies only to .onnx outputs"),
         ((small, out, "--min-psnr", 1000), "at least 1000 dB is required"),
@@ -199,6 +203,7 @@ def test_wrong_usage_is_exit_2(tmp_path, small):
         ["--workspace", "0"],
         ["--windows", "64,large"],
         ["--windows", ""],
+        ["--auto-window", "0"],
     ):
         assert export(small, tmp_path / "out.onnx", *options).returncode == 2, options
     assert made_in(tmp_path) == ["small.onnx"]

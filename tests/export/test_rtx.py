@@ -32,6 +32,7 @@ from sar2optical.models.fold import fold
 from sar2optical.models.unet import GeneratorArguments, UNetGenerator
 from sar2optical.signature import METADATA_KEY, PRECISION_KEY, ModelSignature
 from tests.conftest import make_identity, save_onnx, signature_of
+from tests.graphs import save_small_net
 
 rtx = pytest.importorskip("sar2optical.engines.tensorrt_rtx", exc_type=ImportError)
 build_plan = pytest.importorskip("export.to_tensorrt").build_plan
@@ -311,6 +312,38 @@ def test_an_exported_int8_file_is_built_unchanged(tmp_path, monkeypatch):
     assert (found["precision"], found["targets"], found["not_run"]) == ("int8", ["sm89"], "no GPU")
     assert found["parity"]["psnr"] > 40  # of the file, when it was exported
     assert load_record(out).signature.sides == (256, 512)
+    result = command(
+        source,
+        tmp_path / "auto.plan",
+        "--runtime",
+        "rtx",
+        "--windows",
+        "own",
+        "--auto-window",
+        512,
+        "--target",
+        "sm89",
+    )
+    assert result.exit_code == 1
+    assert "auto window 512 is not a window of the file, which takes 256: give one of these" in result.stderr
+
+
+def test_a_plan_keeps_the_window_of_auto(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.plans.first_card", lambda: None)
+    source = save_small_net(tmp_path / "m.onnx", signature=signature_of(window=64))
+    model = tmp_path / "wide.onnx"
+    assert command(source, model, "--windows", "64,128", "--auto-window", 128).exit_code == 0
+    for name, options, expected in (
+        ("kept", (), 128),
+        ("other", ("--auto-window", 64), 64),
+        ("own", ("--windows", "own"), 64),
+    ):
+        out = tmp_path / f"{name}.plan"
+        result = command(model, out, "--runtime", "rtx", "--target", "sm89", *options)
+        assert result.exit_code == 0, result.output
+        record = load_record(out)
+        assert record.signature.default_window == expected, name
+        assert ("--auto-window" in record.rebuild) == ("--auto-window" in options)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +352,7 @@ def test_an_exported_int8_file_is_built_unchanged(tmp_path, monkeypatch):
         ("m.plan", ["--runtime", "rtx", "--workspace", 1], "--workspace applies only to plans of TensorRT"),
         ("m.plan", ["--target", "ada"], "--target applies only to --runtime rtx, not to m.plan: remove"),
         ("m.plan", ["--windows", "own"], "--windows applies only to .onnx outputs and --runtime rtx"),
+        ("m.plan", ["--auto-window", 16], "--auto-window applies only to .onnx outputs and --runtime rtx"),
         ("n.onnx", ["--runtime", "rtx"], "--runtime applies only to .plan outputs"),
         ("m.plan", ["--runtime", "rtx", "--target", "hopper"], "target is 'hopper': give turing, ampere"),
     ],

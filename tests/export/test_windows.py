@@ -313,10 +313,12 @@ def test_zeroing_one_tap_too_many_is_noticed(tmp_path, exported, monkeypatch):
     monkeypatch.setattr(windows, "used_taps", lambda rows, cols: np.eye(rows.kernel, cols.kernel, dtype=bool))
     options = {"windows": (512,)}
     with pytest.raises(
-        ParityFailed, match="change its image in its own window so that its self-test fails: leave out"
+        ParityFailed, match="changes the output in the training window so that its self-test fails: remove"
     ):
         export(exported, tmp_path / "out.onnx", ExportOptions(**options))
-    with pytest.raises(ParityFailed, match="larger windows change its image in its own window: leave out --windows"):
+    with pytest.raises(
+        ParityFailed, match="larger windows changes the output in the training window: remove --windows"
+    ):
         export(exported, tmp_path / "out.onnx", ExportOptions(**options, precision="fp32", storage="fp16"))
     assert list(tmp_path.iterdir()) == []
 

@@ -64,7 +64,7 @@ def test_the_architecture_is_built_by_its_name():
 
 def test_sides_are_multiples_of_64(generator):
     assert image_of(generator, noise(2, 1, 64, 192)).shape == (2, 3, 64, 192)
-    with pytest.raises(ValueError, match="input is 96 x 64: sides must be multiples of 64"):
+    with pytest.raises(ValueError, match="input is 96 x 64: pad it to multiples of 64"):
         image_of(generator, noise(1, 1, 96, 64))
 
 

@@ -116,7 +116,7 @@ def test_only_unsigned_integers_are_numbers():
     assert numbers(long_entry([2**32 - 1])).tolist() == [2**32 - 1]
     assert numbers(long_entry([2**40], big=True)).tolist() == [2**40]
     for entry in (ascii_entry("a"), Entry(12, 1, bytes(8)), Entry(9, 1, bytes(4))):
-        with pytest.raises(NotTiff, match=f"type is {entry.kind}"):
+        with pytest.raises(NotTiff, match=f"has type {entry.kind}"):
             numbers(entry)
 
 

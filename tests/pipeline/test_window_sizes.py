@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 import rasterio
 
+import sar2optical as s2o
 from sar2optical.engines import EngineOptions
 from sar2optical.errors import Interrupted, OptionError
+from sar2optical.pipeline.estimate import estimate
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from tests.conftest import UTM, speckle
@@ -43,6 +46,26 @@ def test_auto_takes_the_models_own_window_and_wider_ones_are_warned_of(src, tmp_
     with rasterio.open(tmp_path / "out.tif") as mosaic:
         assert mosaic.tags()["SAR2OPTICAL_WINDOW"] == "512"
         assert mosaic.shape == (900, 800)
+
+
+def test_auto_takes_the_window_that_the_exporter_chose(src, tmp_path, wide, caplog):
+    from export.build import ExportOptions, export
+
+    chosen = export(wide, tmp_path / "chosen.onnx", ExportOptions(auto_window=512)).out
+    out, options = tmp_path / "out.tif", TranslateOptions(engine=EngineOptions(device="cpu", precision="fp32"))
+    run(src, out, wide, window=512)
+    expected = pixels(out)
+    caplog.clear()
+    assert run(src, out, chosen).manifest["window"] == "512"
+    assert pixels(out) == expected
+    assert estimate(src, tmp_path / "other.tif", model=chosen, options=options).window == 512
+    assert run(src, out, chosen, window=256).manifest["window"] == "256"
+    assert "was trained on windows of" not in caplog.text
+    sar = np.random.default_rng(0).uniform(1, 255, (700, 600)).astype(np.float32)
+    with s2o.open_engine(str(chosen), precision="fp32") as engine:
+        by_auto, given = (s2o.predict(sar, engine, unit="byte", window=side) for side in (None, 512))
+        np.testing.assert_array_equal(by_auto, given)
+        assert (s2o.predict(sar, engine, unit="byte", window=256) != given).any()
 
 
 def test_another_size_is_refused_with_those_that_fit(src, tmp_path, wide):

@@ -182,7 +182,7 @@ def test_areas_of_zero_power_beside_another_nodata_are_logged(make_raster, caplo
     filled = np.where(gap(), np.float32(0), power())
     path = make_raster(filled, descriptions=["Sigma0_VH"], nodata=-1)
     assert read(path)[1].all()
-    assert "15 % of the valid pixels are 0 in areas inside the scene" in caplog.text
+    assert "15 % of the valid pixels are zeros in areas inside the scene" in caplog.text
     caplog.clear()
     np.testing.assert_array_equal(read(path, nodata=0)[1], ~gap())  # what the message advises
     assert "of the valid pixels" not in caplog.text

@@ -35,7 +35,7 @@ from sar2optical.pipeline.job import Job
 __all__ = ["DeviceStream"]
 
 _QUEUED = 6
-"""Rows of windows that are queued for the device or being written."""
+"""Rows of windows that are queued for the device or being written, at most; fewer where memory is limited."""
 _FILLED_AT_ONCE = 16
 """Windows that are filled together."""
 
@@ -99,7 +99,7 @@ class DeviceStream:
         clock: Clock,
     ) -> None:
         if not isinstance(job.engine, TensorEngine):
-            raise TypeError(f"{job.engine} takes no tensors")
+            raise TypeError(f"{job.engine} takes no tensors: give an engine on a GPU")
         self._job, self._engine, self._writer = job, job.engine, writer
         self._rows, self._stop, self._on_progress, self._clock = rows, stop, on_progress, clock
         self._grid = job.grid
@@ -128,7 +128,7 @@ class DeviceStream:
                 for done, windows in self._computed(wanted, reading, ahead=self._job.ahead):
                     count += windows
                     queued.append(writing.submit(self._write, done))
-                    while len(queued) > _QUEUED or (queued and queued[0].done()):
+                    while len(queued) > min(_QUEUED, self._job.ahead + 1) or (queued and queued[0].done()):
                         queued.popleft().result()
                 for future in queued:
                     future.result()

@@ -164,4 +164,4 @@ def unnested(path: Path) -> Path:
 
 def damaged(path: Path, what: str) -> SceneUnreadable:
     """Create the error for a product that is incomplete or damaged."""
-    return SceneUnreadable(f"{path}: {what}: the product is incomplete or damaged, fetch the product again")
+    return SceneUnreadable(f"{path}: {what}, so the product is incomplete or damaged: fetch the product again")
