@@ -334,3 +334,16 @@ def test_files_on_a_server_are_one_scene_and_their_queries_stay_secret(make_rast
     with pytest.raises(SceneUnreadable, match=r"nothing_VH.tif: cannot be opened: the server answers 404") as caught:
         run(source_of([signed[0], f"{server.url}/nothing_VH.tif?sig=secret"]), tmp_path / "x.tif", model)
     assert "secret" not in str(caught.value)
+
+
+def test_a_forgotten_output_does_not_replace_the_last_file(make_raster, tmp_path, model):
+    files = pair(make_raster, *bands())
+    was = files[1].read_bytes()
+    fixed = ("--model", model, "--precision", "fp32", "-q")
+    for more in ((), ("--overwrite",)):
+        done = here(scene_main, *files, *fixed, *more)
+        assert (done.returncode, files[1].read_bytes()) == (1, was)
+        assert "is named like a SAR raster and is no mosaic: give OUT after the files of the scene" in done.stderr
+    out = tmp_path / "mosaic_VV.tif"
+    for more in ((), ("--overwrite",)):  # a mosaic may have such a name
+        assert here(scene_main, *files, out, *fixed, *more).returncode == 0
