@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +106,11 @@ def _refuse_forgotten_output(out: str) -> None:
     from sar2optical.scene.band_names import polarisation_of_name
 
     path = Path(out)
-    if path.is_file() and polarisation_of_name(path.name) and RUN_TAG not in tags_of(path):
-        raise OptionError(
-            f"{out}: is named like a SAR raster and is no mosaic: give OUT after the files of the scene"
-        )
+    with suppress(OSError):  # longer than a path may be: an address, or refused later
+        if path.is_file() and polarisation_of_name(path.name) and RUN_TAG not in tags_of(path):
+            raise OptionError(
+                f"{out}: is named like a SAR raster and is no mosaic: give OUT after the files of the scene"
+            )
 
 
 def outlook(expected: Estimate) -> str:

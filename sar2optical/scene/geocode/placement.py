@@ -122,7 +122,9 @@ def placement_of(scene: SceneSource, option: str = "--geocode") -> Placement:
         return placement
     if found.transform is not None and found.crs is not None:
         return _AffinePlacement(found.transform, found.crs, (scene.shape[1] / 2, scene.shape[0] / 2))
-    raise OptionError(f"{scene.path}: has neither GCPs nor an affine with a CRS: leave out {option}")
+    raise OptionError(
+        f"{scene.path}: has no georeference: {option} needs GCPs, or an affine and a CRS: leave out {option}"
+    )
 
 
 def _on_a_line(gcps: Sequence[GroundControlPoint]) -> bool:
