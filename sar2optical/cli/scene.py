@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ def main(
     from sar2optical.scene.sources import source_of
 
     scene = source_of(scenes)
+    _refuse_forgotten_output(out)
     found = None if model is None else resolve(model)
     if report:
         if report.suffix.lower() != ".json":  # it can be neither a raster nor the mosaic
@@ -96,6 +97,20 @@ def _refuse_input(report: Path, given: tuple[str, ...]) -> None:
     inputs = [path for path in map(Path, given) if path.suffix.lower() == report.suffix.lower()]
     if report.exists() and any(path.exists() and report.samefile(path) for path in inputs):
         raise OptionError(f"report {report}: is an input: choose another name")
+
+
+def _refuse_forgotten_output(out: str) -> None:
+    """Refuse to replace a SAR raster: where OUT is forgotten, the last file of the scene stands in its place."""
+    from sar2optical.mosaic.strips import RUN_TAG
+    from sar2optical.mosaic.tags import tags_of
+    from sar2optical.scene.band_names import polarisation_of_name
+
+    path = Path(out)
+    with suppress(OSError):  # longer than a path may be: an address, or refused later
+        if path.is_file() and polarisation_of_name(path.name) and RUN_TAG not in tags_of(path):
+            raise OptionError(
+                f"{out}: is named like a SAR raster and is no mosaic: give OUT after the files of the scene"
+            )
 
 
 def outlook(expected: Estimate) -> str:

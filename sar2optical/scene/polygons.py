@@ -93,7 +93,8 @@ def inside(polygons: Sequence[Polygon], rows: tuple[int, int], cols: tuple[int, 
                 continue
             r, c = top[crossed], left[crossed]
             x = c + (y - r) * ((right[crossed] - c) / (bottom[crossed] - r))
+            ends_of_runs = np.sort(np.clip(np.ceil(x - 0.5) - cols[0], 0, width).astype(np.intp)).tolist()
             # Between an odd and an even crossing, centres are inside.
-            first = np.clip(np.ceil(x - 0.5) - cols[0], 0, width).astype(np.intp)
-            found[k] |= np.cumsum(np.bincount(first, minlength=width + 1)[:width]) % 2 == 1
+            for first, stop in zip(ends_of_runs[::2], ends_of_runs[1::2], strict=True):
+                found[k, first:stop] = True
     return found

@@ -270,7 +270,11 @@ def test_forms_of_geojson_are_the_same_area():
         ),
         (box_area((501_001, 4_796_001, 501_003, 4_796_003), "EPSG:32631"), UTM, "contains no pixel of the scene"),
         (box_area((-170, -10, -169, -9)), UTM, "contains no pixel of the scene"),
-        (box_area((3, 43, 4, 44)), {"crs": "EPSG:32631"}, "has no georeference: --bbox needs GCPs"),
+        (
+            box_area((3, 43, 4, 44)),
+            {"crs": "EPSG:32631"},
+            "has no georeference: --bbox needs GCPs",
+        ),
         (
             polygon_area(polygon([[3, 43], [4, 43], [4, 44]]), "--aoi x"),
             {"count": 1},

@@ -26,6 +26,9 @@ from sar2optical.signature import Bound, Stretch
 from tests.cli.test_cli import here
 from tests.conftest import UTM, save_onnx, signature_of, speckle
 from tests.scene.test_items import item, saved
+from tests.scene.test_remote import server
+
+__all__ = ["server"]
 
 FP32 = EngineOptions(device="cpu", precision="fp32", threads=1)
 SHAPE = (300, 400)
@@ -310,3 +313,37 @@ def test_the_command_takes_files_and_an_item(make_raster, tmp_path, model):
     assert "is an input" in done.stderr
     assert json.loads(was)["id"] == "pair"
     assert here(scene_main, files[0], *fixed).returncode == 2  # OUT is missing
+
+
+def test_files_on_a_server_are_one_scene_and_their_queries_stay_secret(make_raster, tmp_path, model, server):
+    vv, vh = bands()
+    files = pair(make_raster, vv, vh)
+    for file in files:
+        server.put(f"/{file.name}", file.read_bytes())
+    signed = [f"{server.url}/{file.name}?sig=secret{k}" for k, file in enumerate(files)]
+    record = saved(tmp_path / "item.json", item_of(*signed))
+    for k, given in enumerate((signed, [signed[0], files[1]], [record])):
+        out = tmp_path / f"out{k}.tif"
+        report = translate(source_of(given), out, model=model, options=TranslateOptions(engine=FP32))
+        np.testing.assert_array_equal(pixels(out)[0], [vv, vh, vv])
+        assert "values" in report.manifest  # a server does not say when its files change
+        with rasterio.open(out) as mosaic:
+            tags = mosaic.tags()
+        assert tags["SAR2OPTICAL_SOURCE"] == "s1_VV.tif + s1_VH.tif"
+        assert "secret" not in report.to_json() + json.dumps(tags)
+    with pytest.raises(SceneUnreadable, match=r"nothing_VH.tif: cannot be opened: the server answers 404") as caught:
+        run(source_of([signed[0], f"{server.url}/nothing_VH.tif?sig=secret"]), tmp_path / "x.tif", model)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_forgotten_output_does_not_replace_the_last_file(make_raster, tmp_path, model):
+    files = pair(make_raster, *bands())
+    was = files[1].read_bytes()
+    fixed = ("--model", model, "--precision", "fp32", "-q")
+    for more in ((), ("--overwrite",)):
+        done = here(scene_main, *files, *fixed, *more)
+        assert (done.returncode, files[1].read_bytes()) == (1, was)
+        assert "is named like a SAR raster and is no mosaic: give OUT after the files of the scene" in done.stderr
+    out = tmp_path / "mosaic_VV.tif"
+    for more in ((), ("--overwrite",)):  # a mosaic may have such a name
+        assert here(scene_main, *files, out, *fixed, *more).returncode == 0
