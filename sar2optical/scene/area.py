@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ __all__ = ["LONLAT", "Area", "area_of", "box_area", "polygon_area", "read_area"]
 LONLAT = "EPSG:4326"
 """CRS of a box by default, and of GeoJSON (RFC 7946): longitude, latitude."""
 
+_log = logging.getLogger(__name__)
+
+_POLYGONS = ("Polygon", "MultiPolygon")
 _MOST_NESTED = 20  # GeometryCollections within each other
 
 _Ring = tuple[tuple[float, float], ...]
@@ -130,12 +134,15 @@ def polygon_area(record: Any, text: str = "--aoi") -> Area:
     """
     crs = _crs_of(record, text)
     try:
-        polygons = tuple(_polygons(record, _MOST_NESTED))
+        geometries = list(_geometries(record, _MOST_NESTED))
+        polygons = tuple(polygon for geometry in geometries for polygon in _polygons(geometry))
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise OptionError(f"{text}: is not GeoJSON of polygons ({error}): export it again") from error
     if not polygons:
         kind = record.get("type") if isinstance(record, Mapping) else type(record).__name__
         raise OptionError(f"{text}: contains no polygon, only {str(kind)[:40]}: give one")
+    if others := [str(geometry["type"])[:40] for geometry in geometries if geometry["type"] not in _POLYGONS]:
+        _log.warning("%s: only its polygons count, not its %s", text, ", ".join(dict.fromkeys(others)))
     geographic = crs_named(crs).is_geographic
     for ring in (ring for polygon in polygons for ring in polygon):
         _refuse_degenerate(text, ring)
@@ -156,19 +163,25 @@ def _crs_of(record: Any, text: str) -> str:
     return LONLAT if name.upper().endswith("CRS84") else name
 
 
-def _polygons(record: Any, depth: int) -> Iterator[tuple[_Ring, ...]]:
-    """Find the polygons of a GeoJSON object; other geometries are skipped."""
+def _geometries(record: Any, depth: int) -> Iterator[Any]:
+    """Find the geometries of a GeoJSON object that hold no others."""
     kind = record["type"] if depth else ""
     if kind == "FeatureCollection":
         for feature in record["features"]:
-            yield from _polygons(feature, depth - 1)
+            yield from _geometries(feature, depth - 1)
     elif kind == "Feature" and record["geometry"] is not None:
-        yield from _polygons(record["geometry"], depth - 1)
+        yield from _geometries(record["geometry"], depth - 1)
     elif kind == "GeometryCollection":
         for geometry in record["geometries"]:
-            yield from _polygons(geometry, depth - 1)
-    elif kind in ("Polygon", "MultiPolygon"):
-        for rings in [record["coordinates"]] if kind == "Polygon" else record["coordinates"]:
+            yield from _geometries(geometry, depth - 1)
+    elif kind not in ("", "Feature"):
+        yield record
+
+
+def _polygons(geometry: Any) -> Iterator[tuple[_Ring, ...]]:
+    """Return the rings of each polygon of a geometry; none where it is no polygon."""
+    if geometry["type"] in _POLYGONS:
+        for rings in [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]:
             if rings:
                 yield tuple(map(_ring, rings))
 

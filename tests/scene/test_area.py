@@ -285,3 +285,12 @@ def test_forms_of_geojson_are_the_same_area():
 def test_areas_outside_of_the_scene_are_refused_in_one_line(cut, area, place, said):
     with pytest.raises(OptionError, match=said):
         cut(area, **place)
+
+
+def test_geometries_that_are_no_polygons_are_named(caplog):
+    shape = polygon([[3, 43], [4, 43], [4, 44]])
+    lines = {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}
+    point = {"type": "Point", "coordinates": [0, 0]}
+    area = polygon_area({"type": "GeometryCollection", "geometries": [point, shape, lines, point]}, "a.geojson")
+    assert len(area.polygons) == 1
+    assert "a.geojson: only its polygons count, not its Point, LineString" in caplog.text
