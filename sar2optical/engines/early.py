@@ -34,11 +34,12 @@ def load_early(path: Path, backend: str, options: EngineOptions) -> ModelSignatu
     if "torch" in sys.modules or backend not in ("auto", "pytorch") or "pytorch" not in gpu_backends(path, options):
         return None
     Thread(target=_start_cuda, name="cuda", daemon=True).start()
-    import onnx
-
     try:
-        model = onnx.load(path, load_external_data=False)
-        return Description.read({entry.key: entry.value for entry in model.metadata_props}, path).signature
+        import onnx
+
+        from sar2optical.engines.onnx_graph import metadata_of
+
+        return Description.read(metadata_of(onnx.load(path, load_external_data=False)), path).signature
     except Exception as error:  # protobuf's errors have no root of their own; opening the engine names the cause
         _log.debug("%s: is not read early (%s)", path, error)
         return None

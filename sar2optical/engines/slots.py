@@ -217,16 +217,12 @@ class SlotEngine(TensorEngine):
             self._idle.put(slot)
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self._slots:
-            raise InferenceFailed(f"{self} is closed: open it again")
         # The last piece of a halved batch is padded to the half, so that one graph serves all pieces.
         size = max(len(sar), self._at_once, self._fewest)
         with self._lent(size) as slot:
             return slot.run(sar, size)
 
     def _infer_tensors(self, sar: torch.Tensor, size: int) -> torch.Tensor:
-        if not self._slots:
-            raise InferenceFailed(f"{self} is closed: open it again")
         size = max(size, self._fewest)
         with self._lent(size) as slot:
             return slot.run_tensors(sar, size)
@@ -234,6 +230,8 @@ class SlotEngine(TensorEngine):
     @contextmanager
     def _lent(self, size: int) -> Iterator[Slot]:
         """Lend a slot for a run of `size` windows, and convert the library's errors."""
+        if not self._slots:
+            raise InferenceFailed(f"{self} is closed: open it again")
         slot = self._idle.get()
         try:
             yield slot

@@ -345,7 +345,7 @@ class StripStore:
         if level.number == 0:
             self._stored.append((rgba.shape[1], writing))
 
-    # As many parameters as a strip has parts in the making: they are passed between threads.
+    # Runs in another thread: every value that it needs is a parameter.
     def _write(
         self,
         path: Path,

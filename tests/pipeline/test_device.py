@@ -58,7 +58,17 @@ def scattered():
     return grey
 
 
+def slanted():
+    """A swath: each row of windows has other columns with valid pixels, and one of them a gap between two parts."""
+    rows, cols = np.indices((1023, 1400))
+    grey = speckle((1023, 1400))
+    grey[(cols < rows * 0.4) | (cols > rows * 0.5 + 700)] = 0
+    grey[400:900, 450:900] = 0
+    return grey
+
+
 SCENES = {
+    "slanted borders": slanted,
     "all valid": lambda: speckle(SHAPE),
     "holes, empty windows and empty strips": holed,
     "single pixels missing": scattered,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sar2optical._utils.masks import all_true
 from sar2optical.engines.tensors import TensorEngine
-from sar2optical.pipeline.device.blend import Blender, Layout
+from sar2optical.pipeline.device.blend import Blender
 from sar2optical.pipeline.device.bus import Bus, Fetched
 from sar2optical.pipeline.device.encode import encode
 from sar2optical.pipeline.device.fill import mirror_invalid
@@ -108,7 +108,6 @@ class DeviceStream:
         self.bus = Bus(self._engine.tensor_device)
         """The copies of the run."""
         self._tall = rows_of_piece(job.scene)
-        self._last: tuple[tuple[int, ...], Layout] | None = None
 
     def run(self) -> Streamed:
         """Stream the rows."""
@@ -201,18 +200,24 @@ class DeviceStream:
             usable = torch.cat([self._usable(piece, top, bottom) for piece in pieces])
             missing = (0, self._grid.padded_width - usable.shape[1], 0, side - len(usable))
             band, usable = torch.nn.functional.pad(band, missing), torch.nn.functional.pad(usable, missing)
-        layout = self._layout(tuple(cols))
-        windows = band.index_select(2, layout.columns).view(*band.shape[:2], len(cols), side).permute(2, 0, 1, 3)
+        # A slice where it can be: an index from the host would wait for the device.
+        some = slice(cols[0], cols[-1] + 1) if len(cols) == cols[-1] + 1 - cols[0] else cols
+        columns = blender.layout.columns[some].flatten()
+        windows = band.index_select(2, columns).view(*band.shape[:2], len(cols), side).permute(2, 0, 1, 3)
         if usable is not None:
             windows = self._filled(windows, usable, cols, valid)
         if len(self._job.encodings) != engine.signature.channels:
             windows = windows.expand(-1, engine.signature.channels, -1, -1)
-        images = torch.empty((3, side, len(cols), side), device=band.device)
+        run = torch.empty((3, side, len(cols), side), device=band.device)
         for first in range(0, len(cols), engine.batch):
-            some = slice(first, first + engine.batch)
-            images[:, :, some].copy_(engine.run_tensors(windows[some]).permute(1, 2, 0, 3))
+            batch = slice(first, first + engine.batch)
+            run[:, :, batch].copy_(engine.run_tensors(windows[batch]).permute(1, 2, 0, 3))
+        images = run
+        if len(cols) < len(self._grid.cols):
+            images = torch.zeros((3, side, len(self._grid.cols), side), device=band.device)
+            images[:, :, some] = run
         images = images.flatten(2)
-        blender.add(row, layout, images)
+        blender.add(row, images)
         return images.sum().isfinite()  # NaN and infinity stay in a sum
 
     def _filled(
@@ -230,12 +235,6 @@ class DeviceStream:
             sides = [slice(self._grid.cols[cols[k]], self._grid.cols[cols[k]] + side) for k in some]
             windows[some] = mirror_invalid(windows[some], torch.stack([usable[:, across] for across in sides]))
         return windows
-
-    def _layout(self, cols: tuple[int, ...]) -> Layout:
-        """Return the layout of some windows; most rows of windows have the one of the row before."""
-        if self._last is None or self._last[0] != cols:
-            self._last = cols, Layout.of(self._grid, cols, self._engine.tensor_device)
-        return self._last[1]
 
     def _usable(self, piece: _Piece, top: int, bottom: int) -> torch.Tensor:
         part = piece.part(top, bottom)
