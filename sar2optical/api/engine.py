@@ -19,7 +19,7 @@ def open_engine(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
 ) -> Engine:
     """Open a generator for `predict`; close it with `engine.close()` or a `with` block.
 
@@ -36,7 +36,7 @@ def open_engine(
     threads
         CPU threads; all by default.
     batch
-        Windows per run.
+        Windows per run; None: 1 on a CPU, 32 on a GPU, that of a plan.
 
     Returns
     -------

@@ -89,7 +89,7 @@ def product_options(calibration: Calibration | None, denoise: bool) -> ProductOp
     return ProductOptions(calibration=calibration or "sigma0", denoise=denoise)
 
 
-def engine_options(device: str, precision: str, threads: int | None, batch: int) -> EngineOptions:
+def engine_options(device: str, precision: str, threads: int | None, batch: int | None) -> EngineOptions:
     """Check and collect how a model is run."""
     for name, value, known in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
         if value not in ("auto", *known):

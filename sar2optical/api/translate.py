@@ -60,7 +60,7 @@ def translate(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     max_memory: int | None = None,
     seams: bool = False,
     on_progress: OnProgress | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import rasterio
 from rasterio.vrt import WarpedVRT
 
 import sar2optical as s2o
+from sar2optical.engines import EngineOptions
 from sar2optical.errors import (
     BandNotFound,
     InferenceFailed,
@@ -447,3 +449,10 @@ def test_every_old_path_leads_to_modules_that_exist():
             import_module(f"sar2optical.{old}")
     with pytest.raises(ModuleNotFoundError):
         import_module("sar2optical.nonsense")
+
+
+@pytest.mark.parametrize("function", [s2o.translate, s2o.open_engine])
+def test_the_batch_follows_from_the_device_by_default(function):
+    assert inspect.signature(function).parameters["batch"].default is EngineOptions().batch is None
+    assert (EngineOptions().batch_on("cpu"), EngineOptions().batch_on("cuda")) == (1, 32)
+    assert EngineOptions(batch=5).batch_on("cuda") == 5
