@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +35,24 @@ BYTES = ModelSignature(
     name="tiny", bands=("VH",), unit="amplitude", stretch=(Stretch(Bound(0), Bound(99, True)),), window=256
 )
 """The signature of tiny models, like the bundled generator's."""
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2) on Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.fixture(autouse=True)
+def _signals_on_the_usual_stack() -> None:
+    """Handle signals on the thread's own stack.
+
+    OpenVINO 2026.4.1 gives the thread that compiles a model a stack for signals, and may free it in another thread.
+    The next signal then ended the whole test process.
+    """
+    if sys.platform == "linux":
+        disabled = _SignalStack(None, 2, 0)  # SS_DISABLE
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None)
 
 
 @pytest.fixture(scope="session", autouse=True)
