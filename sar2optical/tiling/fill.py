@@ -78,7 +78,8 @@ def _mirrored(valid: NDArray[np.bool_]) -> tuple[Indices, Indices, Indices]:
     before = start - np.append(np.int32(0), end[:-1] * neighbours)
     after = np.append(np.where(neighbours, start[1:], np.int32(width)), np.int32(width)) - end
     size: Indices = end - start
-    step: Indices = np.arange(1, size.sum() + 1, dtype=np.int32) - np.repeat(np.cumsum(size, dtype=np.int32) - size, size)
+    earlier = np.cumsum(size, dtype=np.int32) - size
+    step: Indices = np.arange(1, size.sum() + 1, dtype=np.int32) - np.repeat(earlier, size)
     to_before = np.where(np.repeat(before > 0, size), step, _NOWHERE)
     to_after = np.where(np.repeat(after > 0, size), np.repeat(size + np.int32(1), size) - step, _NOWHERE)
     distance = np.minimum(to_before, to_after)
