@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from export.precision import OPSETS, PRECISIONS, Method, Storage, Subpixel
+from sar2optical._utils.files import refuse_existing
 from sar2optical.cli.common import CONTEXT, name_variables, reports_errors, set_up_logging
-from sar2optical.errors import BackendNotInstalled
-from sar2optical.signature import listed
+from sar2optical.errors import BackendNotInstalled, OptionError, OptionWithoutEffect
+from sar2optical.signature import UNITS, Stretch, Unit, listed
 
 if TYPE_CHECKING:
     from export.build import Exported, Row
@@ -142,12 +143,34 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
     type=click.Choice(["none", "same_compute_capability", "ampere_plus"]),
     help="Other GPUs that a plan runs on.  [default: none, the fastest]",
 )
+@click.option(
+    "--for",
+    "made_for",
+    type=click.Choice(["deepness"]),
+    help="Write a file that this program runs as it is, from an ONNX file SOURCE: Deepness, a plugin of QGIS.",
+)
+@click.option(
+    "--stretch", nargs=2, metavar="LOW HIGH", help="Fixed stretch of a file for Deepness, in the model's unit."
+)
+@click.option("--units", type=click.Choice(UNITS), help="Unit of the layer in QGIS.  [default: that of the model]")
+@click.option("--stac", type=_FILE, help="Also describe OUT as a STAC Item of a machine learning model (.json).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, **choices: Any) -> None:
+def main(  # click passes each option by its name
+    source: str,
+    out: Path,
+    everything: bool,
+    made_for: str | None,
+    stretch: tuple[str, str] | None,
+    units: Unit | None,
+    stac: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **choices: Any,
+) -> None:
     """Export a generator SOURCE to OUT (.onnx or .plan), and verify OUT before it is written.
 
     SOURCE is a checkpoint (.pth), an fp32 ONNX file, or the name of a published generator (pix2pix_gen_180), which is
@@ -160,6 +183,15 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
 
     path = resolve(source)
     _require("onnx", "onnxruntime", *(() if path.suffix.lower() == ".onnx" else ("torch", "onnxscript")))
+    if made_for:
+        _refuse_without_effect(stac=stac, everything=everything)
+        _for_deepness(path, out, stretch, units, overwrite=choices["overwrite"], quiet=quiet)
+        return
+    _refuse_without_effect(stretch=stretch, units=units)
+    if stac:
+        if everything:
+            raise OptionWithoutEffect("--stac describes one file: give it without --all")
+        refuse_existing(stac, overwrite=choices["overwrite"])
     from export.build import ExportOptions, export, export_all
 
     plan = {name: value for name in _OF_PLANS if (value := choices.pop(name)) is not None}
@@ -174,10 +206,45 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
         return
     with _build_progress(hidden=quiet or as_json) as on_progress:
         made = export(path, out, options, on_progress=on_progress)
+    if stac:
+        from export.stac_mlm import write_description
+
+        write_description(stac, made)
     if as_json:
         click.echo(json.dumps(_record(made), indent=1))
     elif not quiet:
         click.echo(table(made))
+
+
+def _refuse_without_effect(**options: Any) -> None:
+    """Refuse options of another form of the command."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        names = {"everything": "--all", "stac": "--stac", "stretch": "--stretch", "units": "--units"}
+        where = "with" if "stac" in options else "without"
+        raise OptionWithoutEffect(f"{names[given[0]]} has no effect {where} --for: leave it out")
+
+
+def _for_deepness(
+    path: Path, out: Path, stretch: tuple[str, str] | None, units: Unit | None, *, overwrite: bool, quiet: bool
+) -> None:
+    """Write the file for Deepness, and print how to use it."""
+    from export.deepness import LAYERS, for_deepness
+
+    if path.suffix.lower() != ".onnx":
+        raise OptionError(f"{path}: is not an ONNX file: export it first: sar2opt-export {path.name} generator.onnx")
+    if out.suffix.lower() != ".onnx":
+        raise OptionError(f"{out}: must be an ONNX file: give a name that ends in .onnx")
+    try:
+        parsed = Stretch.parse(*stretch) if stretch else None
+    except ValueError as error:
+        raise OptionError(f"--stretch: {error}") from error
+    worst = for_deepness(path, out, units=units, stretch=parsed, overwrite=overwrite)
+    if not quiet:
+        click.echo(
+            f"{out}: differs by at most {worst:g} levels from sar2opt-scene; in Deepness, choose the model type "
+            f"Regressor; the layers are {', '.join(LAYERS)}"
+        )
 
 
 def _require(*libraries: str) -> None:
