@@ -9,6 +9,7 @@ from pathlib import Path
 from sar2optical._utils.addresses import redacted
 from sar2optical.errors import SceneUnreadable
 from sar2optical.scene.band_names import POLARISATIONS, polarisation_of_name, polarisations_of
+from sar2optical.scene.containers import rasters_in
 from sar2optical.scene.raster import opened_dataset
 from sar2optical.scene.remote import is_remote
 from sar2optical.scene.sources import SceneFiles, Source
@@ -24,8 +25,9 @@ _log = logging.getLogger(__name__)
 def with_companions(path: str | Path, model_bands: tuple[str, ...]) -> Source:
     """Return a raster together with those of the other polarisations that a model needs.
 
-    Producers deliver one file for each polarisation, whose names differ in it alone: `..._VV.tif` and `..._VH.tif`
-    (HyP3, OPERA), `iw-vv.rtc.tiff` and `iw-vh.rtc.tiff` (Planetary Computer).
+    They are in the same archive, Zarr or netCDF, or beside it. Producers deliver one file for each polarisation,
+    whose names differ in it alone: `..._VV.tif` and `..._VH.tif` (HyP3, OPERA), `iw-vv.rtc.tiff` and
+    `iw-vh.rtc.tiff` (Planetary Computer).
 
     Parameters
     ----------
@@ -46,6 +48,9 @@ def with_companions(path: str | Path, model_bands: tuple[str, ...]) -> Source:
         If GDAL cannot open it.
     """
     text = str(path)
+    if len(model_bands) > 1 and (inner := rasters_in(path, model_bands)) and len(set(inner)) == len(inner):
+        _log.info("%s: reading %s", redacted(text), ", ".join(inner))
+        return SceneFiles(inner)
     if len(model_bands) < 2 or polarisation_of_name(redacted(text)) not in POLARISATIONS:
         return path
     with opened_dataset(path) as dataset:
