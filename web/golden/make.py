@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import rasterio
 from numpy.typing import NDArray
 
 from sar2optical.engines.base import EngineOptions
+from sar2optical.engines.registry import bundled
 from sar2optical.engines.self_test import self_test_input
+from sar2optical.errors import UnitsUnknown
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
+from sar2optical.scene.area import box_area
+from sar2optical.scene.bands import SceneOptions
 from sar2optical.scene.encoder import Encoding, convert, decode, encodings_for
 from sar2optical.scene.scene import open_scene
 from sar2optical.scene.units import guess_unit
-from sar2optical.errors import UnitsUnknown
 from sar2optical.signature import ModelSignature, Stretch
 from sar2optical.testing.simulate import SimulatedScene, write_scene
 from sar2optical.tiling.blend import Blender, axis_weights
@@ -46,6 +50,7 @@ def main(out: Path) -> None:
     }
     (out / "golden.json").write_text(json.dumps(record))
     write_scenes(out, rng)
+    write_published(out / "published.onnx")
 
 
 def plain(values: NDArray[Any]) -> list[Any]:
@@ -179,18 +184,47 @@ def write_scenes(out: Path, rng: np.random.Generator) -> None:
     grey = np.clip(dn[top:top + 200, left:left + 180] / 3, 0, 255).astype(np.uint8)
     with rasterio.open(out / "chip.png", "w", driver="PNG", height=200, width=180, count=1, dtype="uint8") as target:
         target.write(grey, 1)
-    engine = EngineOptions(precision="fp32", device="cpu")
+    unnamed = out / "unnamed.tif"  # power whose unit no name tells
+    with rasterio.open(unnamed, "w", **{**profile, "dtype": "float32", "nodata": np.nan}) as target:
+        target.write(np.where(dn > 0, (np.maximum(dn, 1) / 2500.0) ** 2, np.nan).astype(np.float32), 1)
     for name in ("simulated.tif", "tall.tif", "undeclared.tif", "chip.png"):
-        mosaic = out / f"{name.partition('.')[0]}.mosaic.tif"
-        options = TranslateOptions(backend="onnxruntime", engine=engine, overwrite=True)
-        translate(out / name, mosaic, options=options)
-        with rasterio.open(mosaic) as source:
-            rgb, valid = source.read(), source.dataset_mask() > 0
-        pixels = np.concatenate((np.where(valid, rgb, 0), np.where(valid, 255, 0)[None].astype(np.uint8)))
-        (out / f"{name.partition('.')[0]}.rgba").write_bytes(np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes())
+        mosaic_of(out / name, out / f"{name.partition('.')[0]}.mosaic.tif")
+    mosaic_of(unnamed, out / "unnamed.mosaic.tif", scene=SceneOptions(unit="power"))
+    west, north = profile["transform"] @ (left, top)
+    east, south = profile["transform"] @ (right, bottom)
+    area = box_area((west, south, east, north), profile["crs"].to_string())
+    mosaic_of(simulated, out / "area.mosaic.tif", area=area)
     with open_scene(simulated, ("VH",)) as scene:
         (sample,) = scene.read_samples()
         (out / "sample.json").write_text(json.dumps({"size": sample.size, "sum": float(sample.sum(dtype=np.float64))}))
+
+
+def mosaic_of(source: Path, mosaic: Path, **options: Any) -> None:
+    """Write a mosaic by the fp32 engine of ONNX Runtime, and its pixels as RGBA bytes, 0 where invalid."""
+    engine = EngineOptions(precision="fp32", device="cpu")
+    chosen = TranslateOptions(backend="onnxruntime", engine=engine, overwrite=True, **options)
+    translate(source, mosaic, options=chosen)
+    with rasterio.open(mosaic) as made:
+        rgb, valid = made.read(), made.dataset_mask() > 0
+    pixels = np.concatenate((np.where(valid, rgb, 0), np.where(valid, 255, 0)[None].astype(np.uint8)))
+    rgba = source.parent / f"{mosaic.name.partition('.')[0]}.rgba"
+    rgba.write_bytes(np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes())
+
+
+def write_published(path: Path) -> None:
+    """Write the bundled generator as a published one is: an input of 1 x 3 x 256 x 256, and no signature."""
+    model = onnx.load(bundled())
+    del model.metadata_props[:]
+    graph = model.graph
+    first = graph.input[0].name
+    picture = onnx.helper.make_tensor_value_info("picture", onnx.TensorProto.FLOAT, (1, 3, 256, 256))
+    axes = onnx.helper.make_tensor("picture_axes", onnx.TensorProto.INT64, (1,), (1,))
+    mean = onnx.helper.make_node("ReduceMean", ("picture", "picture_axes"), (first,), keepdims=1)
+    graph.node.insert(0, mean)
+    graph.initializer.append(axes)
+    del graph.input[:]
+    graph.input.append(picture)
+    onnx.save(model, path)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ function failed(of: Request["kind"], message: string): void {
   page.atOnce = false;
   element("error").textContent = message.charAt(0).toUpperCase() + message.slice(1);
   show("error", true);
-  if (of === "run") show("result", false);
+  if (of === "run") section("scene");
   if (of === "open") section("start");
   if (of === "model" && !page.model) element("model").textContent = "No model is loaded.";
   element("error").scrollIntoView({ block: "nearest" });
