@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.engines.registry import bundled
 from sar2optical.scene.units import NAMES, NO_UNIT
@@ -44,6 +46,7 @@ def write_thumbnail(scene: Path, picture: Path) -> None:
     shown = np.log10(np.maximum(values.mean(axis=(1, 3)), 1))
     low, high = np.percentile(shown, (1, 99))
     grey = np.clip((shown - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with rasterio.open(picture, "w", driver="PNG", height=side, width=side, count=1, dtype="uint8") as target:
         target.write(grey, 1)
     picture.with_suffix(".png.aux.xml").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 import rasterio
 from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
+from rasterio.errors import NotGeoreferencedWarning
 
 from sar2optical.engines.base import EngineOptions
 from sar2optical.engines.registry import bundled
@@ -35,6 +38,7 @@ BOX = (120, 460, 200, 560)
 
 def main(out: Path) -> None:
     """Write all files into a folder."""
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(5)
     record = {
@@ -63,7 +67,10 @@ def encode_cases(rng: np.random.Generator) -> list[dict[str, Any]]:
     cases = []
     for source in ("dn", "amplitude", "power", "db"):
         values = rng.gamma(4, 0.02, 64).astype(np.float32)
-        values = -30 + 400 * values if source == "db" else values * (900 if source == "dn" else 1)
+        if source == "db":
+            values = 400 * values - 30
+        elif source == "dn":
+            values = 900 * values
         values[:2] = 0, -1
         for target in ("dn", "amplitude", "power", "db"):
             low, high = np.percentile(convert(values[2:], source, target), (10, 90)).tolist()
@@ -92,13 +99,20 @@ def resolve_cases(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def decode_case(rng: np.random.Generator) -> dict[str, Any]:
+    """Decode values in and beyond [-1, 1]."""
     values = np.concatenate(([-2, -1, 0, 1, 2], rng.uniform(-1.1, 1.1, 200))).astype(np.float32)
     return {"values": plain(values), "bytes": decode(values).tolist()}
 
 
 def grid_cases() -> list[dict[str, Any]]:
+    """Cover scenes with windows; also ones that are smaller than a window, or covered threefold."""
     cases = []
-    for shape, window, overlap in (((600, 700), 256, 64), ((100, 256), 256, 64), ((257, 1000), 256, 200), ((90, 31), 16, 0)):
+    for shape, window, overlap in (
+        ((600, 700), 256, 64),
+        ((100, 256), 256, 64),
+        ((257, 1000), 256, 200),
+        ((90, 31), 16, 0),
+    ):
         grid = window_grid(shape, window, overlap)
         weights = axis_weights(grid.cols, window)
         cases.append({"shape": shape, "window": window, "overlap": overlap, "rows": grid.rows, "cols": grid.cols,
@@ -125,6 +139,7 @@ def fill_cases(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def blend_case(rng: np.random.Generator) -> dict[str, Any]:
+    """Blend random windows."""
     grid = window_grid((37, 45), 16, 6)
     blender = Blender(grid, 1)
     images, rows = [], []
@@ -142,15 +157,16 @@ def unit_cases(rng: np.random.Generator) -> list[dict[str, Any]]:
     """Guess units; null where Python refuses."""
     dn = rng.gamma(4, 60, 300).astype(np.float32).round()
     db = rng.normal(-12, 3, 300).astype(np.float32)
-    power = np.float32(10) ** (db / 10)
+    power: NDArray[np.float32] = (10 ** (db / 10)).astype(np.float32)
     cases = []
-    for dtype, names, sample in (
+    samples: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("uint16", (), dn), ("uint8", (), dn / 4), ("float32", (), db), ("float32", (), power),
         ("float32", ("Sigma0_VH_db",), db), ("float32", ("Sigma0_VH",), power), ("float32", ("Gamma0_VV",), db),
         ("uint16", ("amplitude DN", "VH"), dn), ("uint16", ("x",), dn / 300), ("float32", ("phase",), power),
-        ("float32", ("S1A_IW_20200101T000000_DVP_RTC30_G_gpuned_0000_VV.tif",), power), ("uint8", ("x_db.png",), dn / 4),
-        ("float32", ("power amplitude",), power), ("int16", (), dn),
-    ):  # fmt: skip
+        ("float32", ("S1A_IW_20200101T000000_DVP_RTC30_G_gpuned_0000_VV.tif",), power),
+        ("uint8", ("x_db.png",), dn / 4), ("float32", ("power amplitude",), power), ("int16", (), dn),
+    )  # fmt: skip
+    for dtype, names, sample in samples:
         try:
             unit: str | None = guess_unit(dtype, names, sample)[0]
         except UnitsUnknown:
@@ -166,12 +182,12 @@ def write_scenes(out: Path, rng: np.random.Generator) -> None:
     with rasterio.open(simulated) as source:
         dn, profile = source.read(1), source.profile
     top, bottom, left, right = BOX
-    cut = out / "tall.tif"  # a scene that is higher than the simulated one is wide, and in dB with NaN and a scale
+    decibels = out / "decibels.tif"  # two bands in dB, with NaN and a declared nodata
     db = np.where(dn > 0, 20 * np.log10(np.maximum(dn, 1) / 2500), np.nan).astype(np.float32)
     db[200:210, 300:330] = np.nan
     db[400, 400:420] = -999
     float_profile = {**profile, "dtype": "float32", "nodata": -999, "count": 2, "compress": "lzw"}
-    with rasterio.open(cut, "w", **float_profile) as target:
+    with rasterio.open(decibels, "w", **float_profile) as target:
         target.write(db - 6, 1)
         target.write(db, 2)
         target.set_band_description(1, "HV_dB")
@@ -181,13 +197,17 @@ def write_scenes(out: Path, rng: np.random.Generator) -> None:
     with rasterio.open(undeclared, "w", **{**profile, "dtype": "float32", "nodata": None}) as target:
         target.write(power, 1)
         target.set_band_description(1, "Sigma0_VH")
-    grey = np.clip(dn[top:top + 200, left:left + 180] / 3, 0, 255).astype(np.uint8)
+    grey = np.clip(dn[top : top + 200, left : left + 180] / 3, 0, 255).astype(np.uint8)
     with rasterio.open(out / "chip.png", "w", driver="PNG", height=200, width=180, count=1, dtype="uint8") as target:
         target.write(grey, 1)
-    unnamed = out / "unnamed.tif"  # power whose unit no name tells
-    with rasterio.open(unnamed, "w", **{**profile, "dtype": "float32", "nodata": np.nan}) as target:
+    write_packed(out / "packed.tif", db, profile)
+    unnamed = out / "unnamed.tif"  # power whose unit no name tells, on a rotated grid
+    turned = profile["transform"] @ rasterio.Affine.rotation(12)
+    with rasterio.open(
+        unnamed, "w", **{**profile, "dtype": "float32", "nodata": np.nan, "transform": turned}
+    ) as target:
         target.write(np.where(dn > 0, (np.maximum(dn, 1) / 2500.0) ** 2, np.nan).astype(np.float32), 1)
-    for name in ("simulated.tif", "tall.tif", "undeclared.tif", "chip.png"):
+    for name in ("simulated.tif", "decibels.tif", "undeclared.tif", "chip.png", "packed.tif"):
         mosaic_of(out / name, out / f"{name.partition('.')[0]}.mosaic.tif")
     mosaic_of(unnamed, out / "unnamed.mosaic.tif", scene=SceneOptions(unit="power"))
     west, north = profile["transform"] @ (left, top)
@@ -196,7 +216,25 @@ def write_scenes(out: Path, rng: np.random.Generator) -> None:
     mosaic_of(simulated, out / "area.mosaic.tif", area=area)
     with open_scene(simulated, ("VH",)) as scene:
         (sample,) = scene.read_samples()
-        (out / "sample.json").write_text(json.dumps({"size": sample.size, "sum": float(sample.sum(dtype=np.float64))}))
+        (out / "sample.json").write_text(
+            json.dumps({"size": sample.size, "sum": float(sample.sum(dtype=np.float64))})
+        )
+
+
+def write_packed(path: Path, db: NDArray[np.float32], profile: dict[str, Any]) -> None:
+    """Write hundredths of dB in int16 with a mask, placed by control points only."""
+    height, width = db.shape
+    places = [GroundControlPoint(row, col, col / 1e4 + row / 1e5, -row / 1e4) for row, col in
+              ((0, 0), (0, width), (height, 0), (height, width), (height // 2, width // 3))]  # fmt: skip
+    chosen = {key: profile[key] for key in ("driver", "height", "width", "tiled", "blockxsize", "blockysize")}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", dtype="int16", count=1, gcps=places, crs="EPSG:4326", **chosen) as target,
+    ):
+        target.write(np.where(np.isfinite(db), 100 * db, 5).astype(np.int16), 1)
+        target.write_mask(np.isfinite(db) & (db > -900))
+        target.scales = (0.01,)
+        target.units = ("dB",)
 
 
 def mosaic_of(source: Path, mosaic: Path, **options: Any) -> None:

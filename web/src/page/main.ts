@@ -2,7 +2,7 @@
 
 import type { Unit } from "../core/signature";
 import { LARGEST_AREA } from "../core/translate";
-import { DEFAULT_OVERLAP } from "../core/windows";
+import { DEFAULT_OVERLAP, touching, windowGrid } from "../core/windows";
 import type { ModelReply, OpenReply, Reply, Request, ScanReply } from "../messages";
 import { AreaChoice } from "./area";
 import { context, download, element, input, paintOverview, select, show, sized } from "./dom";
@@ -10,6 +10,8 @@ import { context, download, element, input, paintOverview, select, show, sized }
 const EXAMPLES = 3;
 /** A scene of fewer pixels is translated at once where its file says all that is needed. */
 const AT_ONCE = 1_000_000;
+/** Side of a window, before the model is loaded. */
+const USUAL_WINDOW = 256;
 
 const worker = new Worker(new URL("../worker.ts", import.meta.url), { type: "module" });
 const send = (request: Request) => worker.postMessage(request);
@@ -40,7 +42,7 @@ function busy(what: string | null, stoppable = false): void {
   page.busy = what !== null;
   show("busy", page.busy);
   show("stop", stoppable);
-  input("run").disabled = page.busy;
+  for (const id of ["run", "change", "again", "back"]) input(id).disabled = page.busy;
   if (what !== null) progress(what, null);
 }
 
@@ -64,7 +66,9 @@ function failed(of: Request["kind"], message: string): void {
 
 /** Show one part of the page. */
 function section(id: "start" | "scene" | "result"): void {
+  const changed = element(id).hidden;
   for (const other of ["start", "scene", "result"]) show(other, other === id);
+  if (changed) element(`${id}-title`).focus({ preventScroll: true }); // else the focus would be on a hidden button
 }
 
 function modelLoaded(model: ModelReply): void {
@@ -95,7 +99,7 @@ function opened(raster: OpenReply): void {
   const { name, height, width, dtype, georeferenced } = raster;
   element("scene-facts").textContent =
     `${name}: ${height} rows, ${width} columns, ${dtype}, ` +
-    (georeferenced ? "with a position on Earth." : "without a position on Earth.");
+    (georeferenced ? "georeferenced." : "not georeferenced.");
   const bands = select("band");
   bands.replaceChildren(...raster.bands.map(({ index, label }) => new Option(label, String(index))));
   if (raster.band === null) bands.prepend(new Option("Choose the band", "", true, true));
@@ -129,7 +133,7 @@ function scanned(found: ScanReply): void {
   const { guess, suspect } = found;
   if (guess.unit) select("unit").value = guess.unit;
   else if (page.atOnce) select("unit").value = "";
-  element("unit-note").textContent = guess.unit ? `From the file: ${guess.reason}.` : `The file does not say it for certain: ${guess.question}. Choose it.`;
+  element("unit-note").textContent = guess.unit ? `From the file: ${guess.reason}.` : `Choose it: the file does not say it for certain (${guess.question}).`;
   element("nodata-note").textContent =
     suspect === null ? "" : `Many neighbouring pixels have the value ${suspect}, which looks like undeclared nodata. Enter the nodata value.`;
   show("nodata-note", suspect !== null);
@@ -145,10 +149,11 @@ function estimate(): void {
   const { area } = choice;
   if (!area) return void (element("cost").textContent = "");
   const [height, width] = [area.rows[1] - area.rows[0], area.cols[1] - area.cols[0]];
-  const stride = (page.model?.window ?? 256) - DEFAULT_OVERLAP;
-  const windows = Math.ceil(height / stride) * Math.ceil(width / stride);
+  const window = page.model?.window ?? USUAL_WINDOW;
+  const grid = windowGrid(page.raster!.height, page.raster!.width, window, DEFAULT_OVERLAP);
+  const windows = touching(grid.rows, window, ...area.rows).length * touching(grid.cols, window, ...area.cols).length;
   const large = height * width > LARGEST_AREA ? " This is more than the page takes: choose a smaller area." : "";
-  element("cost").textContent = `${height} x ${width} pixels, about ${windows} windows.${large}`;
+  element("cost").textContent = `${height} x ${width} pixels, ${windows} windows of ${window} pixels.${large}`;
 }
 
 function run(): void {
@@ -160,6 +165,8 @@ function run(): void {
   const [height, width] = [area.rows[1] - area.rows[0], area.cols[1] - area.cols[0]];
   if (height * width > LARGEST_AREA) return failed("run", `the area has more than ${LARGEST_AREA} pixels: choose a smaller one`);
   for (const id of ["radar", "optical"]) sized(id, height, width);
+  element("viewer").style.setProperty("--ratio", String(width / height));
+  element("result-title").textContent = `Result: ${page.raster!.name}`;
   section("result");
   show("timing", false);
   for (const id of ["save-png", "save-tif"]) input(id).disabled = true;

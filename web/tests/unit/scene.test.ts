@@ -31,7 +31,7 @@ describe("units", () => {
 
 describe("files", () => {
   test("bands are found by their names, the model's preferred one first", async () => {
-    const raster = await open("tall.tif");
+    const raster = await open("decibels.tif");
     expect(raster.bands.map(({ description }) => description)).toEqual(["HV_dB", "VV_dB"]);
     expect(preferredBand(raster.bands, ["VV", "VH"])).toBe(1);
     expect(preferredBand(raster.bands, ["VH"])).toBeNull();
@@ -50,6 +50,11 @@ describe("files", () => {
     expect(metadata.file.get("A")).toBe("x & y");
     expect(metadata.band(1)).toMatchObject({ offset: 3, scale: 1 });
   });
+});
+
+test("a file that ends early is an error", async () => {
+  const cut = new Blob([bytesOf("simulated.tif").slice(0, 300_000)]);
+  await expect(openRaster(cut, "cut.tif").then((raster) => Scene.scan(raster, 0, null))).rejects.toThrow();
 });
 
 describe("sampling", () => {
@@ -118,8 +123,9 @@ describe("mosaics", () => {
   test.each([
     ["simulated.tif", 0, "dn", undefined],
     ["simulated.tif", 0, "dn", { rows: [top, bottom], cols: [left, right] }],
-    ["tall.tif", 1, "db", undefined],
+    ["decibels.tif", 1, "db", undefined],
     ["undeclared.tif", 0, "power", undefined],
+    ["packed.tif", 0, "db", undefined],
     ["chip.png", 0, "byte", undefined],
   ] as [string, number, Unit, Area | undefined][])("%s, band %i in %s, has the pixels of sar2opt-scene", async (name, band, unit, part) => {
     const { raster, rgba, area } = await mosaicOf(name, band, unit, part);
