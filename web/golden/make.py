@@ -68,9 +68,9 @@ def encode_cases(rng: np.random.Generator) -> list[dict[str, Any]]:
     for source in ("dn", "amplitude", "power", "db"):
         values = rng.gamma(4, 0.02, 64).astype(np.float32)
         if source == "db":
-            values = 400 * values - 30
+            values = (400 * values - 30).astype(np.float32)
         elif source == "dn":
-            values = 900 * values
+            values = (900 * values).astype(np.float32)
         values[:2] = 0, -1
         for target in ("dn", "amplitude", "power", "db"):
             low, high = np.percentile(convert(values[2:], source, target), (10, 90)).tolist()
@@ -87,8 +87,8 @@ def resolve_cases(rng: np.random.Generator) -> list[dict[str, Any]]:
         ("dn", "db", None), ("power", "db", None), ("db", "db", ("-25", "p90")), ("byte", "db", None),
         ("dn", "byte", ("p1", "p99")), ("amplitude", "power", ("0", "p99")),
     ):  # fmt: skip
-        sample = rng.gamma(2, 30, 500).astype(np.float32)
-        sample = -10 - sample / 20 if unit == "db" else sample
+        drawn = rng.gamma(2, 30, 500)
+        sample = (-10 - drawn / 20 if unit == "db" else drawn).astype(np.float32)
         signature = ModelSignature(name="m", unit=model)  # type: ignore[arg-type]
         chosen = stretch and Stretch.parse(*stretch)
         (encoding,) = encodings_for(unit, [sample], signature, chosen)  # type: ignore[arg-type]

@@ -51,21 +51,28 @@ export class Validity {
     const count = stored.values.length;
     const values = new Float32Array(count);
     const valid = new Uint8Array(count);
+    const { scale, offset, floor } = this; // locals: this loop runs over the whole scene
+    const [declared = NaN, given = NaN] = this.nodata;
     for (let at = 0; at < count; at++) {
       const raw = stored.values[at];
-      const value = Math.fround(raw * this.scale + this.offset);
-      const usable = value < BEYOND && value > this.floor && !this.nodata.includes(raw) && !(stored.mask && !stored.mask[at]);
-      valid[at] = usable ? 1 : 0; // false for NaN
-      if (usable) values[at] = value;
+      const value = Math.fround(raw * scale + offset);
+      if (value < BEYOND && value > floor && raw !== declared && raw !== given) {
+        values[at] = value; // not for NaN
+        valid[at] = 1;
+      }
+    }
+    for (let at = 0; stored.mask && at < count; at++) {
+      if (!stored.mask[at]) values[at] = valid[at] = 0;
     }
     return { values, valid, width };
   }
 
   /** Find a value that looks like undeclared nodata: a limit of the type, or one below any measurement, in a run. */
   suspect({ values, valid, width }: Pixels): number | null {
+    const least = Math.min(...this.sentinels); // below it, and above LOWEST, values need no look-up
     for (let at = 0, run = 0; at < values.length; at++) {
       const value = values[at];
-      const suspicious = valid[at] && (value <= LOWEST || this.sentinels.has(value));
+      const suspicious = (value <= LOWEST || value >= least) && valid[at] && (value <= LOWEST || this.sentinels.has(value));
       run = suspicious ? (run && at % width && values[at - 1] === value ? run + 1 : 1) : 0;
       if (run >= LEAST_RUN) return (value - this.offset) / this.scale;
     }

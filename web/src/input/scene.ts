@@ -52,7 +52,7 @@ export class Scene {
         const pixels = validity.apply(await raster.readStored(band, rows, [0, width]), width);
         ends.look(pixels, rows[0]);
         suspect ??= validity.suspect(pixels);
-        runs += longRuns(pixels.values.length, width, (at) => pixels.valid[at] === 1 && pixels.values[at] === validity.zero);
+        if (!validity.zeroIsBorder) runs += longRuns(pixels.values.length, width, (at) => pixels.valid[at] === 1 && pixels.values[at] === validity.zero);
         decimate(pixels, rows[0], overview);
         for (const range of cols) sample.add(pixels, rows, range);
         onProgress(rows[1] / height);

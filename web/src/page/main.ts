@@ -8,6 +8,7 @@ import { AreaChoice } from "./area";
 import { context, download, element, input, paintOverview, select, show, sized } from "./dom";
 
 const EXAMPLES = 3;
+const SHOWN: Record<Unit, string> = { dn: "DN", amplitude: "amplitude", power: "power", db: "dB", byte: "bytes" };
 /** A scene of fewer pixels is translated at once where its file says all that is needed. */
 const AT_ONCE = 1_000_000;
 /** Side of a window, before the model is loaded. */
@@ -68,7 +69,9 @@ function failed(of: Request["kind"], message: string): void {
 function section(id: "start" | "scene" | "result"): void {
   const changed = element(id).hidden;
   for (const other of ["start", "scene", "result"]) show(other, other === id);
-  if (changed) element(`${id}-title`).focus({ preventScroll: true }); // else the focus would be on a hidden button
+  if (!changed) return;
+  element(`${id}-title`).focus({ preventScroll: true }); // else the focus would be on a hidden button
+  scrollTo(0, 0);
 }
 
 function modelLoaded(model: ModelReply): void {
@@ -133,10 +136,11 @@ function scanned(found: ScanReply): void {
   const { guess, suspect } = found;
   if (guess.unit) select("unit").value = guess.unit;
   else if (page.atOnce) select("unit").value = "";
-  element("unit-note").textContent = guess.unit ? `From the file: ${guess.reason}.` : `Choose it: the file does not say it for certain (${guess.question}).`;
+  element("unit-note").textContent = guess.unit ? `The file says ${SHOWN[guess.unit]}: ${guess.reason}.` : `Choose it: the file does not say it for certain (${guess.question}).`;
   element("nodata-note").textContent =
     suspect === null ? "" : `Many neighbouring pixels have the value ${suspect}, which looks like undeclared nodata. Enter the nodata value.`;
   show("nodata-note", suspect !== null);
+  if (suspect !== null) element<HTMLDetailsElement>("more").open = true;
   const { height, width } = page.raster!;
   const known = guess.unit !== null && suspect === null && height * width <= AT_ONCE;
   if (page.atOnce && known) return run();

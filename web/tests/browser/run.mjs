@@ -109,6 +109,14 @@ async function theSwipeMoves({ page }) {
   await page.click("#again");
 }
 
+async function aRunIsStopped({ page }) {
+  await drop(page, golden("simulated.tif"), "simulated.tif");
+  await page.click("#stop");
+  await page.locator("#scene").waitFor(WAIT);
+  assert.equal(await page.isVisible("#busy"), false);
+  await page.click("#back");
+}
+
 /** Keyboard only: the file says nothing of its unit, so the page asks. */
 async function theUnitIsAskedFor({ page }) {
   await drop(page, golden("unnamed.tif"), "unnamed.tif");
@@ -206,6 +214,7 @@ try {
     chipIsTranslatedAtOnce,
     anAreaOfAGeoTiffIsTranslated,
     theSwipeMoves,
+    aRunIsStopped,
     theUnitIsAskedFor,
     anImpossibleUnitIsRefused,
     whatIsNoSceneIsRefused,
