@@ -24,13 +24,15 @@ from sar2optical.pipeline.run import translate
 from sar2optical.scene.area import box_area
 from sar2optical.scene.bands import SceneOptions
 from sar2optical.scene.encoder import Encoding, convert, decode, encodings_for
-from sar2optical.scene.scene import open_scene
+from sar2optical.scene.nodata import LEAST_RUN
+from sar2optical.scene.sampling import WHOLE_UP_TO
+from sar2optical.scene.scene import SAMPLE_LEAST, SAMPLE_LIMIT, open_scene
 from sar2optical.scene.units import guess_unit
-from sar2optical.signature import ModelSignature, Stretch
+from sar2optical.signature import UNITS, ModelSignature, Stretch
 from sar2optical.testing.simulate import SimulatedScene, write_scene
 from sar2optical.tiling.blend import Blender, axis_weights
 from sar2optical.tiling.fill import mirror_invalid
-from sar2optical.tiling.windows import window_grid
+from sar2optical.tiling.windows import DEFAULT_OVERLAP, window_grid
 
 BOX = (120, 460, 200, 560)
 """First and past-the-last row and column of the area that is cut from the simulated scene."""
@@ -51,6 +53,14 @@ def main(out: Path) -> None:
         "units": unit_cases(rng),
         "selfTest": plain(self_test_input(ModelSignature(name="m"))[0, 0, ::37, ::41]),
         "box": BOX,
+        "constants": {
+            "overlap": DEFAULT_OVERLAP,
+            "wholeUpTo": WHOLE_UP_TO,
+            "sampleLimit": SAMPLE_LIMIT,
+            "sampleLeast": SAMPLE_LEAST,
+            "leastRun": LEAST_RUN,
+            "units": UNITS,
+        },  # fmt: skip
     }
     (out / "golden.json").write_text(json.dumps(record))
     write_scenes(out, rng)

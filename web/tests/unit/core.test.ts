@@ -4,10 +4,16 @@ import { chooseStretch, decode, encoder, encodingFor } from "../../src/core/enco
 import { mirrorInvalid } from "../../src/core/fill";
 import { readOnnx, signatureOf } from "../../src/core/onnx";
 import { selfTestInput } from "../../src/core/selftest";
-import { parseBound, signatureFromJson, signatureOfChips, typedStretch } from "../../src/core/signature";
-import { touching, windowGrid } from "../../src/core/windows";
+import { UNITS, parseBound, signatureFromJson, signatureOfChips, typedStretch } from "../../src/core/signature";
+import { DEFAULT_OVERLAP, touching, windowGrid } from "../../src/core/windows";
+import { LEAST_RUN, SAMPLE_LEAST, SAMPLE_LIMIT, WHOLE_UP_TO } from "../../src/input/sampling";
 import { floats, golden, largestDifference } from "./golden";
 import { readFileSync } from "node:fs";
+
+test("constants are Python's", () => {
+  const constants = { overlap: DEFAULT_OVERLAP, wholeUpTo: WHOLE_UP_TO, sampleLimit: SAMPLE_LIMIT, sampleLeast: SAMPLE_LEAST, leastRun: LEAST_RUN, units: UNITS };
+  expect(constants).toEqual(golden.constants);
+});
 
 describe("encode and decode", () => {
   test.each(golden.encode as any[])("$source as $target has Python's values", ({ source, target, low, high, values, encoded }) => {
