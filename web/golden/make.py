@@ -60,7 +60,7 @@ def main(out: Path) -> None:
             "sampleLeast": SAMPLE_LEAST,
             "leastRun": LEAST_RUN,
             "units": UNITS,
-        },  # fmt: skip
+        },
     }
     (out / "golden.json").write_text(json.dumps(record))
     write_scenes(out, rng)

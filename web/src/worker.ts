@@ -52,7 +52,8 @@ async function loadModel(file: Blob | null, name: string, base: string): Promise
   const found = file ?? (await (await fetched(new URL("generator.onnx", base))).blob());
   const bytes = new Uint8Array(await found.arrayBuffer());
   const gpu = "gpu" in navigator && (await navigator.gpu?.requestAdapter().catch(() => null));
-  const engine = await openEngine(bytes, name, gpu ? ["webgpu", "wasm"] : ["wasm"], async (backend) => {
+  // A fallback adapter is software, a hundred times slower than WebAssembly.
+  const engine = await openEngine(bytes, name, gpu && !gpu.info.isFallbackAdapter ? ["webgpu", "wasm"] : ["wasm"], async (backend) => {
     const folder = new URL("ort/", base).href;
     const ort = await import(/* @vite-ignore */ folder + MODULES[backend]);
     ort.env.wasm.wasmPaths = folder;

@@ -12,8 +12,8 @@ const RGB = 2;
 const PALETTE = 3;
 
 export async function openGeoTiff(file: Blob, name: string): Promise<Raster> {
-  const tiff = await fromBlob(file);
-  const image = await tiff.getImage();
+  const tiff = await readable(name, fromBlob(file));
+  const image = await readable(name, tiff.getImage());
   const { width, height, masks } = { width: image.getWidth(), height: image.getHeight(), masks: await masksOf(tiff, name) };
   const format = image.getSampleFormat();
   if (COMPLEX.includes(format)) throw new Error(`${name}: has complex values (SLC): detect and multilook it first`);
@@ -34,8 +34,8 @@ export async function openGeoTiff(file: Blob, name: string): Promise<Raster> {
   const bands = Array.from({ length: samples }, (_, index) => metadata.band(index)).filter(({ index }) => index !== alphaAt);
   const nodata = image.getGDALNoData();
   const readBand = async (page: GeoTIFFImage, sample: number, rows: readonly [number, number], cols: readonly [number, number]) => {
-    const found = await page.readRasters({ window: [cols[0], rows[0], cols[1], rows[1]], samples: [sample], interleave: false });
-    return found[0] as ArrayLike<number>;
+    const found = page.readRasters({ window: [cols[0], rows[0], cols[1], rows[1]], samples: [sample], interleave: false });
+    return (await readable(name, found))[0] as ArrayLike<number>;
   };
   const raster: Raster = {
     name,
@@ -59,6 +59,15 @@ export async function openGeoTiff(file: Blob, name: string): Promise<Raster> {
     return { ...raster, bands: bands.slice(0, 1) };
   }
   return raster;
+}
+
+/** Name file and remedy where a library cannot read. */
+async function readable<T>(name: string, reading: Promise<T>): Promise<T> {
+  try {
+    return await reading;
+  } catch (error) {
+    throw new Error(`${name}: cannot be read (${(error as Error).message}): the file is truncated or damaged, fetch it again`);
+  }
 }
 
 async function tag(image: GeoTIFFImage, name: string): Promise<unknown> {

@@ -253,7 +253,10 @@ function listen(): void {
     event.preventDefault();
     document.body.classList.remove("dragging");
     const file = event.dataTransfer?.files[0];
-    if (file && !page.busy) openFile(file, file.name);
+    if (!file || page.busy) return;
+    const folder = event.dataTransfer?.items[0]?.webkitGetAsEntry()?.isDirectory;
+    if (folder) failed("open", `${file.name}: is a folder: give a GeoTIFF; products (.SAFE) are read by sar2opt-scene`);
+    else openFile(file, file.name);
   });
   on("options", "submit", (event) => {
     event.preventDefault();
