@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch, parse_window
-from sar2optical.errors import OptionWithoutEffect
-from sar2optical.signature import UNITS
+from sar2optical.errors import OptionError, OptionWithoutEffect
+from sar2optical.signature import UNITS, ModelSignature
 from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
@@ -22,7 +23,28 @@ scene_options = options(
         help="Generator: an engine file (.onnx, .pth, .plan), or a published name (pix2pix_gen_180), which is "
         "downloaded once.  [default: the bundled one]",
     ),
+    click.option(
+        "--signature",
+        metavar="FILE",
+        help="JSON file that describes an .onnx model, instead of the signature in it: bands, scaling, output. "
+        "sar2opt-export --describe writes a first one.",
+    ),
     engine_options,
+    click.option(
+        "--bands",
+        "which",
+        type=click.Choice(["rgb", "all"]),
+        help="Bands of the mosaic: those shown as red, green and blue, or all of the model.  [default: rgb]",
+    ),
+    click.option(
+        "--output-bands", metavar="NAMES", help="Bands of the mosaic by their names in the signature (B4,B3,B2)."
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["uint8", "uint16", "float32"]),
+        help="Type of the mosaic: uint8, values as they are shown; uint16, reflectance * 10000 or the model's range; "
+        "float32, values as they are.  [default: uint8]",
+    ),
     click.option(
         "--band",
         "bands",
@@ -138,6 +160,9 @@ def translate_options(
     bbox: tuple[float, float, float, float] | None = None,
     bbox_crs: str | None = None,
     aoi: str | None = None,
+    signature: str | None = None,
+    which: str | None = None,
+    output_bands: str | None = None,
     **choices: Any,
 ) -> TranslateOptions:
     """Make `TranslateOptions` of the values of `scene_options`, and of further fields."""
@@ -148,6 +173,8 @@ def translate_options(
     from sar2optical.scene.geocode.target import Target
     from sar2optical.scene.safe.product import ProductOptions
 
+    if which and output_bands:
+        raise OptionError(f"--bands {which} and --output-bands {output_bands} are both given: give one of them")
     if resolution is not None and not geocode:
         raise OptionWithoutEffect(
             f"--resolution {resolution:g} has no effect without --geocode: give both, or neither"
@@ -161,7 +188,11 @@ def translate_options(
         return {field: choices.pop(name) for field, name in names.items()}
 
     return TranslateOptions(
-        engine=EngineOptions(**take(device="device", precision="precision", threads="threads", batch="batch_size")),
+        engine=EngineOptions(
+            signature=ModelSignature.read(Path(signature)) if signature else None,
+            **take(device="device", precision="precision", threads="threads", batch="batch_size"),
+        ),
+        output_bands=("all",) if which == "all" else tuple(output_bands.split(",")) if output_bands else (),
         scene=SceneOptions(
             unit=None if units == "auto" else units,  # type: ignore[arg-type]
             **take(bands="bands", nodata="nodata", scale="scale"),

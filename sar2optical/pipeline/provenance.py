@@ -78,7 +78,13 @@ def manifest_of(
     """Collect everything that decides the pixels; batch size, threads and memory do not."""
     height, width = scene.shape
     sources = tuple(map(Path, scene.sources))
+    signature, noise = options.engine.signature, engine.signature.graph.noise
     optional = {
+        "signature": signature.to_json() if signature else None,
+        "output": ", ".join(options.output_bands) or None,
+        "dtype": options.dtype if options.dtype != "uint8" else None,
+        # Its generator decides the random numbers.
+        "numpy": np.__version__ if noise else None,
         "nodata": options.scene.nodata,
         "scale": options.scene.scale,
         # Where names identify the bands, it does not matter whether a name or an index was given.
@@ -93,7 +99,7 @@ def manifest_of(
             "scene": identity_of((*sources, *_further_files(scene))),
             "size": f"{width} x {height}",
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
-            "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
+            "stretch": "; ".join(map(_exactly, encodings)),
             "geocode": str(options.geocode) if options.geocode else "no",
             "overlap": str(grid.overlap),
             "window": str(grid.window),
@@ -107,6 +113,14 @@ def manifest_of(
             **{name: str(value) for name, value in optional.items() if value is not None},
         }
     )
+
+
+def _exactly(encoding: Encoding) -> str:
+    """Describe an encoding with all digits of its numbers."""
+    text = f"{encoding.source} as {encoding.target}, {encoding.low!r} to {encoding.high!r}"
+    if encoding.to == (-1.0, 1.0) and encoding.limits is None:
+        return text
+    return f"{text} become {encoding.to}, limits {encoding.limits}"
 
 
 def _further_files(scene: SceneSource) -> tuple[Path, ...]:
@@ -123,9 +137,10 @@ def tags_of_run(
     scene: SceneSource, engine: Engine, manifest: Manifest, encodings: list[Encoding], options: TranslateOptions
 ) -> dict[str, str]:
     """Return the tags of a mosaic that say how it was made."""
+    is_rgb = not options.output_bands and options.dtype in (None, "uint8")
     return {
         "TIFFTAG_SOFTWARE": f"sar2optical {__version__}",
-        **generated_tags(engine.signature.name),
+        **generated_tags(engine.signature.name, "RGB image" if is_rgb else "image"),
         "SAR2OPTICAL_VERSION": __version__,
         "SAR2OPTICAL_MODEL": engine.signature.name,
         "SAR2OPTICAL_MODEL_SHA256": manifest.entries["model"],
@@ -206,6 +221,8 @@ def _flat(options: Any) -> list[tuple[str, str]]:
             found += _flat(value)
         elif field.name == "compress":
             found.append((field.name, value if value == _LOSSY else "lossless"))
+        elif field.name == "signature" and value is not None:
+            found.append((field.name, value.to_json()))
         elif field.name not in _NOT_PIXELS and value not in (None, (), False):
             found.append((field.name, ", ".join(value) if isinstance(value, tuple) else str(value)))
     return found

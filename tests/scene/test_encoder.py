@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from sar2optical.errors import UnitsMismatch
+from sar2optical.scene.decoding import decode
 from sar2optical.scene.encoder import (
     AS_IT_IS,
     Encoding,
     choose_stretch,
     convert,
-    decode,
     encode_bands,
     encodings_for,
     resolve,
