@@ -44,8 +44,16 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("source")
-@click.argument("out", type=_FILE)
+@click.argument("source", required=False)
+@click.argument("out", type=_FILE, required=False)
+@click.option(
+    "--describe",
+    type=_FILE,
+    metavar="MODEL.onnx",
+    help="Write a first signature (JSON) of another exporter's ONNX file, and export nothing. It has null where a "
+    "person must say what the file does not: unit, scaling, ground resolution.",
+)
+@click.option("--out", "described", type=_FILE, metavar="SIG.json", help="File for --describe.  [default: stdout]")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -147,7 +155,16 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, **choices: Any) -> None:
+def main(
+    source: str | None,
+    out: Path | None,
+    describe: Path | None,
+    described: Path | None,
+    everything: bool,
+    as_json: bool,
+    quiet: bool,
+    **choices: Any,
+) -> None:
     """Export a generator SOURCE to OUT (.onnx or .plan), and verify OUT before it is written.
 
     SOURCE is a checkpoint (.pth), an fp32 ONNX file, or the name of a published generator (pix2pix_gen_180), which is
@@ -156,6 +173,15 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
     Plans of TensorRT and of TensorRT for RTX (.plan) were not yet run on hardware.
     """
     set_up_logging(-1 if quiet or as_json else 0)
+    if describe is not None:
+        if source is not None:
+            raise click.UsageError(f"--describe {describe} exports nothing: leave out {source}")
+        _describe(describe, described, overwrite=choices["overwrite"])
+        return
+    if source is None or out is None:
+        raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'OUT'}'.")
+    if described is not None:
+        raise click.UsageError(f"--out {described} applies only to --describe: give OUT as the last argument")
     from sar2optical.engines.registry import resolve
 
     path = resolve(source)
@@ -178,6 +204,22 @@ def main(source: str, out: Path, everything: bool, as_json: bool, quiet: bool, *
         click.echo(json.dumps(_record(made), indent=1))
     elif not quiet:
         click.echo(table(made))
+
+
+def _describe(model: Path, out: Path | None, *, overwrite: bool) -> None:
+    """Write the first signature of a file, and name what it lacks."""
+    _require("onnx", "onnxruntime")
+    from export.describe import describe
+    from sar2optical._utils.files import refuse_existing, write_output
+
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    text = describe(model)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    write_output(out, text.encode())
+    click.echo(f"{out}: replace each null by what is true of the model, see docs/signature.md")
 
 
 def _require(*libraries: str) -> None:

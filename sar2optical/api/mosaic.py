@@ -46,7 +46,7 @@ def open_mosaic(path: str | Path) -> Any:
     path = Path(path).absolute()
     try:
         with open_raster(path) as dataset:
-            if dataset.count < 3 or set(dataset.dtypes) != {"uint8"}:
+            if dataset.count not in (3, 4) or set(dataset.dtypes) != {"uint8"}:
                 raise SceneUnreadable(f"{path}: is not an RGB mosaic of bytes: give one that translate made")
             shape, crs, transform, tags = dataset.shape, dataset.crs, dataset.transform, dataset.tags()
     except OSError as error:

@@ -101,7 +101,8 @@ def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path 
 def _properties(tags: dict[str, str]) -> dict[str, Any]:
     """Return the properties of an Item that follow from its mosaic's tags."""
     properties: dict[str, Any] = {_property(tag): value for tag, value in tags.items() if tag.startswith(_TAGS)}
-    properties |= {"description": f"RGB image {NOTE}.", _property(NOTE_TAG): NOTE}
+    description = tags.get("TIFFTAG_IMAGEDESCRIPTION", f"RGB image {NOTE}.").partition(" Model:")[0]
+    properties |= {"description": description, _property(NOTE_TAG): NOTE}
     if options := options_of(tags):
         properties[_property(OPTIONS_TAG)] = dict(options.entries)
     return properties

@@ -32,7 +32,7 @@ def describe(level: Level, kind: str, overviews: Sequence[Level] = ()) -> ET.Ele
         Levels of its overviews, whose VRTs are in the same folder.
     """
     root = ET.Element("VRTDataset", rasterXSize=str(level.width), rasterYSize=str(level.height))
-    colours = _colours(level.bands)
+    colours = _colours(level.bands, level.dtype)
     for number, colour in enumerate([*colours, "Alpha"] if kind == "rgba" else colours, start=1):
         band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
         ET.SubElement(band, "ColorInterp").text = colour
@@ -47,8 +47,8 @@ def describe(level: Level, kind: str, overviews: Sequence[Level] = ()) -> ET.Ele
     return root
 
 
-def _colours(bands: int) -> list[str]:
-    return ["Red", "Green", "Blue"] if bands == 3 else ["Gray", *["Undefined"] * (bands - 1)]
+def _colours(bands: int, dtype: str) -> list[str]:
+    return ["Red", "Green", "Blue"] if (bands, dtype) == (3, "uint8") else ["Gray", *["Undefined"] * (bands - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,7 @@ class BandNotes:
 def band_elements(bands: int, dtype: str, notes: BandNotes | None) -> list[ET.Element]:
     """Return the VRT elements of the bands of a GeoTIFF, without sources."""
     elements = []
-    colours = _colours(bands if dtype == "uint8" or bands != 3 else 1) + ["Undefined"] * 2
-    for number, colour in enumerate(colours[:bands], start=1):
+    for number, colour in enumerate(_colours(bands, dtype), start=1):
         band = ET.Element("VRTRasterBand", dataType=_DATA_TYPES[dtype], band=str(number))
         if notes:
             if notes.names:

@@ -32,10 +32,11 @@ _KEYS: dict[str, tuple[set[str], set[str]]] = {
 
 _REMEDIES = {
     "unit": "give dn, amplitude, power, db or byte",
-    "pixel_size": "give metres on the ground, or leave it out",
+    "pixel_size": "give metres on the ground, or leave it out if nobody knows",
     "scaling": 'give [{"stretch": ["-25", "0"], "to": [-1, 1]}] or [{"mean": -12, "std": 5}], one for each band',
     "bands": 'give the polarisations, such as ["VV", "VH"]',
     "output.range": 'give [-1, 1], [0, 1] or [0, 255], or instead of it "reflectance"',
+    "output.bands": 'give the names of the output bands, such as ["red", "green", "blue"] or ["B2", "B3"]',
     "output.rgb": "give the names of the bands that are red, green and blue",
     "window": "give the height and width of the windows that the model was trained on",
     "noise.distribution": "give normal, the only one that is known",
@@ -184,7 +185,8 @@ def refuse_null(record: Mapping[str, Any]) -> None:
         The message names the first one, and what to give.
     """
     for name in _nulls({key: value for key, value in record.items() if key != "observed"}):
-        raise ValueError(f"{name} is null, so unknown: {_REMEDIES.get(name, 'give its value')}")
+        remedy = _REMEDIES.get(name.partition("[")[0], "give its value")
+        raise ValueError(f"{name} is null, so unknown: {remedy}")
 
 
 def _nulls(value: Any, name: str = "") -> Iterator[str]:
