@@ -92,6 +92,11 @@ class Job:
         """Number of windows that the mosaic may need."""
         return int(np.count_nonzero(self.cut.windows)) if self.cut else len(self.grid)
 
+    def place(self, top: int, left: int) -> tuple[int, int]:
+        """Return where a window begins in the whole scene, which an area cuts: its random numbers follow from it."""
+        row, col = self.cut.origin if self.cut else (0, 0)
+        return row + top, col + left
+
     def needs(self, row: int, cols: Iterable[int]) -> list[int]:
         """Return those of some windows of one row that have a pixel of the mosaic."""
         return [col for col in cols if self.cut is None or self.cut.windows[row, col]]

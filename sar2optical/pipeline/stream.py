@@ -180,7 +180,7 @@ def _infer(windows: Iterator[_Window], job: Job, finisher: _Finisher, clock: Clo
             for window, out in zip(batch, sar, strict=True):
                 window.cut(encodings, out)
         with clock.at("infer"):
-            images = engine.run(sar, [(window.top, window.left) for window in batch])
+            images = engine.run(sar, [job.place(window.top, window.left) for window in batch])
         return [
             finisher.weight(window.row, window.col, decoding.chosen(image))
             for window, image in zip(batch, images, strict=True)
