@@ -97,17 +97,28 @@ def describe(path: Path) -> str:
     image, made = _image(inputs, path, "input"), _image(outputs, path, "output")
     others = [tensor for tensor in inputs if tensor is not image] if image else inputs[1:]
     runs, bands = _observed(session, image, made, others) if image and made else ([], None)
+    record = _record(model, path.stem, image, made, bands) | _noise(others, known=image is not None)
+    record["batch"] = inputs[0].shape[0] or "free"
+    shapes = {
+        kind: [f"{tensor.name}: {tensor.type} {list(tensor.shape)}" for tensor in tensors]
+        for kind, tensors in (("inputs", inputs), ("outputs", outputs))
+    }
+    return json.dumps({**record, "observed": {**shapes, "runs": runs}}, indent=1) + "\n"
+
+
+def _record(
+    model: onnx.ModelProto, name: str, image: _Tensor | None, made: _Tensor | None, bands: int | None
+) -> dict[str, Any]:
     channels = image.channels if image else None
-    record: dict[str, Any] = {
+    return {
         "version": 2,
-        "name": path.stem,
+        "name": name,
         "bands": [None] * (channels or 1),
         "unit": None,
         "scaling": [None] * (channels or 1),
         "window": image.side if image else None,
         "channels": channels,
         "pixel_size": None,
-        "batch": inputs[0].shape[0] or "free",
         "input": _entry(image),
         "output": {
             **_entry(made),
@@ -116,20 +127,15 @@ def describe(path: Path) -> str:
             "rgb": None,
         },
     }
-    if others:
-        known = others[0] if image else None
-        shape = list(known.shape[1:]) if known else None
-        record["noise"] = {
-            "name": known and known.name,
-            "shape": shape,
-            "type": known and known.type,
-            "distribution": None,
-        }
-    shapes = {
-        kind: [f"{tensor.name}: {tensor.type} {list(tensor.shape)}" for tensor in tensors]
-        for kind, tensors in (("inputs", inputs), ("outputs", outputs))
-    }
-    return json.dumps({**record, "observed": {**shapes, "runs": runs}}, indent=1) + "\n"
+
+
+def _noise(others: list[_Tensor], *, known: bool) -> dict[str, Any]:
+    """Return the part of a second input; all of it is null where it may as well be the image."""
+    if not others:
+        return {}
+    other = others[0]
+    shown = {"name": other.name, "shape": list(other.shape[1:]), "type": other.type} if known else {}
+    return {"noise": {**dict.fromkeys(("name", "shape", "type", "distribution")), **shown}}
 
 
 def _entry(tensor: _Tensor | None) -> dict[str, str | None]:

@@ -160,9 +160,6 @@ def translate_options(
     bbox: tuple[float, float, float, float] | None = None,
     bbox_crs: str | None = None,
     aoi: str | None = None,
-    signature: str | None = None,
-    which: str | None = None,
-    output_bands: str | None = None,
     **choices: Any,
 ) -> TranslateOptions:
     """Make `TranslateOptions` of the values of `scene_options`, and of further fields."""
@@ -173,8 +170,7 @@ def translate_options(
     from sar2optical.scene.geocode.target import Target
     from sar2optical.scene.safe.product import ProductOptions
 
-    if which and output_bands:
-        raise OptionError(f"--bands {which} and --output-bands {output_bands} are both given: give one of them")
+    signature = choices.pop("signature", None)
     if resolution is not None and not geocode:
         raise OptionWithoutEffect(
             f"--resolution {resolution:g} has no effect without --geocode: give both, or neither"
@@ -192,7 +188,7 @@ def translate_options(
             signature=ModelSignature.read(Path(signature)) if signature else None,
             **take(device="device", precision="precision", threads="threads", batch="batch_size"),
         ),
-        output_bands=("all",) if which == "all" else tuple(output_bands.split(",")) if output_bands else (),
+        output_bands=_output_bands(choices.pop("which", None), choices.pop("output_bands", None)),
         scene=SceneOptions(
             unit=None if units == "auto" else units,  # type: ignore[arg-type]
             **take(bands="bands", nodata="nodata", scale="scale"),
@@ -202,3 +198,12 @@ def translate_options(
         area=area_of(bbox, bbox_crs, aoi),
         **choices,
     )
+
+
+def _output_bands(which: str | None, names: str | None) -> tuple[str, ...]:
+    """Return the value of --bands or --output-bands; empty for red, green and blue."""
+    if which and names:
+        raise OptionError(f"--bands {which} and --output-bands {names} are both given: give one of them")
+    if names:
+        return tuple(name.strip() for name in names.split(","))
+    return ("all",) if which == "all" else ()

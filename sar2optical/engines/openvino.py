@@ -138,18 +138,7 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     if asked == "auto" and not signature.is_version_1 and description.precision not in QUANTIZED:
         asked = "fp32"  # nobody has measured what bf16 does to this model's output
     precision = _arithmetic(core, place, description.precision, asked)
-    threads = options.threads or default_threads()
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
-        # One stream per thread: no thread waits for another at the end of a layer, and the arithmetic of a window
-        # does not depend on the number of threads (with two threads on one window, bf16 rounded differently from
-        # batch to batch).
-        "NUM_STREAMS": threads,
-        "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
-    }
-    if place != "CPU":
-        settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": _STREAMS_ON_GPU}
+    settings = _settings(place, precision, options.threads or default_threads())
 
     def compile_for(side: int) -> Any:
         try:
@@ -172,6 +161,20 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
         batch=options.batch_on("cpu"),
         adapter=adapter,
     )
+
+
+def _settings(place: str, precision: str, threads: int) -> dict[str, Any]:
+    if place != "CPU":
+        return {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": _STREAMS_ON_GPU}
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
+        # One stream per thread: no thread waits for another at the end of a layer, and the arithmetic of a window
+        # does not depend on the number of threads (with two threads on one window, bf16 rounded differently from
+        # batch to batch).
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
+    }
 
 
 def _place(core: openvino.Core, requested: str) -> str:
