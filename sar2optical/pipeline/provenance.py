@@ -223,7 +223,7 @@ def _flat(options: Any) -> list[tuple[str, str]]:
             found.append((field.name, value if value == _LOSSY else "lossless"))
         elif field.name == "signature" and value is not None:
             found.append((field.name, value.to_json()))
-        elif field.name not in _NOT_PIXELS and value not in (None, (), False):
+        elif field.name not in _NOT_PIXELS and value not in (None, (), False, "uint8"):
             found.append((field.name, ", ".join(value) if isinstance(value, tuple) else str(value)))
     return found
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from export.build import ExportOptions, export
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import (
+    DataError,
     DeviceUnavailable,
     ExportUnsupported,
     ModelUnreadable,
@@ -22,6 +23,7 @@ from sar2optical.errors import (
     SignatureError,
     UnitsMismatch,
 )
+from sar2optical.evaluation.predictors import engine_prediction
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from sar2optical.scene.bands import SceneOptions
@@ -186,3 +188,8 @@ def test_a_signature_needs_a_model_of_the_users(make_raster, tmp_path):
     options = replace(TranslateOptions(), engine=EngineOptions(signature=signature))
     with pytest.raises(OptionError, match="--signature applies to a model of your own"):
         translate(scene, tmp_path / "out.tif", options=options)
+
+
+def test_evaluation_takes_models_of_version_1_only(tmp_path):
+    with opened(tmp_path, "sigmoid") as engine, pytest.raises(DataError, match="signature of version 2"):
+        engine_prediction(engine)
