@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -229,13 +230,37 @@ def _flat(options: Any) -> list[tuple[str, str]]:
 
 
 def hash_of(file: Path) -> str:
-    """Return the SHA-256 of a model's file; computed once as long as the file does not change."""
+    """Return the SHA-256 of a model's file, and of the files beside it that hold weights of an ONNX file.
+
+    Computed once as long as the file does not change.
+    """
     return _hash_at(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _hash_at(file: Path, _modified: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    content = file.read_bytes()
+    digest = hashlib.sha256(content)
+    for beside in _weights_beside(file, content):
+        with beside.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _weights_beside(file: Path, content: bytes) -> list[Path]:
+    """Return the files that an ONNX file names as `location` of external data; without the package onnx.
+
+    An entry is key and value, each a tag (field 1 or 2, a text) with its length (protobuf's wire format, and
+    StringStringEntryProto in onnx.proto).
+    """
+    if file.suffix.lower() != ".onnx":
+        return []
+    names = {
+        content[found.end() + 1 : found.end() + 1 + content[found.end()]]
+        for found in re.finditer(rb"\n\x08location\x12(?=.)", content, re.DOTALL)
+    }
+    paths = [file.parent / name.decode(errors="replace") for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
 
 
 def to_tag(asked: Manifest | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
@@ -163,12 +164,8 @@ def test_a_killed_run_resumes_to_the_same_pixels(case, tmp_path):
 
 
 def test_strips_of_another_signature_type_or_choice_of_bands_are_refused(case, tmp_path):
-    rows = []
     with pytest.raises(KeyboardInterrupt):
-        translate(
-            case.scene, tmp_path / "out.tif", model=case.model, options=case.options(),
-            on_progress=lambda stage, done, total: rows.append(done) or _interrupt(stage, done, total),
-        )  # fmt: skip
+        translate(case.scene, tmp_path / "out.tif", model=case.model, options=case.options(), on_progress=_interrupt)
     changed = case.options()
     other = replace(changed.engine.signature, output=replace(changed.engine.signature.output, shown=(0.0, 0.5)))
     for options, difference in (
@@ -180,8 +177,36 @@ def test_strips_of_another_signature_type_or_choice_of_bands_are_refused(case, t
             translate(case.scene, tmp_path / "out.tif", model=case.model, options=options)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("case", ["sigmoid"], indirect=True)
+def test_a_fixed_batch_of_two_is_padded_and_repeated(case, tmp_path, backend):
+    case.run(tmp_path / "free.tif", backend=backend)
+    model = onnx.load(case.model)
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, case.model)
+    case.signature.write_text(json.dumps({**case.foreign.record, "batch": 2}))
+    for batch in (1, 3):
+        case.run(tmp_path / f"{batch}.tif", backend=backend, batch=batch)
+        assert_same(tmp_path / "free.tif", tmp_path / f"{batch}.tif")
+
+
+def test_strips_are_refused_where_weights_beside_the_file_have_changed(case, tmp_path):
+    model = onnx.load(case.model)
+    onnx.save(model, case.model, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(KeyboardInterrupt):
+        translate(case.scene, tmp_path / "out.tif", model=case.model, options=case.options(), on_progress=_interrupt)
+    weights = tmp_path / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[2] ^= 1  # the last bits of a weight
+    weights.write_bytes(content)
+    os.utime(case.model)
+    with pytest.raises(OtherRun, match="model"):
+        case.run(tmp_path / "out.tif")
+
+
 def _interrupt(stage, done, total):
-    if stage == "translate" and done > 0.7 * total:
+    if stage == "translate" and done > 0.4 * total:
         raise KeyboardInterrupt
 
 
