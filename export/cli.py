@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from export.precision import OPSETS, PRECISIONS, Method, Storage, Subpixel
+from sar2optical._utils.files import refuse_existing
 from sar2optical.cli.common import CONTEXT, name_variables, reports_errors, set_up_logging
-from sar2optical.errors import BackendNotInstalled
-from sar2optical.signature import listed
+from sar2optical.errors import BackendNotInstalled, OptionError, OptionWithoutEffect
+from sar2optical.signature import UNITS, Stretch, Unit, listed
 
 if TYPE_CHECKING:
     from export.build import Exported, Row
@@ -150,17 +151,30 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
     type=click.Choice(["none", "same_compute_capability", "ampere_plus"]),
     help="Other GPUs that a plan runs on.  [default: none, the fastest]",
 )
+@click.option(
+    "--for",
+    "made_for",
+    type=click.Choice(["deepness"]),
+    help="Write a file that this program runs as it is, from an ONNX file SOURCE: Deepness, a plugin of QGIS.",
+)
+@click.option(
+    "--stretch", nargs=2, metavar="LOW HIGH", help="Fixed stretch of a file for Deepness, in the model's unit."
+)
+@click.option("--units", type=click.Choice(UNITS), help="Unit of the layer in QGIS.  [default: that of the model]")
+@click.option("--stac", type=_FILE, help="Also describe OUT as a STAC Item of a machine learning model (.json).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="sar2optical")
 @reports_errors
-def main(
+def main(  # click passes each option by its name
     source: str | None,
     out: Path | None,
-    describe: Path | None,
-    described: Path | None,
     everything: bool,
+    made_for: str | None,
+    stretch: tuple[str, str] | None,
+    units: Unit | None,
+    stac: Path | None,
     as_json: bool,
     quiet: bool,
     **choices: Any,
@@ -173,19 +187,20 @@ def main(
     Plans of TensorRT and of TensorRT for RTX (.plan) were not yet run on hardware.
     """
     set_up_logging(-1 if quiet or as_json else 0)
-    if describe is not None:
-        if source is not None:
-            raise click.UsageError(f"--describe {describe} exports nothing: leave out {source}")
-        _describe(describe, described, overwrite=choices["overwrite"])
+    if first := choices.pop("describe"):
+        _describe(first, source, choices)
         return
-    if source is None or out is None:
-        raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'OUT'}'.")
-    if described is not None:
-        raise click.UsageError(f"--out {described} applies only to --describe: give OUT as the last argument")
-    from sar2optical.engines.registry import resolve
-
-    path = resolve(source)
+    path, out = _given(source, out, choices.pop("described"))
     _require("onnx", "onnxruntime", *(() if path.suffix.lower() == ".onnx" else ("torch", "onnxscript")))
+    if made_for:
+        _refuse_without_effect(stac=stac, everything=everything)
+        _for_deepness(path, out, stretch, units, overwrite=choices["overwrite"], quiet=quiet)
+        return
+    _refuse_without_effect(stretch=stretch, units=units)
+    if stac:
+        if everything:
+            raise OptionWithoutEffect("--stac describes one file: give it without --all")
+        refuse_existing(stac, overwrite=choices["overwrite"])
     from export.build import ExportOptions, export, export_all
 
     plan = {name: value for name in _OF_PLANS if (value := choices.pop(name)) is not None}
@@ -200,26 +215,66 @@ def main(
         return
     with _build_progress(hidden=quiet or as_json) as on_progress:
         made = export(path, out, options, on_progress=on_progress)
+    if stac:
+        from export.stac_mlm import write_description
+
+        write_description(stac, made)
     if as_json:
         click.echo(json.dumps(_record(made), indent=1))
     elif not quiet:
         click.echo(table(made))
 
 
-def _describe(model: Path, out: Path | None, *, overwrite: bool) -> None:
-    """Write the first signature of a file, and name what it lacks."""
-    _require("onnx", "onnxruntime")
-    from export.describe import describe
-    from sar2optical._utils.files import refuse_existing, write_output
+def _given(source: str | None, out: Path | None, described: Path | None) -> tuple[Path, Path]:
+    """Return the paths of source and output; refuse a command without them."""
+    from sar2optical.engines.registry import resolve
 
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
-    text = describe(model)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    write_output(out, text.encode())
-    click.echo(f"{out}: replace each null by what is true of the model, see docs/signature.md")
+    if source is None or out is None:
+        raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'OUT'}'.")
+    if described is not None:
+        raise click.UsageError(f"--out {described} applies only to --describe: give OUT as the last argument")
+    return resolve(source), out
+
+
+def _describe(model: Path, source: str | None, choices: dict[str, Any]) -> None:
+    """Write or print the first signature of a file."""
+    if source is not None:
+        raise click.UsageError(f"--describe {model} exports nothing: leave out {source}")
+    _require("onnx", "onnxruntime")
+    from export.describe import write_first
+
+    click.echo(write_first(model, choices["described"], overwrite=choices["overwrite"]), nl=False)
+
+
+def _refuse_without_effect(**options: Any) -> None:
+    """Refuse options of another form of the command."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        names = {"everything": "--all", "stac": "--stac", "stretch": "--stretch", "units": "--units"}
+        where = "with" if "stac" in options else "without"
+        raise OptionWithoutEffect(f"{names[given[0]]} has no effect {where} --for: leave it out")
+
+
+def _for_deepness(
+    path: Path, out: Path, stretch: tuple[str, str] | None, units: Unit | None, *, overwrite: bool, quiet: bool
+) -> None:
+    """Write the file for Deepness, and print how to use it."""
+    from export.deepness import LAYERS, for_deepness
+
+    if path.suffix.lower() != ".onnx":
+        raise OptionError(f"{path}: is not an ONNX file: export it first: sar2opt-export {path.name} generator.onnx")
+    if out.suffix.lower() != ".onnx":
+        raise OptionError(f"{out}: must be an ONNX file: give a name that ends in .onnx")
+    try:
+        parsed = Stretch.parse(*stretch) if stretch else None
+    except ValueError as error:
+        raise OptionError(f"--stretch: {error}") from error
+    worst = for_deepness(path, out, units=units, stretch=parsed, overwrite=overwrite)
+    if not quiet:
+        click.echo(
+            f"{out}: differs by at most {worst:g} levels from sar2opt-scene; in Deepness, choose the model type "
+            f"Regressor; the layers are {', '.join(LAYERS)}"
+        )
 
 
 def _require(*libraries: str) -> None:

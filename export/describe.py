@@ -15,11 +15,12 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from sar2optical._utils.files import refuse_existing, write_output
 from sar2optical.engines.self_test import self_test_input
 from sar2optical.errors import ExportUnsupported, ModelUnreadable
 from sar2optical.signature import ModelSignature, Stretch, TensorType
 
-__all__ = ["describe"]
+__all__ = ["describe", "write_first"]
 
 _TYPES: dict[int, TensorType] = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 _MOST_CHANNELS = 64
@@ -104,6 +105,15 @@ def describe(path: Path) -> str:
         for kind, tensors in (("inputs", inputs), ("outputs", outputs))
     }
     return json.dumps({**record, "observed": {**shapes, "runs": runs}}, indent=1) + "\n"
+
+
+def write_first(model: Path, out: Path | None, *, overwrite: bool) -> str:
+    """Write what `describe` returns, and return what to do next; without a path, return the description itself."""
+    if out is None:
+        return describe(model)
+    refuse_existing(out, overwrite=overwrite)
+    write_output(out, describe(model).encode())
+    return f"{out}: replace each null by what is true of the model, see docs/signature.md\n"
 
 
 def _record(

@@ -81,7 +81,7 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         bands = array if array.ndim == 3 else array[None]
         path = tmp_path / name
-        drivers = {".tif": "GTiff", ".png": "PNG", ".jpg": "JPEG"}
+        drivers = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG"}
         settings = {"driver": drivers[path.suffix], "dtype": bands.dtype, "count": len(bands), **profile}
         with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -82,7 +82,7 @@ WHERE = {
     "tensorrt_rtx": ("sar2optical.engines.tensorrt_rtx",),
     "dask": ("sar2optical.batch.cluster",),
     "distributed": ("sar2optical.batch.cluster", "sar2optical.batch.schedule"),
-    "pystac": ("sar2optical.batch.stac",),
+    "pystac": ("sar2optical.batch.stac", "export.stac_mlm"),
     "xarray": ("sar2optical.api",),
     "xarray_sentinel": (),
 }

@@ -29,7 +29,7 @@ from sar2optical.pipeline.provenance import asked_for, is_as_asked
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Progress", "translate_all"]
+__all__ = ["Progress", "is_there", "translate_all"]
 
 _RETRIES = 2
 """How often Dask executes a failed step again."""
@@ -139,21 +139,10 @@ class _Schedule:
         work = self.works[k]
         if os.path.lexists(work.out) and not self.options.overwrite:
             cleanup(work.out)
-            if self._is_there(work):
+            if is_there(work, self.model, self.options):
                 self._close(k, Outcome(work=work, state="there"))
                 return
         self._submit(running, k, "begin", begin, replace(self.options, preview=work.preview), self.workers > 1)
-
-    def _is_there(self, work: Work) -> bool:
-        """Return whether the tags of an existing mosaic show that it needs no work.
-
-        False if its tags do not settle it: a worker then reads the scene. True for a file that no run has made.
-        """
-        tags = tags_of(work.out)
-        if RUN_TAG not in tags:
-            return True
-        asked = asked_for(work.source, variants(self.model or bundled()), self.options)
-        return is_as_asked(tags, work.source, asked)
 
     def _take(self, future: Future, running: Any) -> None:
         """Take the result of a step, and submit what follows from it."""
@@ -203,6 +192,17 @@ class _Schedule:
     def _report_progress(self) -> None:
         if self.on_progress:
             self.on_progress(len(self._outcomes), len(self.works), *self._strips)
+
+
+def is_there(work: Work, model: Path | None, options: TranslateOptions) -> bool:
+    """Return whether the tags of an existing mosaic show that it needs no work.
+
+    False if its tags do not settle it: a worker then reads the scene. True for a file that no run has made.
+    """
+    tags = tags_of(work.out)
+    if RUN_TAG not in tags:
+        return True
+    return is_as_asked(tags, work.source, asked_for(work.source, variants(model or bundled()), options))
 
 
 def _error_of(future: Future) -> str:

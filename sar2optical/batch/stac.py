@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -15,13 +17,14 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
+from sar2optical._utils.addresses import is_web_address, redacted
 from sar2optical._utils.files import write_output
 from sar2optical._utils.gdal_errors import CPLE_BaseError
 from sar2optical.batch.footprint import Point, outline
 from sar2optical.errors import BackendNotInstalled, OutputExists
 from sar2optical.mosaic.tags import NOTE, NOTE_TAG, OPTIONS_TAG, options_of
 
-__all__ = ["footprint", "time_in", "write_item"]
+__all__ = ["footprint", "is_own", "needs_pystac", "time_in", "write_item", "write_json"]
 
 _WGS84 = "EPSG:4326"
 """CRS of an Item's geometry (STAC 1.1: longitude, latitude)."""
@@ -40,9 +43,19 @@ _LONGEST = 15.0
 
 _HALVINGS = 10
 
+_PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
+"""Schema of the processing extension, which pystac has no class for."""
 
-def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path | None) -> Path:
+_LINEAGE = (("from", "SOURCE"), ("by the generator", "MODEL"), ("with", "ENGINE"))
+"""Words and tags of an Item's lineage."""
+
+
+def write_item(
+    mosaic: Path, *, name: str, when: datetime | None, picture: Path | None, derived_from: Sequence[str] = ()
+) -> Path:
     """Write a STAC Item beside a mosaic, `mosaic.json`: its footprint, and what its tags contain about the run.
+
+    Extensions: projection v2.0.0, raster v1.1.0, processing v1.1.0.
 
     Parameters
     ----------
@@ -55,6 +68,8 @@ def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path 
         `sar2optical:datetime_of` is then "processing".
     picture
         Path of a preview of the mosaic.
+    derived_from
+        Paths or addresses of the scene's files, or of its Item.
 
     Returns
     -------
@@ -70,32 +85,55 @@ def write_item(mosaic: Path, *, name: str, when: datetime | None, picture: Path 
     OutputUnwritable
         The folder is not writable.
     """
-    pystac = _pystac()
+    pystac = needs_pystac()
     path = mosaic.with_suffix(".json")
-    if path.exists() and not _is_own_item(path):
+    if path.exists() and not is_own(path):
         raise OutputExists(f"{path}: exists and is not an Item of sar2optical: move it, or give --no-stac")
     from pystac.extensions.projection import ProjectionExtension
+    from pystac.extensions.raster import RasterBand, RasterExtension
 
     with rasterio.open(mosaic) as dataset:
         crs, transform, shape = dataset.crs, dataset.transform, dataset.shape
         geometry, bbox = footprint(dataset)
-        properties = _properties(dataset.tags())
+        properties, bands = _properties(dataset.tags()), _bands_of(dataset)
     found = when or time_in(name)
     if found is None:
         found = datetime.fromtimestamp(mosaic.stat().st_mtime, UTC)
         properties[f"{_PREFIX}datetime_of"] = "processing"
     item = pystac.Item(id=name, geometry=geometry, bbox=bbox, datetime=found, properties=properties)
+    item.stac_extensions.append(_PROCESSING)
     if crs is not None:
         code = crs.to_string() if crs.to_epsg() else None
         ProjectionExtension.ext(item, add_if_missing=True).apply(
             code=code, wkt2=None if code else crs.to_wkt(), shape=list(shape), transform=list(transform)[:6]
         )
     kinds = pystac.MediaType
-    item.add_asset("mosaic", pystac.Asset(href=mosaic.name, media_type=kinds.COG, roles=["data", "visual"]))
+    asset = pystac.Asset(href=mosaic.name, media_type=kinds.COG, roles=["data", "visual"])
+    asset.extra_fields["bands"] = [{"name": name, "data_type": values["data_type"]} for name, values in bands]
+    item.add_asset("mosaic", asset)
+    RasterExtension.ext(asset, add_if_missing=True).apply([RasterBand.create(**values) for _, values in bands])
     if picture:
         item.add_asset("preview", pystac.Asset(href=picture.name, media_type=kinds.PNG, roles=["overview"]))
-    write_output(path, (json.dumps(item.to_dict(include_self_link=False), indent=1) + "\n").encode())
+    for source in derived_from:
+        item.add_link(pystac.Link("derived_from", _href(source, mosaic.parent)))
+    write_json(path, item.to_dict(include_self_link=False))
     return path
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a STAC object atomically."""
+    write_output(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _bands_of(dataset: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return the name of each band, its description or else its colour, and its fields of the raster extension."""
+    found = []
+    for k, kind in enumerate(dataset.dtypes):
+        values = {"data_type": kind}
+        if (dataset.scales[k], dataset.offsets[k]) != (1, 0):
+            values |= {"scale": dataset.scales[k], "offset": dataset.offsets[k]}
+        found.append((dataset.descriptions[k] or dataset.colorinterp[k].name, values))
+    return found
 
 
 def _properties(tags: dict[str, str]) -> dict[str, Any]:
@@ -105,6 +143,10 @@ def _properties(tags: dict[str, str]) -> dict[str, Any]:
     properties |= {"description": description, _property(NOTE_TAG): NOTE}
     if options := options_of(tags):
         properties[_property(OPTIONS_TAG)] = dict(options.entries)
+    software = tags.get(f"{_TAGS}VERSION", "unknown")
+    lineage = [f"{label} {tags[_TAGS + name]}" for label, name in _LINEAGE if _TAGS + name in tags]
+    properties["processing:software"] = {"sar2optical": software}
+    properties["processing:lineage"] = ", ".join(["RGB image " + NOTE, *lineage])
     return properties
 
 
@@ -112,10 +154,22 @@ def _property(tag: str) -> str:
     return f"{_PREFIX}{tag.removeprefix(_TAGS).lower()}"
 
 
-def _is_own_item(path: Path) -> bool:
+def _href(source: str, folder: Path) -> str:
+    """Return the address of a scene without its secrets, or its path relative to a folder."""
+    if is_web_address(source) or source.startswith("/vsi"):
+        return redacted(source)
     try:
-        return any(name.startswith(_PREFIX) for name in json.loads(path.read_bytes())["properties"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Path(os.path.relpath(source, folder)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return Path(source).resolve().as_uri()
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file is an Item or a Collection of this project."""
+    try:
+        record = json.loads(path.read_bytes())
+        return any(name.startswith(_PREFIX) for name in (*record, *record.get("properties", ())))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 
 
@@ -200,7 +254,14 @@ def time_in(name: str) -> datetime | None:
         return None
 
 
-def _pystac() -> Any:
+def needs_pystac() -> Any:
+    """Return pystac.
+
+    Raises
+    ------
+    BackendNotInstalled
+        It is not installed.
+    """
     try:
         import pystac
     except ImportError as error:

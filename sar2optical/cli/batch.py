@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sar2optical._utils.addresses import redacted
+from sar2optical.cli.batch_tables import table, table_of_estimates
 from sar2optical.cli.common import CONTEXT, Lines, name_variables, one_line, reports_errors, set_up_logging
 from sar2optical.cli.options import scene_options, translate_options
-from sar2optical.cli.scene_lists import ListedScene, listed_scenes, shown_name
+from sar2optical.cli.scene_lists import ListedScene, listed_scenes
 from sar2optical.errors import OptionError, OptionWithoutEffect, OutputUnwritable, Sar2OpticalError
 
 if TYPE_CHECKING:
-    from sar2optical.batch.work import Outcome, State, Work
+    from sar2optical.batch.work import Outcome, Work
     from sar2optical.scene.sources import Source
 
-__all__ = ["main", "table"]
+__all__ = ["main"]
 
 _SUMMARY = "summary.json"
-_LABELS: dict[State, str] = {"done": "done", "there": "already there", "failed": "failed"}
 
 _UNUSABLE = re.compile(r"[/\\:\x00-\x1f]")
 """Characters that are replaced in file names."""
@@ -57,10 +57,16 @@ _LONGEST_NAME = 240
     type=click.IntRange(1),
     help="Processes on this machine.  [default: one per GPU, or one]",
 )
-@click.option("--stac/--no-stac", default=True, show_default=True, help="Write a STAC Item beside each mosaic.")
+@click.option(
+    "--stac/--no-stac",
+    default=True,
+    show_default=True,
+    help="Write a STAC Item beside each mosaic; a STAC Collection and a VRT over all mosaics in OUT_DIR.",
+)
 @click.option("--previews", is_flag=True, help="Write a small preview (.png) beside each mosaic.")
 @scene_options
 @click.option("--overwrite", is_flag=True, help="Replace existing mosaics.")
+@click.option("--dry-run", is_flag=True, help="Estimate windows, memory, disk and time; write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings, errors and the table.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all log messages.")
 @click.version_option(package_name="sar2optical")
@@ -74,15 +80,17 @@ def main(
     stac: bool,
     previews: bool,
     model: str | None,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
     **choices: Any,
 ) -> None:
     """Translate SCENES into mosaics in OUT_DIR.
 
-    SCENES are rasters, Sentinel-1 products, text files (.txt) with one scene per line, and STAC Items and
-    ItemCollections (.json). The files of one scene, one for each polarisation, are given as "VV.tif + VH.tif". A
-    scene that fails does not stop the others. Existing mosaics are kept, so the same command resumes an interrupted
+    SCENES are rasters, Sentinel-1 products, folders of these, text files (.txt) with one scene per line, and STAC
+    Items and ItemCollections (.json). The files of one scene, one for each polarisation, are given as "VV.tif +
+    VH.tif"; in a folder, rasters whose names differ only in the polarisation are one scene. A scene that fails does
+    not stop the others. Existing mosaics are kept, so the same command resumes an interrupted
     batch. An existing mosaic that was made with other options or from another scene counts as failed, unless
     --overwrite is given. OUT_DIR/summary.json contains the outcome of each scene, and those of earlier runs. The exit
     status is 1 if a scene failed.
@@ -97,12 +105,17 @@ def main(
     if choices["calibration"] or choices["denoise"]:
         _refuse_rasters([scene.source for scene in listed if not scene.error])
     began, started = time.perf_counter(), datetime.now(UTC)
+    if dry_run:
+        click.echo(_estimated(_works(listed, _local(out_dir), template, previews=previews), found, choices, quiet))
+        return
     folder = _folder(out_dir)
     works = _works(listed, folder, template, previews=previews)
     with alone_in(folder):
         outcomes = _translate(
             works, scheduler=scheduler, workers=workers, model=found, choices=choices, stac=stac, quiet=quiet
         )
+        if stac:
+            _write_collection(folder)
         seconds = time.perf_counter() - began
         write_output(
             folder / _SUMMARY, _summary(outcomes, seconds, started, _earlier_runs(folder / _SUMMARY)).encode()
@@ -126,15 +139,55 @@ def _refuse_rasters(sources: list[Source]) -> None:
         )
 
 
-def _folder(given: str) -> Path:
-    """Make the folder for mosaics; refuse an address, which as a path would be a local folder of that name."""
+def _estimated(
+    works: list[tuple[ListedScene, Work]], model: Path | None, choices: dict[str, Any], quiet: bool
+) -> str:
+    """Estimate the run of each scene, and return the table."""
+    from sar2optical.batch.estimates import Expected, estimate_all
+
+    good = [work for scene, work in works if not scene.error]
+    with _progress(len(good), hidden=quiet) as (on_progress, _):
+        estimates = iter(
+            estimate_all(
+                good,
+                model=model,
+                options=translate_options(**choices),
+                on_progress=lambda done: on_progress(done, len(good), 0, 0),
+            )
+        )
+    return table_of_estimates(
+        [
+            Expected(work=work, state="failed", error=scene.error) if scene.error else next(estimates)
+            for scene, work in works
+        ]
+    )
+
+
+def _write_collection(folder: Path) -> None:
+    """Write the Collection and the VRTs over all mosaics of the folder; a failure is only printed."""
+    from sar2optical.batch.collection import write_collection, write_vrts
+
+    for write in (write_collection, write_vrts):
+        try:
+            write(folder)
+        except Sar2OpticalError as error:  # the mosaics themselves are complete
+            click.echo(f"no STAC Collection or VRT: {one_line(error)}", err=True)
+
+
+def _local(given: str) -> Path:
+    """Refuse an address, which as a path would be a local folder of that name."""
     from sar2optical.scene.remote import is_remote
 
     if is_remote(given):
         raise OptionError(
             f"{given}: is on a server: give a folder that all workers see, and upload the mosaics from there"
         )
-    folder = Path(given)
+    return Path(given)
+
+
+def _folder(given: str) -> Path:
+    """Make the folder for mosaics."""
+    folder = _local(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -220,14 +273,15 @@ def _works(
 
 def _output_error(work: Work) -> str:
     """Return why a scene cannot have this mosaic; empty if it can."""
+    from sar2optical.batch.collection import COLLECTION
     from sar2optical.scene.sources import inputs_of
 
     out = work.out
     size = len(os.fsencode(out.name))
     if size > _LONGEST_NAME:
         return f"{out.name[:40]}...: this file name has {size} bytes, which is too long: give --name with {{number}}"
-    if out.with_suffix(".json").name == _SUMMARY:
-        return f"{out}: its STAC Item would overwrite {_SUMMARY} of the batch: give --name"
+    if (item := out.with_suffix(".json").name) in (_SUMMARY, COLLECTION):
+        return f"{out}: its STAC Item would overwrite {item} of the batch: give --name"
     if out.exists() and any(path.exists() and out.samefile(path) for path in inputs_of(work.source)):
         return f"{out}: is the scene itself: choose another folder, or give --name"
     return ""
@@ -237,13 +291,20 @@ def _write_item(outcome: Outcome, scene: ListedScene) -> None:
     """Write the STAC Item of a mosaic, if it is a GeoTIFF of this project and has none yet."""
     from sar2optical.batch.stac import write_item
     from sar2optical.mosaic.tags import run_of
+    from sar2optical.scene.sources import paths_of
 
     out, picture = outcome.work.out, outcome.work.preview
     if out.suffix.lower() not in (".tif", ".tiff"):
         return
     if outcome.state == "there" and (out.with_suffix(".json").exists() or run_of(out) is None):
         return
-    write_item(out, name=scene.name, when=scene.when, picture=picture if picture and picture.exists() else None)
+    write_item(
+        out,
+        name=scene.name,
+        when=scene.when,
+        picture=picture if picture and picture.exists() else None,
+        derived_from=[scene.item] if scene.item else [str(path) for path in paths_of(scene.source)],
+    )
 
 
 @contextmanager
@@ -310,28 +371,6 @@ def _earlier_runs(path: Path) -> list[Any]:
         ) from error
     click.echo(f"{path}: is not a summary of a batch, renamed to {aside.name}", err=True)
     return []
-
-
-def table(outcomes: list[Outcome], seconds: float) -> str:
-    """Format the outcomes as a table: one line per scene, then the totals."""
-    rows = [("scene", "state", "Mpx", "seconds", "result")]
-    pixels = 0.0
-    for outcome in outcomes:
-        report, name = outcome.report, shown_name(outcome.work.source)
-        if report:
-            mpx = report.shape[0] * report.shape[1] / 1e6
-            pixels += mpx
-            rows.append((name, "done", f"{mpx:.1f}", f"{report.seconds:.1f}", outcome.work.out.name))
-        else:
-            rows.append((name, _LABELS[outcome.state], "", "", outcome.error or outcome.work.out.name))
-    widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    lines = [
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
-        for row in rows
-    ]
-    counts = Counter(outcome.state for outcome in outcomes)
-    totals = ", ".join(f"{counts[state]} {label}" for state, label in _LABELS.items() if counts[state])
-    return "\n".join([*lines, f"{totals}; {pixels:.0f} Mpx in {seconds:.1f} s, {pixels / seconds:.2f} Mpx/s"])
 
 
 name_variables(main, "SAR2OPT_BATCH")

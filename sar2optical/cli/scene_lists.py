@@ -1,8 +1,9 @@
-"""Scenes among the arguments of `sar2opt-batch`: files, joined files, lists of them, and STAC Items."""
+"""Scenes among the arguments of `sar2opt-batch`: files, joined files, folders, lists of them, and STAC Items."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,9 @@ __all__ = ["ListedScene", "listed_scenes", "shown_name"]
 _JOIN = " + "
 """Between the files of one scene."""
 
+_RASTERS = (".tif", ".tiff", ".vrt", ".zip")
+"""Suffixes of the scenes in a folder."""
+
 _POLARISATION = re.compile(r"[-_. ]*(?<![A-Za-z])(VV|VH|HH|HV)(?![A-Za-z])", re.IGNORECASE)
 
 
@@ -32,6 +36,8 @@ class ListedScene:
     """File name without suffix, or the id of its Item."""
     when: datetime | None = None
     """Time of acquisition, if known."""
+    item: str = ""
+    """Path of the file that contains its STAC Item, if it has one."""
     error: str = ""
     """Why it cannot be translated: an Item without a scene, a list that cannot be read."""
 
@@ -55,6 +61,8 @@ def listed_scenes(scenes: tuple[str, ...], bands: tuple[str, ...]) -> list[Liste
                 found += _of_items(text, bands)
             elif suffix == ".txt":
                 found += _of_lines(text)
+            elif _is_folder(text):
+                found += _of_folder(Path(text))
             else:
                 found.append(_of_text(text))
         except OptionError as error:
@@ -80,7 +88,7 @@ def _of_items(text: str, bands: tuple[str, ...]) -> list[ListedScene]:
         raise OptionError(f"{text}: lists are read from local files only: download it, and give its path")
     found = []
     for item in read_items(Path(text), bands):
-        scene = ListedScene(item.href or f"{text}#{item.name}", item.name, item.when, item.error)
+        scene = ListedScene(item.href or f"{text}#{item.name}", item.name, item.when, text, item.error)
         try:
             found.append(scene if item.error else replace(scene, source=source_in(item, text)))
         except OptionError as error:
@@ -96,6 +104,41 @@ def _of_lines(text: str) -> list[ListedScene]:
             f"{text}: cannot be read as a list of scenes ({error}): give a text file with one scene per line"
         ) from error
     return [_of_text(line.strip()) for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def _is_folder(text: str) -> bool:
+    """Return whether a path is a folder that is not itself a product."""
+    from sar2optical.scene.safe.files import is_product
+
+    try:
+        return Path(text).is_dir() and not is_product(text)
+    except OSError:  # longer than a path may be
+        return False
+
+
+def _of_folder(folder: Path) -> list[ListedScene]:
+    """Return the scenes of a folder, without its subfolders: products, and rasters that are not our mosaics.
+
+    Rasters whose names differ only in the polarisation are one scene. Where a name contains a polarisation, rasters
+    without one (elevation, incidence angle) are no scenes.
+    """
+    from sar2optical.mosaic.tags import run_of
+    from sar2optical.scene.safe.files import is_product
+
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise OptionError(f"{folder}: cannot be read ({error.strerror}): give another folder") from error
+    products = [path for path in paths if is_product(path)]
+    rasters = [path for path in paths if path.suffix.lower() in _RASTERS and path.is_file() and path not in products]
+    named = [path for path in rasters if _POLARISATION.search(path.stem)]
+    groups = defaultdict(list)
+    for path in named or rasters:
+        if run_of(path) is None:
+            groups[_POLARISATION.sub("", path.stem) if named else path.stem, path.suffix].append(str(path))
+    if not products and not groups:
+        raise OptionError(f"{folder}: contains no scene ({', '.join(_RASTERS)}, .SAFE): give another folder")
+    return [_of_text(text) for text in sorted([*map(str, products), *map(_JOIN.join, groups.values())])]
 
 
 def _of_text(text: str) -> ListedScene:

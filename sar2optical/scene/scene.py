@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.scene.bands import Bands, Described, SceneOptions
+from sar2optical.scene.companions import with_companions
 from sar2optical.scene.joined import open_joined
 from sar2optical.scene.nodata import LEAST_RUN, LOWEST, SENTINEL, Fill, FillFinder, long_runs
 from sar2optical.scene.raster import open_raster
@@ -330,7 +331,7 @@ def open_scene(
     ----------
     path
         Anything that GDAL opens; a `.SAFE` folder, its `manifest.safe`, or a zip of one; or the files of several
-        polarisations.
+        polarisations. Those of one that the model also needs are found by its name.
     model_bands
         Polarisations that the model needs, in its order.
     options
@@ -366,6 +367,9 @@ def _open_bands(
         return open_joined(path, model_bands, options)
     if is_product(path):
         return open_product(path, model_bands, options, product)
+    found = path if options.bands else with_companions(path, model_bands)
+    if isinstance(found, SceneFiles):
+        return open_joined(found, model_bands, options)
     return open_raster(path, model_bands, options)
 
 

@@ -169,7 +169,7 @@ def test_no_secret_of_an_address_is_printed_or_kept(batch, tmp_path, make_raster
     assert "TOPSECRET" not in done.stdout + done.stderr
     kept = {path: path.read_bytes() for path in out.iterdir()}
     assert {path.name for path in kept} == {
-        "iw-vh.rtc.tif", "iw-vh.rtc.png", "iw-vh.rtc.json", "summary.json", ".lock"
+        "iw-vh.rtc.tif", "iw-vh.rtc.png", "iw-vh.rtc.json", "collection.json", "mosaics.vrt", "summary.json", ".lock"
     }  # fmt: skip
     assert not [path for path, data in kept.items() if b"TOPSECRET" in data]
     report = summary(out)["scenes"][0]["report"]
@@ -360,3 +360,60 @@ def batch_of_one(tmp_path, scene, batch):
     assert batch(scene, tmp_path / "alone", "--no-stac").returncode == 0
     with rasterio.open(tmp_path / "alone" / scene.name) as mosaic:
         return mosaic.read()
+
+
+def test_a_folder_expands_to_its_scenes(tmp_path, make_raster, batch):
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for k, name in enumerate(("S1A_a_VV", "S1A_a_VH", "S1A_b_VH", "S1A_a_dem")):
+        make_raster(speckle((60, 90), seed=k), f"scenes/{name}.tif", **UTM)
+    (folder / "notes.txt").write_text("no scene")
+    done = batch(folder, folder, "--name", "{name}_rgb.tif")
+    assert done.returncode == 0, done.stderr
+    found = [(Path(scene["scene"]).name, Path(scene["out"]).name) for scene in summary(folder)["scenes"]]
+    assert found == [("S1A_a_VV.tif", "S1A_a_rgb.tif"), ("S1A_b_VH.tif", "S1A_b_VH_rgb.tif")]
+    assert summary(folder)["scenes"][0]["scene"].startswith(f"{folder / 'S1A_a_VH.tif'} + ")
+    again = batch(folder, folder, "--name", "{name}_rgb.tif")  # mosaics are no scenes
+    assert states(folder) == ["there", "there"], again.stdout
+    (tmp_path / "empty").mkdir()
+    done = batch(tmp_path / "empty", tmp_path / "out")
+    assert done.returncode == 1
+    assert "empty: contains no scene (.tif" in done.stderr
+
+
+def test_a_dry_run_estimates_each_scene_and_writes_nothing(tmp_path, make_raster, batch):
+    scenes = [make_raster(speckle((300, 500), seed=k), f"{name}.tif", **UTM) for k, name in enumerate("ab")]
+    out = tmp_path / "out"
+    missing = tmp_path / "missing.tif"
+    done = batch(*scenes, missing, out, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not out.exists()
+    lines = done.stdout.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [["a.tif", "to", "do"], ["b.tif", "to", "do"]]
+    assert "would fail" in lines[3]
+    assert "2 to do, 1 would fail; 12 windows" in lines[4]  # 2 x 3 windows a scene
+    assert batch(scenes[0], out).returncode == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    table = batch(*scenes, out, "--dry-run").stdout
+    assert "1 to do, 1 already there; 6 windows" in table
+    assert "may be another run's" in batch(scenes[0], out, "--overlap", "32", "--dry-run").stdout
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_batch_writes_a_collection_and_a_vrt(tmp_path, make_raster, batch):
+    scenes = [make_raster(speckle((60, 90), seed=k), f"{name}.tif", **UTM) for k, name in enumerate("ab")]
+    record = saved(
+        tmp_path / "items.json", {"type": "FeatureCollection", "features": [item("c", {"vh": {"href": "b.tif"}})]}
+    )
+    out = tmp_path / "out"
+    assert batch(scenes[0], record, out).returncode == 0
+    collection = pystac.Collection.from_file(str(out / "collection.json"))
+    assert [item.id for item in collection.get_items()] == ["a", "c"]
+    sources = [link.get_href() for item in collection.get_items() for link in item.get_links("derived_from")]
+    assert [Path(out / source).resolve() for source in sources] == [scenes[0], record]
+    with rasterio.open(out / "mosaics.vrt") as vrt, rasterio.open(out / "a.tif") as last:
+        assert (vrt.read() == last.read()).all()  # the Item of c is of 2021, the mosaic of a of today
+    assert batch(scenes[1], out, "--no-stac").returncode == 0
+    assert len(list(pystac.Collection.from_file(str(out / "collection.json")).get_items())) == 2
+    named = batch(scenes[0], tmp_path / "other", "--name", "collection.tif")
+    assert "would overwrite collection.json" in named.stderr

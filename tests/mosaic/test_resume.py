@@ -351,14 +351,14 @@ def _whole(tmp_path, src, model):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_moments_gives_the_same_mosaic(tmp_path, make_raster, exported):
+def test_a_run_killed_at_random_moments_gives_the_same_mosaic(tmp_path, make_raster, exported):
     src, out = make_raster(speckle((2100, 1300))), tmp_path / "out.tif"
     began = time.monotonic()
     whole = pixels(_whole(tmp_path, src, exported))
     usual = time.monotonic() - began
     chance = random.Random(20)
     met = {"absent": 0, "whole": 0}
-    for k in range(20):
+    for k in range(12):
         while True:
             process = start(src, out, exported)
             if k % 4 == 3:  # while the COG is being made, if it is seen in time
@@ -380,7 +380,7 @@ def test_a_run_killed_at_twenty_random_moments_gives_the_same_mosaic(tmp_path, m
         for one, two in zip(pixels(out), whole, strict=True):
             np.testing.assert_array_equal(one, two)
         out.unlink()
-    assert met["absent"] >= 10
+    assert met["absent"] >= 6
 
 
 def test_a_run_folder_left_by_a_kill_after_the_rename_is_removed(tmp_path, src, model):

@@ -347,3 +347,44 @@ def test_a_forgotten_output_does_not_replace_the_last_file(make_raster, tmp_path
     out = tmp_path / "mosaic_VV.tif"
     for more in ((), ("--overwrite",)):  # a mosaic may have such a name
         assert here(scene_main, *files, out, *fixed, *more).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "S1A_IW_20260101T053000_DVP_RTC30_G_gpuned_1A2B_{}.tif",
+        "OPERA_L2_RTC-S1_T064-135515-IW1_20260101T053000Z_S1A_30_v1.0_{}.tif",
+        "iw-{}.rtc.tiff",
+    ],
+    ids=["HyP3", "OPERA", "Planetary Computer"],
+)
+def test_the_other_polarisation_is_found_by_name_from_either_file(make_raster, tmp_path, model, caplog, name):
+    """Names: HyP3's RTC product guide; OPERA RTC-S1 product specification; Planetary Computer, sentinel-1-rtc."""
+    names = [name.format(band.lower() if name.startswith("iw") else band) for band in ("VV", "VH")]
+    arrays = bands()
+    files = [make_raster(array, one, **UTM) for one, array in zip(names, arrays, strict=True)]
+    for k, file in enumerate(files):
+        with caplog.at_level("INFO"):
+            rgb, _ = run(file, tmp_path / f"out{k}.tif", model, scene=SceneOptions(unit="byte"))
+        np.testing.assert_array_equal(rgb, [arrays[0], arrays[1], arrays[0]])
+        assert f"{file.name}: is read together with {files[1 - k].name}, found by its name" in caplog.text
+    files[1].unlink()
+    with pytest.raises(BandNotFound):
+        run(files[0], tmp_path / "alone.tif", model)
+
+
+def test_no_other_file_is_taken_where_one_is_enough(make_raster, tmp_path, model, identity_model):
+    vv, vh = bands()
+    both = make_raster(np.stack([vv, vh]), "s1_VV.tif", descriptions=("VV", "VH"), **UTM)
+    make_raster(vh[::-1].copy(), "s1_VH.tif", **UTM)
+    np.testing.assert_array_equal(run(both, tmp_path / "both.tif", model)[0], [vv, vh, vv])
+    with pytest.raises(BandNotFound):  # the user's choice of bands is not extended
+        run(tmp_path / "s1_VH.tif", tmp_path / "x.tif", model, scene=SceneOptions(bands=("VV", "VH")))
+
+
+def test_the_other_polarisation_is_found_on_a_server(make_raster, tmp_path, model, server):
+    vv, vh = bands()
+    for file in pair(make_raster, vv, vh):
+        server.put(f"/{file.name}", file.read_bytes())
+    rgb, _ = run(f"{server.url}/s1_VV.tif?sig=secret_VV", tmp_path / "out.tif", model)
+    np.testing.assert_array_equal(rgb, [vv, vh, vv])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
 
-from sar2optical.errors import UnitsUnknown
+from sar2optical.errors import SceneUnreadable, UnitsUnknown
 from sar2optical.scene import SceneOptions, open_scene
 from tests.conftest import UTM
 from tests.scene.test_safe import made_dn, make_product
@@ -144,18 +145,29 @@ def browser(folder):
 
 
 def eopf(folder):
-    """A Zarr (version 2) of the layout: a group for each polarisation, the measurement as an array in it."""
+    return f'ZARR:"{eopf_store(folder)}":/{EOPF}_VH/measurements/grd'
+
+
+EOPF = "S01SIWGRD_20250108T170615_0025_A303_98F1_0698F1"
+
+
+def eopf_store(folder, polarisations=("VH",)):
+    """A Zarr (version 2) of the layout: a group for each polarisation, arrays of measurement and quality in it."""
     root = folder / "S01SIWGRD_20250108T170615_0025_A303_S_98F1.zarr"
-    group = "S01SIWGRD_20250108T170615_0025_A303_98F1_0698F1_VH"
-    array = root / group / "measurements" / "grd"
+    for k, polarisation in enumerate(polarisations):
+        group = root / f"{EOPF}_{polarisation}"
+        add_array(root, group / "measurements" / "grd", with_border(dn() + np.uint16(k), 0))
+        add_array(root, group / "quality" / "calibration" / "sigma_nought", np.full((8, 8), 300, np.uint16))
+    return root
+
+
+def add_array(root, array, values):
     array.mkdir(parents=True)
-    for level in (root, root / group, array.parent):
-        (level / ".zgroup").write_text('{"zarr_format": 2}')
-    values = with_border(dn(), 0)
-    about = {"zarr_format": 2, "shape": [SIDE, SIDE], "chunks": [SIDE, SIDE], "dtype": "<u2", "order": "C"}
+    for level in (*array.relative_to(root).parents,):
+        (root / level / ".zgroup").write_text('{"zarr_format": 2}')
+    about = {"zarr_format": 2, "shape": values.shape, "chunks": values.shape, "dtype": "<u2", "order": "C"}
     (array / ".zarray").write_text(json.dumps({**about, "compressor": None, "fill_value": None, "filters": None}))
     (array / "0.0").write_bytes(values.tobytes())
-    return f'ZARR:"{root}":/{group}/measurements/grd'
 
 
 FOUND = {
@@ -212,3 +224,45 @@ def test_an_option_is_asked_for_where_a_raster_lacks_a_unit(tmp_path, make):
         pass
     with open_scene(path, ("VH",), SceneOptions(unit="power")) as scene:
         assert scene.unit == "power"
+
+
+def test_the_measurements_of_a_zarr_are_found_by_their_polarisation(tmp_path):
+    root = eopf_store(tmp_path, ("VV", "VH"))
+    with open_scene(root, ("VH",)) as scene:
+        assert scene.polarisations == ("VH",)
+        one, _ = scene.read_rows(0, SIDE)
+    with open_scene(root, ("VV", "VH")) as scene:
+        assert scene.polarisations == ("VV", "VH")
+        both, valid = scene.read_rows(0, SIDE)
+    np.testing.assert_array_equal(both[1], one[0])
+    np.testing.assert_array_equal((both[1] - both[0])[valid], 1)
+    with pytest.raises(SceneUnreadable, match="has no band of its own, but contains"), open_scene(root, ("HH",)):
+        pass
+
+
+def test_the_variables_of_a_netcdf_are_one_scene(tmp_path):
+    from scipy.io import netcdf_file
+
+    values = {name: np.float32(decibels() - k) for k, name in enumerate(("VH", "VV"))}
+    with netcdf_file(tmp_path / "scene.nc", "w") as file:
+        for size, name in zip(values["VV"].shape, "yx", strict=True):
+            file.createDimension(name, size)
+        for name, array in values.items():
+            file.createVariable(name, "f4", ("y", "x"))[:] = array
+    with open_scene(tmp_path / "scene.nc", ("VV", "VH"), SceneOptions(unit="db")) as scene:
+        read, _ = scene.read_rows(0, SIDE)
+    # GDAL takes the first row of a netCDF without coordinates as the lowest one.
+    np.testing.assert_array_equal(read, np.stack([values["VV"], values["VH"]])[:, ::-1])
+
+
+def test_both_polarisations_of_an_archive_are_one_scene(tmp_path):
+    archive = tmp_path / "S1A_IW_20260101T053000_DVP_RTC30_G_gpuned_1A2B.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for k, name in enumerate(("VV", "VH", "dem")):
+            path = write(tmp_path / f"{archive.stem}_{name}.tif", power() * (k + 1))
+            file.write(path, path.name)
+            path.unlink()
+    with open_scene(archive, ("VV", "VH")) as scene:
+        assert (scene.polarisations, scene.unit) == (("VV", "VH"), "power")
+        read, _ = scene.read_rows(0, SIDE)
+    np.testing.assert_array_equal(read, np.stack([power(), power() * 2]))
