@@ -146,7 +146,7 @@ def _properties(tags: dict[str, str]) -> dict[str, Any]:
     software = tags.get(f"{_TAGS}VERSION", "unknown")
     lineage = [f"{label} {tags[_TAGS + name]}" for label, name in _LINEAGE if _TAGS + name in tags]
     properties["processing:software"] = {"sar2optical": software}
-    properties["processing:lineage"] = ", ".join(["RGB image " + NOTE, *lineage])
+    properties["processing:lineage"] = ", ".join([description.removesuffix("."), *lineage])
     return properties
 
 

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.build import ExportOptions, export
+from export.deepness import for_deepness
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.errors import (
     DataError,
@@ -27,7 +28,7 @@ from sar2optical.evaluation.predictors import engine_prediction
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from sar2optical.scene.bands import SceneOptions
-from sar2optical.signature import ModelSignature, Stretch
+from sar2optical.signature import METADATA_KEY, ModelSignature, Stretch
 from tests.foreign.models import FOREIGN, graph, value
 from tests.foreign.test_runs import sar
 
@@ -188,6 +189,16 @@ def test_a_signature_needs_a_model_of_the_users(make_raster, tmp_path):
     options = replace(TranslateOptions(), engine=EngineOptions(signature=signature))
     with pytest.raises(OptionError, match="--signature applies to a model of your own"):
         translate(scene, tmp_path / "out.tif", options=options)
+
+
+def test_a_file_for_deepness_is_written_of_version_1_only(tmp_path):
+    foreign = FOREIGN["sigmoid"]
+    model, signature = foreign.model.__class__(), ModelSignature.from_json(json.dumps(foreign.record))
+    model.CopyFrom(foreign.model)
+    helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ExportUnsupported, match="signature of version 2"):
+        for_deepness(tmp_path / "m.onnx", tmp_path / "out.onnx")
 
 
 def test_evaluation_takes_models_of_version_1_only(tmp_path):

@@ -12,6 +12,7 @@ from onnx import helper
 
 import sar2optical
 from export.cli import main as export_main
+from sar2optical.cli.batch import main as batch_main
 from sar2optical.cli.scene import main as scene_main
 from sar2optical.errors import SignatureError
 from sar2optical.pipeline.estimate import estimate
@@ -19,7 +20,7 @@ from sar2optical.scene.area import area_of
 from sar2optical.signature import METADATA_KEY, ModelSignature
 from tests.cli.test_cli import here
 from tests.conftest import UTM
-from tests.foreign.models import FOREIGN
+from tests.foreign.models import FOREIGN, REFLECTANCES
 from tests.foreign.reference import shown, values
 from tests.foreign.test_runs import case, pixels, sar
 
@@ -152,3 +153,21 @@ def test_describe_and_export_are_not_mixed(tmp_path):
     for arguments in (("--describe", model, model), (), (model,), ("--out", "x.json", model, "out.onnx")):
         assert here(export_main, *arguments).returncode == 2
     assert here(export_main, "--describe", model).stdout.startswith("{")
+
+
+def test_a_batch_names_bands_type_and_scale_in_items_and_vrt(case, tmp_path):
+    done = here(
+        batch_main, case.scene, tmp_path / "mosaics", "--model", case.model, "--signature", case.signature,
+        "--units", "db", "--backend", "onnxruntime", "--device", "cpu", "--overlap", 32, "--workers", 1,
+        "--bands", "all", "--dtype", "uint16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    case.run(tmp_path / "one.tif", output_bands=("all",), dtype="uint16")
+    item = json.loads((tmp_path / "mosaics" / "scene.json").read_text())
+    asset = item["assets"]["mosaic"]
+    assert [band["name"] for band in asset["bands"]] == list(REFLECTANCES)
+    assert asset["raster:bands"] == [{"data_type": "uint16", "scale": 0.0001, "offset": 0.0}] * 12
+    assert item["properties"]["processing:lineage"].startswith("image generated")
+    with rasterio.open(tmp_path / "mosaics" / "mosaics.vrt") as every:
+        assert (every.scales, every.descriptions) == ((0.0001,) * 12, REFLECTANCES)
+        np.testing.assert_array_equal(every.read(), pixels(tmp_path / "one.tif"))
