@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
+WEB_MODULES = web/node_modules/.package-lock.json
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench gpu-check clean
+.PHONY: demo test check bench gpu-check web test-web clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(DEMO)
@@ -31,14 +32,32 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench scene
 	$(BIN)/python -m bench training
 
+# The browser demo in web/dist: a static folder. Needs Node.js 20 or newer.
+web: $(VENV)/.demo $(WEB_MODULES)
+	$(BIN)/python web/prepare.py
+	npm --prefix web run build
+
+# The demo in Chromium, beside sar2opt-scene. CHROMIUM=... names another executable than /usr/bin/chromium.
+test-web: $(VENV)/.dev $(WEB_MODULES)
+	$(BIN)/python web/prepare.py
+	$(BIN)/python web/golden/make.py
+	npm --prefix web run build
+	npm --prefix web run unit
+	npm --prefix web run browser
+	$(BIN)/python web/golden/compare.py
+
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf web/node_modules web/dist web/public web/generated web/golden/out web/test-results
 
 # Made again when the dependencies change, not when the code does: the install is editable.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), a minute or so"
 	$(PIP) -e '.[cpu]'
 	@touch $@
+
+$(WEB_MODULES): web/package-lock.json
+	npm --prefix web ci --no-audit --no-fund
 
 # torch first, by itself: otherwise what depends on it may pull in another build.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -284,7 +284,7 @@ def _reference_step(config: TrainConfig, images: tuple[Tensor, Tensor], device: 
     from sar2optical.training.networks import initialized
 
     generator = initialized(UNetGenerator(GeneratorArguments(base_channels=config.base_channels))).to(device)
-    discriminator = initialized(Discriminator(6, config.discriminator_channels)).to(device)
+    discriminator = initialized(Discriminator(6, config.discriminator_width)).to(device)
     optimizers = [
         torch.optim.Adam(net.parameters(), config.learning_rate, betas=(config.beta1, config.beta2))
         for net in (generator, discriminator)

@@ -60,6 +60,12 @@ _PATH = click.Path(path_type=Path)
     "--features", type=_PATH, help="Feature extractor for FID and KID: TorchScript (.pt, .ts) or ONNX (.onnx)."
 )
 @click.option(
+    "--lpips",
+    type=_PATH,
+    help="Network for LPIPS: TorchScript (.pt, .ts) or ONNX (.onnx), from truth and prediction, uint8 (N, 6, H, W), "
+    "to distances (N, 1).",
+)
+@click.option(
     "--shifts",
     is_flag=True,
     help="Also compare the outputs of shifted windows: 6 runs per chip, on at most 16 chips per class.",
@@ -144,7 +150,7 @@ def _evaluation(
     from sar2optical.data.exposure import refuse_misfit
     from sar2optical.data.splits import load_pairs
     from sar2optical.evaluation.evaluate import evaluate, read_samples
-    from sar2optical.evaluation.fid import open_features
+    from sar2optical.evaluation.fid import open_features, open_lpips
     from sar2optical.evaluation.predictors import RADAR, baselines, engine_prediction
     from sar2optical.evaluation.shift_runs import spread_pairs, with_shifts
 
@@ -171,6 +177,7 @@ def _evaluation(
             _alike(read_samples(pairs, data, how), signatures),
             window=window,
             features=features,
+            lpips=open_lpips(options["lpips"]) if options["lpips"] else None,
             on_progress=on_progress,
         )
         samples = _alike(read_samples(shifted, data, how), signatures)

@@ -19,18 +19,16 @@ from sar2optical.cli.common import (
     name_variables,
     options,
     parse_stretch,
-    reading,
     refuse_bands_of_pictures,
     reports_errors,
     set_up_logging,
 )
+from sar2optical.cli.train_data import find_chips, open_chips
 from sar2optical.errors import BackendNotInstalled, OptionError
 from sar2optical.signature import UNITS, ModelSignature, Stretch
 
 if TYPE_CHECKING:
-    from sar2optical.data.pairs import Pair, Reading
     from sar2optical.training.loop import StepReport, TrainingJob
-    from sar2optical.training.seed_config import FileSettings
 
 _FILE = click.Path(path_type=Path)
 
@@ -39,6 +37,9 @@ _data = options(
     click.option("--split", type=_FILE,
                  help="Split file with the chips of train, val and test (made by sar2opt-data split)."),
     click.option("--val-data", type=_FILE, help="Folder of validation pairs, in place of the split's."),
+    click.option("--val-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True,
+                 help="Share of the pairs that is held out for validation, scene by scene, if neither --split nor "
+                 "--val-data is given; 0: none."),
     click.option("--name", default="pix2pix", show_default=True, help="Name of the model."),
     click.option("--band", "bands", multiple=True,
                  help="Band of the SAR chips: polarisation, index from 1, or both (2=VH); repeat for several.  [VH]"),
@@ -63,7 +64,8 @@ _model = options(
                  help="Upsampling and convolution instead of transposed convolution.  [none]"),
     click.option("--discriminator", type=click.Choice(["patch", "pixel"]),
                  help="Type of the discriminator.  [patch]"),
-    click.option("--discriminator-channels", type=int, help="Width of the discriminator.  [64]"),
+    click.option("--discriminator-channels", type=int,
+                 help="Width of the discriminator.  [that of the generator]"),
     click.option("--discriminator-layers", type=int,
                  help="Depth of a patch discriminator; 3 sees 70 x 70 pixels.  [3]"),
     click.option("--discriminator-scales", type=int,
@@ -142,6 +144,9 @@ _arithmetic = options(
 _records = options(
     click.option("--save-every", type=float, metavar="EPOCHS", help="Epochs between saves.  [5]"),
     click.option("--eval-every", type=float, metavar="EPOCHS", help="Epochs between evaluations.  [5]"),
+    click.option(
+        "--patience", type=int, metavar="EVALUATIONS", help="End early after so many without a higher PSNR.  [never]"
+    ),
     click.option("--keep", type=int, help="Numbered generators to keep; 0: all.  [3]"),
     click.option(
         "--tensorboard/--no-tensorboard", default=None, help="Write TensorBoard's files.  [tensorboard, if installed]"
@@ -193,7 +198,7 @@ def main(data: Path, out: Path, quiet: bool, verbose: bool, **choices: Any) -> N
     if missing:
         raise BackendNotInstalled(f"training needs {', '.join(missing)}: pip install 'sar2optical[train]'")
     job = _job(data, out, choices, hidden=quiet)
-    from sar2optical.training.loop import train
+    from sar2optical.training.loop import BEST, train
 
     with _stopping() as should_stop, _progress(hidden=quiet) as on_step:
         trained = train(job, on_step=on_step, should_stop=should_stop)
@@ -206,7 +211,12 @@ def main(data: Path, out: Path, quiet: bool, verbose: bool, **choices: Any) -> N
         sys.exit(INTERRUPTED)
     if not quiet:
         end = f", PSNR {trained.score.psnr:.2f} dB, SSIM {trained.score.ssim:.3f}" if trained.score else ""
-        click.echo(f"{trained.generator}: {trained.steps} steps in {trained.precision}{end}")
+        click.echo(f"{trained.generator}: {trained.step} steps in {trained.precision}{end}")
+        if trained.best:
+            early = (
+                f"; ended early: no higher PSNR in {job.options.patience} evaluations" if trained.ended_early else ""
+            )
+            click.echo(f"{out / BEST}: PSNR {trained.best[1]:.2f} dB at step {trained.best[0]}{early}")
 
 
 def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> TrainingJob:
@@ -214,7 +224,7 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
     from sar2optical.data.sar_bands import name_bands
     from sar2optical.engines.registry import resolve
     from sar2optical.training.config import RunOptions, TrainConfig
-    from sar2optical.training.seed_config import FileSettings, read_settings
+    from sar2optical.training.seed_config import FileSettings, read_settings, settings_record
 
     settings = choices["settings"]
     file = read_settings(settings) if settings else FileSettings()
@@ -230,10 +240,11 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
     run = RunOptions(**file.options | _given(choices, RunOptions))
     first = resolve(choices["from_generator"]) if choices["from_generator"] else file.generator
     refuse_bands_of_pictures(choices["bands"], aligned=choices["aligned"])
-    pairs = _pairs(data, choices, file)
+    pairs, records = find_chips(data, choices, file)
     bands, read_bands = name_bands(choices["bands"] or ("VH",), pairs[0][0].sar)
     signature = _signature(choices, bands, file.channels, config.window)
-    chips, validation = _chips(pairs, choices, signature, read_bands, hidden=hidden)
+    chips, validation = open_chips(pairs, choices, signature, read_bands, hidden=hidden)
+    records["args.yaml"] = settings_record(config, run, data, signature)
     # Imported after all checks, because PyTorch takes seconds to load.
     from sar2optical.training.loop import TrainingJob
 
@@ -243,6 +254,8 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
         signature=signature,
         out=out,
         validation=validation,
+        validation_names=[pair.sar.stem for pair in validation.pairs] if validation else (),
+        records=records,
         options=run,
         restart=choices["restart"],
         first_generator=first,
@@ -278,64 +291,6 @@ def _signature(choices: dict[str, Any], bands: tuple[str, ...], channels: int | 
         channels=choices["channels"] or channels or len(bands),
         pixel_size=choices["pixel_size"],
     )
-
-
-def _pairs(data: Path, choices: dict[str, Any], file: FileSettings) -> tuple[list[Pair], list[Pair]]:
-    """Find the training and validation pairs."""
-    from sar2optical.data.pairs import find_pairs
-    from sar2optical.data.splits import load_pairs, pairs_of, random_split, read_split
-
-    aligned = choices["aligned"]
-    split = choices["split"] or (file.split_file if file.split_mode == "split" else None)
-    validates = bool(choices["split"]) or file.validate
-    val: list[Pair] = []
-    if split:
-        train = load_pairs(data, split, "train", aligned=aligned)
-        if validates and not choices["val_data"] and read_split(split).val:
-            val = load_pairs(data, split, "val", aligned=aligned)
-    elif file.split_mode == "random":
-        pairs = find_pairs(data, aligned=aligned)
-        splits = random_split(pairs, data, file.split_ratio, file.split_seed)
-        train, val = (pairs_of(splits, name, pairs, data) for name in ("train", "val"))
-        val = val if validates else []
-    else:
-        train = find_pairs(data, aligned=aligned)
-    if choices["val_data"]:
-        val = find_pairs(choices["val_data"], aligned=aligned)
-    return train, val
-
-
-def _chips(
-    pairs: tuple[list[Pair], list[Pair]],
-    choices: dict[str, Any],
-    signature: ModelSignature,
-    bands: tuple[str, ...],
-    *,
-    hidden: bool,
-) -> tuple[Any, Any]:
-    """Read the training and validation pairs."""
-    from sar2optical.data.exposure import refuse_misfit
-
-    given = {name: choices[name] for name in ("units", "optical_max", "rgb")}
-    how = reading(signature, signature.window, bands=bands, **given)
-    refuse_misfit(pairs[0], how)
-    return tuple(_store(some, how, choices, hidden=hidden) if some else () for some in pairs)  # type: ignore[return-value]
-
-
-def _store(pairs: Any, how: Reading, choices: dict[str, Any], *, hidden: bool) -> Any:
-    from tqdm import tqdm
-
-    from sar2optical.data.store import ChipStore
-
-    cache = None if choices["cache"] is None else int(min(choices["cache"], 1e9) * 1e9)
-    with tqdm(total=len(pairs), desc="reading", unit="pair", leave=False, disable=hidden or None) as bar:
-        return ChipStore.open(
-            pairs,
-            how,
-            cache_bytes=cache,
-            skip_unreadable=choices["skip_unreadable"],
-            on_progress=lambda done, _: bar.update(done - bar.n),
-        )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ __all__ = [
     "Ratio",
     "SplitName",
     "Splits",
+    "held_out",
     "load_pairs",
     "pairs_of",
     "random_split",
@@ -28,6 +29,7 @@ __all__ = [
     "scene_key",
     "scene_split",
     "scenes_shared",
+    "split_record",
     "write_split",
 ]
 
@@ -111,6 +113,27 @@ def scene_split(pairs: Iterable[Pair], root: Path, ratio: Ratio = RATIO, seed: i
         chip = _relative(pair, root)
         scenes[scene_key(chip)].append(chip)
     return _partition(scenes, ratio, seed)
+
+
+def held_out(pairs: Sequence[Pair], root: Path, share: float, seed: int = 42) -> Splits:
+    """Hold out whole scenes for validation, about this share of the chips; val is empty if there is one scene only.
+
+    Parameters
+    ----------
+    pairs, root, seed
+        See `random_split`.
+    share
+        Share of val, from 0 to 1, exclusive.
+    """
+    if len({scene_key(_relative(pair, root)) for pair in pairs}) < 2:
+        return Splits(tuple(sorted(_relative(pair, root) for pair in pairs)), (), ())
+    return scene_split(pairs, root, (1 - share, share, 0), seed)
+
+
+def split_record(splits: Splits) -> bytes:
+    """Return the content of a split file."""
+    record = {"data": {field.name: getattr(splits, field.name) for field in fields(splits)}}
+    return json.dumps(record, indent=1).encode()
 
 
 def _partition(groups: dict[str, list[str]], ratio: Ratio, seed: int) -> Splits:
@@ -201,8 +224,7 @@ def write_split(path: Path, splits: Splits, *, overwrite: bool = False) -> None:
         If the folder is missing or not writable.
     """
     refuse_existing(path, overwrite=overwrite)
-    record = {"data": {field.name: getattr(splits, field.name) for field in fields(splits)}}
-    write_output(path, json.dumps(record, indent=1).encode())
+    write_output(path, split_record(splits))
 
 
 def pairs_of(splits: Splits, name: SplitName, pairs: Iterable[Pair], root: Path) -> list[Pair]:

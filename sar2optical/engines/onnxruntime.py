@@ -366,18 +366,20 @@ def _line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def open_features(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+def open_features(path: Path, channels: int = 3) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     """Load an ONNX file that computes features of images, on the CPU.
 
     Parameters
     ----------
     path
-        ONNX file with one input, uint8 (N, 3, H, W); its first output is the features.
+        ONNX file with one input, uint8 (N, channels, H, W); its first output is the features.
+    channels
+        Channels of its input, for errors.
 
     Returns
     -------
     callable
-        Features of uint8 (N, 3, H, W); raises `ModelUnreadable` if the file does not run on its argument.
+        Features of uint8 (N, channels, H, W); raises `ModelUnreadable` if the file does not run on its argument.
 
     Raises
     ------
@@ -393,7 +395,7 @@ def open_features(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             reason = " ".join(str(error).split())[:100]
             raise ModelUnreadable(
-                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, 3, H, W)"
+                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, {channels}, H, W)"
             ) from error
 
     return run

@@ -19,7 +19,18 @@ from sar2optical.evaluation.detail import corner_share
 from sar2optical.evaluation.fid import Distances, Features, distances
 from sar2optical.evaluation.metrics import bootstrap_ratios
 from sar2optical.evaluation.predictors import Candidate, Predict, SeesTruth
-from sar2optical.evaluation.scores import LEVEL, METRICS, RESAMPLES, SEED, Score, Scores, measure, scores_of
+from sar2optical.evaluation.scores import (
+    LEVEL,
+    METRICS,
+    RESAMPLES,
+    SEED,
+    Figure,
+    Score,
+    Scores,
+    figure_of,
+    measure,
+    scores_of,
+)
 from sar2optical.evaluation.shifts import Shifted
 
 __all__ = ["Evaluation", "Result", "Sample", "WindowScore", "evaluate", "read_samples", "score"]
@@ -37,6 +48,10 @@ class Result:
     """FID and KID; None without a feature extractor."""
     shifts: Shifted | None = None
     """Shift consistency; None if it was not measured."""
+    lpips: Figure | None = None
+    """LPIPS, mean over windows; None without a network for it."""
+    per_chip: tuple[dict[str, float], ...] = ()
+    """Figures of each chip, by name (`METRICS`, and lpips), in the order of `Evaluation.chips`."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,7 @@ def evaluate(
     *,
     window: int,
     features: Features | None = None,
+    lpips: Features | None = None,
     on_progress: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Score predictors on every whole window of the samples.
@@ -117,6 +133,8 @@ def evaluate(
         Side of the windows in pixels.
     features
         Feature extractor for FID and KID, see `sar2optical.evaluation.fid`; None skips both.
+    lpips
+        Network for LPIPS, see `sar2optical.evaluation.fid.open_lpips`; None skips it.
     on_progress
         Called after each sample.
 
@@ -129,7 +147,7 @@ def evaluate(
     DataError
         If no sample holds a whole window.
     """
-    tally = _Tally(candidates, features)
+    tally = _Tally(candidates, features, lpips)
     for sample in samples:
         windows = grid_windows(sample.chips, window)
         if not windows:
@@ -145,8 +163,11 @@ def evaluate(
 class _Tally:
     """Measurements of all predictors, collected chip by chip."""
 
-    def __init__(self, candidates: Mapping[str, Candidate], features: Features | None) -> None:
-        self._candidates, self._features = candidates, features
+    def __init__(
+        self, candidates: Mapping[str, Candidate], features: Features | None, lpips: Features | None
+    ) -> None:
+        self._candidates, self._features, self._lpips = candidates, features, lpips
+        self._perceived: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
         self._rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
         self._fake: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
         self._real: list[NDArray[np.float64]] = []
@@ -158,13 +179,16 @@ class _Tally:
         """Measure all predictors on the windows of one chip."""
         self._corners += [corner_share(truth) for _, truth in windows]
         areas = [dark_areas(encoded(sar)[0]) for sar, _ in windows]
+        real = np.stack([truth for _, truth in windows])
         for name, candidate in self._candidates.items():
             measured, fakes = _predicted(candidate, windows, areas)
             self._rows[name].append(measured)
             if self._features:
                 self._fake[name].append(self._features(fakes))
+            if self._lpips:
+                self._perceived[name].append(self._lpips(np.concatenate([real, fakes], axis=1))[:, 0])
         if self._features:
-            self._real.append(self._features(np.stack([truth for _, truth in windows])))
+            self._real.append(self._features(real))
         self.chips.append(sample.name)
         self._terrains.append(sample.terrain)
 
@@ -172,8 +196,21 @@ class _Tally:
         """Compute the scores of each predictor."""
         terrains = np.array(self._terrains)
         return tuple(
-            Result(name, *_by_terrain(self._rows[name], terrains), self._distances(name)) for name in self._candidates
+            Result(
+                name,
+                *_by_terrain(self._rows[name], terrains),
+                self._distances(name),
+                lpips=figure_of(self._perceived[name]) if self._lpips else None,
+                per_chip=tuple(self._of_chip(name, k) for k in range(len(self.chips))),
+            )
+            for name in self._candidates
         )
+
+    def _of_chip(self, name: str, k: int) -> dict[str, float]:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a figure may be undefined on a chip
+            above, below = self._rows[name][k].sum(axis=0)
+            found = dict(zip(METRICS, (above / below).tolist(), strict=True))
+        return found | ({"lpips": float(self._perceived[name][k].mean())} if self._lpips else {})
 
     def _distances(self, name: str) -> Distances | None:
         return distances(np.concatenate(self._real), np.concatenate(self._fake[name])) if self._features else None

@@ -1,4 +1,4 @@
-"""FID and KID over the features of a network file that the user supplies; no network is downloaded."""
+"""FID, KID and LPIPS over network files that the user supplies; no network is downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sar2optical.errors import BackendNotInstalled, ModelUnreadable
 
-__all__ = ["NO_FEATURES", "Distances", "Features", "distances", "open_features"]
+__all__ = ["NO_FEATURES", "NO_LPIPS", "Distances", "Features", "distances", "open_features", "open_lpips"]
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +23,9 @@ Features = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 NO_FEATURES = "FID, KID: no feature extractor given (--features FILE)"
 """Note in reports without FID and KID."""
+
+NO_LPIPS = "LPIPS: no network given (--lpips FILE)"
+"""Note in reports without LPIPS."""
 
 _KID_SUBSET = 1000  # images in a subset (Binkowski et al. 2018, section 4)
 _KID_SUBSETS = 100
@@ -68,6 +71,43 @@ def open_features(path: Path) -> Features:
     BackendNotInstalled
         If the library that runs the file is missing.
     """
+    return _opened(path, channels=3)
+
+
+def open_lpips(path: Path) -> Features:
+    """Open a network that compares two images: LPIPS (Zhang et al. 2018), or another distance.
+
+    Parameters
+    ----------
+    path
+        File as in `open_features`, that maps uint8 (N, 6, H, W), red, green and blue of the truth and then of the
+        prediction, to distances (N, 1). The file must include the scaling that its network needs.
+
+    Returns
+    -------
+    callable
+        Distances of pairs, on the CPU.
+
+    Raises
+    ------
+    ModelUnreadable, BackendNotInstalled
+        As `open_features`; also if the output is not (N, 1).
+    """
+    run = _opened(path, channels=6)
+
+    def compare(pairs: NDArray[np.uint8]) -> NDArray[np.float64]:
+        found = run(pairs)
+        if found.shape[1] != 1:
+            raise ModelUnreadable(
+                f"{path}: output has shape {found.shape}: a network for --lpips must return one distance per pair, "
+                "(N, 1)"
+            )
+        return found
+
+    return compare
+
+
+def _opened(path: Path, *, channels: int) -> Features:
     openers = {".onnx": _open_onnx, ".pt": _open_torchscript, ".ts": _open_torchscript}
     opener = openers.get(path.suffix.lower())
     if opener is None:
@@ -76,7 +116,7 @@ def open_features(path: Path) -> Features:
         )
     if not path.is_file():
         raise ModelUnreadable(f"{path}: no such file: check the path")
-    run = opener(path)
+    run = opener(path, channels)
 
     def extract(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         batches = [run(images[k : k + _BATCH]) for k in range(0, len(images), _BATCH)]
@@ -142,15 +182,15 @@ def distances(real: NDArray[np.float64], fake: NDArray[np.float64]) -> Distances
         return Distances(float(fid.compute()), float(kid.compute()[0]), count, width, note)
 
 
-def _open_onnx(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+def _open_onnx(path: Path, channels: int) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     try:
         from sar2optical.engines.onnxruntime import open_features as opened
     except ModuleNotFoundError as error:
         raise BackendNotInstalled(f"{path.name} needs {error.name}: pip install 'sar2optical[cpu]'") from error
-    return opened(path)
+    return opened(path, channels)
 
 
-def _open_torchscript(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+def _open_torchscript(path: Path, channels: int) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -173,7 +213,7 @@ def _open_torchscript(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[Any]]
         except Exception as error:
             reason = " ".join(str(error).split())[-100:]
             raise ModelUnreadable(
-                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, 3, H, W)"
+                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, {channels}, H, W)"
             ) from error
 
     return run

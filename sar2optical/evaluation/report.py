@@ -16,7 +16,7 @@ from sar2optical.data.pairs import SarArray, encoded
 from sar2optical.data.splits import scene_key
 from sar2optical.errors import BackendNotInstalled
 from sar2optical.evaluation.evaluate import Evaluation, Result, WindowScore
-from sar2optical.evaluation.fid import NO_FEATURES
+from sar2optical.evaluation.fid import NO_FEATURES, NO_LPIPS
 from sar2optical.evaluation.scores import LEVEL, Figure, Scores
 from sar2optical.evaluation.shift_runs import MOST_SHIFTED
 from sar2optical.evaluation.shifts import SHIFTS, ShiftScore
@@ -40,7 +40,7 @@ __all__ = [
     "text",
 ]
 
-HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "FID", "KID")
+HEADER = ("", "PSNR, dB", "SSIM", "SAM, deg", "L1, levels", "FID", "KID", "LPIPS")
 DETAIL = (
     "detail", "R2", "R2 low-passed", "PSNR fitted, dB", "low-passed, dB", "gradient 1", "2", "4", "8", "corner share",
     "dark areas",
@@ -115,6 +115,8 @@ def notes(evaluation: Evaluation) -> list[str]:
             f"the chips come from {scenes} scenes; chips of one scene are alike, so the intervals are too narrow"
         )
     lines += _detail_notes(evaluation)
+    if not evaluation.results[0].lpips:
+        lines.append(NO_LPIPS)
     found = [result.distances for result in evaluation.results if result.distances]
     if not found:
         return [*lines, NO_FEATURES]
@@ -133,7 +135,7 @@ def _detail_notes(evaluation: Evaluation) -> list[str]:
         f"chequerboard, {_number(evaluation.truth_corner_share, 4)} for the truth",
         "dark areas: share of the areas that are dark in SAR and truth, mostly water, where the prediction is also "
         "darker than the surroundings",
-        "the JSON file (--json) has the intervals of all detail figures",
+        "the JSON file (--json) has the intervals of all detail figures, and the figures of each chip",
         "radar: the SAR image itself; better sign: the SAR image or its negative, chosen by the truth for each "
         "window: an upper bound, not a prediction",
     ]
@@ -220,7 +222,7 @@ def picture(shown: Sequence[Shown], title: str) -> bytes:
 def _row(name: str, scores: Scores, result: Result) -> list[str]:
     far = result.distances
     ends = [_number(far.fid, 2), _number(far.kid, 4)] if far else [_NONE, _NONE]
-    return [name, *_figures(scores), *ends]
+    return [name, *_figures(scores), *ends, _interval(result.lpips, 3) if result.lpips else _NONE]
 
 
 def _figures(scores: Scores) -> list[str]:

@@ -13,7 +13,7 @@ from sar2optical.evaluation.dark import DarkArea, dark_in_both
 from sar2optical.evaluation.detail import corner_share, fitted, low_passed, octave_energies
 from sar2optical.evaluation.metrics import bootstrap_ratios, l1, psnr, sam, ssim
 
-__all__ = ["LEVEL", "METRICS", "RESAMPLES", "SEED", "Figure", "Score", "Scores", "measure", "scores_of"]
+__all__ = ["LEVEL", "METRICS", "RESAMPLES", "SEED", "Figure", "Score", "Scores", "figure_of", "measure", "scores_of"]
 
 METRICS = (
     "psnr", "ssim", "sam", "l1", "gradient_ratio", "gradient_ratio_2", "gradient_ratio_4", "gradient_ratio_8", "r2",
@@ -157,6 +157,19 @@ def scores_of(tally: NDArray[np.float64], windows: int) -> Scores:
     figures = {name: Figure(float(value), *pair) for name, value, pair in zip(METRICS, values, ends, strict=True)}
     areas = int(tally[:, 1, METRICS.index("dark_agreement")].sum())
     return Scores(**figures, dark_areas=areas, chips=len(tally), windows=windows)
+
+
+def figure_of(values: Sequence[NDArray[np.float64]]) -> Figure:
+    """Compute the mean of a figure over windows, with its interval over chips.
+
+    Parameters
+    ----------
+    values
+        For each chip, float64 (windows,).
+    """
+    tally = np.array([[[one.sum()], [len(one)]] for one in values], np.float64)
+    value, low, high = (float(x[0]) for x in bootstrap_ratios(tally, resamples=RESAMPLES, level=LEVEL, seed=SEED))
+    return Figure(value) if math.isnan(low) else Figure(value, low, high)
 
 
 def _mean(value: float) -> tuple[float, float]:

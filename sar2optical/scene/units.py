@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sar2optical.errors import UnitsUnknown
 from sar2optical.signature import Unit
 
-__all__ = ["could_be", "guess_unit"]
+__all__ = ["NAMES", "NO_UNIT", "could_be", "guess_unit"]
 
 
 def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) -> tuple[Unit, str]:
@@ -92,7 +92,7 @@ _SURELY_DB = -6.0
 # Highest median of a scene in linear units: +10 dB. Incidence angles in degrees are above it.
 _BRIGHTEST: dict[Unit, float] = {"power": 10.0, "amplitude": 3.2, "dn": float("inf")}
 
-_NAMES: tuple[tuple[str, Unit, str], ...] = (
+NAMES: tuple[tuple[str, Unit, str], ...] = (
     # ASF HyP3: ..._RTC30_G_gpuned_...: g/s for gamma0/sigma0, then p/d/a for power/dB/amplitude.
     (r"_[gs]p[uw][nf][ec][dm](_|$|\.)", "power", "HyP3 file name of power"),
     (r"_[gs]d[uw][nf][ec][dm](_|$|\.)", "db", "HyP3 file name of dB"),
@@ -125,9 +125,10 @@ _NAMES: tuple[tuple[str, Unit, str], ...] = (
     (r"(^|[^a-z0-9])(linear|power)($|[^a-z0-9])", "power", "its name or tag is linear power"),
     (r"(^|[^a-z0-9])(amplitude|magnitude|sqrt)($|[^a-z0-9])", "amplitude", "its name or tag is amplitude"),
 )
+"""Pattern of a lower-case name, unit that it means, and the reason. The browser demo (`web/`) uses them too."""
 
 
-_NO_UNIT = (
+NO_UNIT = (
     (r"(^|[^a-z0-9])(ln|natural[ _-]?log(arithm)?|log[ _]?e|np|nepers?)($|[^a-z0-9])", "a natural logarithm"),
     (r"(?<!-[gs]-)(?<![a-z0-9])log($|[^a-z0-9])", "a logarithm"),
     (r"(^|[^a-z0-9])(phase|radians?|rad)($|[^a-z0-9])", "a phase"),
@@ -145,12 +146,12 @@ def _named_unit(names: tuple[str, ...], seen: str) -> tuple[Unit, str] | None:
         If that name contains two, or a unit that is not one of backscatter.
     """
     for name in names:
-        for pattern, what in _NO_UNIT:
+        for pattern, what in NO_UNIT:
             if re.search(pattern, name.lower()):
                 raise UnitsUnknown(
                     f"its name or tag is that of {what} ({name}), with {seen}: give backscatter, or give --units"
                 )
-        found = [(unit, reason) for pattern, unit, reason in _NAMES if re.search(pattern, name.lower())]
+        found = [(unit, reason) for pattern, unit, reason in NAMES if re.search(pattern, name.lower())]
         if found:
             unit, reason = _agreed(found, f"({name}), with {seen}")
             return unit, f"{reason} ({name})"

@@ -56,8 +56,8 @@ class TrainConfig:
     """Mode of upsampling before a 3 x 3 convolution; None uses transposed convolution."""
     discriminator: DiscriminatorKind = "patch"
     """Type of the discriminator: classifies overlapping patches, or single pixels."""
-    discriminator_channels: int = 64
-    """Width of the discriminator (64 in Isola et al. 2017)."""
+    discriminator_channels: int | None = None
+    """Width of the discriminator (64 in Isola et al. 2017); None takes that of the generator."""
     discriminator_layers: int = 3
     """Depth of "patch"; 3 gives a receptive field of 70 x 70 pixels."""
     discriminator_scales: int = 1
@@ -147,8 +147,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, under 2 ** 32")
-        for name in ("base_channels", "discriminator_channels", "discriminator_layers", "discriminator_scales",
-                     "epochs", "accumulate", "zoom"):  # fmt: skip
+        _check("base_channels", self.base_channels, self.base_channels >= 1, "1 or more")
+        _check("discriminator_channels", self.discriminator_channels, self.discriminator_width >= 1, "1 or more")
+        for name in ("discriminator_layers", "discriminator_scales", "epochs", "accumulate", "zoom"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "1 or more")
         # At the bottleneck a window is one pixel, so batch norm needs two of them.
@@ -179,9 +180,14 @@ class TrainConfig:
         holds = self.window >= multiple and self.window % multiple == 0
         _check("window", self.window, holds, f"a multiple of {multiple}{fits}")
 
+    @property
+    def discriminator_width(self) -> int:
+        """Width of the discriminator."""
+        return self.base_channels if self.discriminator_channels is None else self.discriminator_channels
+
     def to_dict(self) -> dict[str, Any]:
         """Convert the settings to plain values."""
-        return asdict(self)
+        return asdict(self) | {"discriminator_channels": self.discriminator_width}
 
     def gan_at(self, step: int, steps: int) -> bool:
         """Whether the adversarial term is used in a step of a run of `steps`."""
@@ -221,6 +227,8 @@ class RunOptions:
     """Epochs between saves."""
     eval_every: float = 5.0
     """Epochs between evaluations."""
+    patience: int | None = None
+    """Evaluations without a higher PSNR after which the run ends early; None runs all steps."""
     keep: int = 3
     """Number of numbered generators to keep; 0 keeps all."""
     tensorboard: bool = True
@@ -234,7 +242,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name in ("devices", "threads"):
+        for name in ("devices", "threads", "patience"):
             value = getattr(self, name)
             _check(name, value, value is None or value >= 1, "1 or more")
         for name in ("workers", "keep"):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,11 +15,10 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from sar2optical._utils.cores import usable_cores
 from sar2optical._utils.files import alone_in, write_output
 from sar2optical.data.augment import grid_windows
 from sar2optical.data.pairs import Chips
-from sar2optical.errors import DeviceUnavailable, OptionError, OutputExists, OutputUnwritable
+from sar2optical.errors import OptionError, OutputExists, OutputUnwritable
 from sar2optical.evaluation.evaluate import score
 from sar2optical.evaluation.predictors import generator_prediction
 from sar2optical.evaluation.report import Shown, picture
@@ -31,10 +29,11 @@ from sar2optical.training import plots
 from sar2optical.training.batches import Batches
 from sar2optical.training.config import RunOptions, TrainConfig
 from sar2optical.training.device_batches import DeviceBatches
-from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal
+from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal, Row
+from sar2optical.training.launch import launched
 from sar2optical.training.trainer import Losses, Trainer
 
-__all__ = ["GENERATOR", "STATE", "StepReport", "Trained", "TrainingJob", "train"]
+__all__ = ["BEST", "GENERATOR", "STATE", "StepReport", "Trained", "TrainingJob", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +41,8 @@ STATE = "state.pth"
 """File name of the state that a run resumes from."""
 GENERATOR = "generator.pth"
 """File name of the newest generator, with its signature."""
+BEST = "best.pth"
+"""File name of the generator with the highest validation PSNR."""
 
 _SHOWN = 6  # windows on a sheet
 _LOG_STEPS = 50  # largest number of steps between rows of metrics.csv
@@ -74,11 +75,15 @@ class Trained:
     precision: str
     score: Score | None
     """Score of the last evaluation, or None."""
+    best: tuple[int, float] | None = None
+    """Step and PSNR of the best evaluation of the run; its generator is in `best.pth`. None without validation."""
+    ended_early: bool = False
+    """Whether the run ended because its PSNR had not risen for `RunOptions.patience` evaluations."""
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.steps
+        """Whether all steps are done, or the run ended early."""
+        return self.step >= self.steps or self.ended_early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +97,14 @@ class TrainingJob:
     signature: ModelSignature
     """Signature of the generator; saved with it."""
     out: Path
-    """Run folder: `state.pth`, `generator.pth` and numbered ones, `metrics.csv`, graphs, sheets of validation windows
-    and TensorBoard's files. Created if missing."""
+    """Run folder: `state.pth`, `generator.pth`, `best.pth` and numbered ones, `metrics.csv`, graphs, sheets of
+    validation windows and TensorBoard's files. Created if missing."""
     validation: Sequence[Chips] = ()
     """Pairs to evaluate on during training."""
+    validation_names: Sequence[str] = ()
+    """Names of these pairs, shown on sheets; empty: their numbers."""
+    records: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files of the run folder, by name: settings, and the split."""
     options: RunOptions = field(default_factory=RunOptions)
     """Settings of the execution, which may change when the run is resumed."""
     restart: bool = False
@@ -142,7 +151,7 @@ def train(
     OutputUnwritable
         If a file cannot be written, or another run is writing to the folder; existing files are kept.
     """
-    config, fabric = job.config, _launched(job.options)
+    config, fabric = job.config, launched(job.options)
     if config.batch % fabric.world_size or config.batch // fabric.world_size < 2:
         raise OptionError(
             f"batch is {config.batch} on {fabric.world_size} devices: give a multiple of {fabric.world_size}, "
@@ -157,6 +166,9 @@ def train(
         steps = config.steps or config.epochs * per_epoch
         trainer = Trainer(config, job.signature, steps=steps, fabric=fabric)
         _load_or_start(job, trainer)
+        if fabric.is_global_zero:
+            for name, content in job.records.items():
+                write_output(job.out / name, content)
         trained = _Run(job, trainer, batches, per_epoch).run(on_step, should_stop)
         if fabric.world_size > 1:  # a rank that exits while another still communicates makes that one fail
             fabric.barrier()
@@ -183,6 +195,7 @@ class _Run:
     def __init__(self, job: TrainingJob, trainer: Trainer, batches: _Source, per_epoch: int) -> None:
         self._trainer, self._batches, self._out, self._options = trainer, batches, job.out, job.options
         self._validation, self._per_epoch = job.validation, per_epoch
+        self._names = job.validation_names or [f"pair {k}" for k in range(len(job.validation))]
         self._leads = trainer.fabric.is_global_zero
         self._save_steps = max(1, round(job.options.save_every * per_epoch))
         self._eval_steps = max(1, round(job.options.eval_every * per_epoch))
@@ -198,7 +211,8 @@ class _Run:
         """Take all remaining steps, or stop after the step at which `should_stop` returns True."""
         trainer, config = self._trainer, self._trainer.config
         stopped = False
-        while trainer.step < trainer.steps and not stopped:
+        self._early = self._agree(self._has_no_patience())
+        while trainer.step < trainer.steps and not stopped and not self._early:
             first = trainer.step * config.accumulate
             losses = trainer.advance([self._batches.batch(first + k) for k in range(config.accumulate)])
             self._losses.append(losses)
@@ -209,8 +223,15 @@ class _Run:
                 on_step(StepReport(trainer.step, trainer.steps, losses, self._rate(), scored))
         if self._journal:
             self._journal.close()
-        out = self._out / GENERATOR
-        return Trained(out, trainer.step, trainer.steps, config.precision, self._score)
+        return Trained(
+            self._out / GENERATOR,
+            trainer.step,
+            trainer.steps,
+            config.precision,
+            self._score,
+            best=self._best(),
+            ended_early=self._early,
+        )
 
     def _after_step(self, *, stopped: bool) -> Score | None:
         step, last = self._trainer.step, self._trainer.step == self._trainer.steps
@@ -221,9 +242,15 @@ class _Run:
             self._trainer.sync_statistics()
             self._trainer.check_finite()
         if self._leads and evaluates:
+            before = self._best()
             scored = self._score = self._evaluate()
+            if before is None or _as_stored(scored.psnr) > before[1]:
+                self._save_generator(self._out / BEST)
         if self._leads and (step % self._log_steps == 0 or saves or evaluates):
             self._write_row(scored)
+        if evaluates:
+            self._early = self._agree(self._has_no_patience())
+            last, saves = last or self._early, saves or self._early
         if self._leads and (last or stopped or (step % self._per_epoch == 0 and self._due())):
             assert self._journal is not None
             plots.draw(self._out, self._journal.rows)
@@ -240,14 +267,34 @@ class _Run:
         predict = generator_prediction(net.eval())
         side = self._trainer.signature.window
         found = score(predict, self._validation, window=side)
-        windows = [window for chip in self._validation for window in grid_windows(chip, side)]
+        windows = [
+            (name, *window)
+            for name, chip in zip(self._names, self._validation, strict=True)
+            for window in grid_windows(chip, side)
+        ]
         shown = np.linspace(0, len(windows) - 1, min(_SHOWN, len(windows))).round().astype(int)
-        rows = [Shown(f"window {k}", windows[k][0], predict(windows[k][0]), windows[k][1]) for k in shown]
+        rows = [Shown(name, sar, predict(sar), real) for name, sar, real in (windows[k] for k in shown)]
         net.train(training)
         step = self._trainer.step
         title = f"step {step}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}, R2 low-passed {found.r2_low_passed:.3f}"
         write_output(self._out / f"sheet-{step:07d}.png", picture(rows, title))
         return found
+
+    def _best(self) -> tuple[int, float] | None:
+        """Return step and PSNR of the best evaluation so far, the first of equal ones, as in `metrics.csv`."""
+        found = [(_as_stored(row["val_psnr"]), -row["step"]) for row in self._evaluations()]
+        return (-int(max(found)[1]), max(found)[0]) if found else None
+
+    def _evaluations(self) -> list[Row]:
+        return [row for row in self._journal.rows if "val_psnr" in row] if self._journal else []
+
+    def _has_no_patience(self) -> bool:
+        """Whether the PSNR has not risen for too many evaluations; on the first rank."""
+        best = self._best()
+        if best is None or self._options.patience is None:
+            return False
+        since = sum(row["step"] > best[0] for row in self._evaluations())
+        return since >= self._options.patience
 
     def _write_row(self, scored: Score | None) -> None:
         names = [name for name in COLUMNS if name.startswith("loss_")]
@@ -270,17 +317,18 @@ class _Run:
 
     def _save(self, *, numbered: bool) -> None:
         """Write the generator, then the state: a run killed in between repeats some steps and loses nothing."""
-        trainer = self._trainer
-        notes = {"step": trainer.step, "images": trainer.step * trainer.config.batch * trainer.config.accumulate}
-        paths = [self._out / GENERATOR]
+        self._save_generator(self._out / GENERATOR)
         if numbered:
-            paths.append(self._out / f"generator-{trainer.step:07d}.pth")
-        for path in paths:
-            save_generator(path, trainer.result, trainer.signature, notes=notes)
-        trainer.save(self._out / STATE)
+            self._save_generator(self._out / f"generator-{self._trainer.step:07d}.pth")
+        self._trainer.save(self._out / STATE)
         numbered_ones = sorted(self._out.glob(_NUMBERED))
         for path in numbered_ones[: -self._options.keep] if self._options.keep else ():
             path.unlink()
+
+    def _save_generator(self, path: Path) -> None:
+        trainer = self._trainer
+        notes = {"step": trainer.step, "images": trainer.step * trainer.config.batch * trainer.config.accumulate}
+        save_generator(path, trainer.result, trainer.signature, notes=notes)
 
     def _due(self) -> bool:
         """Whether to draw graphs again: drawing after every short epoch would slow the run down."""
@@ -297,34 +345,17 @@ class _Run:
         return bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)  # type: ignore[operator]
 
 
+def _as_stored(figure: float) -> float:
+    """Round a figure as `metrics.csv` does, so that a resumed run compares the same figures."""
+    return float(f"{figure:.6g}")
+
+
 def _batches(job: TrainingJob, fabric: Fabric, stack: ExitStack) -> _Source:
     """Choose where windows are made; the stack ends the threads."""
     rank, ranks = fabric.global_rank, fabric.world_size
     if job.config.windows_on == "device":
         return DeviceBatches(job.chips, job.config, fabric.device, rank=rank, ranks=ranks)
     return stack.enter_context(Batches(job.chips, job.config, rank=rank, ranks=ranks, workers=job.options.workers))
-
-
-def _launched(options: RunOptions) -> Fabric:
-    torch.set_num_threads(options.threads or min(torch.get_num_threads(), usable_cores()))
-    device = options.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceUnavailable("--device cuda is not available on this machine: give --device cpu")
-    started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes that torchrun started on this machine
-    if started and options.devices not in (None, started):
-        raise OptionError(
-            f"--devices is {options.devices}, but torchrun started {started} processes: remove --devices"
-        )
-    devices = options.devices or started or 1
-    try:
-        fabric = Fabric(accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto")
-    except Exception as error:  # Fabric raises many types
-        raise DeviceUnavailable(
-            f"{devices} x {device}: device not available ({' '.join(str(error).split())[:120]}): give --device cpu"
-        ) from error
-    fabric.launch()
-    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # all windows have one size
-    return fabric
 
 
 def _replace_run(out: Path, trainer: Trainer, *, restart: bool) -> None:
@@ -337,7 +368,7 @@ def _replace_run(out: Path, trainer: Trainer, *, restart: bool) -> None:
         )
     trainer.save(state)  # saved first, so that a run killed from here on can be resumed
     if restart:
-        for path in (generator, table, *out.glob(_NUMBERED), *out.glob("sheet-*.png")):
+        for path in (generator, out / BEST, table, *out.glob(_NUMBERED), *out.glob("sheet-*.png")):
             path.unlink(missing_ok=True)
         shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
 

@@ -67,7 +67,7 @@ def build_discriminator(config: TrainConfig, signature: ModelSignature) -> nn.Mo
     nets = [
         Discriminator(
             channels,
-            config.discriminator_channels,
+            config.discriminator_width,
             kind=config.discriminator,
             n_layers=config.discriminator_layers,
         )

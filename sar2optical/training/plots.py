@@ -10,7 +10,12 @@ from typing import Any
 from sar2optical._utils.files import write_output
 from sar2optical.training.journal import Row
 
-__all__ = ["LOSSES", "draw"]
+__all__ = ["LOSSES", "RESULTS", "draw"]
+
+RESULTS = "results.png"
+"""File name of the picture of all figures."""
+
+_ACROSS = 5  # panels in a row of it
 
 LOSSES = {
     "lossD": ("loss_D", "Discriminator"),
@@ -34,7 +39,7 @@ _VALIDATION = {
 
 
 def draw(folder: Path, rows: Sequence[Row]) -> list[Path]:
-    """Draw `lossD.png`, `lossG.png`, `lossG_GAN.png`, `lossG_L1.png`, and `validation.png` if there are figures.
+    """Draw `results.png`, all figures of a run, and `lossD.png`, `lossG.png`, `lossG_GAN.png`, `lossG_L1.png`.
 
     Parameters
     ----------
@@ -60,11 +65,15 @@ def draw(folder: Path, rows: Sequence[Row]) -> list[Path]:
         figure = Figure(figsize=(7, 4), layout="constrained")
         _line(figure.add_subplot(), rows, column, title, "loss")
         drawn.append(_save(figure, folder / f"{name}.png"))
+    panels = [(column, title, "loss") for column, title in LOSSES.values()]
     if any("val_psnr" in row for row in rows):
-        figure = Figure(figsize=(13, 9), layout="constrained")
-        for position, (column, label) in enumerate(_VALIDATION.items(), 1):
-            _line(figure.add_subplot(3, 3, position), rows, column, "", label)
-        drawn.append(_save(figure, folder / "validation.png"))
+        panels += [(column, "validation", label) for column, label in _VALIDATION.items()]
+    across = min(_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(3.6 * across, 2.6 * down), layout="constrained")
+    for position, (column, title, label) in enumerate(panels, 1):
+        _line(figure.add_subplot(down, across, position), rows, column, title, label)
+    drawn.append(_save(figure, folder / RESULTS))
     return drawn
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sar2optical import __version__
 from sar2optical.errors import OptionError
+from sar2optical.signature import ModelSignature
 from sar2optical.training.config import SEED_RECIPE, RunOptions, TrainConfig
 
-__all__ = ["FileSettings", "read_settings"]
+__all__ = ["FileSettings", "read_settings", "settings_record"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,19 @@ def read_settings(path: Path) -> FileSettings:
     _refuse_unknown(content, ours[0] | ours[1], path)
     config, options = ({k: _number(v) for k, v in content.items() if k in names} for names in ours)
     return FileSettings(config, options)
+
+
+def settings_record(config: TrainConfig, options: RunOptions, data: Path, signature: ModelSignature) -> bytes:
+    """Return all settings of a run as YAML that `read_settings` reads, and its data and signature as comments."""
+    import yaml
+
+    given = config.to_dict() | {name: value for name, value in asdict(options).items() if value is not None}
+    lines = [
+        f"# sar2optical {__version__}: give this file as --config to repeat the run",
+        f"# data: {data.resolve()}",
+    ]
+    lines += [f"# signature: {signature.to_json()}", yaml.safe_dump(given, sort_keys=False)]
+    return "\n".join(lines).encode()
 
 
 def _seed_settings(content: Mapping[str, Any], path: Path) -> FileSettings:

@@ -21,10 +21,12 @@ import torch
 from sar2optical.cli.evaluate import main as eval_main
 from sar2optical.cli.train import main as train_main
 from sar2optical.data import optical
+from sar2optical.data.splits import read_split
 from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.models.checkpoint import load_generator
 from sar2optical.models.generator import build_generator
 from sar2optical.models.wide import zero_unused_taps
+from sar2optical.training import loop
 from sar2optical.training.seed_config import read_settings
 from tests.cli.test_cli import BIN, assert_refused, command, here
 from tests.conftest import UTM, speckle
@@ -69,6 +71,30 @@ def test_pairs_become_a_generator_that_translates(pairs, tmp_path, make_raster, 
     translated = command("sar2opt-scene", scene, mosaic, "--model", out / "generator.pth")
     assert translated.returncode == 0, translated.stderr
     assert "first with pytorch" in translated.stdout
+
+
+def test_scenes_are_held_out_and_the_settings_are_kept(tmp_path, monkeypatch, caplog):
+    pairs = write_pairs(tmp_path / "pairs", 4, name="ROIs1970_fall_s1_13_p{}.png")
+    write_pairs(tmp_path / "more", 2, name="ROIs1970_fall_s1_27_p{}.png").rename(pairs / "other")
+    out, labels = tmp_path / "run", []
+    monkeypatch.setattr(loop, "picture", lambda rows, title: labels.append([row.label for row in rows]) or b"")
+    result = train(pairs, out, "--steps", 2, "--eval-every", 1)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 6 pairs are held out for validation" in caplog.text
+    split = read_split(out / "split.json")
+    assert set(split.val) == {f"other/s1/ROIs1970_fall_s1_27_p{k}.png" for k in (0, 1)}
+    assert len(split.train) == 4
+    assert labels[0] == ["ROIs1970_fall_s1_27_p0", "ROIs1970_fall_s1_27_p1"]
+    assert f"{out / 'best.pth'}: PSNR" in result.stdout
+    settings = read_settings(out / "args.yaml")
+    assert settings.config["base_channels"] == settings.config["discriminator_channels"] == 2
+    assert settings.options["eval_every"] == 1
+    again = here(train_main, pairs, tmp_path / "again", "--config", out / "args.yaml")
+    assert again.returncode == 0, again.stderr
+    assert sha256(tmp_path / "again" / "generator.pth") == sha256(out / "generator.pth")
+    whole = train(pairs, tmp_path / "whole", "--steps", 1, "--val-fraction", 0)
+    assert "PSNR" not in whole.stdout
+    assert not (tmp_path / "whole" / "split.json").exists()
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_tables_show_figures_with_intervals():
     assert "34.15 [34.15, 34.15]" in markdown
     assert "agri" in text
     table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in table[:3]} == {8}
+    assert {line.replace("\\|", "").count("|") for line in table[:3]} == {9}
     assert [k for k, line in enumerate(table) if " a\\|b " in line] == [2, 5, 8, 11]  # two tables, and two by class
     assert max(line.replace("\\|", "").count("|") - 1 for line in table) <= 12
     headers = [[cell.strip() for cell in table[k].split("|")] for k in (3, 9)]

@@ -28,6 +28,7 @@ from sar2optical.evaluation.metrics import gradient_energy, ssim
 from sar2optical.evaluation.predictors import mean_colour
 from sar2optical.models import detail, unet
 from sar2optical.models.checkpoint import load_generator
+from sar2optical.training import loop
 from sar2optical.training.batches import Batches, to_tensor
 from sar2optical.training.config import MULTIPLES, RunOptions, TrainConfig
 from sar2optical.training.journal import read_metrics
@@ -523,11 +524,66 @@ def test_a_run_writes_metrics_graphs_and_sheets(tmp_path, monkeypatch):
     assert ["val_psnr" in row for row in rows] == [False, True, False, True]
     for name in ("psnr", "gradient_ratio_2", "gradient_ratio_4", "r2", "r2_low_passed", "corner_share"):
         assert rows[-1][f"val_{name}"] == pytest.approx(getattr(trained.score, name), rel=1e-4)
-    for name in ("lossD", "lossG", "lossG_GAN", "lossG_L1", "validation", "sheet-0000002", "sheet-0000004"):
+    for name in ("lossD", "lossG", "lossG_GAN", "lossG_L1", "results", "sheet-0000002", "sheet-0000004"):
         data = (tmp_path / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) > 5000
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.fixture
+def psnrs(monkeypatch):
+    """Replace the PSNR of each evaluation by the next of a list."""
+    figures = []
+
+    def scored(*args, **options):
+        return replace(score(*args, **options), psnr=figures.pop(0))
+
+    monkeypatch.setattr(loop, "score", scored)
+    return figures
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_the_best_generator_is_kept_beside_the_last(tmp_path, psnrs):
+    psnrs += [10.0, 12.0, 12.0, 11.0]
+    trained = run(tmp_path, validation=pairs(), options=replace(QUIET, eval_every=1, save_every=1, keep=0))
+    assert trained.best == (2, 12.0)
+    assert not trained.ended_early
+    best, second, last = (
+        weights(load_generator(tmp_path / f"{name}.pth")[0]) for name in ("best", "generator-0000002", "generator")
+    )
+    assert torch.equal(best, second)
+    assert not torch.equal(best, last)
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_a_run_without_progress_ends_early_also_when_it_is_resumed(tmp_path, psnrs):
+    config = replace(TINY, steps=9, decay_from=1.0)
+    options = replace(QUIET, eval_every=1, save_every=1, patience=2)
+    psnrs += [10.0, 12.0, 11.0]
+    stops = iter((False, False, True))
+    first = run(tmp_path, config, validation=pairs(), options=options, should_stop=lambda: next(stops))
+    assert (first.step, first.finished, first.best) == (3, False, (2, 12.0))
+    psnrs += [11.5]
+    ended = run(tmp_path, config, validation=pairs(), options=options)
+    assert (ended.step, ended.finished, ended.ended_early, ended.best) == (4, True, True, (2, 12.0))
+    again = run(tmp_path, config, validation=pairs(), options=options)  # needs no evaluation
+    assert (again.step, again.finished) == (4, True)
+    psnrs += [13.0, 12.0]
+    further = run(
+        tmp_path, config, validation=pairs(), options=replace(options, patience=3), should_stop=lambda: len(psnrs) < 2
+    )
+    assert (further.step, further.best) == (6, (5, 13.0))
+
+
+def test_the_discriminator_is_as_wide_as_the_generator(tmp_path):
+    narrow = replace(TINY, base_channels=4, discriminator_channels=None)
+    assert narrow.discriminator_width == 4
+    assert narrow.to_dict()["discriminator_channels"] == 4
+    run(tmp_path, replace(narrow, steps=1))
+    run(tmp_path, replace(narrow, steps=1, discriminator_channels=4))  # the same run
+    with pytest.raises(CheckpointMismatch, match="discriminator_channels 4/64"):
+        run(tmp_path, replace(narrow, steps=1, discriminator_channels=64))
 
 
 def test_rows_after_the_last_save_of_a_killed_run_are_replaced(tmp_path):
