@@ -45,8 +45,16 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("source")
-@click.argument("out", type=_FILE)
+@click.argument("source", required=False)
+@click.argument("out", type=_FILE, required=False)
+@click.option(
+    "--describe",
+    type=_FILE,
+    metavar="MODEL.onnx",
+    help="Write a first signature (JSON) of another exporter's ONNX file, and export nothing. It has null where a "
+    "person must say what the file does not: unit, scaling, ground resolution.",
+)
+@click.option("--out", "described", type=_FILE, metavar="SIG.json", help="File for --describe.  [default: stdout]")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -160,8 +168,8 @@ def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> 
 @click.version_option(package_name="sar2optical")
 @reports_errors
 def main(  # click passes each option by its name
-    source: str,
-    out: Path,
+    source: str | None,
+    out: Path | None,
     everything: bool,
     made_for: str | None,
     stretch: tuple[str, str] | None,
@@ -179,9 +187,10 @@ def main(  # click passes each option by its name
     Plans of TensorRT and of TensorRT for RTX (.plan) were not yet run on hardware.
     """
     set_up_logging(-1 if quiet or as_json else 0)
-    from sar2optical.engines.registry import resolve
-
-    path = resolve(source)
+    if first := choices.pop("describe"):
+        _describe(first, source, choices)
+        return
+    path, out = _given(source, out, choices.pop("described"))
     _require("onnx", "onnxruntime", *(() if path.suffix.lower() == ".onnx" else ("torch", "onnxscript")))
     if made_for:
         _refuse_without_effect(stac=stac, everything=everything)
@@ -214,6 +223,27 @@ def main(  # click passes each option by its name
         click.echo(json.dumps(_record(made), indent=1))
     elif not quiet:
         click.echo(table(made))
+
+
+def _given(source: str | None, out: Path | None, described: Path | None) -> tuple[Path, Path]:
+    """Return the paths of source and output; refuse a command without them."""
+    from sar2optical.engines.registry import resolve
+
+    if source is None or out is None:
+        raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'OUT'}'.")
+    if described is not None:
+        raise click.UsageError(f"--out {described} applies only to --describe: give OUT as the last argument")
+    return resolve(source), out
+
+
+def _describe(model: Path, source: str | None, choices: dict[str, Any]) -> None:
+    """Write or print the first signature of a file."""
+    if source is not None:
+        raise click.UsageError(f"--describe {model} exports nothing: leave out {source}")
+    _require("onnx", "onnxruntime")
+    from export.describe import write_first
+
+    click.echo(write_first(model, choices["described"], overwrite=choices["overwrite"]), nl=False)
 
 
 def _refuse_without_effect(**options: Any) -> None:

@@ -24,7 +24,8 @@ from sar2optical.engines import EngineOptions, open_engine
 from sar2optical.engines.onnx_graph import opset_of
 from sar2optical.errors import ExportUnsupported, OptionError, ParityFailed
 from sar2optical.mosaic.tags import NOTE
-from sar2optical.scene.encoder import POWER_OF, Encoding, choose_stretch, decode, encode_bands, to_input
+from sar2optical.scene.decoding import decode
+from sar2optical.scene.encoder import POWER_OF, Encoding, choose_stretch, encode_bands, to_input
 from sar2optical.signature import INPUT, OUTPUT, ModelSignature, Stretch, Unit
 
 __all__ = ["IMAGE", "LAYERS", "for_deepness"]
@@ -74,13 +75,18 @@ def for_deepness(
     OptionError
         If the stretch has percentiles, or the units cannot be converted.
     ExportUnsupported
-        If the model has no signature.
+        If the model has no signature, or one of version 2.
     ParityFailed
         If the file's image differs by more than one level; no file is written.
     """
     refuse_existing(out, overwrite=overwrite)
     with open_engine(source, options=EngineOptions(device="cpu", precision="fp32")) as engine:
         signature = engine.signature
+        if not signature.is_version_1:
+            raise ExportUnsupported(
+                f"{source}: has a signature of version 2: a file for Deepness is written of models that turn [-1, 1] "
+                "into RGB"
+            )
         unit = units or signature.unit
         encodings = _encodings(source, signature, unit, stretch)
         model = _rewritten(onnx.load(source), signature, encodings)
@@ -96,7 +102,8 @@ def for_deepness(
 
 
 def _encodings(source: Path, signature: ModelSignature, unit: Unit, stretch: Stretch | None) -> list[Encoding]:
-    target, stretches = choose_stretch(unit, signature, stretch)
+    target, chosen = choose_stretch(unit, signature, stretch)
+    stretches = [one for one in chosen if isinstance(one, Stretch)]  # all, in version 1
     if any(bound.percentile for one in stretches for bound in (one.low, one.high)):
         raise OptionError(
             f"{source}: is stretched by percentiles of the scene ({stretches[0]}), which a tile in QGIS does not "

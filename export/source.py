@@ -208,6 +208,11 @@ def _onnx(
     if (precision := metadata.get(PRECISION_KEY, "fp32")) != "fp32":
         raise ExportUnsupported(f"{path}: is already {precision}: give the fp32 file, or the checkpoint")
     described = _signature(path, metadata, signature)
+    if not described.is_version_1:
+        raise ExportUnsupported(
+            f"{path}: has a signature of version 2, and is exported already: run it with sar2opt-scene --model "
+            f"{path.name} --signature FILE"
+        )
     described = choose_windows(described, windows, auto_window, described.windows)
     dynamic = bool(described.windows) or (windows is None and has_dynamic_sides(model))
     found = plain(_named(model, path, described))
@@ -251,10 +256,7 @@ def _refuse_lower(model: onnx.ModelProto, path: Path) -> None:
 
 def _signature(path: Path, metadata: dict[str, str], given: Path | None) -> ModelSignature:
     if given is not None:
-        try:
-            return ModelSignature.from_json(given.read_text(), source=str(given))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SignatureError(f"{given}: cannot be read ({error}): give a JSON file with a signature") from error
+        return ModelSignature.read(given)
     if METADATA_KEY not in metadata:
         raise SignatureError(
             f"{path}: has no signature, so bands, unit and stretch of its input are unknown: give --signature FILE, "

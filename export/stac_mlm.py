@@ -107,6 +107,7 @@ def _input(mlm: Any, signature: ModelSignature) -> Any:
     scalings = [
         mlm.ValueScaling.create(mlm.ValueScalingType.PROCESSING, format=_EXPRESSION, expression=_scaling(stretch))
         for stretch in signature.stretch
+        if isinstance(stretch, Stretch)  # all, in what is exported
     ]
     taken = mlm.ModelInput.create(
         name=INPUT,

@@ -35,7 +35,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "preflight": ("pipeline.estimate",),
     "provenance": ("pipeline.provenance", "mosaic.tags"),
     "pyramid": ("mosaic.overviews",),
-    "radiometry": ("scene.encoder", "scene.units"),
+    "radiometry": ("scene.encoder", "scene.decoding", "scene.units"),
     "raster": ("scene.raster", "scene.bands", "scene.band_names", "scene.containers"),
     "remote": ("scene.remote", "_utils.addresses"),
     "retries": ("_utils.retries",),

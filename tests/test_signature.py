@@ -112,9 +112,9 @@ def assert_refused(text, *said):
         assert words in message
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", [1], True])
 def test_another_version_is_refused_with_both_versions(version):
-    assert_refused(changed(version=version), f"version {version!r}", "reads 1", "the release that created it")
+    assert_refused(changed(version=version), f"version {version!r}", "reads 1 and 2", "the release that created it")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from rasterio.windows import Window
 from torch import Tensor, nn
 
 from bench.peer.protocol import Job
-from sar2optical.scene.encoder import decode
+from sar2optical.scene.decoding import decode
 from sar2optical.tiling.windows import window_grid
 
 EMPTY = -1.0

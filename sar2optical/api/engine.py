@@ -8,6 +8,7 @@ from sar2optical.api.keywords import engine_options, model_path, naming_keywords
 from sar2optical.engines import Engine
 from sar2optical.engines.autotune import open_model
 from sar2optical.engines.registry import bundled, variants
+from sar2optical.signature import ModelSignature
 
 __all__ = ["open_engine"]
 
@@ -15,6 +16,7 @@ __all__ = ["open_engine"]
 def open_engine(
     model: str | Path | None = None,
     *,
+    signature: ModelSignature | str | Path | None = None,
     backend: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -27,6 +29,8 @@ def open_engine(
     ----------
     model
         Path of an engine file (.onnx, .pth, .plan), or a published name; the bundled generator by default.
+    signature
+        Path of a JSON file that describes an .onnx model, or a `ModelSignature`, instead of the one in the file.
     backend
         auto, openvino, onnxruntime, pytorch or tensorrt.
     device
@@ -48,6 +52,6 @@ def open_engine(
         ModelUnreadable, SignatureError, BackendNotInstalled, DeviceUnavailable or OptionError.
     """
     with naming_keywords():
-        options = engine_options(device, precision, threads, batch)
+        options = engine_options(device, precision, threads, batch, signature)
         engine, _ = open_model(variants(model_path(model) or bundled()), backend=backend, options=options)
     return engine

@@ -16,13 +16,14 @@ from sar2optical.scene.bands import SceneOptions
 from sar2optical.scene.geocode.target import AUTO_UTM, Target
 from sar2optical.scene.safe.calibrate import Calibration
 from sar2optical.scene.safe.product import ProductOptions
-from sar2optical.signature import UNITS, Stretch, Unit
+from sar2optical.signature import UNITS, ModelSignature, Stretch, Unit
 
 __all__ = [
     "Bound",
     "engine_options",
     "model_path",
     "naming_keywords",
+    "output_bands_of",
     "product_options",
     "scene_options",
     "stretch_of",
@@ -89,12 +90,33 @@ def product_options(calibration: Calibration | None, denoise: bool) -> ProductOp
     return ProductOptions(calibration=calibration or "sigma0", denoise=denoise)
 
 
-def engine_options(device: str, precision: str, threads: int | None, batch: int | None) -> EngineOptions:
+def engine_options(
+    device: str,
+    precision: str,
+    threads: int | None,
+    batch: int | None,
+    signature: ModelSignature | str | Path | None = None,
+) -> EngineOptions:
     """Check and collect how a model is run."""
     for name, value, known in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
         if value not in ("auto", *known):
             raise OptionError(f"{name} is {value!r}: give auto or one of {', '.join(known)}")
-    return EngineOptions(device=device, precision=precision, threads=threads, batch=batch)  # type: ignore[arg-type]
+    if isinstance(signature, str | Path):
+        signature = ModelSignature.read(Path(signature))
+    return EngineOptions(
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        threads=threads,
+        batch=batch,
+        signature=signature,
+    )
+
+
+def output_bands_of(names: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Return the names of a mosaic's bands, given as a list or as "all"; empty for red, green and blue."""
+    if names is None or names == "rgb":
+        return ()
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
 def model_path(model: str | Path | None) -> Path | None:

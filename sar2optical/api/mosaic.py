@@ -46,8 +46,10 @@ def open_mosaic(path: str | Path) -> Any:
     path = Path(path).absolute()
     try:
         with open_raster(path) as dataset:
-            if dataset.count < 3 or set(dataset.dtypes) != {"uint8"}:
-                raise SceneUnreadable(f"{path}: is not an RGB mosaic of bytes: give one that translate made")
+            if dataset.count not in (3, 4) or set(dataset.dtypes) != {"uint8"}:
+                raise SceneUnreadable(
+                    f"{path}: is not an RGB mosaic of bytes: open it with rasterio, or give one of three bands"
+                )
             shape, crs, transform, tags = dataset.shape, dataset.crs, dataset.transform, dataset.tags()
     except OSError as error:
         raise SceneUnreadable(f"{path}: cannot open the mosaic ({error}): check the path") from error

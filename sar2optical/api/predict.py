@@ -21,6 +21,7 @@ from sar2optical.pipeline.flow import PIECE
 from sar2optical.pipeline.job import Job
 from sar2optical.pipeline.stream import stream
 from sar2optical.scene.bands import Georeference
+from sar2optical.scene.decoding import decoding_for
 from sar2optical.scene.encoder import encodings_for, warn_outside
 from sar2optical.scene.scene import SceneSource, open_scene
 from sar2optical.signature import Stretch, Unit
@@ -84,7 +85,7 @@ def predict(
         warn_outside("sar", encodings, scene.read_samples())
         job = Job(
             scene=scene, engine=engine, file=Path(), grid=grid, encodings=encodings, manifest=Manifest({}), tags={},
-            ahead=1, cache=0,
+            ahead=1, cache=0, decoding=decoding_for(engine.signature.output),
         )  # fmt: skip
         rows = _Rows(scene.shape)
         stream(job, rows)

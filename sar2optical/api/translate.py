@@ -11,6 +11,7 @@ from sar2optical.api.keywords import (
     engine_options,
     model_path,
     naming_keywords,
+    output_bands_of,
     product_options,
     scene_options,
     stretch_of,
@@ -23,9 +24,10 @@ from sar2optical.pipeline.estimate import estimate as estimate_run
 from sar2optical.pipeline.options import OnProgress, Report, TranslateOptions
 from sar2optical.pipeline.run import translate as translate_scene
 from sar2optical.scene.area import area_of
+from sar2optical.scene.decoding import PixelType
 from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.calibrate import Calibration
-from sar2optical.signature import Stretch, Unit
+from sar2optical.signature import ModelSignature, Stretch, Unit
 from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 __all__ = ["estimate", "translate"]
@@ -37,6 +39,7 @@ def translate(
     out: str | Path,
     *,
     model: str | Path | None = None,
+    signature: ModelSignature | str | Path | None = None,
     bands: Sequence[str | int] | None = None,
     unit: Unit | None = None,
     nodata: float | None = None,
@@ -51,6 +54,8 @@ def translate(
     stretch: Stretch | tuple[Bound, Bound] | None = None,
     window: int | None = None,
     overlap: int = DEFAULT_OVERLAP,
+    output_bands: Sequence[str] | str | None = None,
+    dtype: PixelType | None = None,
     compress: str = COMPRESSIONS[0],
     blocksize: int = BLOCKSIZE,
     preview: str | Path | None = None,
@@ -82,6 +87,8 @@ def translate(
         Path of the mosaic: .tif (cloud-optimized GeoTIFF), .png or .jpg; or an `s3://` address. Written atomically.
     model
         Path of an engine file (.onnx, .pth, .plan), or a published name; the bundled generator by default.
+    signature
+        Path of a JSON file that describes an .onnx model, or a `ModelSignature`, instead of the one in the file.
     bands
         Polarisations ("VH") or indices from 1, one for each band of the model.
     unit
@@ -110,6 +117,11 @@ def translate(
         Side of the windows, one that the model takes; None: the file's auto window, else that of training.
     overlap
         Least number of pixels that neighbouring windows share.
+    output_bands
+        "all", or names of the model's output bands; by default those shown as red, green and blue.
+    dtype
+        Type of the mosaic: uint8 (default), values as they are shown; uint16, reflectance * 10000 or the model's
+        range; float32, values as they are.
     compress
         Compression of a GeoTIFF: deflate, zstd, lzw, jpeg or none.
     blocksize
@@ -131,7 +143,7 @@ def translate(
     stop
         Called now and then. If it returns True, the current strip is finished and `Interrupted` is raised.
     options
-        A `TranslateOptions` object instead of all keywords from `bands` to `seams`.
+        A `TranslateOptions` object instead of all keywords from `signature` to `seams`.
 
     Returns
     -------
@@ -158,7 +170,7 @@ def estimate(scene: Any, out: str | Path, *, model: str | Path | None = None, **
     scene, out, model
         See `translate`.
     **keywords
-        Options of `translate`, `bands` to `seams`, or `options`.
+        Options of `translate`, `signature` to `seams`, or `options`.
 
     Returns
     -------
@@ -184,6 +196,7 @@ def estimate(scene: Any, out: str | Path, *, model: str | Path | None = None, **
 
 _DEFAULTS: dict[str, Any] = translate.__kwdefaults__ or {}
 _GROUPED = (
+    "signature", "output_bands", "dtype",
     "bands", "unit", "nodata", "scale", "calibration", "denoise", "geocode", "resolution", "bbox", "bbox_crs", "aoi",
     "stretch", "window", "overlap", "compress", "blocksize", "preview", "overwrite", "restart", "backend", "device",
     "precision", "threads", "batch", "max_memory", "seams",
@@ -210,7 +223,11 @@ def _options(given: dict[str, Any]) -> TranslateOptions:
         geocode=target_of(given["geocode"], given["resolution"]),
         area=area_of(given["bbox"], given["bbox_crs"], given["aoi"]),
         stretch=stretch_of(given["stretch"]),
-        engine=engine_options(given["device"], given["precision"], given["threads"], given["batch"]),
+        engine=engine_options(
+            given["device"], given["precision"], given["threads"], given["batch"], given["signature"]
+        ),
+        output_bands=output_bands_of(given["output_bands"]),
+        dtype=given["dtype"],
         preview=None if given["preview"] is None else Path(given["preview"]),
         **{name: given[name] for name in ("window", "overlap", "compress", "blocksize", "overwrite", "restart")},
         **{name: given[name] for name in ("backend", "max_memory", "seams")},

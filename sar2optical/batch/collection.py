@@ -52,8 +52,8 @@ class MosaicItem:
     """Affine from pixel to map coordinates, without rotation."""
     shape: tuple[int, int]
     """Height and width."""
-    bands: tuple[tuple[str, str], ...]
-    """Name and type of each band."""
+    bands: tuple[tuple[str, str, float, float], ...]
+    """Name and type of each band, scale and offset of its numbers."""
 
 
 def write_collection(folder: Path) -> Path | None:
@@ -157,9 +157,11 @@ def describe_mosaics(items: list[MosaicItem]) -> ET.Element | None:
     transform = Affine(pixel[0], 0, west, 0, -pixel[1], north)
     root.extend(georeference_elements(Georeference(crs=CRS.from_user_input(items[0].crs), transform=transform)))
     root.append(metadata_element({_OURS: str(len(items)), "TIFFTAG_IMAGEDESCRIPTION": f"RGB images {NOTE}"}))
-    for number, (name, kind) in enumerate(items[0].bands, 1):
+    for number, (name, kind, scale, offset) in enumerate(items[0].bands, 1):
         band = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_type(kind), band=str(number))
         ET.SubElement(band, "Description").text = name
+        if (scale, offset) != (1, 0):
+            ET.SubElement(band, "Offset").text, ET.SubElement(band, "Scale").text = repr(offset), repr(scale)
         ET.SubElement(band, "ColorInterp").text = _COLOURS.get(name, "Undefined")
         _add_mosaics(band, items, places, str(number))
     mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
@@ -225,7 +227,7 @@ def _mosaic_of(record: dict[str, Any]) -> MosaicItem | None:
     properties, asset = record["properties"], record["assets"]["mosaic"]
     crs = properties.get("proj:code") or properties.get("proj:wkt2")
     numbers = properties.get("proj:transform")
-    if not crs or not numbers or "bands" not in asset:
+    if not crs or not numbers or not {"bands", "raster:bands"} <= asset.keys():
         return None
     transform = Affine(*numbers)
     if transform.b or transform.d or transform == Affine.identity() or transform.a <= 0 or transform.e >= 0:
@@ -237,7 +239,10 @@ def _mosaic_of(record: dict[str, Any]) -> MosaicItem | None:
         crs=crs,
         transform=transform,
         shape=(height, width),
-        bands=tuple((band["name"], band["data_type"]) for band in asset["bands"]),
+        bands=tuple(
+            (band["name"], band["data_type"], values.get("scale", 1), values.get("offset", 0))
+            for band, values in zip(asset["bands"], asset["raster:bands"], strict=True)
+        ),
     )
 
 

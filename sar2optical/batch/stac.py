@@ -139,13 +139,14 @@ def _bands_of(dataset: Any) -> list[tuple[str, dict[str, Any]]]:
 def _properties(tags: dict[str, str]) -> dict[str, Any]:
     """Return the properties of an Item that follow from its mosaic's tags."""
     properties: dict[str, Any] = {_property(tag): value for tag, value in tags.items() if tag.startswith(_TAGS)}
-    properties |= {"description": f"RGB image {NOTE}.", _property(NOTE_TAG): NOTE}
+    description = tags.get("TIFFTAG_IMAGEDESCRIPTION", f"RGB image {NOTE}.").partition(" Model:")[0]
+    properties |= {"description": description, _property(NOTE_TAG): NOTE}
     if options := options_of(tags):
         properties[_property(OPTIONS_TAG)] = dict(options.entries)
     software = tags.get(f"{_TAGS}VERSION", "unknown")
     lineage = [f"{label} {tags[_TAGS + name]}" for label, name in _LINEAGE if _TAGS + name in tags]
     properties["processing:software"] = {"sar2optical": software}
-    properties["processing:lineage"] = ", ".join(["RGB image " + NOTE, *lineage])
+    properties["processing:lineage"] = ", ".join([description.removesuffix("."), *lineage])
     return properties
 
 

@@ -115,7 +115,7 @@ def begin(work: Work, model: Path | None, options: TranslateOptions, share: bool
         least = max(MIN_STRIPS, math.ceil(_MIN_WINDOWS * job.grid.window / block))
         if not share or height < 2 * least * block:
             return replace(execute(job, work.out, options), seconds=time.perf_counter() - began)
-        strips = StripFiles(work.out, job.shape, job.manifest, coding=coding_of(work.out, options.coding))
+        strips = StripFiles(work.out, job.shape, job.manifest, coding=coding_of(work.out, job.coding(options)))
         strips.begin(restart=options.restart)
         missing = [row // block for row in strips.missing()]
         tasks = ((a * block, min(b * block, height)) for a, b in cut(missing, least))
@@ -129,7 +129,7 @@ def make_strips(
     with (
         prepared(work.source, work.out, model=model, options=options, resolved=resolved, opener=_kept_open) as job,
         StripFiles(
-            work.out, job.shape, job.manifest, coding=coding_of(work.out, options.coding), row=rows[0]
+            work.out, job.shape, job.manifest, coding=coding_of(work.out, job.coding(options)), row=rows[0]
         ) as strips,
     ):
         stream(job, strips, rows=rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sar2optical.cli.common import engine_options, options, parse_size, parse_stretch, parse_window
-from sar2optical.errors import OptionWithoutEffect
-from sar2optical.signature import UNITS
+from sar2optical.errors import OptionError, OptionWithoutEffect
+from sar2optical.signature import UNITS, ModelSignature
 from sar2optical.tiling.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
@@ -22,7 +23,28 @@ scene_options = options(
         help="Generator: an engine file (.onnx, .pth, .plan), or a published name (pix2pix_gen_180), which is "
         "downloaded once.  [default: the bundled one]",
     ),
+    click.option(
+        "--signature",
+        metavar="FILE",
+        help="JSON file that describes an .onnx model, instead of the signature in it: bands, scaling, output. "
+        "sar2opt-export --describe writes a first one.",
+    ),
     engine_options,
+    click.option(
+        "--bands",
+        "which",
+        type=click.Choice(["rgb", "all"]),
+        help="Bands of the mosaic: those shown as red, green and blue, or all of the model.  [default: rgb]",
+    ),
+    click.option(
+        "--output-bands", metavar="NAMES", help="Bands of the mosaic by their names in the signature (B4,B3,B2)."
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["uint8", "uint16", "float32"]),
+        help="Type of the mosaic: uint8, values as they are shown; uint16, reflectance * 10000 or the model's range; "
+        "float32, values as they are.  [default: uint8]",
+    ),
     click.option(
         "--band",
         "bands",
@@ -148,6 +170,7 @@ def translate_options(
     from sar2optical.scene.geocode.target import Target
     from sar2optical.scene.safe.product import ProductOptions
 
+    signature = choices.pop("signature", None)
     if resolution is not None and not geocode:
         raise OptionWithoutEffect(
             f"--resolution {resolution:g} has no effect without --geocode: give both, or neither"
@@ -161,7 +184,11 @@ def translate_options(
         return {field: choices.pop(name) for field, name in names.items()}
 
     return TranslateOptions(
-        engine=EngineOptions(**take(device="device", precision="precision", threads="threads", batch="batch_size")),
+        engine=EngineOptions(
+            signature=ModelSignature.read(Path(signature)) if signature else None,
+            **take(device="device", precision="precision", threads="threads", batch="batch_size"),
+        ),
+        output_bands=_output_bands(choices.pop("which", None), choices.pop("output_bands", None)),
         scene=SceneOptions(
             unit=None if units == "auto" else units,  # type: ignore[arg-type]
             **take(bands="bands", nodata="nodata", scale="scale"),
@@ -171,3 +198,12 @@ def translate_options(
         area=area_of(bbox, bbox_crs, aoi),
         **choices,
     )
+
+
+def _output_bands(which: str | None, names: str | None) -> tuple[str, ...]:
+    """Return the value of --bands or --output-bands; empty for red, green and blue."""
+    if which and names:
+        raise OptionError(f"--bands {which} and --output-bands {names} are both given: give one of them")
+    if names:
+        return tuple(name.strip() for name in names.split(","))
+    return ("all",) if which == "all" else ()

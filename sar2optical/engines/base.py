@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical._utils.cores import usable_cores
+from sar2optical.engines.adapter import Adapter, Feeds, Place
 from sar2optical.engines.self_test import SelfTest
 from sar2optical.errors import (
     DeviceOutOfMemory,
@@ -60,13 +61,15 @@ class EngineOptions:
     """Device: auto, or one of `sar2optical.engines.registry.DEVICES`."""
     precision: Precision = "auto"
     """Precision of the arithmetic. auto: that of the file, with these exceptions. onnxruntime runs fp16 files in fp32
-    on a CPU. openvino runs files that are not int8 or fp8 in bf16 if the CPU has it, else in fp32, and in fp16 on
-    Intel graphics. On a GPU, an fp32 ONNX file runs in bf16 in pytorch (fp16 or fp32 on older cards) and in fp16 in
-    tensorrt_rtx. Checkpoints run in fp32."""
+    on a CPU. openvino runs files with a signature of version 2 in fp32, others that are not int8 or fp8 in bf16 if
+    the CPU has it, else in fp32; in fp16 on Intel graphics. On a GPU, an fp32 ONNX file runs in bf16 in pytorch (fp16
+    or fp32 on older cards) and in fp16 in tensorrt_rtx. Checkpoints run in fp32."""
     threads: int | None = None
     """Number of CPU threads; None: all that this process may use."""
     batch: int | None = None
     """Windows per run; None: see `batch_on`."""
+    signature: ModelSignature | None = None
+    """Signature of an ONNX file, instead of the one in its metadata; None: that one."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -93,18 +96,29 @@ class Description:
     """Self-test; None in files of other exporters, and of releases that had none."""
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str], path: Path) -> Description:
+    def read(cls, metadata: Mapping[str, str], path: Path, given: ModelSignature | None = None) -> Description:
         """Read a file's metadata.
+
+        Parameters
+        ----------
+        metadata
+            Metadata of the file.
+        path
+            Path of the file, for errors.
+        given
+            Signature that replaces the file's own; its self-test, which belongs to that one, is then left out.
 
         Raises
         ------
         SignatureError
             If they hold no signature, or one that cannot be read.
         """
+        if given is not None:
+            return cls(signature=given, precision=metadata.get(PRECISION_KEY, "fp32"), self_test=None)
         if METADATA_KEY not in metadata:
             raise SignatureError(
                 f"{path}: has no signature, so bands, unit and stretch of its input are unknown: "
-                "export it with sar2opt-export"
+                "export it with sar2opt-export, or give --signature FILE"
             )
         return cls(
             signature=ModelSignature.from_json(metadata[METADATA_KEY], source=str(path)),
@@ -161,6 +175,8 @@ class Engine(ABC):
         self.self_test = self_test
         self.window = signature.window
         """Height and width of the windows that `run` takes; see `use_window`."""
+        self.adapter: Adapter | None = None
+        """Adapter of a graph with tensors that are not ours."""
         self._at_once = batch
 
     def __str__(self) -> str:
@@ -191,18 +207,20 @@ class Engine(ABC):
     def _resize(self, side: int) -> None:  # noqa: B027 - nothing to do where a library takes any size
         """Prepare for windows of another size, one of `windows`."""
 
-    def run(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, sar: NDArray[np.float32], places: Sequence[Place] = ()) -> NDArray[np.float32]:
         """Translate a batch.
 
         Parameters
         ----------
         sar
-            float32 (N, C, H, W) in [-1, 1]; C as in the signature, H = W = `window`, 1 <= N <= batch.
+            float32 (N, C, H, W), scaled as in the signature; C as there, H = W = `window`, 1 <= N <= batch.
+        places
+            Row and column of each window's first pixel in the scene; only for a model with a noise input.
 
         Returns
         -------
         ndarray
-            float32 (N, 3, H, W) in [-1, 1]; the caller owns it.
+            float32 (N, K, H, W), in the signature's range; the caller owns it.
 
         Raises
         ------
@@ -218,6 +236,11 @@ class Engine(ABC):
                 f"input is {sar.dtype} {sar.shape}, the engine takes float32 (1 to {self.batch}, "
                 f"{', '.join(map(str, expected))})"
             )
+        if self.adapter is not None:
+            image = self.adapter.run(self._infer_feeds, sar, places)
+            if not np.isfinite(image).all():
+                raise self.not_finite()
+            return image
         if count < self.batch:
             # Padded, never reshaped: another batch size could pick other kernels, and so other rounding.
             sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
@@ -225,6 +248,10 @@ class Engine(ABC):
         if not np.isfinite(image).all():
             raise self.not_finite()
         return image
+
+    def _infer_feeds(self, feeds: Feeds) -> NDArray[np.floating]:
+        """Run a graph with tensors that are not ours, once; only backends that set `adapter` have it."""
+        raise InferenceFailed(f"{self} does not run this graph: give --backend onnxruntime")
 
     def not_finite(self) -> NotFinite:
         """Return the error of an output that holds NaN or infinity."""

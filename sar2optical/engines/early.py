@@ -31,7 +31,12 @@ def load_early(path: Path, backend: str, options: EngineOptions) -> ModelSignatu
     ModelSignature or None
         Signature of the model, for what can be done meanwhile; None if nothing is loaded early.
     """
-    if "torch" in sys.modules or backend not in ("auto", "pytorch") or "pytorch" not in gpu_backends(path, options):
+    if (
+        options.signature is not None
+        or "torch" in sys.modules
+        or backend not in ("auto", "pytorch")
+        or "pytorch" not in gpu_backends(path, options)
+    ):
         return None
     Thread(target=_start_cuda, name="cuda", daemon=True).start()
     try:

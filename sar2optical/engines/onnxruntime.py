@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from sar2optical.engines.adapter import Adapter, Feeds, adapter_of
 from sar2optical.engines.base import (
     QUANTIZED,
     Description,
@@ -27,6 +28,7 @@ from sar2optical.engines.base import (
 from sar2optical.engines.onnxruntime_plugin import add_plugin, plugin_name, plugin_problem
 from sar2optical.engines.registry import two_layers
 from sar2optical.errors import DeviceOutOfMemory, DeviceUnavailable, InferenceFailed, ModelUnreadable
+from sar2optical.signature import ModelSignature
 
 __all__ = ["BoundRuns", "OnnxRuntimeEngine", "cuda_problem", "open", "open_features"]
 
@@ -70,7 +72,14 @@ class OnnxRuntimeEngine(Engine):
     """
 
     def __init__(
-        self, open_for: Callable[[int], Any], description: Description, *, device: str, batch: int, streams: int
+        self,
+        open_for: Callable[[int], Any],
+        description: Description,
+        *,
+        device: str,
+        batch: int,
+        streams: int,
+        adapter: Adapter | None = None,
     ) -> None:
         super().__init__(
             signature=description.signature,
@@ -82,6 +91,7 @@ class OnnxRuntimeEngine(Engine):
             self_test=description.self_test,
             fallback="fp32" if description.precision in QUANTIZED else None,
         )
+        self.adapter = adapter
         self._open_for: Callable[[int], Any] | None = open_for
         self._device = device
         self._session: Any = None
@@ -93,7 +103,8 @@ class OnnxRuntimeEngine(Engine):
             self._bound = self._session = None  # frees the memory of the other size
             self._session = self._open_for(side)
             self._input = self._session.get_inputs()[0].name
-            self._bound = BoundRuns(self._session, self._device, side) if self._device == "cuda" else None
+            bound = self._device == "cuda" and self.adapter is None
+            self._bound = BoundRuns(self._session, self._device, side) if bound else None
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
@@ -106,6 +117,14 @@ class OnnxRuntimeEngine(Engine):
             return np.asarray(self._session.run(None, {self._input: sar})[0])
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise _stopped(error, size) from error
+
+    def _infer_feeds(self, feeds: Feeds) -> NDArray[np.floating]:
+        if self._session is None or self.adapter is None:
+            raise InferenceFailed(f"{self} is closed: open it again")
+        try:
+            return np.asarray(self._session.run([self.adapter.output], dict(feeds))[0])
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
+            raise _stopped(error, self.adapter.batch) from error
 
     def close(self) -> None:
         """Release the buffers, then the session."""
@@ -189,12 +208,13 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
     device = _device(options.device)
     reading = "cpu" if device == _RTX else device  # the plugin needs the shapes of the signature
     session = _session(path, _settings_of(reading), reading)
-    description = Description.read(session.get_modelmeta().custom_metadata_map, path)
-    sides = [name for name in session.get_inputs()[0].shape[2:] if isinstance(name, str)]
+    description = Description.read(session.get_modelmeta().custom_metadata_map, path, options.signature)
+    batch = options.batch_on(device)
+    adapter = _adapter(session, description.signature, path, batch)
+    sides = _free_sides(session, adapter, description.signature)
     # The graph optimizer treats float8 Q/DQ pairs as int8: parity dropped to 10 dB.
     optimize = description.precision != "fp8"
     opened = [session] if optimize and not sides and device == reading else []
-    batch = options.batch_on(device)
     del session
 
     def open_for(side: int) -> Any:
@@ -204,6 +224,10 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         for name in sides:
             settings.add_free_dimension_override_by_name(name, side)
         if device == _RTX:
+            if adapter is not None:
+                raise DeviceUnavailable(
+                    f"{path}: has tensors that TensorRT for RTX is not given here: give --device cpu"
+                )
             add_plugin(settings, (batch, description.signature.channels, side, side))
         return _session(path, settings, device)
 
@@ -212,7 +236,20 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
         description = replace(description, precision="fp32")  # ONNX Runtime has no fp16 kernels for the CPU
     if options.precision != "auto":
         refuse_unless("precision", options.precision, "onnxruntime for this file", [description.precision])
-    return OnnxRuntimeEngine(open_for, description, device=device, batch=batch, streams=streams)
+    return OnnxRuntimeEngine(open_for, description, device=device, batch=batch, streams=streams, adapter=adapter)
+
+
+def _adapter(session: Any, signature: ModelSignature, path: Path, batch: int) -> Adapter | None:
+    names = ([tensor.name for tensor in tensors] for tensors in (session.get_inputs(), session.get_outputs()))
+    return adapter_of(signature, *names, source=str(path), batch=batch)
+
+
+def _free_sides(session: Any, adapter: Adapter | None, signature: ModelSignature) -> list[str]:
+    """Return the names of height and width, where the file leaves them open."""
+    tensors = {tensor.name: tensor for tensor in session.get_inputs()}
+    tensor = tensors[adapter.input] if adapter else session.get_inputs()[0]
+    first = 1 if signature.graph.input_layout == "NHWC" else 2
+    return [name for name in tensor.shape[first : first + 2] if isinstance(name, str)]
 
 
 @cache

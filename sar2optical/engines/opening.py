@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sar2optical.engines.acceptance import acceptance_input, refuse_implausible
 from sar2optical.engines.base import Engine, EngineOptions, any_of
 from sar2optical.engines.cards import first_card
 from sar2optical.engines.registry import BACKENDS, ON_CPU, ON_CUDA, Backend, backend_named, backends_of
@@ -29,6 +30,7 @@ from sar2optical.errors import (
     NotFinite,
     OptionError,
 )
+from sar2optical.signature import ModelSignature
 
 __all__ = ["cuda_opens", "gpu_backends", "open_engine"]
 
@@ -41,12 +43,13 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
     Parameters
     ----------
     path
-        `.onnx` with a signature in its metadata, a `.pth` checkpoint, or a `.plan` with its `.plan.json`.
+        `.onnx` with a signature in its metadata or in `options`, a `.pth` checkpoint, or a `.plan` with its
+        `.plan.json`.
     backend
         auto, or a name of `sar2optical.engines.registry.BACKENDS`. auto takes the first that opens the file of
         `gpu_backends`, else the first one for a CPU that is installed.
     options
-        Device, precision, threads, batch.
+        Device, precision, threads, batch; signature of an ONNX file.
 
     Returns
     -------
@@ -63,6 +66,8 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
     """
     options = options or EngineOptions()
     candidates = _candidates(path)
+    if options.signature is not None and path.suffix.lower() != ".onnx":
+        raise OptionError(f"{path}: has a signature of its own; only .onnx files take another: leave out --signature")
     names = [candidate.name for candidate in candidates]
     if backend not in ("auto", *names):
         kind = f"{TITLES[names[0]]} plans" if names[0] in TITLES else f"{path.suffix} files"
@@ -134,6 +139,8 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
 
 
 def _opened(chosen: Backend, path: Path, options: EngineOptions) -> Engine:
+    if options.signature is not None:
+        _refuse_signature(options.signature, chosen, path)
     try:
         module = import_module(f"sar2optical.engines.{chosen.name}")
     except ModuleNotFoundError as error:  # the one guard for optional libraries
@@ -146,8 +153,27 @@ def _opened(chosen: Backend, path: Path, options: EngineOptions) -> Engine:
             "run sar2opt-doctor"
         ) from error
     engine: Engine = module.open(path, options)
-    _run_self_test(engine, path)
+    try:
+        _refuse_signature(engine.signature, chosen, path)
+        _run_self_test(engine, path)
+    except BaseException:
+        engine.close()
+        raise
     return engine
+
+
+def _refuse_signature(signature: ModelSignature, chosen: Backend, path: Path) -> None:
+    """Refuse a backend that cannot feed tensors of other exporters.
+
+    Raises
+    ------
+    DeviceUnavailable
+        The signature needs version 2, and the backend is not one of `ON_CPU`.
+    """
+    if not signature.is_version_1 and chosen.name not in ON_CPU:
+        raise DeviceUnavailable(
+            f"{path}: {chosen.name} runs only models with a signature of version 1: give --backend {any_of(ON_CPU)}"
+        )
 
 
 def _run_self_test(engine: Engine, path: Path) -> None:
@@ -158,26 +184,29 @@ def _run_self_test(engine: Engine, path: Path) -> None:
     """
     signature = engine.signature
     side, batch = signature.window, engine.batch
-    sar = np.repeat(self_test_input(signature), batch, axis=0)
+    ours = signature.is_version_1
+    sar = np.repeat(self_test_input(signature) if ours else acceptance_input(signature), batch, axis=0)
+    places, bands = [(0, 0)] * batch, len(signature.output.bands)
     try:
-        image = engine.run(sar)
+        images = [engine.run(sar, places) for _ in range(1 if ours else 2)]
     except (DeviceOutOfMemory, NotFinite):  # their messages have a remedy of their own
-        engine.close()
         raise
     except InferenceFailed as error:
-        engine.close()
+        remedy = "export it again" if ours else "correct the signature"
         raise ModelUnreadable(
-            f"{path}: does not run on the input that its signature describes, {sar.shape} ({error}): export it again"
+            f"{path}: does not run on the input that its signature describes, {sar.shape} ({error}): {remedy}"
         ) from error
-    if image.shape != (batch, 3, side, side) or image.dtype != np.float32:
-        engine.close()
+    image = images[0]
+    if image.shape != (batch, bands, side, side) or image.dtype != np.float32:
+        remedy = "give an RGB generator" if ours else "correct the signature"
         raise ModelUnreadable(
-            f"{path}: returns {image.dtype} {image.shape} for {sar.shape}, not float32 {(batch, 3, side, side)}: "
-            "give an RGB generator"
+            f"{path}: returns {image.dtype} {image.shape} for {sar.shape}, not float32 {(batch, bands, side, side)}: "
+            f"{remedy}"
         )
+    if not ours:
+        refuse_implausible(engine, path, *images)
     expected = engine.self_test
     if expected and not (found := expected.agreement(image[:1])) >= expected.floor:
-        engine.close()
         raise DeviceUnavailable(
             f"{path}: {engine} fails the file's self-test ({found:.1f} dB, at least {expected.floor:.0f} expected): "
             "give another --backend or --precision"

@@ -5,7 +5,8 @@ Intel graphics (device gpu) were not yet run on hardware.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from sar2optical.engines.adapter import Adapter, Feeds, adapter_of
 from sar2optical.engines.base import (
     QUANTIZED,
     Description,
@@ -40,7 +42,13 @@ class OpenVINOEngine(Engine):
     """
 
     def __init__(
-        self, compile_for: Callable[[int], Any], description: Description, *, device: str, batch: int
+        self,
+        compile_for: Callable[[int], Any],
+        description: Description,
+        *,
+        device: str,
+        batch: int,
+        adapter: Adapter | None = None,
     ) -> None:
         compiled = compile_for(description.signature.window)
         arithmetic = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -57,6 +65,7 @@ class OpenVINOEngine(Engine):
             self_test=description.self_test,
             fallback=_NAMES.get(arithmetic, arithmetic) if quantized else None,
         )
+        self.adapter = adapter
         self._compile_for: Callable[[int], Any] | None = compile_for
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._make_requests(compiled)
@@ -71,14 +80,25 @@ class OpenVINOEngine(Engine):
             self._idle.put(compiled.create_infer_request())
 
     def _infer(self, sar: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._compile_for is None:
-            raise InferenceFailed(f"{self} is closed: open it again")
-        request = self._idle.get()
-        try:
+        with self._request() as request:
             windows = [
                 np.array(request.infer([window[None]], share_inputs=True, share_outputs=True)[0]) for window in sar
             ]
             return windows[0] if len(windows) == 1 else np.concatenate(windows)
+
+    def _infer_feeds(self, feeds: Feeds) -> NDArray[np.floating]:
+        with self._request() as request:
+            assert self.adapter is not None
+            return np.array(request.infer(dict(feeds), share_inputs=True, share_outputs=True)[self.adapter.output])
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        """Lend a request to one run."""
+        if self._compile_for is None:
+            raise InferenceFailed(f"{self} is closed: open it again")
+        request = self._idle.get()
+        try:
+            yield request
         except Exception as error:  # of many types, none of them ours
             raise InferenceFailed(f"OpenVINO failed: {_last_line(error)}") from error
         finally:
@@ -110,25 +130,22 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     core = openvino.Core()
     place = _place(core, options.device)
     model = _read(core, path)
-    description = Description.read(_metadata(model), path)
+    description = Description.read(_metadata(model), path, options.signature)
     signature = description.signature
-    precision = _arithmetic(core, place, description.precision, options.precision)
-    threads = options.threads or default_threads()
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
-        # One stream per thread: no thread waits for another at the end of a layer, and the arithmetic of a window
-        # does not depend on the number of threads (with two threads on one window, bf16 rounded differently from
-        # batch to batch).
-        "NUM_STREAMS": threads,
-        "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
-    }
-    if place != "CPU":
-        settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": _STREAMS_ON_GPU}
+    names = ([tensor.any_name for tensor in tensors] for tensors in (model.inputs, model.outputs))
+    adapter = adapter_of(signature, *names, source=str(path), batch=1)
+    asked = options.precision
+    if asked == "auto" and not signature.is_version_1 and description.precision not in QUANTIZED:
+        asked = "fp32"  # nobody has measured what bf16 does to this model's output
+    precision = _arithmetic(core, place, description.precision, asked)
+    settings = _settings(place, precision, options.threads or default_threads())
 
     def compile_for(side: int) -> Any:
         try:
-            model.reshape([1, signature.channels, side, side])
+            if adapter is None:
+                model.reshape([1, signature.channels, side, side])
+            else:
+                model.reshape(adapter.shapes(signature.channels, side, batch=adapter.batch))
             return core.compile_model(model, place, settings)
         except RuntimeError as error:
             raise ModelUnreadable(
@@ -137,7 +154,27 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
 
     device = str(core.get_property(place, "FULL_DEVICE_NAME")).strip()
     kind = "cpu" if place == "CPU" else "gpu"
-    return OpenVINOEngine(compile_for, description, device=f"{kind} ({device})", batch=options.batch_on("cpu"))
+    return OpenVINOEngine(
+        compile_for,
+        description,
+        device=f"{kind} ({device})",
+        batch=options.batch_on("cpu"),
+        adapter=adapter,
+    )
+
+
+def _settings(place: str, precision: str, threads: int) -> dict[str, Any]:
+    if place != "CPU":
+        return {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": _STREAMS_ON_GPU}
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # explicit: OpenVINO's default is bf16 on some CPUs
+        # One stream per thread: no thread waits for another at the end of a layer, and the arithmetic of a window
+        # does not depend on the number of threads (with two threads on one window, bf16 rounded differently from
+        # batch to batch).
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # reading and writing use the same cores
+    }
 
 
 def _place(core: openvino.Core, requested: str) -> str:

@@ -171,7 +171,7 @@ class PlanRecord:
         SignatureError
             If the record is malformed or of another version.
         """
-        record = read_record(text, version=VERSION, source=source, name="record", remedy="build the plan again")
+        record = read_record(text, versions=(VERSION,), source=source, name="record", remedy="build the plan again")
         try:
             signature = ModelSignature.from_json(json.dumps(record["signature"]), source=source)
             given = {name: read(record[name], name) for name, read in _READERS.items() if _is_needed(name, record)}

@@ -69,9 +69,14 @@ def engine_prediction(engine: Engine) -> Predict:
     Raises
     ------
     DataError
-        Raised by the predictor if the chip's number of bands is not the model's.
+        The model's signature needs version 2. Raised by the predictor if a chip's number of bands is not the model's.
     """
     signature = engine.signature
+    if not signature.is_version_1:
+        raise DataError(
+            f"{signature.name}: has a signature of version 2; evaluation takes models that turn [-1, 1] into RGB: "
+            "translate the scenes with sar2opt-scene instead"
+        )
 
     def predict(sar: SarArray) -> NDArray[np.float64]:
         if len(sar) != len(signature.bands):

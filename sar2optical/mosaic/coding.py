@@ -49,6 +49,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "none": {"photometric": "rgb"},
 }
 _LOSSY = "jpeg"
+_OF_PICTURES = (1, 3)  # bands that JPEG and PNG can hold, beside alpha
 _ISAL_LEVEL = 1  # levels 2 and 3: 1 and 2 % smaller, a tenth slower
 
 COMPRESSIONS = tuple(_OPTIONS)
@@ -72,6 +73,10 @@ class BlockCoding:
     """One of `COMPRESSIONS`; all but jpeg (quality 90) are lossless."""
     blocksize: int = BLOCKSIZE
     """Side of a block in pixels, a multiple of 16."""
+    bands: int = 3
+    """Number of bands, beside the mask."""
+    dtype: str = "uint8"
+    """Type of the pixels: uint8, uint16 or float32."""
 
     def __post_init__(self) -> None:
         if self.compress not in _OPTIONS:
@@ -81,6 +86,21 @@ class BlockCoding:
             raise OptionError(
                 f"block size is {self.blocksize}: give a multiple of {_BLOCK_STEP} up to {_MOST_BLOCKSIZE}"
             )
+        if self.lossy and (self.dtype != "uint8" or self.bands not in _OF_PICTURES):
+            raise OptionError(
+                f"compression jpeg takes 1 or 3 bands of uint8, the mosaic has {self.bands} of {self.dtype}: "
+                "give --compress deflate"
+            )
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether pixels are red, green and blue bytes."""
+        return self.bands == 3 and self.dtype == "uint8"
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel in all bands and in the mask, which is held as one more band."""
+        return (self.bands + 1) * np.dtype(self.dtype).itemsize
 
     @property
     def lossy(self) -> bool:
@@ -88,7 +108,7 @@ class BlockCoding:
         return self.compress == _LOSSY
 
     def matches(self, image: Directory) -> bool:
-        """Return whether the blocks of an image have this size and compression."""
+        """Return whether the blocks of an image have this size and compression; the run's manifest fixes the type."""
         found = (int(numbers(image[COMPRESSION])[0]), int(numbers(image[TILE_WIDTH])[0]))
         return found == (_NUMBERS[self.compress], self.blocksize)
 
@@ -116,22 +136,22 @@ def chunks_of(width: int, coding: BlockCoding) -> Iterator[slice]:
     return (slice(start, min(start + step, width)) for start in range(0, width, step))
 
 
-def compressed(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
+def compressed(rgba: npt.NDArray[Any], coding: BlockCoding) -> Blocks:
     """Compress part of one row of blocks; several threads may do so at the same time.
 
     Parameters
     ----------
     rgba
-        uint8 `(4, rows, columns)`, at most one block high: red, green, blue, and 255 where valid.
+        `(bands + 1, rows, columns)` of the coding's type, at most one block high: the bands, and 255 where valid.
     coding
-        Size and compression of the blocks.
+        Size, compression and type of the blocks.
     """
-    if coding.compress == "deflate":
+    if coding.compress == "deflate" and coding.is_rgb:
         return _deflated(rgba, coding)
     return _by_gdal(rgba, coding)
 
 
-def _by_gdal(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
+def _by_gdal(rgba: npt.NDArray[Any], coding: BlockCoding) -> Blocks:
     options = {
         "tiled": True, "blockxsize": coding.blocksize, "blockysize": coding.blocksize, "interleave": "pixel",
         "endianness": "little",
@@ -139,11 +159,21 @@ def _by_gdal(rgba: npt.NDArray[np.uint8], coding: BlockCoding) -> Blocks:
     # The transform has no meaning: without one, rasterio warns.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         file = encode(
-            rgba[:3], mask=rgba[3], driver="GTiff", transform=Affine.translation(1, 1), **options,
-            **_OPTIONS[coding.compress],
+            rgba[:-1], mask=rgba[-1].astype(np.uint8, copy=False), driver="GTiff",
+            transform=Affine.translation(1, 1), **options, **_creation_options(coding),
         )  # fmt: skip
     image, mask = read_directories(file)
     return Blocks(image, mask, tuple(zip(_blocks(file, image), _blocks(file, mask), strict=True)))
+
+
+def _creation_options(coding: BlockCoding) -> dict[str, Any]:
+    options = _OPTIONS[coding.compress]
+    if coding.is_rgb:
+        return options
+    # Differences of floating point numbers are those of their bytes (TIFF Technical Note 3).
+    predictor = {"predictor": 3} if coding.dtype == "float32" and "predictor" in options else {}
+    fast = {"zlevel": 1} if coding.compress == "deflate" else {}
+    return {**options, "photometric": "minisblack", "alpha": "no", **predictor, **fast}
 
 
 def _blocks(file: bytes, directory: Directory) -> Iterator[bytes]:
@@ -230,15 +260,15 @@ def _all_valid(side: int) -> bytes:
 
 
 def encode(
-    bands: npt.NDArray[np.uint8],
+    bands: npt.NDArray[Any],
     *,
     driver: str,
     mask: npt.NDArray[np.uint8] | None = None,
     **options: Any,
 ) -> bytes:
-    """Encode uint8 `(bands, rows, width)` in memory with one of GDAL's drivers and its creation options."""
+    """Encode `(bands, rows, width)` in memory with one of GDAL's drivers and its creation options."""
     count, height, width = bands.shape
-    profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": "uint8"}
+    profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": bands.dtype.name}
     with MemoryFile() as memory:
         with memory.open(**profile, **options) as dataset:
             dataset.write(bands)

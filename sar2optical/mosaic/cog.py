@@ -91,7 +91,7 @@ def build_cog(
     run
         Fingerprint of the run, which each strip must carry.
     description
-        VRT elements of the georeference and the tags.
+        VRT elements of the georeference, the tags and the bands.
     out
         Path of the mosaic, for messages.
     threads
@@ -160,9 +160,6 @@ def _described(folder: Path, description: Sequence[ET.Element]) -> Directory:
     """Return georeference and tags as GDAL writes them to a GeoTIFF."""
     root = ET.Element("VRTDataset", rasterXSize="1", rasterYSize="1")
     root.extend(description)
-    for number, colour in enumerate(("Red", "Green", "Blue"), start=1):
-        band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
-        ET.SubElement(band, "ColorInterp").text = colour
     source = folder / "mosaic.vrt"
     source.write_bytes(to_bytes(root))
     with no_georeference_warning(), MemoryFile(ext=".tif") as memory:

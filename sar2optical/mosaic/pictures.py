@@ -9,12 +9,12 @@ from pathlib import Path
 import rasterio.shutil
 
 from sar2optical.errors import OptionError
-from sar2optical.mosaic.coding import encode
+from sar2optical.mosaic.coding import BlockCoding, encode
 from sar2optical.mosaic.overviews import Level, halve
 from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
 from sar2optical.mosaic.vrt import describe, to_bytes
 
-__all__ = ["check_picture_size", "encode_preview", "write_picture"]
+__all__ = ["check_picture", "encode_preview", "write_picture"]
 
 _JPEG_LONGEST = 65500
 """libjpeg's JPEG_MAX_DIMENSION."""
@@ -23,14 +23,19 @@ _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 """Last bytes of a complete file, by GDAL driver."""
 
 
-def check_picture_size(out: Path, driver: str, shape: tuple[int, int]) -> None:
-    """Refuse a picture that is too large for its format.
+def check_picture(out: Path, driver: str, shape: tuple[int, int], coding: BlockCoding) -> None:
+    """Refuse a picture that its format cannot hold.
 
     Raises
     ------
     OptionError
-        A side is too long for JPEG.
+        A side is too long for JPEG, or a PNG or JPEG would have other bands than one or three of bytes.
     """
+    if driver != "COG" and (coding.dtype != "uint8" or coding.bands not in (1, 3)):
+        raise OptionError(
+            f"{out.name}: a {driver} has 1 or 3 bands of uint8, the mosaic has {coding.bands} of {coding.dtype}: "
+            "give a name that ends in .tif"
+        )
     if driver == "JPEG" and max(shape) > _JPEG_LONGEST:
         raise OptionError(
             f"{out.name}: a JPEG has at most {_JPEG_LONGEST} pixels a side, the mosaic has {max(shape)}: "
@@ -93,5 +98,5 @@ def encode_preview(folder: Path, levels: Sequence[Level], *, longest: int, comme
     while max(picture.shape) > longest:
         picture = halve(picture)
     with no_georeference_warning():
-        bands = picture[:3] if picture[3].all() else picture
+        bands = picture[:-1] if picture[-1].all() else picture
         return encode(bands, driver="PNG", COMMENT=comment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,10 @@ class StripFiles:
         self._out = out
         self._manifest = manifest
         self._coding = coding or BlockCoding()
-        self._level = Level(number=0, height=shape[0], width=shape[1], block=self._coding.blocksize, rows=row)
+        self._level = Level(
+            number=0, height=shape[0], width=shape[1], block=self._coding.blocksize, rows=row,
+            bands=self._coding.bands, dtype=self._coding.dtype,
+        )  # fmt: skip
         self._sharing = ExitStack()
 
     def begin(self, *, restart: bool = False) -> None:
@@ -87,7 +90,7 @@ class StripFiles:
     def __exit__(self, *_: object) -> None:
         self._sharing.close()
 
-    def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
+    def write(self, rgb: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next rows; see `MosaicWriter.write`. They are on disk when their strip is complete."""
         for row, strip in filled(self._level, rgb, valid):
             with output_errors(self._out):

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,14 +47,14 @@ def bytes_of_store(shape: tuple[int, int], coding: BlockCoding, *, threads: int)
 
     A strip that is being written is held as pixels, as compressed blocks and as a file.
     """
-    rows = 4 * coding.blocksize * shape[1]
+    rows = coding.pixel_bytes * coding.blocksize * shape[1]
     return 2 * rows + strips_at_once(threads, shape[1], coding) * 3 * rows
 
 
 def filled(
-    level: Level, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]
-) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Add rows to a level; yield first row and pixels, uint8 `(4, rows, width)`, of each strip that they complete."""
+    level: Level, rgb: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Add rows to a level; yield first row and pixels, `(bands + 1, rows, width)`, of strips that they complete."""
     start = 0
     while start < len(valid):
         room = level.room()
@@ -67,14 +68,14 @@ def filled(
 
 
 def write_with_half(
-    path: Path, parts: Sequence[Blocks], half: npt.NDArray[np.uint8] | None, run: str, coding: BlockCoding
+    path: Path, parts: Sequence[Blocks], half: npt.NDArray[Any] | None, run: str, coding: BlockCoding
 ) -> None:
     """Write a strip; and before it, the same rows at half the size where the strip is lossy.
 
     Overviews that are made again by a run that resumes are then those of a run without a pause.
     """
     if half is not None:
-        lossless = BlockCoding(compress=_FOR_HALVES, blocksize=coding.blocksize)
+        lossless = replace(coding, compress=_FOR_HALVES)
         write_strip(path.with_name(half_name(int(path.stem.rpartition("-")[2]))), half, run, lossless)
     write_blocks(path, parts, run)
 
@@ -123,7 +124,7 @@ class StripStore:
         """Path of the run folder."""
         self.coding = coding or BlockCoding()
         """Size and compression of the blocks."""
-        self.levels = levels_of(shape, self.coding.blocksize)
+        self.levels = levels_of(shape, self.coding.blocksize, bands=self.coding.bands, dtype=self.coding.dtype)
         """The mosaic, then its overviews."""
         self.all_valid = True
         """Whether every pixel so far is valid."""
@@ -211,12 +212,12 @@ class StripStore:
                     return False
         except StripDamaged:
             return False
-        self.all_valid = self.all_valid and bool(rgba[3].all())
-        for _, complete in filled(mosaic, rgba[:3], rgba[3] != 0):
+        self.all_valid = self.all_valid and bool(rgba[-1].all())
+        for _, complete in filled(mosaic, rgba[:-1], rgba[-1] != 0):
             self._add(mosaic, complete, on_disk=as_it_is, half=half)
         return True
 
-    def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
+    def write(self, rgb: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next rows, and what they complete of the overviews; see `MosaicWriter.write`."""
         self.all_valid = self.all_valid and all_true(valid)
         for _, strip in filled(self.mosaic, rgb, valid):
@@ -269,10 +270,10 @@ class StripStore:
     def _add(
         self,
         level: Level,
-        strip: npt.NDArray[np.uint8],
+        strip: npt.NDArray[Any],
         *,
         on_disk: bool = False,
-        half: npt.NDArray[np.uint8] | None = None,
+        half: npt.NDArray[Any] | None = None,
         after: Sequence[Future[None]] = (),
     ) -> None:
         """Store a complete strip of a level, and add it to the next overview at half the size, all in threads.
@@ -282,7 +283,7 @@ class StripStore:
         level
             Level that the strip belongs to.
         strip
-            uint8 `(4, rows, width)`.
+            `(bands + 1, rows, width)`.
         on_disk
             Whether the strip is on disk already.
         half
@@ -308,10 +309,10 @@ class StripStore:
     def _halved(
         self,
         level: Level,
-        strip: npt.NDArray[np.uint8],
-        half: npt.NDArray[np.uint8] | None,
+        strip: npt.NDArray[Any],
+        half: npt.NDArray[Any] | None,
         after: Sequence[Future[None]],
-    ) -> tuple[npt.NDArray[np.uint8] | None, list[Future[None]]]:
+    ) -> tuple[npt.NDArray[Any] | None, list[Future[None]]]:
         """Begin to fill the next overview; return its rows and the tasks that fill them; None at the last level."""
         if level is self.levels[-1]:
             return None, []
@@ -328,8 +329,8 @@ class StripStore:
     def _store(
         self,
         level: Level,
-        rgba: npt.NDArray[np.uint8],
-        half: npt.NDArray[np.uint8] | None,
+        rgba: npt.NDArray[Any],
+        half: npt.NDArray[Any] | None,
         after: Sequence[Future[None]],
         halving: Sequence[Future[None]],
     ) -> None:
@@ -350,10 +351,10 @@ class StripStore:
         self,
         path: Path,
         parts: Sequence[Future[Blocks]],
-        half: npt.NDArray[np.uint8] | None,
+        half: npt.NDArray[Any] | None,
         halving: Sequence[Future[None]],
         level: Level,
-        rgba: npt.NDArray[np.uint8],
+        rgba: npt.NDArray[Any],
     ) -> None:
         blocks = [part.result() for part in parts]
         _wait_for(halving)
@@ -372,12 +373,12 @@ def _half_of(part: slice) -> slice:
     return slice(part.start // 2, (part.stop + 1) // 2)
 
 
-def _halve_into(rgba: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], after: Sequence[Future[None]]) -> None:
+def _halve_into(rgba: npt.NDArray[Any], out: npt.NDArray[Any], after: Sequence[Future[None]]) -> None:
     _wait_for(after)
     out[...] = halve(rgba)
 
 
-def _compressed(rgba: npt.NDArray[np.uint8], coding: BlockCoding, after: Sequence[Future[None]]) -> Blocks:
+def _compressed(rgba: npt.NDArray[Any], coding: BlockCoding, after: Sequence[Future[None]]) -> Blocks:
     _wait_for(after)
     return compressed(rgba, coding)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -128,8 +128,8 @@ class Strip:
         """Whether its pixels differ from those that were encoded."""
         return is_lossy(self.image)
 
-    def pixels(self, start: int = 0) -> npt.NDArray[np.uint8]:
-        """Decode: uint8 `(4, rows, columns)`, red, green, blue, and 255 where valid.
+    def pixels(self, start: int = 0) -> npt.NDArray[Any]:
+        """Decode: `(bands + 1, rows, columns)`, the bands, and 255 where valid.
 
         Parameters
         ----------
@@ -142,12 +142,12 @@ class Strip:
             GDAL cannot decode it.
         """
         rows, width = self.shape
-        rgba = np.empty((4, rows, width - start), np.uint8)
         window = Window.from_slices((0, rows), (start, width))
         try:
             with no_georeference_warning(), MemoryFile(self._file) as memory, memory.open(driver="GTiff") as dataset:
-                dataset.read(window=window, out=rgba[:3])
-                dataset.read_masks(1, window=window, out=rgba[3])
+                rgba = np.empty((dataset.count + 1, rows, width - start), dataset.dtypes[0])
+                dataset.read(window=window, out=rgba[:-1])
+                rgba[-1] = dataset.read_masks(1, window=window)
         except (RasterioError, ValueError) as error:
             raise StripDamaged(f"a strip cannot be decoded ({error}): run the same command again") from error
         return rgba
@@ -173,7 +173,7 @@ def _digest_in(image: Directory, path: Path, run: str) -> str:
     return digest
 
 
-def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "", coding: BlockCoding | None = None) -> None:
+def write_strip(path: Path, rgba: npt.NDArray[Any], run: str = "", coding: BlockCoding | None = None) -> None:
     """Compress rows, write them to disk, and flush them.
 
     Parameters
@@ -181,7 +181,7 @@ def write_strip(path: Path, rgba: npt.NDArray[np.uint8], run: str = "", coding: 
     path
         Path of the strip; replaced atomically.
     rgba
-        uint8 `(4, rows, width)`, at most one block high: red, green, blue, and 255 where valid.
+        `(bands + 1, rows, width)`, at most one block high: the bands, and 255 where valid.
     run
         Fingerprint of the run, which `Strip.read` checks.
     coding

@@ -39,14 +39,14 @@ OPTIONS_TAG = "SAR2OPTICAL_OPTIONS"
 _IN_COMMENT = re.compile(rf"({RUN_TAG}|{OPTIONS_TAG})=([0-9a-f]+)", re.IGNORECASE)
 
 
-def generated_tags(model: str) -> dict[str, str]:
+def generated_tags(model: str, kind: str = "RGB image") -> dict[str, str]:
     """Return tags that state that a mosaic is generated, by which model and when; every TIFF viewer shows them.
 
     The time is UTC: now, or SOURCE_DATE_EPOCH (seconds since 1970) if it is set, so that the same run gives the same
     bytes (https://reproducible-builds.org/specs/source-date-epoch).
     """
     return {
-        "TIFFTAG_IMAGEDESCRIPTION": f"RGB image {NOTE}. Model: {model}".encode("ascii", "replace").decode(),
+        "TIFFTAG_IMAGEDESCRIPTION": f"{kind} {NOTE}. Model: {model}".encode("ascii", "replace").decode(),
         "TIFFTAG_DATETIME": time.strftime("%Y:%m:%d %H:%M:%S", time.gmtime(_now())),
         NOTE_TAG: NOTE,
     }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from sar2optical.mosaic.overviews import Level
 from sar2optical.scene import Georeference
 
-__all__ = ["describe", "georeference_elements", "metadata_element", "to_bytes"]
+__all__ = ["BandNotes", "band_elements", "describe", "georeference_elements", "metadata_element", "to_bytes"]
 
+
+_DATA_TYPES = {"uint8": "Byte", "uint16": "UInt16", "float32": "Float32"}
+"""GDAL's names of types."""
 
 _MASK = "mask,1"
 """Name of the mask among a file's bands."""
@@ -23,24 +27,55 @@ def describe(level: Level, kind: str, overviews: Sequence[Level] = ()) -> ET.Ele
     level
         Level to describe; its strips are in the folder of the VRT.
     kind
-        "masked" (three bands and a mask), "rgba" or "rgb".
+        "masked" (bands and a mask), "rgba" (bands and alpha) or "rgb"; of one or three bands of bytes.
     overviews
         Levels of its overviews, whose VRTs are in the same folder.
     """
     root = ET.Element("VRTDataset", rasterXSize=str(level.width), rasterYSize=str(level.height))
-    colours = ("Red", "Green", "Blue", "Alpha")[: 4 if kind == "rgba" else 3]
-    for number, colour in enumerate(colours, start=1):
+    colours = _colours(level.bands, level.dtype)
+    for number, colour in enumerate([*colours, "Alpha"] if kind == "rgba" else colours, start=1):
         band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
         ET.SubElement(band, "ColorInterp").text = colour
         for overview in overviews:  # GDAL takes the overviews of the mask from the masks of these
             element = ET.SubElement(band, "Overview")
             ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = overview.vrt_name
             ET.SubElement(element, "SourceBand").text = str(number)
-        _add_strips(band, level, str(number) if number < 4 else _MASK)
+        _add_strips(band, level, str(number) if number <= level.bands else _MASK)
     if kind == "masked":
         mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
         _add_strips(mask, level, _MASK)
     return root
+
+
+def _colours(bands: int, dtype: str) -> list[str]:
+    return ["Red", "Green", "Blue"] if (bands, dtype) == (3, "uint8") else ["Gray", *["Undefined"] * (bands - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandNotes:
+    """What a GeoTIFF says about its bands, beside their pixels."""
+
+    names: tuple[str, ...] = ()
+    """Name of each band; empty: they have none."""
+    scale: float = 1.0
+    """Factor from stored numbers to values."""
+    offset: float = 0.0
+    """Summand."""
+
+
+def band_elements(bands: int, dtype: str, notes: BandNotes | None) -> list[ET.Element]:
+    """Return the VRT elements of the bands of a GeoTIFF, without sources."""
+    elements = []
+    for number, colour in enumerate(_colours(bands, dtype), start=1):
+        band = ET.Element("VRTRasterBand", dataType=_DATA_TYPES[dtype], band=str(number))
+        if notes:
+            if notes.names:
+                ET.SubElement(band, "Description").text = notes.names[number - 1]
+            ET.SubElement(band, "Offset").text = repr(notes.offset)
+            ET.SubElement(band, "Scale").text = repr(notes.scale)
+        ET.SubElement(band, "ColorInterp").text = colour
+        elements.append(band)
+    return elements
 
 
 def _add_strips(band: ET.Element, level: Level, number: str) -> None:

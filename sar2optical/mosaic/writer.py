@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ from sar2optical.mosaic.coding import BlockCoding
 from sar2optical.mosaic.cog import build_cog, verify_cog
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output, driver_of, output_errors, publish
-from sar2optical.mosaic.pictures import check_picture_size, encode_preview, write_picture
+from sar2optical.mosaic.pictures import check_picture, encode_preview, write_picture
 from sar2optical.mosaic.strip_store import StripStore
 from sar2optical.mosaic.tags import to_comment
-from sar2optical.mosaic.vrt import georeference_elements, metadata_element
+from sar2optical.mosaic.vrt import BandNotes, band_elements, georeference_elements, metadata_element
 from sar2optical.scene.bands import Georeference
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
 
@@ -54,6 +54,8 @@ class MosaicOptions:
     """Threads that compress blocks."""
     restart: bool = False
     """Whether strips of an earlier run are removed."""
+    notes: BandNotes | None = None
+    """Names of the bands, and what their numbers are; None: they are red, green and blue."""
 
 
 def coding_of(out: Path, coding: BlockCoding) -> BlockCoding:
@@ -106,7 +108,7 @@ class MosaicWriter:
         options = options or MosaicOptions()
         check_output(out, overwrite=options.overwrite)
         self._driver = driver_of(out)
-        check_picture_size(out, self._driver, shape)
+        check_picture(out, self._driver, shape, options.coding)
         self._out = out
         self._target = out.resolve()  # a link stays a link
         self._options = options
@@ -118,7 +120,11 @@ class MosaicWriter:
             coding=coding_of(out, options.coding),
             threads=options.threads,
         )
-        self._description = [*georeference_elements(georeference), metadata_element(tags)]
+        self._description = [
+            *georeference_elements(georeference),
+            metadata_element(tags),
+            *band_elements(options.coding.bands, options.coding.dtype, options.notes),
+        ]
         self._comment = to_comment(tags)
 
     def __enter__(self) -> Self:
@@ -159,7 +165,7 @@ class MosaicWriter:
         """
         return self._strips.resume(on_progress)
 
-    def write(self, rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
+    def write(self, rgb: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
         """Write the next rows to disk, and what they complete of the overviews.
 
         Returns before the rows are on disk; `finish` and leaving the context wait for them.
@@ -167,7 +173,7 @@ class MosaicWriter:
         Parameters
         ----------
         rgb
-            uint8 `(3, rows, width)`; values where `valid` is false are ignored.
+            `(bands, rows, width)` of the coding's type; values where `valid` is false are ignored.
         valid
             bool `(rows, width)`, True where the pixel is usable.
 
@@ -179,14 +185,14 @@ class MosaicWriter:
             The arrays have another shape or type, or the mosaic has fewer rows.
         """
         mosaic = self._strips.mosaic
-        rows = valid.shape[0]
-        if rgb.shape != (3, rows, mosaic.width) or valid.shape != rgb.shape[1:] or rows == 0:
+        rows, bands = valid.shape[0], mosaic.bands
+        if rgb.shape != (bands, rows, mosaic.width) or valid.shape != rgb.shape[1:] or rows == 0:
             raise ValueError(
-                f"rgb is {rgb.shape}, valid is {valid.shape}: give (3, N, {mosaic.width}) and "
+                f"rgb is {rgb.shape}, valid is {valid.shape}: give ({bands}, N, {mosaic.width}) and "
                 f"(N, {mosaic.width}), N at least 1"
             )
-        if rgb.dtype != np.uint8 or valid.dtype != np.bool_:
-            raise ValueError(f"rgb is {rgb.dtype}, valid is {valid.dtype}: give uint8 and bool")
+        if rgb.dtype != mosaic.dtype or valid.dtype != np.bool_:
+            raise ValueError(f"rgb is {rgb.dtype}, valid is {valid.dtype}: give {mosaic.dtype} and bool")
         if mosaic.rows + rows > mosaic.height:
             raise ValueError(
                 f"{mosaic.rows} rows are written: give at most {mosaic.height - mosaic.rows} more, not {rows}"

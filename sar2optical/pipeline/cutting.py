@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class CutWriter:
         self._job, self._writer, self._row = job, writer, row
         self._cols = slice(*job.cut.cols)
 
-    def write(self, rgb: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+    def write(self, rgb: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         """Write the next rows of the scene; see `Writer.write`."""
         start, self._row = self._row, self._row + len(valid)
         self._writer.write(np.ascontiguousarray(rgb[:, :, self._cols]), self._job.visible(start, valid))

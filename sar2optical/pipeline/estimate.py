@@ -28,7 +28,7 @@ from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import check_outputs, prepared
 from sar2optical.pipeline.remote_output import local_path
 from sar2optical.pipeline.stream import bytes_in_flight
-from sar2optical.scene.encoder import decode, encode_bands, to_input
+from sar2optical.scene.encoder import encode_bands, to_input
 from sar2optical.scene.remote import is_remote
 from sar2optical.scene.sources import Source
 from sar2optical.tiling.fill import mirror_invalid
@@ -53,8 +53,8 @@ _OVERVIEWS = 4 / 3
 _MOSAIC_RATE = 400e6
 """Bytes per second of assembling a mosaic: strips are read, checked and written once more."""
 
-_MOST_BYTES = 3.2
-"""Most bytes of a pixel in a strip: three, and what blocks that cannot be compressed cost."""
+_MOST_GROWTH = 3.2 / 3
+"""Most bytes of a pixel in a strip, over those of its bands: what blocks that cannot be compressed cost."""
 
 _CHUNK_ROWS = 512
 _LEAST_SHARE = 0.8
@@ -133,17 +133,17 @@ def _rows_kept(job: Job, out: Path, options: TranslateOptions) -> int:
     refuse_other_run(out, job.manifest)
     if Manifest.read(run_folder_of(out)) != job.manifest:
         return 0
-    return StripFiles(out, job.shape, job.manifest, coding=coding_of(out, options.coding)).rows()
+    return StripFiles(out, job.shape, job.manifest, coding=coding_of(out, job.coding(options))).rows()
 
 
 def _estimate(job: Job, out: Path, options: TranslateOptions, *, rows_kept: int) -> Estimate:
     grid = job.grid
     rows, pixels = _count(job)
     run = int(sum(rows[k] for k, top in enumerate(grid.rows) if top + grid.window > rows_kept + job.top))
-    found = measure(job, coding_of(out, options.coding))
+    found = measure(job, coding_of(out, job.coding(options)))
     strips = round(found.bytes_per_pixel * pixels * _OVERVIEWS)
-    in_flight = bytes_in_flight(grid, job.scene, ahead=job.ahead)
-    stored = bytes_of_store(job.shape, options.coding, threads=engine_threads(options))
+    in_flight = bytes_in_flight(grid, job.scene, job.decoding, ahead=job.ahead)
+    stored = bytes_of_store(job.shape, job.coding(options), threads=engine_threads(options))
     return Estimate(
         windows=job.windows,
         windows_run=run if rows_kept < job.shape[0] else 0,
@@ -173,7 +173,9 @@ def measure(job: Job, coding: BlockCoding) -> Sample:
         count += len(sars)
         for image, mask in zip(images, masks, strict=True):
             rows = slice(0, coding.blocksize)
-            blocks = compressed(mask_out(decode(image[:, rows]), mask[rows]), coding).blocks
+            blocks = compressed(
+                mask_out(job.decoding.decode(job.decoding.chosen(image)[:, rows]), mask[rows]), coding
+            ).blocks
             size += sum(len(data) for block in blocks for data in block)
             valid += int(np.count_nonzero(mask[rows]))
         if elapsed > _SECONDS:
@@ -205,7 +207,7 @@ def refuse_full_disk(job: Job, coding: BlockCoding, out: Path, *, on_disk: int) 
         If clearly less is free.
     """
     pixels = math.prod(job.shape) * _OVERVIEWS
-    if _free_beside(out) >= 2 * _MOST_BYTES * pixels:
+    if _free_beside(out) >= 2 * _MOST_GROWTH * job.decoding.pixel_bytes * pixels:
         return
     strips = measure(job, coding).bytes_per_pixel * pixels * job.scene.estimate_valid_share()
     _refuse_too_little(out, strips=strips, mosaic=strips, on_disk=on_disk)
@@ -265,9 +267,12 @@ def _windows_of(job: Job, row: int) -> tuple[list[NDArray[np.float32]], list[NDA
 def _runner(engine: Engine) -> Callable[[list[NDArray[np.float32]]], list[NDArray[np.float32]]]:
     """Return a function that runs windows on all streams of an engine."""
 
+    def infer(sar: NDArray[np.float32]) -> NDArray[np.float32]:
+        return engine.run(sar, [(0, 0)] * len(sar))  # the time does not depend on the place
+
     def run(sars: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         batches = [np.stack(sars[k : k + engine.batch]) for k in range(0, len(sars), engine.batch)]
         with ThreadPoolExecutor(engine.streams) as streams:
-            return [image for images in streams.map(engine.run, batches) for image in images]
+            return [image for images in streams.map(infer, batches) for image in images]
 
     return run

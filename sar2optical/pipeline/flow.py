@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ PIECE = 256
 class Writer(Protocol):
     """Destination of finished rows, from top to bottom."""
 
-    def write(self, rgb: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
-        """Write the next rows: uint8 (3, rows, width) and bool (rows, width)."""
+    def write(self, rgb: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+        """Write the next rows: (bands, rows, width) as `Job.decoding` stores them, and bool (rows, width)."""
         ...
 
 

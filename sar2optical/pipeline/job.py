@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from sar2optical.engines import Engine
 from sar2optical.engines.base import default_threads
+from sar2optical.mosaic.coding import BlockCoding
 from sar2optical.mosaic.manifest import Manifest
+from sar2optical.mosaic.vrt import BandNotes
 from sar2optical.mosaic.writer import MosaicOptions, MosaicWriter
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.scene.cut import Cut
+from sar2optical.scene.decoding import RGB, Decoding
 from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.scene import SceneSource
 from sar2optical.signature import Unit
@@ -69,6 +72,8 @@ class Job:
     """Pieces of the scene to read before they are needed."""
     cache: int
     """Size of GDAL's block cache, in bytes."""
+    decoding: Decoding = RGB
+    """Bands of the mosaic, and how the model's numbers are stored in them."""
     cut: Cut | None = None
     """Pixels of the scene that the mosaic has, where an area is given; None: all."""
 
@@ -86,6 +91,11 @@ class Job:
     def windows(self) -> int:
         """Number of windows that the mosaic may need."""
         return int(np.count_nonzero(self.cut.windows)) if self.cut else len(self.grid)
+
+    def place(self, top: int, left: int) -> tuple[int, int]:
+        """Return where a window begins in the whole scene, which an area cuts: its random numbers follow from it."""
+        row, col = self.cut.origin if self.cut else (0, 0)
+        return row + top, col + left
 
     def needs(self, row: int, cols: Iterable[int]) -> list[int]:
         """Return those of some windows of one row that have a pixel of the mosaic."""
@@ -107,6 +117,18 @@ class Job:
             manifest=self.manifest,
         )
 
+    def coding(self, options: TranslateOptions) -> BlockCoding:
+        """Return size, compression, number and type of the mosaic's blocks."""
+        return replace(options.coding, bands=len(self.decoding.bands), dtype=self.decoding.dtype)
+
+    @property
+    def notes(self) -> BandNotes | None:
+        """What the mosaic says about its bands; None: they are red, green and blue."""
+        if self.decoding.measures is None:
+            return None
+        scale, offset = self.decoding.measures
+        return BandNotes(names=self.decoding.bands, scale=scale, offset=offset)
+
     def writer(self, out: Path, options: TranslateOptions) -> MosaicWriter:
         """Make a writer of this job's mosaic."""
         return MosaicWriter(
@@ -116,7 +138,8 @@ class Job:
             tags=self.tags,
             manifest=self.manifest,
             options=MosaicOptions(
-                coding=options.coding,
+                coding=self.coding(options),
+                notes=self.notes,
                 overwrite=options.overwrite,
                 threads=engine_threads(options),
                 restart=options.restart,

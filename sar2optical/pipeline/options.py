@@ -12,6 +12,7 @@ from sar2optical.engines import EngineOptions
 from sar2optical.mosaic.coding import BLOCKSIZE, COMPRESSIONS, BlockCoding
 from sar2optical.scene.area import Area
 from sar2optical.scene.bands import SceneOptions
+from sar2optical.scene.decoding import PixelType
 from sar2optical.scene.geocode.target import Target
 from sar2optical.scene.safe.product import ProductOptions
 from sar2optical.signature import Stretch
@@ -46,6 +47,10 @@ class TranslateOptions:
     this, else that of its training."""
     overlap: int = DEFAULT_OVERLAP
     """Least number of pixels that neighbouring windows share."""
+    output_bands: tuple[str, ...] = ()
+    """Names of the model's bands that the mosaic has; ("all",): all of them. Empty: red, green and blue."""
+    dtype: PixelType | None = None
+    """Type of the mosaic's pixels, see `sar2optical.scene.decoding.decoding_for`; None: uint8."""
     compress: str = COMPRESSIONS[0]
     """Compression of a GeoTIFF, one of `COMPRESSIONS`."""
     blocksize: int = BLOCKSIZE

@@ -26,6 +26,7 @@ from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.provenance import asked_for, hash_of, manifest_of, name_of, tags_of_run, to_tag
 from sar2optical.pipeline.stream import bytes_in_flight
 from sar2optical.scene.cut import Cut, cut_to
+from sar2optical.scene.decoding import Decoding, decoding_for
 from sar2optical.scene.encoder import Encoding, encodings_for, warn_outside
 from sar2optical.scene.geocode.placement import pixel_size
 from sar2optical.scene.geocode.resample import Geocoded, geocoded
@@ -101,6 +102,8 @@ def prepared(
     options = resolved.applied_to(given) if resolved else given
     if Path(str(src)).suffix.lower() not in _MAY_BE_PRODUCTS:
         refuse_calibration(src, options.product)  # before a model is opened
+    if model is None and options.engine.signature:
+        raise OptionError("--signature applies to a model of your own: give --model FILE, or leave it out")
     model = model or bundled()
     earlier = None if options.restart else Manifest.read(run_folder_of(out))
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **environment_of(src)), ExitStack() as stack:
@@ -143,8 +146,14 @@ def _job(
     if options.area:
         part, grid, cut = cut_to(scene, grid, options.area)
         _log.info("%s: %s: %s of the scene", name_of(scene), options.area.text, cut.text)
+    decoding = decoding_for(engine.signature.output, options.output_bands, options.dtype)
+    if options.preview and not decoding.is_rgb:
+        raise OptionError(
+            f"preview {options.preview}: needs a mosaic of three bands of uint8, not {len(decoding.bands)} of "
+            f"{decoding.dtype}: leave out --preview, or --bands and --dtype"
+        )
     manifest = resolved.manifest if resolved else manifest_of(scene, engine, file, grid, encodings, options, cut)
-    ahead, cache = _budget(options, grid, part, cut)
+    ahead, cache = _budget(options, grid, part, decoding, cut)
     return Job(
         scene=part,
         engine=engine,
@@ -155,6 +164,7 @@ def _job(
         tags=tags_of_run(scene, engine, manifest, encodings, options),
         ahead=ahead,
         cache=cache,
+        decoding=decoding,
         cut=cut,
     )
 
@@ -203,7 +213,9 @@ def _as_before(
         return None  # the engine opened instead differs, and the error names the difference
 
 
-def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource, cut: Cut | None) -> tuple[int, int]:
+def _budget(
+    options: TranslateOptions, grid: WindowGrid, scene: SceneSource, decoding: Decoding, cut: Cut | None
+) -> tuple[int, int]:
     """Return how many pieces to read ahead, and the size of GDAL's block cache in bytes.
 
     Raises
@@ -217,9 +229,10 @@ def _budget(options: TranslateOptions, grid: WindowGrid, scene: SceneSource, cut
     if limit is None:
         return max(_AHEAD, scene.readers + 1), wanted
     held = resident_bytes()
-    stored = bytes_of_store(cut.shape if cut else grid.shape, options.coding, threads=engine_threads(options))
+    coding = replace(options.coding, bands=len(decoding.bands), dtype=decoding.dtype)
+    stored = bytes_of_store(cut.shape if cut else grid.shape, coding, threads=engine_threads(options))
     for ahead in range(max(_MOST_AHEAD, scene.readers + 1), 0, -1):
-        left = limit - held - stored - bytes_in_flight(grid, scene, ahead=ahead)
+        left = limit - held - stored - bytes_in_flight(grid, scene, decoding, ahead=ahead)
         if left >= wanted or (ahead == 1 and left >= _LEAST_CACHE):
             return ahead, min(left, wanted)
     needed = limit - left + _LEAST_CACHE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -78,7 +79,13 @@ def manifest_of(
     """Collect everything that decides the pixels; batch size, threads and memory do not."""
     height, width = scene.shape
     sources = tuple(map(Path, scene.sources))
+    signature, noise = options.engine.signature, engine.signature.graph.noise
     optional = {
+        "signature": signature.to_json() if signature else None,
+        "output": ", ".join(options.output_bands) or None,
+        "dtype": options.dtype if options.dtype != "uint8" else None,
+        # Its generator decides the random numbers.
+        "numpy": np.__version__ if noise else None,
         "nodata": options.scene.nodata,
         "scale": options.scene.scale,
         # Where names identify the bands, it does not matter whether a name or an index was given.
@@ -93,7 +100,7 @@ def manifest_of(
             "scene": identity_of((*sources, *_further_files(scene))),
             "size": f"{width} x {height}",
             "bands": ",".join(name or "unknown" for name in scene.polarisations),
-            "stretch": "; ".join(f"{e.source} as {e.target}, {e.low!r} to {e.high!r}" for e in encodings),
+            "stretch": "; ".join(map(_exactly, encodings)),
             "geocode": str(options.geocode) if options.geocode else "no",
             "overlap": str(grid.overlap),
             "window": str(grid.window),
@@ -107,6 +114,14 @@ def manifest_of(
             **{name: str(value) for name, value in optional.items() if value is not None},
         }
     )
+
+
+def _exactly(encoding: Encoding) -> str:
+    """Describe an encoding with all digits of its numbers."""
+    text = f"{encoding.source} as {encoding.target}, {encoding.low!r} to {encoding.high!r}"
+    if encoding.to == (-1.0, 1.0) and encoding.limits is None:
+        return text
+    return f"{text} become {encoding.to}, limits {encoding.limits}"
 
 
 def _further_files(scene: SceneSource) -> tuple[Path, ...]:
@@ -123,9 +138,10 @@ def tags_of_run(
     scene: SceneSource, engine: Engine, manifest: Manifest, encodings: list[Encoding], options: TranslateOptions
 ) -> dict[str, str]:
     """Return the tags of a mosaic that say how it was made."""
+    is_rgb = not options.output_bands and options.dtype in (None, "uint8")
     return {
         "TIFFTAG_SOFTWARE": f"sar2optical {__version__}",
-        **generated_tags(engine.signature.name),
+        **generated_tags(engine.signature.name, "RGB image" if is_rgb else "image"),
         "SAR2OPTICAL_VERSION": __version__,
         "SAR2OPTICAL_MODEL": engine.signature.name,
         "SAR2OPTICAL_MODEL_SHA256": manifest.entries["model"],
@@ -206,19 +222,45 @@ def _flat(options: Any) -> list[tuple[str, str]]:
             found += _flat(value)
         elif field.name == "compress":
             found.append((field.name, value if value == _LOSSY else "lossless"))
-        elif field.name not in _NOT_PIXELS and value not in (None, (), False):
+        elif field.name == "signature" and value is not None:
+            found.append((field.name, value.to_json()))
+        elif field.name not in _NOT_PIXELS and value not in (None, (), False, "uint8"):
             found.append((field.name, ", ".join(value) if isinstance(value, tuple) else str(value)))
     return found
 
 
 def hash_of(file: Path) -> str:
-    """Return the SHA-256 of a model's file; computed once as long as the file does not change."""
+    """Return the SHA-256 of a model's file, and of the files beside it that hold weights of an ONNX file.
+
+    Computed once as long as the file does not change.
+    """
     return _hash_at(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _hash_at(file: Path, _modified: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    content = file.read_bytes()
+    digest = hashlib.sha256(content)
+    for beside in _weights_beside(file, content):
+        with beside.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _weights_beside(file: Path, content: bytes) -> list[Path]:
+    """Return the files that an ONNX file names as `location` of external data; without the package onnx.
+
+    An entry is key and value, each a tag (field 1 or 2, a text) with its length (protobuf's wire format, and
+    StringStringEntryProto in onnx.proto).
+    """
+    if file.suffix.lower() != ".onnx":
+        return []
+    names = {
+        content[found.end() + 1 : found.end() + 1 + content[found.end()]]
+        for found in re.finditer(rb"\n\x08location\x12(?=.)", content, re.DOTALL)
+    }
+    paths = [file.parent / name.decode(errors="replace") for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
 
 
 def to_tag(asked: Manifest | None) -> dict[str, str]:

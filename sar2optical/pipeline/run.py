@@ -105,7 +105,7 @@ def execute(
     report_rows = _row_progress(on_progress, job.shape)
     with job.writer(out, options) as writer, _noting_kept_rows(writer, out):
         kept = writer.resume(partial(report_rows, "check"))
-        _check_disk(job, kept, out, writer, coding_of(out, options.coding))
+        _check_disk(job, kept, out, writer, coding_of(out, job.coding(options)))
         seams = SeamTally() if options.seams else None
         started = time.perf_counter()
         streamed = stream(
@@ -169,7 +169,7 @@ class _WithSeams:
         self._writer = writer
         self._seams = seams
 
-    def write(self, rgb: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+    def write(self, rgb: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         self._seams.add(rgb, valid)
         self._writer.write(rgb, valid)
 

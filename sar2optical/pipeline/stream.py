@@ -27,7 +27,8 @@ from sar2optical.engines import Engine
 from sar2optical.pipeline.cutting import CutWriter, from_top
 from sar2optical.pipeline.flow import Clock, Streamed, Writer, rows_of_piece, rows_of_windows
 from sar2optical.pipeline.job import Job
-from sar2optical.scene.encoder import Encoding, decode
+from sar2optical.scene.decoding import RGB, Decoding
+from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.scene import SceneSource
 from sar2optical.tiling.blend import Blender, Finished, Weighted
 from sar2optical.tiling.fill import mirror_invalid
@@ -131,12 +132,12 @@ def stream(
     clock = clock or Clock()
     if job.cut:
         writer, on_progress = CutWriter(job, writer, rows[0]), from_top(job, on_progress)
-    if takes_device_path(job.engine):
+    if job.decoding == RGB and job.engine.signature.is_version_1 and takes_device_path(job.engine):
         from sar2optical.pipeline.device.stream import DeviceStream
 
         done = DeviceStream(job, writer, rows=rows, stop=stop, on_progress=on_progress, clock=clock).run()
         return replace(done, row=done.row - job.top)
-    finisher = _Finisher(grid, writer, rows, on_progress, clock)
+    finisher = _Finisher(job, writer, rows, on_progress, clock)
     wanted = rows_of_windows(grid, rows)
     with ThreadPoolExecutor(min(job.scene.readers, job.ahead), "reader") as reader, finisher:
         windows = _windows(job, wanted, reader, finisher, clock, stop)
@@ -150,12 +151,12 @@ def takes_device_path(engine: Engine) -> bool:
     return device is not None and device.type == "cuda"
 
 
-def bytes_in_flight(grid: WindowGrid, scene: SceneSource, *, ahead: int) -> int:
+def bytes_in_flight(grid: WindowGrid, scene: SceneSource, decoding: Decoding, *, ahead: int) -> int:
     """Estimate the peak memory of `stream` in bytes: linear in the scene's width, whatever its height.
 
     Sum of: pieces (values of all bands, and valid: those of a row of windows, and those ahead), scratch space of
-    reading, sums of the blend, and finished rows (bytes, float32 where rows of windows overlap), of three rows of
-    windows.
+    reading, sums of the blend, and finished rows (as stored, float32 where rows of windows overlap), of three rows
+    of windows.
     """
     wide, tall = grid.padded_width, rows_of_piece(scene)
     height = min(grid.window, grid.shape[0])
@@ -163,14 +164,14 @@ def bytes_in_flight(grid: WindowGrid, scene: SceneSource, *, ahead: int) -> int:
     bytes_per_pixel = len(scene.polarisations) * scene.dtype.itemsize
     pieces = (bytes_per_pixel + 1) * (height + (2 + ahead) * tall) * wide
     read = min(scene.readers, ahead) * 4 * 3 * tall * wide
-    blended = 12 * 4 * overlap * wide
-    finished = 3 * (3 + 1) * height * wide
+    blended = 4 * len(decoding.bands) * 4 * overlap * wide
+    finished = 3 * (decoding.pixel_bytes + 1) * height * wide
     return pieces + read + blended + finished
 
 
 def _infer(windows: Iterator[_Window], job: Job, finisher: _Finisher, clock: Clock) -> int:
     """Run batches on the engine's streams; pass the results on in the order of the windows."""
-    engine, encodings = job.engine, job.encodings
+    engine, encodings, decoding = job.engine, job.encodings, job.decoding
     shape = (engine.signature.channels, engine.window, engine.window)
 
     def run(batch: list[_Window]) -> list[Weighted]:
@@ -179,8 +180,11 @@ def _infer(windows: Iterator[_Window], job: Job, finisher: _Finisher, clock: Clo
             for window, out in zip(batch, sar, strict=True):
                 window.cut(encodings, out)
         with clock.at("infer"):
-            images = engine.run(sar)
-        return [finisher.weight(window.row, window.col, image) for window, image in zip(batch, images, strict=True)]
+            images = engine.run(sar, [job.place(window.top, window.left) for window in batch])
+        return [
+            finisher.weight(window.row, window.col, decoding.chosen(image))
+            for window, image in zip(batch, images, strict=True)
+        ]
 
     count = 0
     pending: deque[tuple[list[_Window], Future[list[Weighted]]]] = deque()
@@ -275,7 +279,7 @@ class _Finisher:
 
     def __init__(
         self,
-        grid: WindowGrid,
+        job: Job,
         writer: Writer,
         rows: tuple[int, int],
         on_progress: Callable[[int], None] | None,
@@ -283,8 +287,9 @@ class _Finisher:
     ) -> None:
         self.row = rows[0]
         """Past-the-last row of pixels that is written."""
-        self._grid = grid
-        self._blender = Blender(grid, convert=decode, dtype=np.uint8)
+        decoding = job.decoding
+        self._grid = job.grid
+        self._blender = Blender(job.grid, len(decoding.bands), convert=decoding.decode, dtype=decoding.dtype)
         self._writer = writer
         self._rows = rows
         self._on_progress = on_progress

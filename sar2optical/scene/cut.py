@@ -49,6 +49,8 @@ class Cut:
     """Rows and columns of the whole scene, and the area."""
     polygons: Sequence[Polygon] | None
     """In pixels of the cut scene; None: all pixels of the rectangle belong to the area."""
+    origin: tuple[int, int] = (0, 0)
+    """Row and column of the whole scene that the cut scene begins with."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -180,6 +182,7 @@ def cut_to(scene: SceneSource, grid: WindowGrid, area: Area) -> tuple[CutScene, 
         windows=windows[top : bottom + 1, left : right + 1],
         text=f"rows {rows[0]} to {rows[1]}, columns {cols[0]} to {cols[1]}{'' if area.is_box else f', {area}'}",
         polygons=None if area.is_box else [[ring - origin for ring in polygon] for polygon in polygons],
+        origin=origin,
     )
     return part, inner, cut
 

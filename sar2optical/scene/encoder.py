@@ -2,28 +2,28 @@
 
 ::
 
-    values of a scene -> convert to the model's unit -> stretch to [-1, 1] -> pad and copy to the model's channels
-    [-1, 1] -> decode -> uint8
+    values of a scene -> convert to the model's unit -> scale to the model's range -> pad and copy to its channels
+    output -> decode -> uint8, uint16 or float32, see `decoding`
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sar2optical.errors import UnitsMismatch
-from sar2optical.signature import Bound, ModelSignature, Stretch, Unit
+from sar2optical.signature import Bound, ModelSignature, Scaling, Standardize, Stretch, Unit
 
 __all__ = [
     "AS_IT_IS",
     "Encoding",
     "choose_stretch",
     "convert",
-    "decode",
     "encode_bands",
     "encodings_for",
     "resolve",
@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 POWER_OF = {"dn": 2, "amplitude": 2, "power": 1}
 """Exponent that turns a value in a linear unit into power."""
+
+_LOWEST = -10.0
+"""Least number of standard deviations above the mean, where a signature has no clip."""
 
 
 def convert(values: NDArray[np.float32], source: Unit, target: Unit) -> NDArray[np.float32]:
@@ -89,11 +92,17 @@ class Encoding:
     target: Unit
     """Unit in which the stretch is applied."""
     low: float
-    """Value in `target` that becomes -1."""
+    """Value in `target` that becomes the first value of `to`."""
     high: float
-    """Value in `target` that becomes 1."""
+    """Value in `target` that becomes the second value of `to`."""
+    to: tuple[float, float] = (-1.0, 1.0)
+    """What `low` and `high` become; 0 and 1 for a mean, and for a mean plus a standard deviation."""
+    limits: tuple[float, float] | None = None
+    """Range that results are clipped to; None: `to`, as in a stretch."""
 
     def __str__(self) -> str:
+        if self.limits is not None:
+            return f"{self.source} as {self.target}, mean {self.low:.4g}, deviation {self.high - self.low:.4g}"
         if self.source == self.target == "byte" and (self.low, self.high) == (0, 255):
             return "bytes as they are"
         return f"{self.source} as {self.target}, {self.low:.4g} to {self.high:.4g}"
@@ -101,7 +110,7 @@ class Encoding:
     def encode(
         self, values: NDArray[np.float32], valid: NDArray[np.bool_] | None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Stretch a band to [-1, 1] and clip it; invalid pixels become 0, see `sar2optical.tiling.fill`.
+        """Scale a band and clip it; invalid pixels become 0, see `sar2optical.tiling.fill`.
 
         Parameters
         ----------
@@ -115,16 +124,18 @@ class Encoding:
         Returns
         -------
         ndarray
-            float32 (H, W) in [-1, 1], without NaN.
+            float32 (H, W) in `to`, or in `limits`; without NaN.
         """
         out = np.empty(values.shape, np.float32) if out is None else out
         converted = convert(values, self.source, self.target)
-        # -inf (power of 0, in dB) is clipped to -1; damaged values may overflow, and are clipped as well.
+        # -inf (power of 0, in dB) is clipped; damaged values may overflow, and are clipped as well.
+        first, last = self.to
         with np.errstate(over="ignore"):
             np.subtract(converted, np.float32(self.low), out=out)
-            out *= np.float32(2 / (self.high - self.low))
-        out -= 1
-        np.clip(out, -1, 1, out=out)
+            out *= np.float32((last - first) / (self.high - self.low))
+        if first:
+            out += np.float32(first)
+        np.clip(out, *(self.limits or self.to), out=out)
         if valid is not None and not valid.all():
             out[~valid] = 0
         return out
@@ -165,11 +176,22 @@ def encodings_for(
     """
     if unit is None or not samples[0].size:
         return [AS_IT_IS] * len(signature.bands)
-    target, stretches = choose_stretch(unit, signature, stretch)
+    target, scalings = choose_stretch(unit, signature, stretch)
     return [
-        Encoding(unit, target, *resolve(chosen, convert(sample, unit, target)))
-        for chosen, sample in zip(stretches, samples, strict=True)
+        _standardized(unit, target, chosen)
+        if isinstance(chosen, Standardize)
+        else Encoding(unit, target, *resolve(chosen, convert(sample, unit, target)), chosen.to)
+        for chosen, sample in zip(scalings, samples, strict=True)
     ]
+
+
+def _standardized(source: Unit, target: Unit, chosen: Standardize) -> Encoding:
+    """Return the encoding (x - mean) / std. Without a clip, -inf dB, a power of 0, becomes `_LOWEST`."""
+    limits = (_LOWEST, math.inf)
+    if chosen.clip:
+        lowest, highest = ((limit - chosen.mean) / chosen.std for limit in chosen.clip)
+        limits = lowest, highest
+    return Encoding(source, target, chosen.mean, chosen.mean + chosen.std, (0.0, 1.0), limits)
 
 
 def warn_outside(name: str, encodings: Sequence[Encoding], samples: Sequence[NDArray[np.float32]]) -> None:
@@ -179,7 +201,7 @@ def warn_outside(name: str, encodings: Sequence[Encoding], samples: Sequence[NDA
             continue
         ends = np.array([sample.min(), sample.max()], np.float32)  # every conversion is monotone
         lowest, highest = map(float, convert(ends, encoding.source, encoding.target))
-        if highest < encoding.low or lowest > encoding.high:
+        if encoding.limits is None and (highest < encoding.low or lowest > encoding.high):
             _log.warning(
                 "%s: all values (%.4g to %.4g %s) lie outside the stretch %.4g to %.4g; the mosaic will have one "
                 "colour: give --stretch in %s, or percentiles (p1 p99)",
@@ -246,8 +268,8 @@ def to_input(
 
 def choose_stretch(
     source: Unit, signature: ModelSignature, stretch: Stretch | None
-) -> tuple[Unit, tuple[Stretch, ...]]:
-    """Choose the unit in which values are stretched, and the stretch of each band of the model.
+) -> tuple[Unit, tuple[Scaling, ...]]:
+    """Choose the unit in which values are scaled, and the scaling of each band of the model.
 
     Parameters
     ----------
@@ -261,31 +283,35 @@ def choose_stretch(
 
     Returns
     -------
-    unit, stretches
-        Values in `byte` are already scaled: without a user's stretch, 0 to 255 is theirs.
+    unit, scalings
+        Values in `byte` are already scaled: without a user's stretch, 0 to 255 is theirs, unless the model has a mean
+        and a standard deviation of bytes.
 
     Raises
     ------
     UnitsMismatch
         If the model expects bytes and the scene has others, or one of the two is calibrated, the other is not, and
-        the signature's stretch has fixed bounds; or a bound of the user's stretch is below 0 in a linear unit.
+        the signature's stretch has fixed bounds; or a bound of the user's stretch is below 0 in a linear unit; or a
+        stretch, the user's or that of bytes, would replace a mean and a standard deviation.
     """
-    bands = len(signature.bands)
+    given = tuple(_in_place_of(own, stretch) for own in signature.stretch) if stretch else None
     if source == "byte":
-        return "byte", (stretch or Stretch(Bound(0), Bound(255)),) * bands
+        if given is None and signature.unit == "byte" and any(isinstance(s, Standardize) for s in signature.stretch):
+            return "byte", signature.stretch
+        return "byte", given or tuple(_in_place_of(own, Stretch(Bound(0), Bound(255))) for own in signature.stretch)
     if signature.unit == "byte":
-        if stretch is None:
+        if given is None:
             raise UnitsMismatch(
                 f"values are {source}, the model expects values already scaled to 8 bits: give --stretch p1 p99 "
                 "or other bounds, or a scene of bytes"
             )
-        return source, (stretch,) * bands
+        return source, given
     if stretch and signature.unit != "db" and any(b.at < 0 for b in (stretch.low, stretch.high)):
         raise UnitsMismatch(
             f"stretch {stretch}: has a negative bound, but the model expects {signature.unit}: give bounds of 0 or "
             "more, or percentiles (p1 p99)"
         )
-    chosen = (stretch,) * bands if stretch else signature.stretch
+    chosen = given or signature.stretch
     fixed = [s for s in chosen if not s.invariant_to_gain(signature.unit)]
     if source != "dn" and fixed and stretch is None and signature.unit == "dn":
         raise UnitsMismatch(
@@ -298,6 +324,16 @@ def choose_stretch(
             "calibrate the scene, or give --stretch p1 p99"
         )
     return signature.unit, chosen
+
+
+def _in_place_of(own: Scaling, stretch: Stretch) -> Stretch:
+    """Return a stretch to the range of the model's own scaling, which it replaces."""
+    if isinstance(own, Standardize):
+        raise UnitsMismatch(
+            f"the model takes values with {own}, which stretch {stretch} cannot replace: leave out --stretch, and "
+            "give a scene in a unit that the model takes"
+        )
+    return replace(stretch, to=own.to)
 
 
 def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float]:
@@ -314,7 +350,7 @@ def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float
     -------
     low, high
         low < high. Where percentiles coincide (a flat scene), high is raised by the smallest step that float32
-        resolves, so that the flat value becomes -1.
+        resolves, so that the flat value becomes the low end.
 
     Raises
     ------
@@ -328,44 +364,6 @@ def resolve(stretch: Stretch, sample: NDArray[np.float32]) -> tuple[float, float
             "give --stretch p1 p99"
         )
     return low, max(high, low + max(abs(low) * 1e-6, 1e-12))
-
-
-def decode(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Convert model output to bytes: clip to [-1, 1], (y + 1) / 2 * 255, rounded.
-
-    Rounding makes this the exact inverse of `AS_IT_IS`. (The re-implemented system truncates, which is half a level
-    darker on average.)
-
-    Parameters
-    ----------
-    image
-        float32, any shape, in [-1, 1].
-
-    Returns
-    -------
-    ndarray
-        uint8 of the same shape.
-    """
-    decoded = np.empty(image.shape, np.uint8)
-    if image.ndim < 2 or not image.size:
-        _decode(image, decoded)
-        return decoded
-    rows = max(1, _IN_CACHE // image.shape[-1])
-    for index in np.ndindex(image.shape[:-2]):
-        plane, out = image[index], decoded[index]
-        for start in range(0, len(plane), rows):
-            _decode(plane[start : start + rows], out[start : start + rows])
-    return decoded
-
-
-_IN_CACHE = 1 << 16  # pixels whose passes stay in the cache of a core
-
-
-def _decode(image: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-    scaled = image * np.float32(127.5)
-    scaled += np.float32(128)  # 127.5, and half a level for rounding
-    np.clip(scaled, 0, 255, out=scaled)
-    np.copyto(out, scaled, casting="unsafe")
 
 
 def _value(bound: Bound, sample: NDArray[np.float32]) -> float:

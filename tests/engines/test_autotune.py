@@ -352,7 +352,7 @@ def test_the_tuning_file_is_where_it_was_put(tmp_path, monkeypatch):
 def test_a_rate_is_of_windows_and_every_one_of_them_runs(exported):
     with open_engine(exported, options=EngineOptions(device="cpu", batch=2, threads=1)) as engine:
         runs, plain = [], engine.run
-        engine.run = lambda sar: runs.append(len(sar)) or plain(sar)
+        engine.run = lambda sar, places: runs.append(len(sar)) or plain(sar, places)
         assert windows_per_second(engine, np.repeat(self_test_input(BYTES), 4, axis=0)) > 0
     assert runs == [2, 2]
 

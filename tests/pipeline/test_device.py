@@ -16,7 +16,8 @@ from sar2optical.pipeline.device.fill import mirror_invalid as mirror_tensors
 from sar2optical.pipeline.device.stream import DeviceStream
 from sar2optical.pipeline.flow import Clock
 from sar2optical.pipeline.stream import stream
-from sar2optical.scene.encoder import AS_IT_IS, Encoding, convert, decode
+from sar2optical.scene.decoding import decode
+from sar2optical.scene.encoder import AS_IT_IS, Encoding, convert
 from sar2optical.tiling.fill import mirror_invalid
 from tests.conftest import speckle
 from tests.pipeline.test_stream import SHAPE, Rows, Slope, holed, job_of

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sar2optical.errors import UnitsMismatch
+from sar2optical.scene.decoding import decode
 from sar2optical.scene.encoder import (
     AS_IT_IS,
     Encoding,
     choose_stretch,
     convert,
-    decode,
     encode_bands,
     encodings_for,
     resolve,
     to_input,
 )
-from sar2optical.signature import Bound, ModelSignature, Stretch
+from sar2optical.signature import Bound, ModelSignature, Standardize, Stretch
 
 LINEAR = ("amplitude", "power", "db")
 PERCENTILES = Stretch.parse("p1", "p99")
@@ -307,3 +309,35 @@ def test_input_of_the_right_size_and_channels_is_not_copied():
     same, mask = to_input(sar, valid, shape=(3, 4), channels=2)
     assert same is sar
     assert mask is valid
+
+
+def test_a_mean_and_a_standard_deviation_are_taken_off():
+    bands = (Standardize(mean=-12, std=4), Standardize(mean=-12, std=4, clip=(-20, 0)))
+    signature = ModelSignature(name="m", bands=("VV", "VH"), unit="db", stretch=bands, channels=2)
+    free, clipped = encodings_for("db", [floats(-10), floats(-10)], signature)
+    np.testing.assert_array_equal(encode(free, [-12, -8, -40, 28, -np.inf]), [0, 1, -7, 10, -10])
+    np.testing.assert_array_equal(encode(clipped, [-12, -8, -40, 28, -np.inf]), [0, 1, -2, 3, -2])
+    power = encodings_for("power", [floats(0.1), floats(0.1)], signature)[0]
+    np.testing.assert_allclose(encode(power, [0.1, 0, 1]), [0.5, -10, 3], atol=1e-6)
+    assert str(free) == "db as db, mean -12, deviation 4"
+
+
+@pytest.mark.parametrize(("to", "wanted"), [((0.0, 1.0), [0, 0, 0.5, 1]), ((0.0, 255.0), [0, 0, 127.5, 255])])
+def test_a_stretch_goes_to_the_range_of_the_model(to, wanted):
+    signature = ModelSignature(name="m", unit="db", stretch=(Stretch(Bound(-25), Bound(0), to),))
+    (own,) = encodings_for("db", [floats(-10)], signature)
+    np.testing.assert_allclose(encode(own, [-99, -25, -12.5, 7]), wanted)
+    (users,) = encodings_for("db", [floats(-10)], signature, Stretch.parse("-20", "0"))
+    np.testing.assert_allclose(encode(users, [-99, -20, -10, 7]), wanted)
+    (of_bytes,) = encodings_for("byte", [floats(9)], signature)
+    np.testing.assert_allclose(encode(of_bytes, [0, 0, 127.5, 255]), wanted)
+
+
+def test_bytes_are_standardized_only_where_the_model_has_a_mean_of_bytes():
+    own = Standardize(mean=100, std=50)
+    signature = ModelSignature(name="m", unit="byte", stretch=(own,))
+    np.testing.assert_array_equal(encode(encodings_for("byte", [floats(9)], signature)[0], [100, 200]), [0, 2])
+    with pytest.raises(UnitsMismatch, match="mean 100, standard deviation 50, which stretch 0 to 255 cannot replace"):
+        encodings_for("byte", [floats(9)], replace(signature, unit="db"))
+    with pytest.raises(UnitsMismatch, match="already scaled to 8 bits"):
+        encodings_for("db", [floats(9)], signature)

@@ -9,7 +9,7 @@ from math import pi, sin
 import numpy as np
 import pytest
 
-from sar2optical.scene.encoder import decode
+from sar2optical.scene.decoding import decode
 from sar2optical.tiling.blend import Blender, axis_weights
 from sar2optical.tiling.windows import window_grid
 

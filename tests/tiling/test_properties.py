@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sar2optical.scene.encoder import Encoding, decode
+from sar2optical.scene.decoding import decode
+from sar2optical.scene.encoder import Encoding
 from sar2optical.tiling.blend import Blender, axis_weights
 from sar2optical.tiling.windows import WindowGrid, window_grid
 

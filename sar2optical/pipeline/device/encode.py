@@ -55,7 +55,7 @@ def _convert(values: torch.Tensor, source: Unit, target: Unit) -> None:
 
 
 def decode(image: torch.Tensor) -> torch.Tensor:
-    """Convert model output to bytes; see `sar2optical.scene.encoder.decode`.
+    """Convert model output to bytes; see `sar2optical.scene.decoding.decode`.
 
     Parameters
     ----------

@@ -1,13 +1,17 @@
-"""Signature of a generator: its input bands, unit and scaling; stored in checkpoints and exported files."""
+"""Signature of a generator as a whole, and its JSON form, which is stored in checkpoints and exported files."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any
 
 from sar2optical.errors import SignatureError
+from sar2optical.signature.record import read_version_2, refuse_null, version_2
+from sar2optical.signature.scaling import UNITS, Bound, Scaling, Stretch, Unit
+from sar2optical.signature.tensors import Graph, Output
 
 __all__ = [
     "BATCH_AXIS",
@@ -15,31 +19,16 @@ __all__ = [
     "METADATA_KEY",
     "OUTPUT",
     "PRECISION_KEY",
-    "UNITS",
     "VERSION",
-    "Bound",
     "ModelSignature",
-    "Stretch",
-    "Unit",
     "alternatives",
     "listed",
     "read_record",
 ]
 
-Unit = Literal["dn", "amplitude", "power", "db", "byte"]
-"""Unit of SAR values.
-
-- dn: uncalibrated amplitude (digital number)
-- amplitude: calibrated amplitude, the square root of sigma0 or gamma0
-- power: sigma0 or gamma0, linear
-- db: 10 * log10 of the power
-- byte: grey level that is already scaled to 0..255
-"""
-
-UNITS: tuple[Unit, ...] = get_args(Unit)
-
-VERSION = 1
-"""Version of the JSON form. Other versions are an error."""
+VERSION = 2
+"""Newest version of the JSON form. A signature that needs nothing of it is written as version 1. Later versions are
+an error."""
 
 INPUT, OUTPUT = "sar", "optical"
 """Names of the tensors in an exported graph."""
@@ -70,83 +59,15 @@ def listed(*bands: str) -> str:
     return ", ".join(" or ".join(alternatives(band)) for band in bands)
 
 
-@dataclass(frozen=True)
-class Bound:
-    """One end of a stretch: a value in the model's unit, or a percentile of the scene's valid pixels."""
-
-    at: float
-    percentile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.percentile and not 0 <= self.at <= 100:
-            raise ValueError(f"percentile {self.at:g} is outside 0 to 100: give 0 to 100")
-
-    def __str__(self) -> str:
-        # The shortest text that reads back as the same number.
-        short = f"{self.at:g}"
-        number = short if float(short) == self.at else repr(float(self.at))
-        return f"p{number}" if self.percentile else number
-
-    @classmethod
-    def parse(cls, text: str) -> Bound:
-        """Read `"-25"` as a value and `"p99"` as a percentile.
-
-        Raises
-        ------
-        ValueError
-            If the text is neither.
-        """
-        text = text.strip()
-        percentile = text[:1] in ("p", "P")
-        try:
-            at = float(text[1:] if percentile else text)
-        except ValueError:
-            at = float("nan")
-        if not abs(at) < float("inf"):  # NaN fails too
-            raise ValueError(f"{text!r} is not a bound: give a number (-25) or a percentile (p99)")
-        return cls(at, percentile)
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Stretch of values to [-1, 1]; values beyond it are clipped."""
-
-    low: Bound
-    """Value that becomes -1."""
-    high: Bound
-    """Value that becomes 1."""
-
-    def __post_init__(self) -> None:
-        if self.low.percentile == self.high.percentile and self.low.at >= self.high.at:
-            raise ValueError(f"stretch {self.low} to {self.high}: the low end must be below the high end")
-
-    def __str__(self) -> str:
-        return f"{self.low} to {self.high}"
-
-    @classmethod
-    def parse(cls, low: str, high: str) -> Stretch:
-        """Read both bounds; see `Bound.parse`."""
-        return cls(Bound.parse(low), Bound.parse(high))
-
-    def invariant_to_gain(self, unit: Unit) -> bool:
-        """Return whether the stretched image stays the same when all power is multiplied by one factor.
-
-        If so, uncalibrated values are as suitable as calibrated ones. Percentiles move with the values, and 0 in a
-        linear unit stays 0.
-        """
-        zero_stays = unit in ("dn", "amplitude", "power")
-        return all(b.percentile or (zero_stays and b.at == 0) for b in (self.low, self.high))
-
-
-def read_record(text: str, *, version: int, source: str, name: str, remedy: str) -> Any:
+def read_record(text: str, *, versions: tuple[int, ...], source: str, name: str, remedy: str) -> Any:
     """Parse JSON that names its version.
 
     Parameters
     ----------
     text
         JSON object with a field `version`.
-    version
-        Version that this release reads.
+    versions
+        Versions that this release reads.
     source, name, remedy
         Path of the file, name of the record in it, and remedy, for errors.
 
@@ -160,9 +81,9 @@ def read_record(text: str, *, version: int, source: str, name: str, remedy: str)
         found = record["version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise SignatureError(f"{source}: its {name} is not readable ({str(text)[:40]!r}): {remedy}") from error
-    if found != version:
+    if found not in versions or isinstance(found, bool):
         raise SignatureError(
-            f"{source}: {name} version {found!r}, but this release reads {version}: "
+            f"{source}: {name} version {found!r}, but this release reads {' and '.join(map(str, versions))}: "
             f"{remedy}, or use the release that created it"
         )
     return record
@@ -170,7 +91,7 @@ def read_record(text: str, *, version: int, source: str, name: str, remedy: str)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSignature:
-    """Input of a generator: bands, unit, stretch and window.
+    """Input and output of a generator: bands, unit, scaling, window, tensors and colours.
 
     Raises
     ------
@@ -183,9 +104,9 @@ class ModelSignature:
     bands: tuple[str, ...] = ("VV",)
     """Polarisations that the model was trained on, one entry per input band; see `alternatives`."""
     unit: Unit = "db"
-    """Unit in which the stretch is applied."""
-    stretch: tuple[Stretch, ...] = (Stretch(Bound(1, True), Bound(99, True)),)
-    """Stretch of each band."""
+    """Unit in which the values are scaled."""
+    stretch: tuple[Scaling, ...] = (Stretch(Bound(1, True), Bound(99, True)),)
+    """Scaling of each band."""
     window: int = 256
     """Height and width of the input in training, in pixels."""
     windows: tuple[int, ...] = ()
@@ -196,6 +117,10 @@ class ModelSignature:
     """Number of input channels: one per band, or several copies of a single band."""
     pixel_size: float | None = None
     """Side of a pixel of the training data, in metres on the ground; None: unknown."""
+    graph: Graph = field(default_factory=Graph)
+    """Tensors of the engine file."""
+    output: Output = field(default_factory=Output)
+    """Bands of the output."""
 
     def __post_init__(self) -> None:
         if not self.bands or len(self.stretch) != len(self.bands):
@@ -218,6 +143,12 @@ class ModelSignature:
             raise ValueError(f"pixel size is {self.pixel_size:g} m: give a positive number")
 
     @property
+    def is_version_1(self) -> bool:
+        """Whether version 1 can say all of it: bands stretched to [-1, 1], our own tensors, RGB in [-1, 1]."""
+        stretched = all(isinstance(one, Stretch) and one.to == (-1.0, 1.0) for one in self.stretch)
+        return stretched and self.graph == Graph() and self.output == Output()
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """All heights and widths that the model takes, ascending; its own first."""
         return (self.window, *self.windows)
@@ -238,19 +169,36 @@ class ModelSignature:
 
     def to_json(self) -> str:
         """Convert to JSON; `from_json` returns an equal signature."""
+        first = [[str(s.low), str(s.high)] for s in self.stretch if isinstance(s, Stretch)]
         record = {
-            "version": VERSION,
+            "version": 1 if self.is_version_1 else VERSION,
             "name": self.name,
             "bands": list(self.bands),
             "unit": self.unit,
-            "stretch": [[str(s.low), str(s.high)] for s in self.stretch],
+            **({"stretch": first} if self.is_version_1 else {}),
             "window": self.window,
             **({"windows": list(self.windows)} if self.windows else {}),
             **({} if self.auto_window is None else {"auto_window": self.auto_window}),
             "channels": self.channels,
             **({} if self.pixel_size is None else {"pixel_size": self.pixel_size}),
+            **({} if self.is_version_1 else version_2(self.stretch, self.graph, self.output)),
         }
         return json.dumps(record)
+
+    @classmethod
+    def read(cls, path: Path) -> ModelSignature:
+        """Read a JSON file; see `from_json`.
+
+        Raises
+        ------
+        SignatureError
+            If it cannot be read, is malformed or of another version.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SignatureError(f"{path}: cannot be read ({error}): give a JSON file with a signature") from error
+        return cls.from_json(text, source=str(path))
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "the model") -> ModelSignature:
@@ -259,7 +207,7 @@ class ModelSignature:
         Parameters
         ----------
         text
-            JSON from `to_json`.
+            JSON from `to_json`, or version 2 as docs/signature.md describes it.
         source
             Path of the file that contains it, for errors.
 
@@ -268,18 +216,26 @@ class ModelSignature:
         SignatureError
             If it is malformed or of another version.
         """
-        record = read_record(text, version=VERSION, source=source, name="signature", remedy="export it again")
+        versions = tuple(range(1, VERSION + 1))
+        record = read_record(text, versions=versions, source=source, name="signature", remedy="export it again")
+        remedy = "export it again" if record["version"] == 1 else "correct it as docs/signature.md describes"
         try:
+            if record["version"] > 1:
+                refuse_null(record)
             return cls(
                 name=str(record["name"]),
                 bands=tuple(str(b) for b in record["bands"]),
                 unit=record["unit"],
-                stretch=tuple(Stretch.parse(*map(str, pair)) for pair in record["stretch"]),
                 window=int(record["window"]),
                 windows=tuple(int(side) for side in record.get("windows", ())),
                 auto_window=None if record.get("auto_window") is None else int(record["auto_window"]),
                 channels=int(record["channels"]),
                 pixel_size=None if record.get("pixel_size") is None else float(record["pixel_size"]),
+                **(_version_1(record) if record["version"] == 1 else read_version_2(record)),
             )
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise SignatureError(f"{source}: malformed signature ({error}): export it again") from error
+        except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
+            raise SignatureError(f"{source}: malformed signature ({error}): {remedy}") from error
+
+
+def _version_1(record: Any) -> dict[str, Any]:
+    return {"stretch": tuple(Stretch.parse(*map(str, pair)) for pair in record["stretch"])}
