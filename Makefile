@@ -6,7 +6,7 @@ DEMO ?= demo
 WEB_MODULES = web/node_modules/.package-lock.json
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench gpu-check web test-web clean
+.PHONY: demo test check docs bench gpu-check web test-web clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(DEMO)
@@ -26,6 +26,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation in site/, without a warning; it opens from the folder and asks no other host.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench engines

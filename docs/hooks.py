@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made when it is built: from files outside `docs/`, from commands and findings."""
+"""Pages that are made when the documentation is built: from files outside `docs/`, commands and findings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made, and the pictures of copied ones."""
-    for source in COPIES:
-        files.append(_page(config, COPIES[source], (ROOT / source).read_text(encoding="utf-8")))
+    for source, uri in COPIES.items():
+        files.append(_page(config, uri, (ROOT / source).read_text(encoding="utf-8")))
     for plot in sorted((ROOT / "bench" / "results").glob("*.svg")):
         files.append(File.generated(config, f"results/{plot.name}", abs_src_path=str(plot)))
     files.append(_page(config, "reference/commands.md", _commands()))
@@ -80,7 +80,7 @@ def _commands() -> str:
 
 
 def _help_of(command: click.Command, name: str) -> list[str]:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    context = click.Context(command, info_name=name, max_content_width=80, terminal_width=80)
     parts = [f"## {name}", f"```text\n{command.get_help(context)}\n```"]
     for key in command.list_commands(context) if isinstance(command, click.Group) else ():
         inner = command.get_command(context, key)
@@ -103,5 +103,3 @@ def _findings() -> str:
         text = re.sub(r"(?m)^\s*([A-Z][a-z ]+): ", r"**\1**: ", text)
         parts += [f"## {path.stem.replace('_', ' ')}", text, f"`findings/{path.name}`"]
     return "\n\n".join(parts) + "\n"
-
-
