@@ -123,7 +123,7 @@ def translate(
         Type of the mosaic: uint8 (default), values as they are shown; uint16, reflectance * 10000 or the model's
         range; float32, values as they are.
     compress
-        Compression of a GeoTIFF: deflate, zstd, lzw, jpeg or none.
+        Compression of a GeoTIFF: deflate, zstd, lzw, jpeg, webp or none.
     blocksize
         Side of a GeoTIFF's blocks in pixels, a multiple of 16.
     preview

@@ -18,7 +18,7 @@ from sar2optical._utils.files import write_output
 from sar2optical.batch.stac import is_own, needs_pystac, write_json
 from sar2optical.errors import OutputExists
 from sar2optical.mosaic.tags import NOTE
-from sar2optical.mosaic.vrt import georeference_elements, metadata_element, to_bytes
+from sar2optical.mosaic.vrt import georeference_elements, metadata_elements, to_bytes
 from sar2optical.scene import Georeference
 
 __all__ = ["COLLECTION", "VRT", "MosaicItem", "describe_mosaics", "write_collection", "write_vrts"]
@@ -156,7 +156,7 @@ def describe_mosaics(items: list[MosaicItem]) -> ET.Element | None:
     root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
     transform = Affine(pixel[0], 0, west, 0, -pixel[1], north)
     root.extend(georeference_elements(Georeference(crs=CRS.from_user_input(items[0].crs), transform=transform)))
-    root.append(metadata_element({_OURS: str(len(items)), "TIFFTAG_IMAGEDESCRIPTION": f"RGB images {NOTE}"}))
+    root.extend(metadata_elements({_OURS: str(len(items)), "TIFFTAG_IMAGEDESCRIPTION": f"RGB images {NOTE}"}))
     for number, (name, kind, scale, offset) in enumerate(items[0].bands, 1):
         band = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_type(kind), band=str(number))
         ET.SubElement(band, "Description").text = name

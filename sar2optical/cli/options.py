@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,6 +15,7 @@ from sar2optical.tiling.windows import DEFAULT_OVERLAP
 if TYPE_CHECKING:
     from sar2optical.pipeline.options import TranslateOptions
 
+TILINGS = ("web-mercator",)
 CALIBRATIONS = ("sigma0", "gamma0", "beta0", "dn")
 
 scene_options = options(
@@ -95,7 +96,7 @@ scene_options = options(
     click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: all]"),
     click.option(
         "--compress",
-        type=click.Choice(["deflate", "zstd", "lzw", "jpeg", "none"]),
+        type=click.Choice(["deflate", "zstd", "lzw", "jpeg", "webp", "none"]),
         default="deflate",
         show_default=True,
         help="Compression of a GeoTIFF.",
@@ -133,6 +134,12 @@ scene_options = options(
         "--resolution", type=float, help="Pixel size of that grid, in its unit.  [default: about the scene's own]"
     ),
     click.option(
+        "--tiling",
+        type=click.Choice(TILINGS),
+        help="Resample the scene to the grid of web maps first (EPSG:3857, nearest zoom level), in blocks of "
+        "256, which are their tiles.",
+    ),
+    click.option(
         "--bbox",
         nargs=4,
         type=float,
@@ -155,6 +162,7 @@ def translate_options(
     units: str,
     geocode: str | None,
     resolution: float | None,
+    tiling: Literal["web-mercator"] | None = None,
     calibration: str | None,
     denoise: bool,
     bbox: tuple[float, float, float, float] | None = None,
@@ -167,7 +175,7 @@ def translate_options(
     from sar2optical.pipeline.options import TranslateOptions
     from sar2optical.scene.area import area_of
     from sar2optical.scene.bands import SceneOptions
-    from sar2optical.scene.geocode.target import Target
+    from sar2optical.scene.geocode.target import TILE, Target
     from sar2optical.scene.safe.product import ProductOptions
 
     signature = choices.pop("signature", None)
@@ -176,6 +184,10 @@ def translate_options(
             f"--resolution {resolution:g} has no effect without --geocode: give both, or neither"
         )
 
+    if tiling and geocode:
+        raise OptionError(f"--tiling {tiling} has a grid of its own: leave out --geocode {geocode}")
+    if tiling:
+        choices["blocksize"] = TILE
     product = None
     if calibration or denoise:
         product = ProductOptions(calibration=calibration or "sigma0", denoise=denoise)  # type: ignore[arg-type]
@@ -193,7 +205,7 @@ def translate_options(
             unit=None if units == "auto" else units,  # type: ignore[arg-type]
             **take(bands="bands", nodata="nodata", scale="scale"),
         ),
-        geocode=Target(crs=geocode, resolution=resolution) if geocode else None,
+        geocode=Target(crs=geocode, resolution=resolution) if geocode else Target.of(tiling) if tiling else None,
         product=product,
         area=area_of(bbox, bbox_crs, aoi),
         **choices,

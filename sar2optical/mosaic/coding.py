@@ -29,7 +29,17 @@ from sar2optical.mosaic.tiff import (
     read_directories,
 )
 
-__all__ = ["BLOCKSIZE", "COMPRESSIONS", "BlockCoding", "Blocks", "chunks_of", "compressed", "encode", "is_lossy"]
+__all__ = [
+    "BLOCKSIZE",
+    "COMPRESSIONS",
+    "BlockCoding",
+    "Blocks",
+    "chunks_of",
+    "compressed",
+    "encode",
+    "is_lossy",
+    "metadata_of",
+]
 
 BLOCKSIZE = 512
 """Default side of a COG's blocks in pixels, as in GDAL."""
@@ -39,6 +49,9 @@ _MOST_BLOCKSIZE = 4096
 _AT_ONCE = 8
 """Blocks that are compressed together: a strip keeps several threads at work, and each call of GDAL is worth it."""
 
+WEBP_LEVEL = 90
+"""Quality of WebP, from 1 to 100."""
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     # By ISA-L, see `_deflated`: 13 ns a pixel, where GDAL's level 1 takes 26 to 33 ns and saves 3 %.
     "deflate": {"photometric": "rgb", "compress": "deflate", "predictor": 2},
@@ -46,16 +59,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "zstd": {"photometric": "rgb", "compress": "zstd", "predictor": 2, "zstd_level": 1},
     "lzw": {"photometric": "rgb", "compress": "lzw", "predictor": 2},
     "jpeg": {"compress": "jpeg", "jpeg_quality": 90, "photometric": "ycbcr"},
+    "webp": {"photometric": "rgb", "compress": "webp", "webp_level": WEBP_LEVEL},
     "none": {"photometric": "rgb"},
 }
-_LOSSY = "jpeg"
+_LOSSY = ("jpeg", "webp")
 _OF_PICTURES = (1, 3)  # bands that JPEG and PNG can hold, beside alpha
 _ISAL_LEVEL = 1  # levels 2 and 3: 1 and 2 % smaller, a tenth slower
 
 COMPRESSIONS = tuple(_OPTIONS)
 """Compressions of a COG, the default first."""
 
-_NUMBERS = {"none": 1, "lzw": 5, "jpeg": 7, "deflate": 8, "zstd": 50000}
+_NUMBERS = {"none": 1, "lzw": 5, "jpeg": 7, "deflate": 8, "zstd": 50000, "webp": 50001}
 """Values of the tag Compression."""
 
 
@@ -70,7 +84,7 @@ class BlockCoding:
     """
 
     compress: str = COMPRESSIONS[0]
-    """One of `COMPRESSIONS`; all but jpeg (quality 90) are lossless."""
+    """One of `COMPRESSIONS`; all but jpeg and webp (quality 90) are lossless."""
     blocksize: int = BLOCKSIZE
     """Side of a block in pixels, a multiple of 16."""
     bands: int = 3
@@ -86,10 +100,11 @@ class BlockCoding:
             raise OptionError(
                 f"block size is {self.blocksize}: give a multiple of {_BLOCK_STEP} up to {_MOST_BLOCKSIZE}"
             )
-        if self.lossy and (self.dtype != "uint8" or self.bands not in _OF_PICTURES):
+        bands = (3,) if self.compress == "webp" else _OF_PICTURES
+        if self.lossy and (self.dtype != "uint8" or self.bands not in bands):
             raise OptionError(
-                f"compression jpeg takes 1 or 3 bands of uint8, the mosaic has {self.bands} of {self.dtype}: "
-                "give --compress deflate"
+                f"compression {self.compress} takes {' or '.join(map(str, bands))} bands of uint8, the mosaic has "
+                f"{self.bands} of {self.dtype}: give --compress deflate"
             )
 
     @property
@@ -105,7 +120,7 @@ class BlockCoding:
     @property
     def lossy(self) -> bool:
         """Whether decoded pixels differ from those that were encoded."""
-        return self.compress == _LOSSY
+        return self.compress in _LOSSY
 
     def matches(self, image: Directory) -> bool:
         """Return whether the blocks of an image have this size and compression; the run's manifest fixes the type."""
@@ -113,9 +128,16 @@ class BlockCoding:
         return found == (_NUMBERS[self.compress], self.blocksize)
 
 
+def metadata_of(image: Directory) -> str:
+    """Return what GDAL notes about the compression of an image, as a line of its metadata; empty for most."""
+    if int(numbers(image[COMPRESSION])[0]) != _NUMBERS["webp"]:
+        return ""
+    return f'  <Item name="WEBP_LEVEL" domain="IMAGE_STRUCTURE">{WEBP_LEVEL}</Item>\n'
+
+
 def is_lossy(image: Directory) -> bool:
     """Return whether the decoded pixels of an image differ from those that were encoded."""
-    return int(numbers(image[COMPRESSION])[0]) == _NUMBERS[_LOSSY]
+    return int(numbers(image[COMPRESSION])[0]) in [_NUMBERS[name] for name in _LOSSY]
 
 
 @dataclass(frozen=True)
@@ -156,6 +178,9 @@ def _by_gdal(rgba: npt.NDArray[Any], coding: BlockCoding) -> Blocks:
         "tiled": True, "blockxsize": coding.blocksize, "blockysize": coding.blocksize, "interleave": "pixel",
         "endianness": "little",
     }  # fmt: skip
+    size = {WIDTH: long_entry([rgba.shape[2]]), HEIGHT: long_entry([rgba.shape[1]])}
+    if coding.compress == "webp":
+        rgba = _continued(rgba, coding.blocksize)
     # The transform has no meaning: without one, rasterio warns.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         file = encode(
@@ -163,7 +188,15 @@ def _by_gdal(rgba: npt.NDArray[Any], coding: BlockCoding) -> Blocks:
             transform=Affine.translation(1, 1), **options, **_creation_options(coding),
         )  # fmt: skip
     image, mask = read_directories(file)
-    return Blocks(image, mask, tuple(zip(_blocks(file, image), _blocks(file, mask), strict=True)))
+    return Blocks(image | size, mask | size, tuple(zip(_blocks(file, image), _blocks(file, mask), strict=True)))
+
+
+def _continued(rgba: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Fill blocks beyond the raster with its last pixels: GDAL 3.10 leaves 0 there, which shows in lossy edges."""
+    missing = [(0, 0), (0, -rgba.shape[1] % side), (0, -rgba.shape[2] % side)]
+    found = np.pad(rgba, missing, mode="edge")
+    found[-1, rgba.shape[1] :], found[-1, :, rgba.shape[2] :] = 0, 0
+    return found
 
 
 def _creation_options(coding: BlockCoding) -> dict[str, Any]:

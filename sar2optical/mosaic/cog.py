@@ -23,6 +23,7 @@ from rasterio.windows import Window
 
 from sar2optical._utils.files import write_all
 from sar2optical.errors import OutputUnwritable
+from sar2optical.mosaic.coding import metadata_of
 from sar2optical.mosaic.overviews import Level
 from sar2optical.mosaic.rasters import no_georeference_warning, open_raster
 from sar2optical.mosaic.strips import Strip, block_offsets, block_sizes
@@ -30,10 +31,12 @@ from sar2optical.mosaic.tiff import (
     BIG_FROM,
     BYTE_COUNTS,
     HEIGHT,
+    METADATA,
     OFFSETS,
     SUBFILE,
     WIDTH,
     Directory,
+    ascii_entry,
     header,
     long_entry,
     read_directories,
@@ -54,6 +57,8 @@ KNOWN_INCOMPATIBLE_EDITION=NO
 _NOTE = f"GDAL_STRUCTURAL_METADATA_SIZE={len(_STRUCTURE):06d} bytes\n{_STRUCTURE}\0".encode()
 
 # fmt: off
+_METADATA_START, _METADATA_END = "<GDALMetadata>\n", "</GDALMetadata>"
+
 _OF_PIXELS = frozenset({
     254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347,
     530, 532,
@@ -165,7 +170,8 @@ def _described(folder: Path, description: Sequence[ET.Element]) -> Directory:
     with no_georeference_warning(), MemoryFile(ext=".tif") as memory:
         rasterio.shutil.copy(source, memory.name, driver="GTiff", ENDIANNESS="LITTLE")
         (directory,) = read_directories(memory.read())
-    return {tag: entry for tag, entry in directory.items() if tag not in _OF_PIXELS}
+    found = {tag: entry for tag, entry in directory.items() if tag not in _OF_PIXELS}
+    return _noted(found, _items_of_domains(description))
 
 
 def _header(stored: Sequence[_Stored], described: Directory, *, big: bool) -> bytes:
@@ -181,7 +187,31 @@ def _directories(stored: Sequence[_Stored], described: Directory, *, big: bool, 
         pairs.append(_pair(one, start, big=big))
         start += one.body
     (image, mask), *overviews = pairs[::-1]
-    return [{**image, **described}, mask, *(image for image, _ in overviews), *(mask for _, mask in overviews)]
+    return [
+        {**image, **_noted(described, metadata_of(image))},
+        mask,
+        *(image for image, _ in overviews),
+        *(mask for _, mask in overviews),
+    ]
+
+
+def _noted(described: Directory, items: str) -> Directory:
+    """Add items to GDAL's metadata, which is XML."""
+    if not items:
+        return described
+    held = described.get(METADATA) or ascii_entry(_METADATA_START + _METADATA_END)
+    text = held.data.rstrip(b"\0").decode()
+    return {**described, METADATA: ascii_entry(text.replace(_METADATA_END, f"{items}{_METADATA_END}"))}
+
+
+def _items_of_domains(description: Sequence[ET.Element]) -> str:
+    """Return the metadata of domains as items of GDAL's XML: its GeoTIFF driver leaves them out."""
+    items = ET.Element("items")
+    for metadata in (element for element in description if element.get("domain")):
+        for entry in metadata:
+            item = ET.SubElement(items, "Item", name=entry.get("key", ""), domain=metadata.get("domain", ""))
+            item.text = entry.text
+    return "".join(f"  {ET.tostring(item, encoding='unicode')}\n" for item in items)
 
 
 def _pair(one: _Stored, start: int, *, big: bool) -> tuple[Directory, Directory]:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from sar2optical.mosaic.overviews import Level
 from sar2optical.scene import Georeference
 
-__all__ = ["BandNotes", "band_elements", "describe", "georeference_elements", "metadata_element", "to_bytes"]
+__all__ = ["BandNotes", "band_elements", "describe", "georeference_elements", "metadata_elements", "to_bytes"]
 
 
 _DATA_TYPES = {"uint8": "Byte", "uint16": "UInt16", "float32": "Float32"}
@@ -113,14 +113,18 @@ def georeference_elements(georeference: Georeference) -> list[ET.Element]:
     return elements
 
 
-def metadata_element(tags: Mapping[str, str]) -> ET.Element:
-    """Return the VRT element of tags."""
-    element = ET.Element("Metadata")
+def metadata_elements(tags: Mapping[str, str]) -> list[ET.Element]:
+    """Return the VRT elements of tags, one for each domain: "DOMAIN:NAME" is a tag of a domain of its own."""
+    elements = {"": ET.Element("Metadata")}
     for key, value in tags.items():
         # GDAL's transforms always refer to pixel corners; with this tag it would invent a missing CRS.
-        if key != "AREA_OR_POINT":
-            ET.SubElement(element, "MDI", key=str(key)).text = str(value)
-    return element
+        if key == "AREA_OR_POINT":
+            continue
+        domain, _, name = key.rpartition(":")
+        if domain not in elements:
+            elements[domain] = ET.Element("Metadata", domain=domain)
+        ET.SubElement(elements[domain], "MDI", key=name).text = str(value)
+    return list(elements.values())
 
 
 def to_bytes(root: ET.Element) -> bytes:

@@ -30,7 +30,7 @@ from sar2optical.mosaic.output import check_output, driver_of, output_errors, pu
 from sar2optical.mosaic.pictures import check_picture, encode_preview, write_picture
 from sar2optical.mosaic.strip_store import StripStore
 from sar2optical.mosaic.tags import to_comment
-from sar2optical.mosaic.vrt import BandNotes, band_elements, georeference_elements, metadata_element
+from sar2optical.mosaic.vrt import BandNotes, band_elements, georeference_elements, metadata_elements
 from sar2optical.scene.bands import Georeference
 from sar2optical.scene.raster import GDAL_CACHE_BYTES
 
@@ -122,7 +122,7 @@ class MosaicWriter:
         )
         self._description = [
             *georeference_elements(georeference),
-            metadata_element(tags),
+            *metadata_elements(tags),
             *band_elements(options.coding.bands, options.coding.dtype, options.notes),
         ]
         self._comment = to_comment(tags)

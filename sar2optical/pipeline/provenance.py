@@ -27,6 +27,7 @@ from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.scene.cut import Cut
 from sar2optical.scene.encoder import Encoding
 from sar2optical.scene.geocode.resample import Geocoded
+from sar2optical.scene.geocode.target import zoom_level
 from sar2optical.scene.remote import is_remote
 from sar2optical.scene.safe.files import is_product
 from sar2optical.scene.safe.product import ProductOptions
@@ -49,7 +50,7 @@ __all__ = [
 _NOT_PIXELS = {"threads", "batch", "blocksize", "overwrite", "preview", "restart", "max_memory", "seams"}
 """Options that change no pixel of a mosaic."""
 
-_LOSSY = "jpeg"
+_LOSSY = ("jpeg", "webp")
 
 _NAMED_BY_TAGS = (
     "SOURCE",
@@ -156,7 +157,16 @@ def tags_of_run(
         "SAR2OPTICAL_OVERLAP": str(options.overlap),
         **({"SAR2OPTICAL_AREA": manifest.entries["area"]} if "area" in manifest.entries else {}),
         **({"SAR2OPTICAL_GEOCODING": scene.note} if isinstance(scene, Geocoded) else {}),
+        **_tiling_tags(scene, options),
     }
+
+
+def _tiling_tags(scene: SceneSource, options: TranslateOptions) -> dict[str, str]:
+    """Return the metadata by which GDAL's readers know tiles of web maps (driver COG, TILING_SCHEME)."""
+    transform = scene.georeference.transform
+    if transform is None or options.geocode is None or options.geocode.tiling is None:
+        return {}
+    return {"TILING_SCHEME:NAME": "GoogleMapsCompatible", "TILING_SCHEME:ZOOM_LEVEL": str(zoom_level(transform))}
 
 
 def library_versions(engine: Engine) -> dict[str, str]:
@@ -221,7 +231,7 @@ def _flat(options: Any) -> list[tuple[str, str]]:
         if field.name in ("engine", "scene", "product") and is_dataclass(value):
             found += _flat(value)
         elif field.name == "compress":
-            found.append((field.name, value if value == _LOSSY else "lossless"))
+            found.append((field.name, value if value in _LOSSY else "lossless"))
         elif field.name == "signature" and value is not None:
             found.append((field.name, value.to_json()))
         elif field.name not in _NOT_PIXELS and value not in (None, (), False, "uint8"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import rasterio
@@ -16,7 +17,16 @@ from sar2optical.scene.geocode.coordinates import WGS84, Floats, crs_name, near_
 from sar2optical.scene.geocode.placement import Placement
 from sar2optical.scene.scene import Scene
 
-__all__ = ["AUTO_UTM", "Grid", "Target", "choose_grid", "crs_named"]
+__all__ = ["AUTO_UTM", "TILE", "Grid", "Target", "Tiling", "choose_grid", "crs_named", "zoom_level"]
+
+Tiling = Literal["web-mercator"]
+
+TILE = 256
+"""Side of a tile of web maps in pixels."""
+
+_WEB_MERCATOR = "EPSG:3857"
+_HALF_EARTH = math.pi * 6_378_137
+"""Coordinate of the right and the upper edge of the map of zoom level 0, one tile (OGC 17-083r4, annex D.1)."""
 
 AUTO_UTM = "auto-utm"
 """Name of a target CRS: the UTM zone of the scene's centre, or polar stereographic beyond UTM's 80 S and 84 N."""
@@ -43,6 +53,13 @@ class Target:
     """CRS in any form that GDAL reads ("EPSG:32643", WKT, PROJ), or `AUTO_UTM`."""
     resolution: float | None = None
     """Side of a pixel in the CRS's unit (metres or degrees); None: about that of the scene."""
+    tiling: Tiling | None = None
+    """Tiles that the grid is made of; see `Target.of`."""
+
+    @classmethod
+    def of(cls, tiling: Tiling) -> Target:
+        """Return the target of web maps: EPSG:3857, the zoom level nearest to the scene's resolution, whole tiles."""
+        return cls(crs=_WEB_MERCATOR, tiling=tiling)
 
     def __post_init__(self) -> None:
         if self.resolution is not None and not (math.isfinite(self.resolution) and self.resolution > 0):
@@ -74,8 +91,11 @@ def choose_grid(scene: Scene, placement: Placement, target: Target) -> Grid:
     x, y = _outline(scene, placement, crs)
     own = _own_resolution(scene.shape, placement, crs)
     resolution = target.resolution or own
-    left, right = math.floor(x.min() / resolution), math.ceil(x.max() / resolution)
-    bottom, top = math.floor(y.min() / resolution), math.ceil(y.max() / resolution)
+    step = 1
+    if target.tiling:  # the map's origin, in its middle, is a corner of tiles at every level but 0
+        resolution, step = _HALF_EARTH * 2 / TILE / 2 ** _nearest_level(own), TILE
+    left, right = _outwards(x, resolution, step)
+    bottom, top = _outwards(y, resolution, step)
     shape = top - bottom, right - left
     if shape[0] * shape[1] > _MOST_PIXELS * max(math.prod(scene.shape), 1000) or resolution > _COARSEST * own:
         raise OptionError(
@@ -85,6 +105,21 @@ def choose_grid(scene: Scene, placement: Placement, target: Target) -> Grid:
         )
     transform = Affine(resolution, 0, left * resolution, 0, -resolution, top * resolution)
     return Grid(crs, transform, shape)
+
+
+def _outwards(axis: Floats, resolution: float, step: int) -> tuple[int, int]:
+    """Return the first and the past-the-last line of a grid around some coordinates, on multiples of `step` lines."""
+    side = resolution * step
+    return math.floor(axis.min() / side) * step, math.ceil(axis.max() / side) * step
+
+
+def _nearest_level(resolution: float) -> int:
+    return max(1, round(math.log2(_HALF_EARTH * 2 / TILE / resolution)))
+
+
+def zoom_level(transform: Affine) -> int:
+    """Return the zoom level of a grid of web maps, by its resolution in metres."""
+    return _nearest_level(transform.a)
 
 
 def _crs(text: str, placement: Placement, scene: Scene) -> CRS:
