@@ -108,6 +108,7 @@ scene_options = options(
         show_default=True,
         help="Side of a GeoTIFF's blocks in pixels, a multiple of 16.",
     ),
+    click.option("--worldfile", is_flag=True, help="Write the georeference of a .png or .jpg beside it."),
     click.option(
         "--max-memory",
         callback=parse_size,

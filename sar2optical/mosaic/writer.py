@@ -28,6 +28,7 @@ from sar2optical.mosaic.cog import build_cog, verify_cog
 from sar2optical.mosaic.manifest import Manifest
 from sar2optical.mosaic.output import check_output, driver_of, output_errors, publish
 from sar2optical.mosaic.pictures import check_picture, encode_preview, write_picture
+from sar2optical.mosaic.sidecars import refuse_sidecars, sidecars_of
 from sar2optical.mosaic.strip_store import StripStore
 from sar2optical.mosaic.tags import to_comment
 from sar2optical.mosaic.vrt import BandNotes, band_elements, georeference_elements, metadata_elements
@@ -54,6 +55,8 @@ class MosaicOptions:
     """Threads that compress blocks."""
     restart: bool = False
     """Whether strips of an earlier run are removed."""
+    worldfile: bool = False
+    """Whether a picture's georeference is written beside it."""
     notes: BandNotes | None = None
     """Names of the bands, and what their numbers are; None: they are red, green and blue."""
 
@@ -109,6 +112,9 @@ class MosaicWriter:
         check_output(out, overwrite=options.overwrite)
         self._driver = driver_of(out)
         check_picture(out, self._driver, shape, options.coding)
+        if options.worldfile:
+            refuse_sidecars(out, georeference, overwrite=options.overwrite)
+        self._sidecars = sidecars_of(out, georeference) if options.worldfile else {}
         self._out = out
         self._target = out.resolve()  # a link stays a link
         self._options = options
@@ -224,6 +230,8 @@ class MosaicWriter:
                 )
             with made.open("rb+") as file:
                 os.fsync(file.fileno())
+            for path, content in self._sidecars.items():
+                write_whole(path.resolve(), content)
             publish(made, self._out, self._target, overwrite=options.overwrite)
         strips.discard()
 

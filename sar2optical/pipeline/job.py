@@ -143,6 +143,7 @@ class Job:
                 overwrite=options.overwrite,
                 threads=engine_threads(options),
                 restart=options.restart,
+                worldfile=options.worldfile,
             ),
         )
 

@@ -55,6 +55,8 @@ class TranslateOptions:
     """Compression of a GeoTIFF, one of `COMPRESSIONS`."""
     blocksize: int = BLOCKSIZE
     """Side of a GeoTIFF's blocks in pixels, a multiple of 16."""
+    worldfile: bool = False
+    """Write a world file and `.aux.xml` beside a picture."""
     overwrite: bool = False
     """Replace outputs that exist."""
     preview: Path | None = None

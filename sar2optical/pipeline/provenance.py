@@ -47,7 +47,7 @@ __all__ = [
     "to_tag",
 ]
 
-_NOT_PIXELS = {"threads", "batch", "blocksize", "overwrite", "preview", "restart", "max_memory", "seams"}
+_NOT_PIXELS = {"threads", "batch", "blocksize", "worldfile", "overwrite", "preview", "restart", "max_memory", "seams"}
 """Options that change no pixel of a mosaic."""
 
 _LOSSY = ("jpeg", "webp")
