@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from bench.harness import Record, Row, load, median, number, ratio_cells, say
+from bench.machines import machines_of, plots_of_machines, section
 from bench.plots import Plot, plots_of, reliable_rows, svg
 from bench.tables import caption, cell, layout, listed, markdown, safe
 from sar2optical._utils.files import write_output
@@ -68,6 +69,7 @@ def main(results: Path, out: Path, readme: Path, check: bool) -> None:
     """Write bench/README.md and its plots from bench/results."""
     found = results_in(results)
     drawn = {name: plot for result in found for name, plot in result.plots.items()}
+    drawn |= plots_of_machines(machines_of(list(by_machine(found).values())))
     pages = {out: page(found, Path(relpath(results, out.parent)).as_posix())}
     if readme.exists():
         pages[readme] = with_summary(readme.read_text(), found)
@@ -98,7 +100,10 @@ def results_in(folder: Path) -> list[Result]:
 
 def page(results: list[Result], folder: str) -> str:
     """Write the page; `folder` is the path of the plots, relative to the page."""
-    sections = [INTRO.read_text()]
+    machines = machines_of(list(by_machine(results).values()))
+    first, commands = INTRO.read_text().split("\n", 1)
+    compared = section(machines, plots_of_machines(machines), folder) if len(machines) > 1 else ""
+    sections = [first, "", *([compared] if compared else []), "## How it is measured", commands]
     for slug, mine in by_machine(results).items():
         sections += [f"## {slug}\n", _provenance(mine), *(_section(result, folder) for result in mine)]
     return "\n".join(sections)
