@@ -248,7 +248,7 @@ def test_the_page_has_a_section_for_each_machine_and_its_plots(results):
     assert "to the power of: ours 1.02.\n" in text
     assert "(results/epyc-avx2-scene-memory.svg)" in text
     # 417.5 Mpx at 6 Mpx/s; 2.5 windows/s is the highest reliable rate; no record of training.
-    assert "| AMD EPYC 7B13, 2 cores | 70 s | 8192 x 8192 | 2.5 | onnxruntime fp32, batch 4 | - |" in text
+    assert "| AMD EPYC 7B13, 2 cores | 70 s | 8192 x 8192 | 2.5 | openvino fp32, batch 4 | - |" in text
     assert sorted(plots_of_machines(machines_of(list(by_machine(results_in(results)).values())))) == [
         "machines-scene.svg", "machines-training.svg", "machines-windows.svg",
     ]  # fmt: skip
