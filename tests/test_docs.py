@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.test_cli import line_here
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -33,8 +34,9 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
             run([sys.executable, "-c", block], tmp_path)
             continue
         for line in block.splitlines():
-            name, *arguments = shlex.split(line, comments=True)
-            run([BIN / name if (BIN / name).exists() else name, *arguments], tmp_path)
+            done = line_here(line, tmp_path)
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            assert "Traceback" not in done.stderr
 
 
 def test_the_tutorials_have_code():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from sar2optical.testing import SimulatedScene, write_scene
+from tests.cli.test_cli import line_here
 from tests.conftest import speckle
 
 ROOT = Path(__file__).parents[1]
@@ -48,15 +48,7 @@ def test_there_are_commands_to_run():
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("pip ")])
 def test_a_command_of_the_readme_runs(line, workplace):
-    name, *arguments = shlex.split(line, comments=True)
-    result = subprocess.run(
-        [Path(sys.executable).parent / name, *arguments],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    result = line_here(line, workplace)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
 

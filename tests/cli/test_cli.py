@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 
 from export.cli import main as export_main
 from sar2optical.cli.common import Lines
+from sar2optical.cli.group import main as group_main
 from sar2optical.cli.scene import main as scene_main
 from tests.conftest import UTM, make_identity, signature_of, speckle
 
@@ -43,6 +46,20 @@ def here(main, *args):
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return SimpleNamespace(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+
+
+def line_here(line, folder):
+    """Run a command line of the documentation in a folder: sar2opt-* in this process, others as they are.
+
+    `sar2opt-batch` starts processes, and stays one of its own.
+    """
+    name, *arguments = shlex.split(line, comments=True)
+    subcommand = name.removeprefix("sar2opt-")
+    if subcommand != name and subcommand != "batch":
+        with chdir(folder):
+            return here(group_main, subcommand, *arguments)
+    program = BIN / name if (BIN / name).exists() else name
+    return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=200, check=False)
 
 
 def scene(*args, **kwargs):
