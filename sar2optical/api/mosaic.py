@@ -28,9 +28,10 @@ def open_mosaic(path: str | Path) -> Any:
     Returns
     -------
     xarray.Dataset
-        `rgb`, uint8 (band, y, x), with the names of the bands, else red, green and blue; and `valid`, bool (y, x). Where the mosaic has an affine without rotation, `y` and
-        `x` are the centres of the pixels, and `spatial_ref` holds the CRS as CF and rioxarray do; others have no
-        coordinates. The attributes are the mosaic's tags. A JPEG has no mask: all of its pixels are valid.
+        `rgb`, uint8 (band, y, x), with the names of the bands, else red, green and blue; and `valid`, bool (y, x).
+        Where the mosaic has an affine without rotation, `y` and `x` are the centres of the pixels, and `spatial_ref`
+        holds the CRS as CF and rioxarray do; others have no coordinates. The attributes are the mosaic's tags. A JPEG
+        has no mask: all of its pixels are valid.
 
     Raises
     ------
