@@ -241,7 +241,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
 
 def _adapter(session: Any, signature: ModelSignature, path: Path, batch: int) -> Adapter | None:
     inputs = {tensor.name: (tensor.type, tensor.shape) for tensor in session.get_inputs()}
-    outputs = [tensor.name for tensor in session.get_outputs()]
+    outputs = [one.name for one in session.get_outputs()]
     return adapter_of(signature, inputs, outputs, source=str(path), batch=batch)
 
 
@@ -394,9 +394,7 @@ def open_features(path: Path, channels: int = 3) -> Callable[[NDArray[np.uint8]]
         try:
             return np.asarray(session.run(None, {name: images})[0])
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            reason = " ".join(str(error).split())[:100]
-            raise ModelUnreadable(
-                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, {channels}, H, W)"
-            ) from error
+            what = f"uint8 {images.shape} ({_line(error)}): export it for uint8 (N, {channels}, H, W)"
+            raise ModelUnreadable(f"{path}: does not run on {what}") from error
 
     return run
