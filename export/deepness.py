@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from export.verify import Run, simulated_chips
 from sar2optical import __version__
 from sar2optical._utils.files import refuse_existing, write_output
-from sar2optical.engines import EngineOptions, open_engine
+from sar2optical.engines import Engine, EngineOptions, open_engine
 from sar2optical.engines.onnx_graph import opset_of
-from sar2optical.errors import ExportUnsupported, OptionError, ParityFailed
+from sar2optical.errors import DeviceUnavailable, ExportUnsupported, OptionError, ParityFailed
 from sar2optical.mosaic.tags import NOTE
 from sar2optical.scene.decoding import decode
 from sar2optical.scene.encoder import POWER_OF, Encoding, choose_stretch, encode_bands, to_input
@@ -75,12 +75,13 @@ def for_deepness(
     OptionError
         If the stretch has percentiles, or the units cannot be converted.
     ExportUnsupported
-        If the model has no signature, or one of version 2.
+        If the model has a signature of version 2, or ONNX Runtime does not run it on a CPU, as is so of bf16.
     ParityFailed
         If the file's image differs by more than one level; no file is written.
     """
     refuse_existing(out, overwrite=overwrite)
-    with open_engine(source, options=EngineOptions(device="cpu", precision="fp32")) as engine:
+    # The library of Deepness itself; it computes each file in the file's own precision.
+    with _opened(source) as engine:
         signature = engine.signature
         if not signature.is_version_1:
             raise ExportUnsupported(
@@ -99,6 +100,15 @@ def for_deepness(
         )
     write_output(out, model.SerializeToString())
     return worst
+
+
+def _opened(source: Path) -> Engine:
+    try:
+        return open_engine(source, backend="onnxruntime", options=EngineOptions(device="cpu"))
+    except DeviceUnavailable as error:
+        raise ExportUnsupported(
+            f"{source}: ONNX Runtime, with which Deepness runs files, does not run it ({error}): give the fp32 file"
+        ) from error
 
 
 def _encodings(source: Path, signature: ModelSignature, unit: Unit, stretch: Stretch | None) -> list[Encoding]:

@@ -151,6 +151,10 @@ WRONG = {
     "a scaling too few": ({"scaling": [{"mean": 0, "std": 1}]}, "one stretch per band"),
     "an unknown unit": ({"unit": "decibel"}, "decibel"),
     "no object": ({"input": "sar"}, "JSON object"),
+    "half a pixel": ({"window": 224.5}, "window is 224.5"),
+    "half a channel": ({"channels": 2.5}, "channels is 2.5"),
+    "letters for bands": ({"bands": "VV"}, "give a list of names"),
+    "letters for output bands": ({"output__bands": "rgb", "output__rgb": "rgb"}, "give a list of names"),
 }
 NOT_IN_SCHEMA = ("a scaling too few", "a clip upside down", "a colour that is no band", "a band named all")
 """Faults that a JSON schema cannot see."""
@@ -164,6 +168,21 @@ def test_what_is_wrong_is_shown_with_the_page_that_explains_it(kind):
     assert str(caught.value).startswith("sig.json: malformed signature (")
     assert "docs/signature.md" in str(caught.value)
     assert matches(record(**changes), SCHEMA) == (kind in NOT_IN_SCHEMA)
+
+
+def test_a_name_that_is_given_twice_is_refused():
+    twice = FULL.to_json()[:-1] + ', "unit": "power"}'
+    with pytest.raises(SignatureError, match="unit is given twice"):
+        ModelSignature.from_json(twice)
+
+
+def test_version_1_with_names_of_version_2_is_refused():
+    # Read as version 1, its range would be [-1, 1] whatever it says.
+    first = json.loads(ModelSignature(name="m").to_json())
+    assert first["version"] == 1
+    with pytest.raises(SignatureError, match="version 1 has no output: give version 2"):
+        ModelSignature.from_json(json.dumps({**first, "output": {"range": [0, 1]}}))
+    assert ModelSignature.from_json(json.dumps({**first, "note": "of another tool"})).name == "m"
 
 
 @pytest.mark.parametrize(

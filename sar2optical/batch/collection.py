@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,7 @@ from sar2optical.mosaic.tags import NOTE
 from sar2optical.mosaic.vrt import georeference_elements, metadata_elements, to_bytes
 from sar2optical.scene import Georeference
 
-__all__ = ["COLLECTION", "VRT", "MosaicItem", "describe_mosaics", "write_collection", "write_vrts"]
+__all__ = ["COLLECTION", "VRT", "MosaicItem", "describe_mosaics", "is_own_vrt", "write_collection", "write_vrts"]
 
 COLLECTION = "collection.json"
 """Name of the Collection in the folder of the mosaics."""
@@ -34,6 +35,8 @@ _OURS = "SAR2OPTICAL_MOSAICS"
 
 _MAX_SIDE = 2**31 - 1
 """Most pixels of a raster's side in GDAL."""
+
+_log = logging.getLogger(__name__)
 
 _COLOURS = {"red": "Red", "green": "Green", "blue": "Blue"}
 
@@ -131,13 +134,13 @@ def write_vrts(folder: Path) -> list[Path]:
     for number, ((crs, _), items) in enumerate(sorted(groups.items()), 1):
         path = folder / (VRT if len(groups) == 1 else f"mosaics-{_label_of(crs, number)}.vrt")
         path = path.with_stem(f"{path.stem}-{number}") if path in written else path
-        if path.exists() and not _is_own_vrt(path):
+        if path.exists() and not is_own_vrt(path):
             raise OutputExists(f"{path}: exists and is not a VRT of sar2optical: move it, or give --no-stac")
         if (root := describe_mosaics(items)) is not None:
             write_output(path, to_bytes(root))
             written.append(path)
     for path in folder.glob("mosaics*.vrt"):
-        if path not in written and _is_own_vrt(path):
+        if path not in written and is_own_vrt(path):
             path.unlink()
     return written
 
@@ -217,7 +220,16 @@ def _items_in(folder: Path) -> dict[str, dict[str, Any]]:
         if path.name == COLLECTION or not is_own(path):
             continue
         record = json.loads(path.read_bytes())
-        if record.get("type") == "Feature" and (folder / record["assets"]["mosaic"]["href"]).exists():
+        if record.get("type") != "Feature":
+            continue
+        try:
+            _mosaic_of(record)
+            datetime.fromisoformat(record["properties"]["datetime"])
+            exists = (folder / record["assets"]["mosaic"]["href"]).exists() and isinstance(record["links"], list)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _log.warning("%s: is left out of %s and %s: not an Item as written (%r)", path, COLLECTION, VRT, error)
+            continue
+        if exists:
             found[path.name] = record
     return found
 
@@ -276,7 +288,8 @@ def _label_of(crs: str, number: int) -> str:
     return f"EPSG-{code}" if code else f"CRS-{number}"
 
 
-def _is_own_vrt(path: Path) -> bool:
+def is_own_vrt(path: Path) -> bool:
+    """Return whether a file is a VRT of this project over mosaics."""
     try:
         return _OURS.encode() in path.read_bytes()
     except OSError:

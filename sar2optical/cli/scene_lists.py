@@ -122,6 +122,7 @@ def _of_folder(folder: Path) -> list[ListedScene]:
     Rasters whose names differ only in the polarisation are one scene. Where a name contains a polarisation, rasters
     without one (elevation, incidence angle) are no scenes.
     """
+    from sar2optical.batch.collection import is_own_vrt
     from sar2optical.mosaic.tags import run_of
     from sar2optical.scene.safe.files import is_product
 
@@ -134,8 +135,10 @@ def _of_folder(folder: Path) -> list[ListedScene]:
     named = [path for path in rasters if _POLARISATION.search(path.stem)]
     groups = defaultdict(list)
     for path in named or rasters:
-        if run_of(path) is None:
-            groups[_POLARISATION.sub("", path.stem) if named else path.stem, path.suffix].append(str(path))
+        if run_of(path) is None and not (path.suffix.lower() == ".vrt" and is_own_vrt(path)):
+            # A name with several polarisations is that of a file with several bands.
+            one = len(_POLARISATION.findall(path.stem)) == 1
+            groups[_POLARISATION.sub("", path.stem) if one else path.stem, path.suffix].append(str(path))
     if not products and not groups:
         raise OptionError(f"{folder}: contains no scene ({', '.join(_RASTERS)}, .SAFE): give another folder")
     return [_of_text(text) for text in sorted([*map(str, products), *map(_JOIN.join, groups.values())])]

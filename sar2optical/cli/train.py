@@ -223,7 +223,7 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
     """Combine the options and the configuration file, and read the chips."""
     from sar2optical.data.sar_bands import name_bands
     from sar2optical.engines.registry import resolve
-    from sar2optical.training.config import RunOptions, TrainConfig
+    from sar2optical.training.config import SETTINGS, RunOptions, TrainConfig
     from sar2optical.training.seed_config import FileSettings, read_settings, settings_record
 
     settings = choices["settings"]
@@ -244,7 +244,7 @@ def _job(data: Path, out: Path, choices: dict[str, Any], *, hidden: bool) -> Tra
     bands, read_bands = name_bands(choices["bands"] or ("VH",), pairs[0][0].sar)
     signature = _signature(choices, bands, file.channels, config.window)
     chips, validation = open_chips(pairs, choices, signature, read_bands, hidden=hidden)
-    records["args.yaml"] = settings_record(config, run, data, signature)
+    records[SETTINGS] = settings_record(config, run, data, signature)
     # Imported after all checks, because PyTorch takes seconds to load.
     from sar2optical.training.loop import TrainingJob
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["find_chips", "open_chips"]
 
-_SPLIT = "split.json"
-"""File name of the split that was made, in the run folder."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -27,6 +24,7 @@ def find_chips(
     """Find the training and validation pairs; return them, and files for the run folder."""
     from sar2optical.data.pairs import find_pairs
     from sar2optical.data.splits import held_out, load_pairs, pairs_of, random_split, read_split, split_record
+    from sar2optical.training.config import SPLIT
 
     aligned = choices["aligned"]
     split = choices["split"] or (file.split_file if file.split_mode == "split" else None)
@@ -47,7 +45,7 @@ def find_chips(
         if choices["val_fraction"] and _validates_by_default(choices, file):
             splits = held_out(train, data, choices["val_fraction"])
             if splits.val:
-                records[_SPLIT] = split_record(splits)
+                records[SPLIT] = split_record(splits)
                 train, val = (pairs_of(splits, name, train, data) for name in ("train", "val"))
             _log_held_out(train, val)
     if choices["val_data"]:
@@ -61,10 +59,12 @@ def _validates_by_default(choices: dict[str, Any], file: FileSettings) -> bool:
 
 
 def _log_held_out(train: list[Pair], val: list[Pair]) -> None:
+    from sar2optical.training.config import SPLIT
+
     if val:
         _log.info(
             "%d of %d pairs are held out for validation, scene by scene (%s in the run folder): give --split, "
-            "--val-data or --val-fraction to choose others", len(val), len(train) + len(val), _SPLIT
+            "--val-data or --val-fraction to choose others", len(val), len(train) + len(val), SPLIT
         )  # fmt: skip
     else:
         _log.warning("all pairs are of one scene: none is held out for validation: give --val-data to evaluate")

@@ -46,15 +46,18 @@ def acceptance_input(signature: ModelSignature) -> NDArray[np.float32]:
 def refuse_implausible(engine: Engine, path: Path, first: NDArray[np.float32], second: NDArray[np.float32]) -> None:
     """Compare two outputs for `acceptance_input` with each other, and with the range of the signature.
 
+    The second one is of a run in which the other windows differ.
+
     Raises
     ------
     ModelUnreadable
-        Two runs of one input differ, or the numbers are not those of the signature's range.
+        Two outputs for one window differ, or the numbers are not those of the signature's range.
     """
     if not np.array_equal(first, second):
         raise ModelUnreadable(
             f"{path}: two runs of one input differ by up to {np.abs(first - second).max():.3g} with {engine}: export "
-            "it without random operators, or with the noise as an input that the signature names"
+            "it in evaluation mode (no random operators, no statistics of the batch), or with the noise as an input "
+            "that the signature names"
         )
     output = engine.signature.output
     gain, shift = output.gain

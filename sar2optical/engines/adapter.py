@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sar2optical.errors import InferenceFailed, SignatureError
 from sar2optical.signature import Graph, ModelSignature, Noise, TensorType
 
-__all__ = ["Adapter", "Feeds", "Place", "adapter_of", "noise_of"]
+__all__ = ["Adapter", "Feeds", "Place", "Tensor", "adapter_of", "noise_of"]
 
 Feeds = Mapping[str, NDArray[np.floating]]
 """Inputs of a graph by name."""
@@ -23,7 +23,15 @@ Feeds = Mapping[str, NDArray[np.floating]]
 Place = tuple[int, int]
 """Row and column of a window's first pixel in the scene."""
 
+Tensor = tuple[str, Sequence[Any]]
+"""Type of an input as its library names it, and its lengths; not an int where the file leaves a length open.
+Empty if the file gives no shape."""
+
 _TYPES: dict[TensorType, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+_NAMES = {"tensor(float)": "fp32", "f32": "fp32", "tensor(float16)": "fp16", "f16": "fp16"}
+"""Types as ONNX Runtime and OpenVINO name them. OpenVINO casts others silently: -0.5 becomes 0 for a graph that takes
+integers."""
+
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -47,8 +55,10 @@ class Adapter:
     ----------
     graph
         Tensors of the graph.
-    inputs, outputs
-        Names of the graph's inputs and outputs.
+    inputs
+        The graph's inputs by name.
+    outputs
+        Names of its outputs.
     source
         Path of the file, for errors.
     batch
@@ -57,21 +67,22 @@ class Adapter:
     Raises
     ------
     SignatureError
-        The graph has no tensor of a name that the signature gives, or an input that it does not name.
+        The graph has no tensor of a name that the signature gives, an input that it does not name, several outputs
+        where it names none, or an input of another type.
     """
 
     def __init__(
-        self, graph: Graph, inputs: Sequence[str], outputs: Sequence[str], *, source: str, batch: int
+        self, graph: Graph, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, source: str, batch: int
     ) -> None:
         self._graph = graph
-        self.input = graph.input or inputs[0]
+        self.input = graph.input or next(iter(inputs))
         """Name of the input."""
         self.output = graph.output or outputs[0]
         """Name of the output."""
         self.batch = graph.batch or batch
         """Windows per run."""
         named = [self.input, *([graph.noise.name] if graph.noise else [])]
-        for kind, wanted, has in (("input", named, inputs), ("output", [self.output], outputs)):
+        for kind, wanted, has in (("input", named, list(inputs)), ("output", [self.output], outputs)):
             if missing := [name for name in wanted if name not in has]:
                 raise SignatureError(
                     f"{source}: has no {kind} {missing[0]!r}, only {', '.join(has)}: correct it in the signature"
@@ -81,6 +92,18 @@ class Adapter:
                 f"{source}: has a further input {further[0]!r}, which the signature does not name: give it as noise, "
                 "or export the model without it"
             )
+        if graph.output is None and len(outputs) > 1:
+            raise SignatureError(
+                f"{source}: has several outputs ({', '.join(outputs)}): give the name of the image in the signature"
+            )
+        types = {self.input: graph.input_type} | ({graph.noise.name: graph.noise.type} if graph.noise else {})
+        for name, said in types.items():
+            kind = inputs[name][0]
+            if (found := _NAMES.get(kind, kind)) != said:
+                raise SignatureError(
+                    f"{source}: input {name!r} is {found}, the signature says {said}: correct the signature, or "
+                    "export the model with fp32 or fp16 inputs"
+                )
 
     def shapes(self, channels: int, side: int, *, batch: int) -> dict[str, list[int]]:
         """Return the shapes of the inputs by name, for windows of one size."""
@@ -141,10 +164,27 @@ def _filled(values: NDArray[np.float32], lacking: int, dtype: np.dtype[Any]) -> 
     return np.ascontiguousarray(values, dtype)
 
 
+def _shown(lengths: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if length is None else str(length) for length in lengths)})"
+
+
 def adapter_of(
-    signature: ModelSignature, inputs: Sequence[str], outputs: Sequence[str], *, source: str, batch: int
+    signature: ModelSignature, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, source: str, batch: int
 ) -> Adapter | None:
-    """Make the adapter of an ONNX file; None if its tensors are ours."""
-    if signature.graph == Graph():
-        return None
-    return Adapter(signature.graph, inputs, outputs, source=source, batch=batch)
+    """Make the adapter of an ONNX file; None if its tensors are ours.
+
+    Arguments and errors are those of `Adapter`. A length that the file fixes and the signature contradicts is a
+    `SignatureError`, too: OpenVINO would run the file in the other length.
+    """
+    adapter = Adapter(signature.graph, inputs, outputs, source=source, batch=batch)
+    for side in signature.sides:
+        for name, said in adapter.shapes(signature.channels, side, batch=adapter.batch).items():
+            lengths = [length if isinstance(length, int) else None for length in inputs[name][1] or ()]
+            if not lengths:  # the file gives no shape
+                continue
+            if len(lengths) != len(said) or any(a not in (None, b) for a, b in zip(lengths, said, strict=True)):
+                raise SignatureError(
+                    f"{source}: input {name!r} takes {_shown(lengths)}, the signature and the batch size say "
+                    f"{_shown(said)}: correct the signature"
+                )
+    return None if signature.graph == Graph() else adapter

@@ -225,7 +225,7 @@ class Engine(ABC):
         Raises
         ------
         InferenceFailed
-            If the library stops.
+            If the library stops, or the output has another shape.
         NotFinite
             If the output holds NaN or infinity.
         """
@@ -238,13 +238,15 @@ class Engine(ABC):
             )
         if self.adapter is not None:
             image = self.adapter.run(self._infer_feeds, sar, places)
-            if not np.isfinite(image).all():
-                raise self.not_finite()
-            return image
-        if count < self.batch:
-            # Padded, never reshaped: another batch size could pick other kernels, and so other rounding.
-            sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
-        image = self._halving(np.ascontiguousarray(sar))[:count]
+        else:
+            if count < self.batch:
+                # Padded, never reshaped: another batch size could pick other kernels, and so other rounding.
+                sar = np.concatenate((sar, np.zeros((self.batch - count, *expected), np.float32)))
+            image = self._halving(np.ascontiguousarray(sar))[:count]
+        made = (count, len(signature.output.bands), self.window, self.window)
+        if image.shape != made or image.dtype != np.float32:
+            remedy = "" if self.window == signature.window else f": give --window {signature.window}"
+            raise InferenceFailed(f"{self} returns {image.dtype} {image.shape}, not float32 {made}{remedy}")
         if not np.isfinite(image).all():
             raise self.not_finite()
         return image

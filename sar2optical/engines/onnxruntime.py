@@ -209,7 +209,7 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
     reading = "cpu" if device == _RTX else device  # the plugin needs the shapes of the signature
     session = _session(path, _settings_of(reading), reading)
     description = Description.read(session.get_modelmeta().custom_metadata_map, path, options.signature)
-    batch = options.batch_on(device)
+    batch = max(options.batch_on(device), description.signature.graph.batch or 1)
     adapter = _adapter(session, description.signature, path, batch)
     sides = _free_sides(session, adapter, description.signature)
     # The graph optimizer treats float8 Q/DQ pairs as int8: parity dropped to 10 dB.
@@ -240,8 +240,9 @@ def open(path: Path, options: EngineOptions) -> OnnxRuntimeEngine:
 
 
 def _adapter(session: Any, signature: ModelSignature, path: Path, batch: int) -> Adapter | None:
-    names = ([tensor.name for tensor in tensors] for tensors in (session.get_inputs(), session.get_outputs()))
-    return adapter_of(signature, *names, source=str(path), batch=batch)
+    inputs = {tensor.name: (tensor.type, tensor.shape) for tensor in session.get_inputs()}
+    outputs = [one.name for one in session.get_outputs()]
+    return adapter_of(signature, inputs, outputs, source=str(path), batch=batch)
 
 
 def _free_sides(session: Any, adapter: Adapter | None, signature: ModelSignature) -> list[str]:
@@ -393,9 +394,7 @@ def open_features(path: Path, channels: int = 3) -> Callable[[NDArray[np.uint8]]
         try:
             return np.asarray(session.run(None, {name: images})[0])
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            reason = " ".join(str(error).split())[:100]
-            raise ModelUnreadable(
-                f"{path}: does not run on uint8 {images.shape} ({reason}): export it for uint8 (N, {channels}, H, W)"
-            ) from error
+            what = f"uint8 {images.shape} ({_line(error)}): export it for uint8 (N, {channels}, H, W)"
+            raise ModelUnreadable(f"{path}: does not run on {what}") from error
 
     return run

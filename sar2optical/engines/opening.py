@@ -183,12 +183,14 @@ def _run_self_test(engine: Engine, path: Path) -> None:
     other for ever in OpenVINO's Python layer.
     """
     signature = engine.signature
-    side, batch = signature.window, engine.batch
+    batch = engine.batch
     ours = signature.is_version_1
     sar = np.repeat(self_test_input(signature) if ours else acceptance_input(signature), batch, axis=0)
-    places, bands = [(0, 0)] * batch, len(signature.output.bands)
+    places = [(0, 0)] * batch
+    beside = sar.copy()
+    beside[1:] = beside[1:, :, ::-1]  # windows of one run must not change one another
     try:
-        images = [engine.run(sar, places) for _ in range(1 if ours else 2)]
+        images = [engine.run(given, places) for given in ((sar,) if ours else (sar, beside))]
     except (DeviceOutOfMemory, NotFinite):  # their messages have a remedy of their own
         raise
     except InferenceFailed as error:
@@ -197,14 +199,8 @@ def _run_self_test(engine: Engine, path: Path) -> None:
             f"{path}: does not run on the input that its signature describes, {sar.shape} ({error}): {remedy}"
         ) from error
     image = images[0]
-    if image.shape != (batch, bands, side, side) or image.dtype != np.float32:
-        remedy = "give an RGB generator" if ours else "correct the signature"
-        raise ModelUnreadable(
-            f"{path}: returns {image.dtype} {image.shape} for {sar.shape}, not float32 {(batch, bands, side, side)}: "
-            f"{remedy}"
-        )
     if not ours:
-        refuse_implausible(engine, path, *images)
+        refuse_implausible(engine, path, *(image[:1] for image in images))
     expected = engine.self_test
     if expected and not (found := expected.agreement(image[:1])) >= expected.floor:
         raise DeviceUnavailable(

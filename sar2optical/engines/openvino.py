@@ -15,7 +15,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from sar2optical.engines.adapter import Adapter, Feeds, adapter_of
+from sar2optical.engines.adapter import Adapter, Feeds, Tensor, adapter_of
 from sar2optical.engines.base import (
     QUANTIZED,
     Description,
@@ -132,8 +132,9 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
     model = _read(core, path)
     description = Description.read(_metadata(model), path, options.signature)
     signature = description.signature
-    names = ([tensor.any_name for tensor in tensors] for tensors in (model.inputs, model.outputs))
-    adapter = adapter_of(signature, *names, source=str(path), batch=1)
+    inputs = {tensor.any_name: _type_and_lengths(tensor) for tensor in model.inputs}
+    outputs = [tensor.any_name for tensor in model.outputs]
+    adapter = adapter_of(signature, inputs, outputs, source=str(path), batch=1)
     asked = options.precision
     if asked == "auto" and not signature.is_version_1 and description.precision not in QUANTIZED:
         asked = "fp32"  # nobody has measured what bf16 does to this model's output
@@ -158,7 +159,7 @@ def open(path: Path, options: EngineOptions) -> OpenVINOEngine:
         compile_for,
         description,
         device=f"{kind} ({device})",
-        batch=options.batch_on("cpu"),
+        batch=max(options.batch_on("cpu"), signature.graph.batch or 1),
         adapter=adapter,
     )
 
@@ -192,6 +193,12 @@ def _read(core: openvino.Core, path: Path) -> openvino.Model:
         raise ModelUnreadable(
             f"{path}: corrupt, or not an ONNX model: export it again, or download it again"
         ) from error
+
+
+def _type_and_lengths(tensor: Any) -> Tensor:
+    shape = tensor.get_partial_shape()
+    lengths = [length.get_length() if length.is_static else None for length in shape] if shape.rank.is_static else []
+    return tensor.element_type.get_type_name(), lengths
 
 
 def _metadata(model: openvino.Model) -> dict[str, str]:

@@ -15,6 +15,7 @@ from sar2optical.signature import alternatives, listed
 
 __all__ = [
     "POLARISATIONS",
+    "POLARISATION_WORD",
     "choose_bands",
     "is_lone",
     "other_layer",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
+
+POLARISATION_WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(POLARISATIONS)})(?![A-Za-z])", re.IGNORECASE)
+"""A polarisation as a word of its own in a file's name."""
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 

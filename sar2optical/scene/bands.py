@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 
 from sar2optical.errors import OptionError
 from sar2optical.scene.nodata import Suspects
+from sar2optical.scene.units import Hint
 from sar2optical.signature import Unit
 
 __all__ = ["Bands", "Described", "Georeference", "SceneOptions"]
@@ -90,34 +91,8 @@ class Bands(Described, Protocol):
         """Unit of the values and the reason, where both are known without reading values; else None."""
         ...
 
-    def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
-        """Guess the unit of the values from metadata and from a sample.
-
-        Parameters
-        ----------
-        sample
-            float32 (n,), valid values of the first band. Not empty.
-
-        Returns
-        -------
-        unit, reason
-
-        Raises
-        ------
-        UnitsUnknown
-            If the unit is ambiguous.
-        """
-        ...
-
-    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
-        """Check that valid values of the first band are possible in the unit that the user gives.
-
-        Raises
-        ------
-        UnitsUnknown
-            If they are not.
-        """
-        ...
+    hints: tuple[Hint, ...]
+    """By band: what the file says about the unit. Unused where the unit is stated."""
 
     suspects: tuple[Suspects, ...]
     """By band: values that may be undeclared nodata, see `sar2optical.scene.nodata`."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 from sar2optical._utils.addresses import redacted
 from sar2optical.errors import SceneUnreadable
-from sar2optical.scene.band_names import POLARISATIONS, polarisation_of_name, polarisations_of
+from sar2optical.scene.band_names import POLARISATION_WORD, POLARISATIONS, polarisation_of_name, polarisations_of
 from sar2optical.scene.containers import rasters_in
 from sar2optical.scene.raster import opened_dataset
 from sar2optical.scene.remote import is_remote
@@ -16,8 +15,6 @@ from sar2optical.scene.sources import SceneFiles, Source
 from sar2optical.signature import alternatives
 
 __all__ = ["with_companions"]
-
-_TOKEN = re.compile(rf"(?<![A-Za-z])({'|'.join(POLARISATIONS)})(?![A-Za-z])", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ def _renamed(path: str, polarisation: str) -> str | None:
     """Replace the last polarisation in a path's file name; None if there is none."""
     before, query, after = path.partition("?") if is_remote(path) else (path, "", "")
     folder, name = before[: (cut := max(before.rfind("/"), before.rfind("\\")) + 1)], before[cut:]
-    tokens = list(_TOKEN.finditer(name))
+    tokens = list(POLARISATION_WORD.finditer(name))
     if not tokens:
         return None
     start, end = tokens[-1].span()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from sar2optical.scene.band_names import other_layer, polarisation_of_name
+from sar2optical.scene.band_names import POLARISATION_WORD, other_layer, polarisation_of_name
 from sar2optical.scene.bands import SceneOptions
 from sar2optical.signature import alternatives
 
@@ -85,7 +85,8 @@ def rasters_in(path: str | Path, model_bands: tuple[str, ...]) -> tuple[str, ...
     Returns
     -------
     tuple of str
-        Empty where a band has no raster, or several.
+        Empty where a band has no raster, or several, or where their names differ in more than the polarisation: a
+        date, for example.
     """
     held = rasters_of(Path(path))
     found = []
@@ -94,7 +95,9 @@ def rasters_in(path: str | Path, model_bands: tuple[str, ...]) -> tuple[str, ...
         if len(matches) != 1:
             return ()
         found += matches
-    return tuple(found)
+    # Groups of EOPF's products are of one acquisition, whatever ids they have.
+    alike = len({POLARISATION_WORD.sub("", name) for name in found}) < 2
+    return tuple(found) if alike or all(f"/{_MEASURED}/" in name for name in found) else ()
 
 
 def _rasters_of_polarisation(held: list[str], wanted: str) -> list[str]:

@@ -17,6 +17,7 @@ from sar2optical.scene.band_names import POLARISATIONS, choose_bands, is_lone
 from sar2optical.scene.bands import Georeference, SceneOptions
 from sar2optical.scene.failures import readable_tags
 from sar2optical.scene.raster import RasterBands, checked_bands, georeference_of, named_bands, opened_dataset
+from sar2optical.scene.remote import is_remote
 from sar2optical.scene.safe import is_product
 from sar2optical.scene.sources import SceneFiles
 from sar2optical.signature import Unit
@@ -57,7 +58,7 @@ class JoinedBands:
     ) -> None:
         self._parts, self._order = parts, order
         # Of this raster, the scene's first band is the first one, too.
-        self._first = first = parts[order[0][0]]
+        first = parts[order[0][0]]
         # By band, not by file: the same scene, whatever the order of its files.
         self.sources: tuple[str, ...] = tuple(dict.fromkeys(parts[part].path for part, _ in order))
         self.path = " + ".join(self.sources)
@@ -68,6 +69,7 @@ class JoinedBands:
         self.block = first.block
         self.readers = min(part.readers for part in parts)
         self.row_of_blocks = sum(part.row_of_blocks for part in parts)
+        self.hints = tuple(parts[part].hints[k] for part, k in order)
         self.suspects = tuple(parts[part].suspects[k] for part, k in order)
         self.dtype = np.dtype(np.uint16 if all(part.dtype == np.uint16 for part in parts) else np.float32)
 
@@ -75,14 +77,6 @@ class JoinedBands:
     def sentinels_seen(self) -> bool:
         """Whether any raster has undeclared nodata; see `Bands.sentinels_seen`."""
         return any(part.sentinels_seen for part in self._parts)
-
-    def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
-        """Guess the unit from the file of the first band; see `Bands.unit`."""
-        return self._first.unit(sample)
-
-    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
-        """Check that the values of the first band are possible in a unit; see `Bands.refuse_impossible`."""
-        self._first.refuse_impossible(unit, sample)
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Return whether no file declares its nodata, as for one file with all bands; see `Bands.zero_is_nodata`."""
@@ -134,6 +128,7 @@ def open_joined(
     """
     options = options or SceneOptions()
     with ExitStack() as stack:
+        _refuse_links(files)
         opened = [_opened(stack, files, k, options) for k in range(len(files.paths))]
         for other in opened[1:]:
             _refuse_other_grid(opened[0], other)
@@ -153,6 +148,14 @@ def open_joined(
             order.append((at, seen[at]))
             seen[at] += 1
         yield JoinedBands(tuple(parts), tuple(order), (Path(files.item),) if files.item else ())
+
+
+def _refuse_links(files: SceneFiles) -> None:
+    """Refuse two paths of one file: a link is no other polarisation."""
+    seen: dict[Path, str] = {}
+    for path in files.paths:
+        if not is_remote(path) and (first := seen.setdefault(Path(path).resolve(), path)) != path:
+            raise SceneUnreadable(f"{first} and {path}: are one file: give one file for each polarisation")
 
 
 def _opened(stack: ExitStack, files: SceneFiles, k: int, options: SceneOptions) -> _File:

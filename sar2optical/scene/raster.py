@@ -18,7 +18,7 @@ from rasterio.windows import Window as RasterWindow
 
 from sar2optical._utils.addresses import redacted
 from sar2optical._utils.cores import usable_cores
-from sar2optical.errors import SceneUnreadable, UnitsUnknown
+from sar2optical.errors import SceneUnreadable
 from sar2optical.scene.band_names import POLARISATIONS, choose_bands, is_lone, polarisations_of, refuse_other_layers
 from sar2optical.scene.bands import Georeference, SceneOptions
 from sar2optical.scene.checks import refuse_complex, refuse_non_sar, refuse_pages, refuse_wider_than_memory
@@ -27,7 +27,7 @@ from sar2optical.scene.failures import DAMAGE, gdal_cause, readable_tags, why_un
 from sar2optical.scene.handles import Handles
 from sar2optical.scene.nodata import LOWEST, SENTINEL, Suspects
 from sar2optical.scene.remote import failure, is_remote
-from sar2optical.scene.units import could_be, guess_unit
+from sar2optical.scene.units import Hint
 from sar2optical.signature import Unit
 
 __all__ = [
@@ -95,35 +95,13 @@ class RasterBands:
         self.suspects = tuple(self._suspects(k) for k in range(len(indices)))
         self.dtype = np.dtype(np.uint16 if all(self._is_plain(k) for k in range(len(indices))) else np.float32)
         self._limits = [self._limits_of(k) for k in range(len(indices))]
+        self.hints = tuple(self._hint(k, index) for k, index in enumerate(indices))
         self.sentinels_seen = False
         self._declares = any(dataset.mask_flag_enums[index - 1] != [MaskFlags.all_valid] for index in indices)
         self.row_of_blocks = sum(
             dataset.block_shapes[index - 1][0] * dataset.width * np.dtype(dataset.dtypes[index - 1]).itemsize
             for index in indices
         )
-
-    def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
-        """Guess the unit from dtype, names, tags and values; see `Bands.unit`."""
-        try:
-            index = self._indices[0]
-            # Integers with a scale or an offset are packed floats.
-            dtype = "float32" if self._is_measured(0) else self._dataset.dtypes[index - 1]
-            return guess_unit(dtype, self._names(index), sample)
-        except UnitsUnknown as error:
-            raise UnitsUnknown(f"{self.path}: {error}") from error
-
-    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
-        """Check that the values are possible in a unit; see `Bands.refuse_impossible`.
-
-        Bytes pass in any unit: they are values of that unit, scaled to 8 bits.
-        """
-        median = float(np.median(sample))
-        plain_bytes = self._dataset.dtypes[self._indices[0] - 1] == "uint8" and not self._is_measured(0)
-        if not plain_bytes and not could_be(unit, median):
-            raise UnitsUnknown(
-                f"{self.path}: --units {unit} given, but the median of the values is {median:.4g}: give other "
-                "--units, or --scale (0.01 for hundredths of dB)"
-            )
 
     def zero_is_nodata(self, unit: Unit | None) -> bool:
         """Return True for DN, and for power and amplitude without a declared nodata: SNAP writes 0 outside."""
@@ -258,6 +236,11 @@ class RasterBands:
         """Return whether the k-th band has floats or scaled integers, not plain integers."""
         kind = np.dtype(self._dataset.dtypes[self._indices[k] - 1]).kind
         return kind == "f" or self._scales[k] != (1.0, 0.0)
+
+    def _hint(self, k: int, index: int) -> Hint:
+        # Integers with a scale or an offset are packed floats.
+        dtype = "float32" if self._is_measured(k) else str(self._dataset.dtypes[index - 1])
+        return Hint(self.path, dtype, self._names(index))
 
     def _names(self, index: int) -> tuple[str, ...]:
         """Return texts that may name the unit, the most reliable first."""

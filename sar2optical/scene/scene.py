@@ -19,6 +19,7 @@ from sar2optical.scene.raster import open_raster
 from sar2optical.scene.safe import ProductOptions, is_product, open_product
 from sar2optical.scene.sampling import Part, count_runs, covered, in_db, parts_of, read_ahead, without
 from sar2optical.scene.sources import SceneFiles, Source, refuse_calibration
+from sar2optical.scene.units import refuse_impossible, unit_of
 from sar2optical.signature import Unit
 
 __all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "open_scene"]
@@ -304,13 +305,13 @@ class Scene:
 
     def _unit(self, asked: Unit | None) -> tuple[Unit | None, str]:
         if asked:
-            if not self._bands.stated and (given := self._raw_samples()[0]).size:
-                self._bands.refuse_impossible(asked, given)
+            if not self._bands.stated and (given := self._raw_samples())[0].size:
+                refuse_impossible(asked, self._bands.hints, given)
             return asked, "given by the user"
         if self._bands.stated:
             return self._bands.stated
-        sample = self._raw_samples()[0]
-        return self._bands.unit(sample) if sample.size else (None, "no valid pixel")
+        samples = self._raw_samples()
+        return unit_of(self._bands.hints, samples) if samples[0].size else (None, "no valid pixel")
 
     def _raw_samples(self) -> tuple[NDArray[np.float32], ...]:
         if self._sampled is None:

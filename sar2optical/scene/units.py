@@ -3,14 +3,103 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sar2optical.errors import UnitsUnknown
+from sar2optical.errors import UnitsMismatch, UnitsUnknown
 from sar2optical.signature import Unit
 
-__all__ = ["NAMES", "NO_UNIT", "could_be", "guess_unit"]
+__all__ = ["NAMES", "NO_UNIT", "Hint", "could_be", "guess_unit", "refuse_impossible", "unit_of"]
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What a file says about the unit of one of its bands."""
+
+    path: str
+    """Path of the file, for messages."""
+    dtype: str
+    """Data type of the stored values; float32 for integers with a scale or an offset."""
+    names: tuple[str, ...]
+    """Band description, unit tags, file name; the most reliable first."""
+
+
+def unit_of(hints: Sequence[Hint], samples: Sequence[NDArray[np.float32]]) -> tuple[Unit, str]:
+    """Guess the unit of a scene from its first band, and check that the other bands have it too.
+
+    Parameters
+    ----------
+    hints
+        One for each band.
+    samples
+        By band: float32 (n,), valid values, as stored. Not empty.
+
+    Returns
+    -------
+    unit, reason
+
+    Raises
+    ------
+    UnitsUnknown
+        If the unit of the first band is ambiguous.
+    UnitsMismatch
+        If another band has another unit.
+    """
+    first = hints[0]
+    try:
+        unit, reason = guess_unit(first.dtype, first.names, samples[0])
+    except UnitsUnknown as error:
+        raise UnitsUnknown(f"{first.path}: {error}") from error
+    for k, (hint, sample) in enumerate(zip(hints[1:], samples[1:], strict=True), 2):
+        if not _agrees(unit, hint, sample):
+            lowest, median, highest = (float(v) for v in np.percentile(sample, (0, 50, 100)))
+            raise UnitsMismatch(
+                f"{hint.path}: band 1 of the scene is {unit} ({reason}), but band {k} has {hint.dtype} values from "
+                f"{lowest:.4g} to {highest:.4g}, median {median:.4g}: give all bands in one unit"
+            )
+    return unit, reason
+
+
+def _agrees(unit: Unit, hint: Hint, sample: NDArray[np.float32]) -> bool:
+    """Return whether a band has a unit: by its own names and values, or by its values if these are ambiguous."""
+    try:
+        return guess_unit(hint.dtype, hint.names, sample)[0] == unit
+    except UnitsUnknown:
+        lowest, median, highest = (float(v) for v in np.percentile(sample, (0, 50, 100)))
+    if unit == "db":
+        return _looks_like_db(lowest, median, highest)
+    if unit in ("byte", "dn"):
+        return lowest >= 0 and (hint.dtype == "uint8") == (unit == "byte") and highest > _BRIGHTEST["amplitude"]
+    return 0 <= median <= _BRIGHTEST[unit]
+
+
+def refuse_impossible(unit: Unit, hints: Sequence[Hint], samples: Sequence[NDArray[np.float32]]) -> None:
+    """Check that valid values are possible in the unit that the user gives.
+
+    Bytes pass in any unit: they are values of that unit, scaled to 8 bits.
+
+    Parameters
+    ----------
+    unit
+        Unit that the user gives.
+    hints, samples
+        As in `unit_of`.
+
+    Raises
+    ------
+    UnitsUnknown
+        If they are not.
+    """
+    for hint, sample in zip(hints, samples, strict=True):
+        median = float(np.median(sample))
+        if hint.dtype != "uint8" and not could_be(unit, median):
+            raise UnitsUnknown(
+                f"{hint.path}: --units {unit} given, but the median of the values is {median:.4g}: give other "
+                "--units, or --scale (0.01 for hundredths of dB)"
+            )
 
 
 def guess_unit(dtype: str, names: tuple[str, ...], sample: NDArray[np.float32]) -> tuple[Unit, str]:

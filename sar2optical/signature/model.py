@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sar2optical.errors import SignatureError
-from sar2optical.signature.record import read_version_2, refuse_null, version_2
+from sar2optical.signature.record import read_version_2, refuse_newer_names, refuse_null, version_2
 from sar2optical.signature.scaling import UNITS, Bound, Scaling, Stretch, Unit
 from sar2optical.signature.tensors import Graph, Output
 
@@ -77,16 +77,28 @@ def read_record(text: str, *, versions: tuple[int, ...], source: str, name: str,
         If it is not such an object, or of another version.
     """
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_once)
         found = record["version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SignatureError(f"{source}: its {name} is not readable ({str(text)[:40]!r}): {remedy}") from error
+        reason = str(error)[:60]
+        raise SignatureError(
+            f"{source}: its {name} is not readable ({str(text)[:40]!r}, {reason}): {remedy}"
+        ) from error
     if found not in versions or isinstance(found, bool):
         raise SignatureError(
             f"{source}: {name} version {found!r}, but this release reads {' and '.join(map(str, versions))}: "
             f"{remedy}, or use the release that created it"
         )
     return record
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of names that each occur once."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is given twice")
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +232,9 @@ class ModelSignature:
         record = read_record(text, versions=versions, source=source, name="signature", remedy="export it again")
         remedy = "export it again" if record["version"] == 1 else "correct it as docs/signature.md describes"
         try:
-            if record["version"] > 1:
+            if record["version"] == 1:
+                refuse_newer_names(record)
+            else:
                 refuse_null(record)
             return cls(
                 name=str(record["name"]),

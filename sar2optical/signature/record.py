@@ -8,7 +8,7 @@ from typing import Any
 from sar2optical.signature.scaling import Bound, Scaling, Standardize, Stretch
 from sar2optical.signature.tensors import Graph, Noise, Output, Reflectance
 
-__all__ = ["read_version_2", "refuse_null", "version_2"]
+__all__ = ["read_version_2", "refuse_newer_names", "refuse_null", "version_2"]
 
 _FREE = "free"
 """Batch of a graph that takes any number of windows."""
@@ -95,6 +95,12 @@ def read_version_2(record: Mapping[str, Any]) -> dict[str, Any]:
         The record is malformed. The message names the value.
     """
     _check(record, "signature")
+    for what in ("window", "channels", "auto_window"):
+        if record.get(what) is not None:
+            _whole(record[what], what)
+    for side in record.get("windows", ()):
+        _whole(side, "one of windows")
+    _listed(record["bands"], "bands")
     given, made, noise = record["input"], record["output"], record.get("noise")
     _check(given, "input")
     batch = record["batch"]
@@ -140,6 +146,8 @@ def _read_output(record: Mapping[str, Any]) -> Output:
             )
     if "shown" in record:
         shown = _pair(record["shown"])
+    for key in ("bands", "rgb"):
+        _listed(record[key], f"output.{key}")
     names, rgb = (tuple(str(band) for band in record[key]) for key in ("bands", "rgb"))
     return Output(bands=names, values=values, rgb=rgb, shown=shown)
 
@@ -170,10 +178,27 @@ def _pair(value: Any) -> tuple[float, float]:
     return float(value[0]), float(value[1])
 
 
+def _listed(value: Any, what: str) -> None:
+    if not isinstance(value, list):
+        raise TypeError(f"{what} is {value!r}: give a list of names")
+
+
 def _whole(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what} is {value!r}: give a whole number")
     return value
+
+
+def refuse_newer_names(record: Mapping[str, Any]) -> None:
+    """Refuse names of version 2 in a record of version 1, where they would mean nothing.
+
+    Raises
+    ------
+    ValueError
+        The message names the first one.
+    """
+    if newer := sorted({"scaling", "batch", "input", "output", "noise"} & record.keys()):
+        raise ValueError(f"version 1 has no {newer[0]}: give version 2 as docs/signature.md describes")
 
 
 def refuse_null(record: Mapping[str, Any]) -> None:

@@ -49,13 +49,13 @@ class Graph:
     """Names, layout and type of the tensors. The default is that of files that `sar2opt-export` writes."""
 
     input: str | None = None
-    """Name of the input; None: the first one."""
+    """Name of the input; None: the first one, and the only one but for the noise."""
     input_layout: Layout = "NCHW"
     """Layout of the input."""
     input_type: TensorType = "fp32"
     """Type of the input."""
     output: str | None = None
-    """Name of the output; None: the first one."""
+    """Name of the output; None: the only one."""
     output_layout: Layout = "NCHW"
     """Layout of the output."""
     output_type: TensorType = "fp32"

@@ -11,6 +11,8 @@ from sar2optical.errors import OptionError
 __all__ = [
     "MULTIPLES",
     "SEED_RECIPE",
+    "SETTINGS",
+    "SPLIT",
     "WEIGHTS",
     "Architecture",
     "DiscriminatorKind",
@@ -29,6 +31,9 @@ DiscriminatorKind = Literal["patch", "pixel"]
 Objective = Literal["vanilla", "lsgan", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Side = Literal["host", "device"]
+
+SPLIT, SETTINGS = "split.json", "args.yaml"
+"""File names of the split that was made for a run, and of its settings, in its folder."""
 
 WEIGHTS = (
     "gan_weight", "l1_weight", "ssim_weight", "texture_weight", "multiscale_ssim_weight", "correlation_weight",

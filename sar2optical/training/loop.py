@@ -27,10 +27,11 @@ from sar2optical.models.checkpoint import save_generator
 from sar2optical.signature import ModelSignature
 from sar2optical.training import plots
 from sar2optical.training.batches import Batches
-from sar2optical.training.config import RunOptions, TrainConfig
+from sar2optical.training.config import SETTINGS, SPLIT, RunOptions, TrainConfig
 from sar2optical.training.device_batches import DeviceBatches
 from sar2optical.training.journal import COLUMNS, METRICS, TENSORBOARD, Journal, Row
 from sar2optical.training.launch import launched
+from sar2optical.training.state import refuse_other_split
 from sar2optical.training.trainer import Losses, Trainer
 
 __all__ = ["BEST", "GENERATOR", "STATE", "StepReport", "Trained", "TrainingJob", "train"]
@@ -141,7 +142,7 @@ def train(
     DataError
         If there is no pair, or a chip is smaller than a window.
     CheckpointMismatch, ModelUnreadable
-        If `job.out` holds a run with other settings, or an unreadable state.
+        If `job.out` holds a run with other settings or other pairs held out, or an unreadable state.
     DeviceUnavailable, OptionError
         If the device is not available, or does not fit the batch.
     TrainingDiverged
@@ -181,6 +182,8 @@ def _load_or_start(job: TrainingJob, trainer: Trainer) -> None:
     state = job.out / STATE
     if state.exists() and not job.restart:
         trainer.load(state)
+        if trainer.step:  # before, nothing has been trained on
+            refuse_other_split(job.out / SPLIT, job.records.get(SPLIT))
         _log.info("resuming at step %d of %d in %s", trainer.step, trainer.steps, job.out)
         return
     trainer.start_from(job.first_generator, job.first_discriminator)
@@ -368,7 +371,15 @@ def _replace_run(out: Path, trainer: Trainer, *, restart: bool) -> None:
         )
     trainer.save(state)  # saved first, so that a run killed from here on can be resumed
     if restart:
-        for path in (generator, out / BEST, table, *out.glob(_NUMBERED), *out.glob("sheet-*.png")):
+        for path in (
+            generator,
+            out / BEST,
+            out / SPLIT,
+            out / SETTINGS,
+            table,
+            *out.glob(_NUMBERED),
+            *out.glob("sheet-*.png"),
+        ):
             path.unlink(missing_ok=True)
         shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from sar2optical.errors import CheckpointMismatch, ModelUnreadable
 from sar2optical.models.checkpoint import TRAINING_FORMAT, read_tensors
 from sar2optical.training.config import TrainConfig, differences
 
-__all__ = ["read_state", "resumed_settings"]
+__all__ = ["read_state", "refuse_other_split", "resumed_settings"]
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -73,3 +73,20 @@ def resumed_settings(
             "settings, --restart, or another folder"
         )
     return own
+
+
+def refuse_other_split(path: Path, record: bytes | None) -> None:
+    """Refuse to hold out other pairs than the run did: it may have been trained on them.
+
+    Raises
+    ------
+    CheckpointMismatch
+        If it would.
+    """
+    if record is None or (path.exists() and path.read_bytes() == record):
+        return
+    if path.exists():
+        what, remedy = "holds out other pairs than would be held out now", f"--split {path}"
+    else:
+        what, remedy = "is missing: the run was begun without pairs held out", "--val-fraction 0, or --val-data"
+    raise CheckpointMismatch(f"{path}: {what}: give {remedy} to resume, or --restart")

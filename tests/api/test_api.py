@@ -386,6 +386,18 @@ def test_a_mosaic_is_read_by_window(scene, tmp_path):
         s2o.open_mosaic(tmp_path / "absent.tif")
 
 
+def test_bands_of_a_mosaic_keep_their_names(make_raster):
+    pytest.importorskip("xarray")
+    levels = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
+    three = make_raster(levels[:3], "three.tif", descriptions=("B8", "B4", "B3"), photometric="RGB", **UTM)
+    mosaic = s2o.open_mosaic(three)
+    assert list(mosaic.band.values) == ["B8", "B4", "B3"]
+    np.testing.assert_array_equal(mosaic.rgb.sel(band="B4"), levels[1])
+    four = make_raster(levels, "four.tif", descriptions=("B8", "B4", "B3", "B2"), photometric="MINISBLACK", **UTM)
+    with pytest.raises(SceneUnreadable, match=r"four\.tif: is not an RGB mosaic of bytes: open it"):
+        s2o.open_mosaic(four)  # its fourth band is not alpha, its first is not red
+
+
 def test_windows_outside_the_scene_are_refused(scene):
     with s2o.open_scene(scene) as opened:
         for window in (((0, 301), (0, 10)), ((5, 5), (0, 10)), ((0, 10), (-1, 10))):

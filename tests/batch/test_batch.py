@@ -17,6 +17,8 @@ from rasterio.control import GroundControlPoint
 
 from sar2optical.batch.cluster import connected
 from sar2optical.cli.batch import main as batch_main
+from sar2optical.cli.scene_lists import listed_scenes
+from sar2optical.scene.sources import paths_of
 from tests.cli.test_cli import here
 from tests.conftest import UTM, make_local, speckle
 from tests.scene.test_items import VH, item, saved
@@ -417,3 +419,21 @@ def test_a_batch_writes_a_collection_and_a_vrt(tmp_path, make_raster, batch):
     assert len(list(pystac.Collection.from_file(str(out / "collection.json")).get_items())) == 2
     named = batch(scenes[0], tmp_path / "other", "--name", "collection.tif")
     assert "would overwrite collection.json" in named.stderr
+
+
+def test_what_a_batch_writes_into_its_folder_of_scenes_is_no_scene(tmp_path, make_raster, batch):
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    make_raster(speckle((60, 90), seed=1), "scenes/a.tif", **UTM)
+    for state in ("done", "there"):
+        done = batch(folder, folder, "--name", "{name}_rgb.tif")
+        assert done.returncode == 0, done.stderr
+        assert (folder / "mosaics.vrt").exists()
+        assert states(folder) == [state]
+
+
+def test_a_file_with_several_polarisations_in_its_name_is_a_scene_of_its_own(make_raster, tmp_path):
+    for name in ("a_VV", "a_VH", "a_VV_VH"):
+        make_raster(speckle((20, 30)), f"{name}.tif", **UTM)
+    found = [[Path(path).name for path in paths_of(one.source)] for one in listed_scenes((str(tmp_path),), ("VV",))]
+    assert found == [["a_VH.tif", "a_VV.tif"], ["a_VV_VH.tif"]]

@@ -334,6 +334,8 @@ def test_the_next_batch_finishes_the_steps_of_a_killed_one(batch_here, tmp_path,
     result = batch_here(src, out, *options)
     assert "1 already there" in result.stdout
     assert sorted(file.name for file in out.iterdir() if file.name[0] != ".") == [
+        "collection.json",
+        "mosaics.vrt",
         "one.json",
         "one.tif",
         "summary.json",

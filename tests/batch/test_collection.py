@@ -155,3 +155,20 @@ def test_files_of_others_are_kept(tmp_path, name, write):
     with pytest.raises(OutputExists, match=r"is not a .* of sar2optical"):
         write(out)
     assert (out / name).read_text() == '{"mine": 1}'
+
+
+def test_an_item_that_somebody_changed_is_left_out_with_a_warning(tmp_path, caplog):
+    folder = tmp_path / "out"
+    kept, changed = mosaic(folder, "a", 1), mosaic(folder, "b", 2, col=40)
+    record = record_of(changed)
+    for spoilt in ({**record, "assets": {}}, {**record, "properties": {"sar2optical:model": "tiny"}}):
+        changed.with_suffix(".json").write_text(json.dumps(spoilt))
+        caplog.clear()
+        path = write_collection(folder)
+        assert path is not None
+        hrefs = [link["href"] for link in json.loads(path.read_text())["links"] if link["rel"] == "item"]
+        assert hrefs == [f"./{kept.stem}.json"]
+        (vrt,) = write_vrts(folder)
+        with rasterio.open(vrt) as file:
+            assert file.shape == (30, 40)
+        assert "b.json: is left out" in caplog.text

@@ -97,6 +97,27 @@ def test_scenes_are_held_out_and_the_settings_are_kept(tmp_path, monkeypatch, ca
     assert not (tmp_path / "whole" / "split.json").exists()
 
 
+def test_a_resumed_run_holds_out_the_same_pairs(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", 2, name="ROIs1970_fall_s1_13_p{}.png")
+    for scene in (27, 31, 44):
+        write_pairs(tmp_path / "more", 2, name=f"ROIs1970_fall_s1_{scene}_p{{}}.png").rename(pairs / str(scene))
+    out, steps = tmp_path / "run", ("--steps", 2, "--decay-from", 1)
+    further = ("--steps", 3, "--decay-from", 1)
+    assert train(pairs, out, *steps, "--val-fraction", 0.25).returncode == 0
+    split = (out / "split.json").read_bytes()
+    other = train(pairs, out, *further, "--val-fraction", 0.5)
+    assert other.returncode == 1
+    assert f"give --split {out / 'split.json'} to resume" in other.stderr
+    assert (out / "split.json").read_bytes() == split
+    assert train(pairs, out, *further, "--split", out / "split.json").returncode == 0
+    # A new run in the folder does not leave the split and the best generator of the old one.
+    assert train(pairs, out, *steps, "--val-fraction", 0, "--restart").returncode == 0
+    assert not {"split.json", "best.pth"} & {path.name for path in out.iterdir()}
+    begun = train(pairs, out, *further)
+    assert begun.returncode == 1
+    assert "begun without pairs held out" in begun.stderr
+
+
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(pairs, tmp_path):
     """Kill each run at a random moment after its first save."""

@@ -14,6 +14,7 @@ from onnx import helper
 
 from export.cli import main as export_main
 from sar2optical.engines import EngineOptions
+from sar2optical.engines.registry import BUNDLED_INT8, bundled
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from sar2optical.scene.bands import SceneOptions
@@ -107,6 +108,31 @@ def test_two_bands_and_a_fixed_stretch_of_the_signature(tmp_path, make_raster):
     assert np.abs(found - mosaic_of(scene, tmp_path / "out.tif", source, scene=SceneOptions(unit="db"))).max() <= 1
     exact = np.floor(np.clip((layer[1] + 30) / 20, 0, 1) * 255 + 0.5)  # green is VH, from -30 to -10 dB
     assert np.abs(found[1] - exact).max() <= 1
+
+
+def test_a_quantized_file_stays_as_it_is(tmp_path, make_raster):
+    source, model = bundled().with_name(BUNDLED_INT8), tmp_path / "deepness.onnx"
+    done = here(export_main, source, model, "--for", "deepness", "--stretch", "-25", "0")
+    assert done.returncode == 0, done.stderr
+    layer = np.float32(speckle((256, 256)) / 250 * 30 - 28)
+    options = {"stretch": FIXED, "scene": SceneOptions(unit="db", bands=("1",)), "backend": "onnxruntime"}
+    translate(
+        make_raster(layer, **UTM), tmp_path / "out.tif", model=source, options=TranslateOptions(overlap=0, **options)
+    )
+    with rasterio.open(tmp_path / "out.tif") as mosaic:
+        assert np.abs(deepness(model, layer[None], overlap=0) - mosaic.read().astype(np.float32)).max() <= 1
+
+
+def test_a_file_that_onnx_runtime_does_not_run_is_refused(tmp_path, exported):
+    done = here(export_main, exported, tmp_path / "bf16.onnx", "--precision", "bf16", "--windows", "own")
+    assert done.returncode == 0, done.stderr
+    done = here(
+        export_main, tmp_path / "bf16.onnx", tmp_path / "d.onnx", "--for", "deepness", "--stretch", "-25", "0"
+    )
+    assert done.returncode == 1
+    assert "with which Deepness runs files" in done.stderr
+    assert "give the fp32 file" in done.stderr
+    assert not (tmp_path / "d.onnx").exists()
 
 
 def test_the_file_has_the_metadata_that_deepness_reads(tmp_path, generator):

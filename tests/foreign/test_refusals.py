@@ -18,6 +18,8 @@ from sar2optical.errors import (
     DataError,
     DeviceUnavailable,
     ExportUnsupported,
+    InferenceFailed,
+    ModelError,
     ModelUnreadable,
     NotFinite,
     OptionError,
@@ -72,14 +74,13 @@ WRONG = {
     "a band too many": ("sigmoid", {"output__bands": ["red", "green", "blue", "nir"]}, "correct the signature"),
     "channels first that are last": ("nhwc", {"input__layout": "NCHW"}, "correct the signature"),
     "output channels first that are last": ("nhwc", {"output__layout": "NCHW"}, "correct the signature"),
-    "half that is single": ("sigmoid", {"input__type": "fp16"}, "correct the signature"),
     "a window that the graph does not take": ("sigmoid", {"window": 48}, "correct the signature"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "changes", "said"), WRONG.values(), ids=WRONG.keys())
 def test_a_model_that_is_not_as_its_signature_says_is_refused(tmp_path, name, changes, said):
-    with pytest.raises(ModelUnreadable, match=said):
+    with pytest.raises(ModelError, match=said):
         opened(tmp_path, name, **changes)
 
 
@@ -91,6 +92,75 @@ def test_names_that_the_graph_does_not_have_are_refused_with_those_that_it_has(t
         opened(tmp_path, "sigmoid", backend=backend, output__name="rgb")
     with pytest.raises(SignatureError, match="further input 'z'"):
         opened(tmp_path, "noise", backend=backend, noise=None)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("name", "kind", "changes", "said"),
+    [
+        ("sigmoid", TensorProto.FLOAT, {"input__type": "fp16"}, "fp32, the signature says fp16"),
+        ("sigmoid", TensorProto.UINT8, {}, "8.*, the signature says fp32"),
+        ("sigmoid", TensorProto.INT32, {"input__name": "", "output__name": ""}, "32.*, the signature says fp32"),
+        ("noise", TensorProto.FLOAT, {"noise__type": "fp32"}, "fp16, the signature says fp32"),
+    ],
+)
+def test_an_input_of_another_type_is_refused(tmp_path, backend, name, kind, changes, said):
+    # OpenVINO casts the input itself: without this, all values between -1 and 1 become 0.
+    model = copy.deepcopy(FOREIGN[name].model)
+    if kind != TensorProto.FLOAT:
+        model.graph.input[0].type.tensor_type.elem_type = kind
+        model.graph.node.insert(0, helper.make_node("Cast", ["input.1"], ["cast"], to=TensorProto.FLOAT))
+        model.graph.node[1].input[0] = "cast"
+        onnx.checker.check_model(model, full_check=True)
+    with pytest.raises(SignatureError, match=f"input '.*' is .*{said}"):
+        opened(tmp_path, name, backend=backend, model=model, **changes)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_one_of_several_outputs_must_be_named(tmp_path, backend):
+    model = copy.deepcopy(FOREIGN["sigmoid"].model)
+    model.graph.output.insert(0, value("raw", TensorProto.FLOAT, "batch", 3, 32, 32))
+    opened(tmp_path, "sigmoid", backend=backend, model=model).close()
+    with pytest.raises(SignatureError, match=r"several outputs \(raw, 42\): give the name"):
+        opened(tmp_path, "sigmoid", backend=backend, model=model, output__name="")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_model_whose_windows_change_one_another_is_refused(tmp_path, backend):
+    nodes = [
+        helper.make_node("ReduceMean", ["input.1"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Add", ["input.1", "mean"], ["sum"]),
+        helper.make_node("Sigmoid", ["sum"], ["unit"]),
+        helper.make_node("Concat", ["unit"] * 3, ["42"], axis=1),
+    ]
+    for batch, refused in ((1, False), (2, True)):
+        model = graph(
+            nodes, (), [value("input.1", TensorProto.FLOAT, batch, 1, 32, 32)],
+            [value("42", TensorProto.FLOAT, batch, 3, 32, 32)], opset=17,
+        )  # fmt: skip
+        if refused:
+            with pytest.raises(ModelUnreadable, match="export it in evaluation mode"):
+                opened(tmp_path, "sigmoid", backend=backend, model=model, batch=batch)
+        else:
+            opened(tmp_path, "sigmoid", backend=backend, model=model, batch=batch).close()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_size_that_the_graph_does_not_keep_is_an_error(tmp_path, backend):
+    cut = {"axes": np.array([2, 3]), "from": np.array([0, 0]), "to": np.array([32, 32])}
+    nodes = [
+        helper.make_node("Slice", ["input.1", "from", "to", "axes"], ["cut"]),
+        helper.make_node("Concat", ["cut"] * 3, ["42"], axis=1),
+    ]
+    model = graph(
+        nodes, (), [value("input.1", TensorProto.FLOAT, "batch", 1, "h", "w")],
+        [value("42", TensorProto.FLOAT, "batch", 3, "p", "q")], opset=17, extra=cut,
+    )  # fmt: skip
+    with opened(tmp_path, "sigmoid", backend=backend, model=model, windows=[64]) as engine:
+        assert engine.run(np.full((1, 1, 32, 32), 0.5, np.float32)).shape == (1, 3, 32, 32)
+        engine.use_window(64)
+        with pytest.raises(InferenceFailed, match="give --window 32"):
+            engine.run(np.full((1, 1, 64, 64), 0.5, np.float32))
 
 
 def one_operator(operator, **attributes):

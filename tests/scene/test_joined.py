@@ -14,7 +14,15 @@ from rasterio.control import GroundControlPoint
 import sar2optical
 from sar2optical.cli.scene import main as scene_main
 from sar2optical.engines import EngineOptions
-from sar2optical.errors import BandNotFound, Interrupted, OptionError, OptionWithoutEffect, SceneUnreadable
+from sar2optical.errors import (
+    BandNotFound,
+    Interrupted,
+    OptionError,
+    OptionWithoutEffect,
+    SceneUnreadable,
+    UnitsMismatch,
+    UnitsUnknown,
+)
 from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.prepare import prepared
 from sar2optical.pipeline.run import translate
@@ -388,3 +396,43 @@ def test_the_other_polarisation_is_found_on_a_server(make_raster, tmp_path, mode
         server.put(f"/{file.name}", file.read_bytes())
     rgb, _ = run(f"{server.url}/s1_VV.tif?sig=secret_VV", tmp_path / "out.tif", model)
     np.testing.assert_array_equal(rgb, [vv, vh, vv])
+
+
+IN_OTHER_UNITS = {
+    "power": lambda db: 10 ** (db / 10),
+    "dn": lambda db: np.rint(3000 * 10 ** (db / 20)).astype(np.uint16),
+    "hundredths of dB": lambda db: np.rint(100 * db).astype(np.int16),
+}
+
+
+@pytest.mark.parametrize("other", IN_OTHER_UNITS.values(), ids=IN_OTHER_UNITS.keys())
+def test_bands_in_several_units_are_refused(make_raster, other):
+    rng = np.random.default_rng(1)
+    vv, vh = (rng.uniform(low, low + 20, (40, 50)).astype(np.float32) for low in (-24, -30))
+    with open_scene(source_of(pair(make_raster, vv, vh)), ("VV", "VH")) as scene:
+        assert scene.unit == "db"
+    for first, second in ((vv, other(vh)), (other(vv), vh)):
+        files = pair(make_raster, first, second)
+        for source in (source_of(files), files[0]):  # also where the second one is found by its name
+            with pytest.raises((UnitsMismatch, UnitsUnknown)), open_scene(source, ("VV", "VH")):
+                pass
+    if other(vh).dtype == np.float32:  # bands of one file, as SNAP may save them
+        both = make_raster(np.stack([vv, other(vh)]), "both.tif", descriptions=("VV", "VH"), **UTM)
+        with pytest.raises(UnitsMismatch, match="band 2"), open_scene(both, ("VV", "VH")):
+            pass
+
+
+def test_a_unit_that_the_user_gives_must_be_possible_in_each_band(make_raster):
+    rng = np.random.default_rng(1)
+    power, db = rng.uniform(0, 1, (40, 50)).astype(np.float32), rng.uniform(-25, -5, (40, 50)).astype(np.float32)
+    source, options = source_of(pair(make_raster, power, db)), SceneOptions(unit="power")
+    with pytest.raises(UnitsUnknown, match=r"s1_VH\.tif"), open_scene(source, ("VV", "VH"), options):
+        pass
+
+
+def test_a_link_to_a_file_is_no_other_polarisation(make_raster, tmp_path):
+    vv, _ = bands()
+    file = make_raster(vv, "s1_VV.tif", **UTM)
+    (tmp_path / "s1_VH.tif").symlink_to(file)
+    with pytest.raises(SceneUnreadable, match="are one file"), open_scene(file, ("VV", "VH")):
+        pass

@@ -266,3 +266,16 @@ def test_both_polarisations_of_an_archive_are_one_scene(tmp_path):
         assert (scene.polarisations, scene.unit) == (("VV", "VH"), "power")
         read, _ = scene.read_rows(0, SIDE)
     np.testing.assert_array_equal(read, np.stack([power(), power() * 2]))
+
+
+def test_polarisations_of_two_dates_in_an_archive_are_no_scene(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as file:
+        for name in ("s1_20260101_VV.tif", "s1_20260113_VH.tif"):
+            file.write(write(tmp_path / name, decibels()), name)
+    with (
+        pytest.raises(SceneUnreadable, match="give one of the rasters in it"),
+        open_scene(tmp_path / "two.zip", ("VV", "VH")),
+    ):
+        pass
+    with open_scene(tmp_path / "two.zip", ("VH",)) as scene:  # a model of one band needs no other
+        assert scene.polarisations == ("VH",)

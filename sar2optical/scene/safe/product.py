@@ -22,6 +22,7 @@ from sar2optical.scene.safe.annotation import processor_version, read_calibratio
 from sar2optical.scene.safe.border import BORDER_POWER, BORDER_SINCE, within_border
 from sar2optical.scene.safe.calibrate import Calibration, LookUpTable, Noise, calibrate
 from sar2optical.scene.safe.files import ProductFiles, damaged, list_files
+from sar2optical.scene.units import Hint
 from sar2optical.signature import Unit, alternatives, listed
 
 __all__ = ["ProductOptions", "SafeBands", "open_product"]
@@ -116,13 +117,7 @@ class SafeBands:
         denoised = ", thermal noise removed" if self._options.denoise else ""
         return "power", f"{self._options.calibration} by the product's calibration LUT{denoised}"
 
-    def unit(self, sample: NDArray[np.float32]) -> tuple[Unit, str]:
-        """Return `stated`; see `sar2optical.scene.bands.Bands.unit`."""
-        return self.stated
-
-    def refuse_impossible(self, unit: Unit, sample: NDArray[np.float32]) -> None:
-        """Do nothing: the unit is known."""
-
+    hints: tuple[Hint, ...] = ()  # the unit is stated
     suspects: tuple[Suspects, ...] = ()  # borders are masked from the product's own tables
     sentinels_seen = False
 
