@@ -20,7 +20,7 @@ ORDER = (
     ("signature", "tiling"),
     ("scene", "models"),
     ("engines", "mosaic", "data", "testing"),
-    ("evaluation", "pipeline"),
+    ("evaluation", "pipeline", "viewer"),
     ("training", "batch", "api", "doctor"),
     ("cli",),
     ("_moved", "__main__"),
@@ -84,6 +84,8 @@ WHERE = {
     "distributed": ("sar2optical.batch.cluster", "sar2optical.batch.schedule"),
     "pystac": ("sar2optical.batch.stac", "export.stac_mlm"),
     "xarray": ("sar2optical.api",),
+    "starlette": ("sar2optical.viewer.app",),
+    "uvicorn": ("sar2optical.viewer.serve",),
     "xarray_sentinel": (),
 }
 """Modules and packages that may import a heavy library."""
