@@ -18,9 +18,7 @@ __all__ = ["main"]
 @click.command(context_settings=CONTEXT)
 @click.argument("scene")
 @click.argument("mosaics", nargs=-1, required=True, metavar="MOSAIC [MORE]...", type=click.Path(path_type=Path))
-@click.option(
-    "--truth", type=click.Path(path_type=Path), help="Optical image to compare with; shown on the same grid."
-)
+@click.option("--truth", type=click.Path(path_type=Path), help="Optical image to compare with.")
 @click.option(
     "--optical-max",
     type=click.FloatRange(1),
@@ -30,9 +28,7 @@ __all__ = ["main"]
 @click.option(
     "--units", type=click.Choice(UNITS), help="Unit of the scene's values.  [default: that of the mosaic's run]"
 )
-@click.option(
-    "--html", type=click.Path(path_type=Path), help="Write one self-contained HTML file, and serve nothing."
-)
+@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained HTML file instead.")
 @click.option("--overwrite", is_flag=True, help="Replace the file of --html if it exists.")
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @click.version_option(package_name="sar2optical")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from anyio.to_thread import current_default_thread_limiter
@@ -77,6 +77,8 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
 
     def state(_: Request) -> Response:
         pyramids = exhibit.pyramids
+        for pyramid in pyramids:
+            pyramid.start()  # not before the page has its first picture
         error = next((pyramid.error for pyramid in pyramids if pyramid.error), "")
         progress = min(pyramid.progress for pyramid in pyramids)
         return JSONResponse({"progress": progress, "error": error}, headers={"cache-control": "no-store"})
@@ -97,7 +99,7 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
         except NoSuchTile as error:
             return _text(f"no {error}", 404)
         except NotReady:
-            return _text("being computed", 503)
+            return _text("being computed", 202)  # an error would stand in the browser's log
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400"})
 
     def values(request: Request) -> Response:
@@ -136,9 +138,9 @@ def _text(message: str, status: int) -> Response:
     return PlainTextResponse(message, status, headers={"cache-control": "no-store"})
 
 
-def _identity(path: os.PathLike[str]) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns

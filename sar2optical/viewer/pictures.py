@@ -146,15 +146,15 @@ def open_truth(path: Path, mosaic: Picture, optical_max: float = OPTICAL_MAX) ->
         dataset = stack.enter_context(_opened(path))
         if dataset.count < 3 or dataset.dtypes[0] not in ("uint8", "uint16", "int16"):
             raise SceneUnreadable(
-                f"{path}: has {dataset.count} bands of {dataset.dtypes[0]}: give red, green and blue, of 8 bits or of "
-                "16 bits (reflectance x 10000)"
+                f"{path}: has {dataset.count} bands of {dataset.dtypes[0]}: give red, green and blue, of 8 bits or "
+                "of 16 bits (reflectance x 10000)"
             )
         own, wanted, note = georeference_of(dataset), mosaic.georeference, ""
         if dataset.shape != mosaic.shape or (own.transform, own.crs) != (wanted.transform, wanted.crs):
             if None in (own.transform, own.crs, wanted.transform, wanted.crs):
                 raise OptionError(
-                    f"{path}: is not on the grid of {mosaic.path}, and one of them has no affine and CRS: resample it "
-                    "to the mosaic's grid"
+                    f"{path}: is not on the grid of {mosaic.path}, and one of them has no affine and CRS: resample "
+                    "it to the mosaic's grid"
                 )
             dataset = stack.enter_context(
                 WarpedVRT(

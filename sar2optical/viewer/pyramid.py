@@ -130,7 +130,9 @@ class Pyramid:
             self._folder.cleanup()
 
     def start(self) -> None:
-        """Compute the levels in a thread."""
+        """Compute the levels in a thread; later calls have no effect."""
+        if self._thread or self.progress == 1:
+            return
         self._thread = threading.Thread(target=self._build_quietly, name="pyramid", daemon=True)
         self._thread.start()
 

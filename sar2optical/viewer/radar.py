@@ -94,7 +94,10 @@ def open_radar(src: Source, mosaic: Picture, *, band: str | None, unit: Unit | N
     )
     known = unit or _unit_of(tags)
     if "SAR2OPTICAL_GEOCODING" in tags:
-        grid = Grid(mosaic.georeference.crs, mosaic.georeference.transform, mosaic.shape)
+        place = mosaic.georeference
+        if place.crs is None or place.transform is None:
+            raise OptionError(f"{mosaic.path}: its tags say that it is geocoded, but it has no affine: make it again")
+        grid = Grid(place.crs, place.transform, mosaic.shape)
         with open_scene(src, names, options, _product_of(src, was)) as scene:
             geocoded = Geocoded(scene, placement_of(scene), grid)
             yield _radar(geocoded, mosaic.shape, (0, 0), known or scene.unit)

@@ -24,7 +24,7 @@ def serve(exhibit: Exhibit, *, browser: bool, announce: Callable[[str], None]) -
     Parameters
     ----------
     exhibit
-        What is shown; its reduced levels are computed meanwhile.
+        What is shown; its reduced levels are computed when the page asks for them.
     browser
         Open the address in the user's browser.
     announce
@@ -53,8 +53,6 @@ def serve(exhibit: Exhibit, *, browser: bool, announce: Callable[[str], None]) -
             if "SSH_CONNECTION" in os.environ:
                 announce(f"over SSH, first run on your own machine: ssh -L {port}:{_HOST}:{port} THIS_MACHINE")
             announce("Ctrl-C ends the viewer")
-            for pyramid in exhibit.pyramids:
-                pyramid.start()
             if browser:
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
