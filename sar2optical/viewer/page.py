@@ -42,6 +42,8 @@ _NAMES = {
 }
 """Tags that the page shows, in its order, with their names there."""
 
+_UNITS = {"db": "dB", "dn": "DN"}
+
 MaybePlaced = Placement | None
 
 
@@ -113,7 +115,7 @@ def _mosaic_data(layer: Layer, k: int, exhibit: Exhibit) -> dict[str, Any]:
 
 def _stretch_text(exhibit: Exhibit, band: int) -> str:
     low, high = exhibit.radar.stretch[band]
-    unit = "dB" if exhibit.radar.in_db or exhibit.radar.unit == "db" else exhibit.radar.unit or ""
+    unit = "dB" if exhibit.radar.in_db else _UNITS.get(exhibit.radar.unit or "", exhibit.radar.unit or "")
     return f"{low:.4g} to {high:.4g} {unit}".strip()
 
 

@@ -47,7 +47,9 @@ function layerOf(data: PageData, projection: Projection, last: number, side: num
     wrapX: false,
   });
   const layer: PixelLayer = new TileLayer({ source, cacheSize: 256 });
-  layer.on("prerender", ({ frameState }) => (source.reduced = frameState!.viewState.resolution > 1.001));
+  layer.on("prerender", ({ frameState }) => {
+    source.reduced = frameState!.viewState.resolution > 1.001; // in braces: a result of false would stop the event
+  });
   return layer;
 }
 

@@ -66,9 +66,10 @@ class Viewer {
       center: [width / 2, -height / 2],
       resolution: 1,
       minResolution: FINEST,
-      maxResolution: Math.max(4, width / 100, height / 100),
+      maxResolution: 2 ** Math.ceil(Math.log2(Math.max(4, width / 100, height / 100))), // ol keeps to powers from here
       extent: [0, -height, width, 0],
       constrainOnlyCenter: true,
+      smoothResolutionConstraint: false,
       enableRotation: false,
     });
     // Keys are those of `onKeys`: ol's own would work on the map alone.
@@ -140,7 +141,7 @@ class Viewer {
   private zoom(factor: number): void {
     this.view.cancelAnimations();
     const wanted = this.view.getResolution()! / factor;
-    this.view.setResolution(this.view.getConstrainedResolution(wanted) ?? wanted);
+    this.view.setResolution(Math.min(Math.max(wanted, FINEST), this.view.getMaxResolution()));
   }
 
   /** Show one pixel of the file on one pixel of the page; pixels of both begin at the same places. */

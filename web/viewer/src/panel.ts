@@ -2,6 +2,8 @@
 
 import type { PageData, Values } from "./data";
 
+const UNITS: Record<string, string> = { db: "dB", dn: "DN" };
+
 export const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 
 export function fill(table: string, rows: (readonly [string, string])[]): void {
@@ -31,14 +33,13 @@ export function showPicture(data: PageData): void {
     ["Scene", data.title],
     ["Size", `${width} x ${height} pixels${size}`],
     ["Georeference", data.georeference],
-    ["Unit of the radar", data.unit ?? "not known"],
+    ["Unit of the radar", data.unit ? (UNITS[data.unit] ?? data.unit) : "not known"],
     ...stretches,
     ["Windows", grid],
     ...(data.truth ? [["Optical image", [data.truth.name, data.truth.note].filter(Boolean).join(", ")] as const] : []),
   ]);
 }
 
-const UNITS: Record<string, string> = { db: "dB", dn: "DN" };
 const bytes = (rgb: number[] | null) => (rgb ? rgb.join(" ") : "no value");
 
 export function showValues(data: PageData, values: Values): void {
