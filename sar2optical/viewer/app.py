@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from sar2optical._utils.files import cause
 from sar2optical.errors import Sar2OpticalError
 from sar2optical.viewer.exhibit import Exhibit
 from sar2optical.viewer.page import page_data, placed, values_at
@@ -131,7 +130,7 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
 
 
 def _failed(_: Request, error: Exception) -> Response:
-    return _text(cause(error), 500)
+    return _text(" ".join(str(error).split()), 500)
 
 
 def _text(message: str, status: int) -> Response:

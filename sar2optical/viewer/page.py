@@ -17,6 +17,7 @@ from sar2optical.scene.geocode.placement import Placement, placement_of
 from sar2optical.tiling.windows import window_grid
 from sar2optical.viewer.exhibit import Exhibit, Layer
 from sar2optical.viewer.pyramid import TILE
+from sar2optical.viewer.tiles import GAIN
 
 __all__ = ["MaybePlaced", "page_data", "pixel_size", "placed", "provenance", "scene_title", "values_at"]
 
@@ -109,6 +110,7 @@ def _mosaic_data(layer: Layer, k: int, exhibit: Exhibit) -> dict[str, Any]:
         "tiles": f"tiles/mosaic-{k}",
         "mask": f"tiles/mask-{k}",
         "difference": f"tiles/difference-{k}" if exhibit.truth else None,
+        "gain": GAIN,
         "provenance": provenance(picture.tags),
     }
 

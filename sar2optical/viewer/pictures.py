@@ -54,7 +54,7 @@ class Picture:
             data.driver == "GTiff"
             and data.count == 3
             and data.dtypes[0] == "uint8"
-            and (not large or (data.is_tiled and data.overviews(1)))
+            and (not large or (data.block_shapes[0][1] < data.width and data.overviews(1)))
         )
 
     @property

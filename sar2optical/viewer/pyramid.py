@@ -190,7 +190,7 @@ class Pyramid:
         try:
             self.build()
         except (Sar2OpticalError, OSError) as error:
-            self.error = cause(error)
+            self.error = str(error) if isinstance(error, Sar2OpticalError) else cause(error)
             _log.warning("no overview: %s", self.error)
 
     def _put(self, level: int, top: int, left: int, values: Floats) -> None:

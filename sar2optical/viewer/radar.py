@@ -85,14 +85,14 @@ def open_radar(src: Source, mosaic: Picture, *, band: str | None, unit: Unit | N
     """
     tags = mosaic.tags
     was = options_of(tags) or Manifest({})
-    names = (band,) if band else _bands_of(tags, was)
+    known = unit or _unit_of(tags)
+    names = (band,) if band else _bands_of(mosaic, was)
     options = SceneOptions(
         bands=(band,) if band else tuple(filter(None, was.entries.get("bands", "").split(", "))),
-        unit=unit,
+        unit=known,
         nodata=_number(was.entries.get("nodata")),
         scale=_number(was.entries.get("scale")),
     )
-    known = unit or _unit_of(tags)
     if "SAR2OPTICAL_GEOCODING" in tags:
         place = mosaic.georeference
         if place.crs is None or place.transform is None:
@@ -186,11 +186,13 @@ def _bounds(values: Floats) -> tuple[float, float]:
     return (low, high) if high > low else (low - 1, low + 1)
 
 
-def _bands_of(tags: Mapping[str, str], was: Manifest) -> tuple[str, ...]:
-    """Return the polarisations that the run read; VV where a mosaic has no tags and the scene has one band."""
-    named = tuple(filter(None, tags.get("SAR2OPTICAL_BANDS", "").split(",")))
+def _bands_of(mosaic: Picture, was: Manifest) -> tuple[str, ...]:
+    """Return the polarisations that the run read; VV for a band without a name, which any name selects."""
+    named = tuple(filter(None, mosaic.tags.get("SAR2OPTICAL_BANDS", "").split(",")))
     asked = tuple(filter(None, was.entries.get("bands", "").split(", ")))
-    return tuple("VV" if name == "unknown" else name for name in named) or asked or ("VV",)
+    if not (named or asked):
+        raise OptionError(f"{mosaic.path}: its tags do not name the scene's band: give --band (VV, VH, or an index)")
+    return tuple("VV" if name == "unknown" else name for name in named) or asked
 
 
 def _unit_of(tags: Mapping[str, str]) -> Unit | None:

@@ -74,6 +74,7 @@ def _bound() -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.bind((_HOST, 0))
+        listener.listen()  # requests wait from now on, also those before uvicorn accepts them
     except OSError as error:
         listener.close()
         raise OutputUnwritable(f"{_HOST}: no port can be opened ({error.strerror}): use --html instead") from error

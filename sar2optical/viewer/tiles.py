@@ -12,10 +12,13 @@ from sar2optical.mosaic.coding import encode
 from sar2optical.viewer.exhibit import Exhibit, Layer
 from sar2optical.viewer.pyramid import TILE, Span
 
-__all__ = ["MASK_COLOUR", "NoSuchTile", "NotReady", "tile"]
+__all__ = ["GAIN", "MASK_COLOUR", "NoSuchTile", "NotReady", "tile"]
 
 MASK_COLOUR = (230, 0, 126, 150)
 """Red, green, blue and opacity of invalid pixels in the mask layer."""
+
+GAIN = 4
+"""Factor by which differences are shown brighter: most are a few levels."""
 
 Bytes: TypeAlias = NDArray[np.uint8]
 _Render: TypeAlias = Callable[[int, Span, Span], Bytes]
@@ -116,8 +119,8 @@ def _mask(layer: Layer, level: int, rows: Span, cols: Span) -> Bytes:
 
 
 def _difference(mosaic: Layer, truth: Layer, level: int, rows: Span, cols: Span) -> Bytes:
-    """Render the absolute difference of each colour; transparent where one of the two is invalid."""
+    """Render `GAIN` times the absolute difference of each colour; transparent where one of the two is invalid."""
     (ours, ours_valid), (theirs, theirs_valid) = mosaic.read(level, rows, cols), truth.read(level, rows, cols)
-    difference = np.maximum(ours, theirs) - np.minimum(ours, theirs)
+    difference = np.minimum(np.maximum(ours, theirs) - np.minimum(ours, theirs), 255 // GAIN) * np.uint8(GAIN)
     alpha = np.where(ours_valid & theirs_valid, 255, 0).astype(np.uint8)
     return np.concatenate([difference, alpha[None]])

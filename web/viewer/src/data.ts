@@ -12,6 +12,8 @@ export interface Mosaic extends Tiled {
   file: string | null;
   mask: string;
   difference: string | null;
+  /** Factor by which the difference is brighter. */
+  gain: number;
   provenance: [string, string][];
 }
 

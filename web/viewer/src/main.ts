@@ -36,7 +36,7 @@ async function choicesOf(data: PageData, projection: ReturnType<typeof pixels>):
     if (!file) return tiled(name, tiles, k);
     return { name, layer: ofFile(data, projection, await Cog.open(file, data.shapes)), mosaic: k };
   });
-  const differences = data.mosaics.flatMap(({ name, difference }, k) => (difference ? [tiled(`Difference: ${name}`, difference, k)] : []));
+  const differences = data.mosaics.flatMap(({ name, difference, gain }, k) => (difference ? [tiled(`Difference x ${gain}: ${name}`, difference, k)] : []));
   return [
     ...data.radar.map(({ name, tiles }) => tiled(`Radar ${name}`, tiles)),
     ...(await Promise.all(mosaics)),
