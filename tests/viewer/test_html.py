@@ -48,8 +48,8 @@ def test_its_pictures_are_inside_and_nothing_else_is_asked_for(exhibit, mosaic):
     assert rgb.shape == truth.shape == (3, 1100, 1301)
     with rasterio.open(mosaic) as dataset:
         stored = dataset.read()
-    error = abs(rgb[:, 48:].astype(int) - stored[:, 48:]).mean()
-    assert error < 40, "JPEG of noise; of another picture it would be 80"
+    brightness = [picture[:, 48:].mean(axis=0).ravel() for picture in (rgb, stored)]
+    assert np.corrcoef(brightness)[0, 1] > 0.8, "JPEG keeps the brightness of noise"
     assert rgb[:, :32].min() > 200, "invalid pixels are light"
 
 

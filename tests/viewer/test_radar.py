@@ -95,7 +95,7 @@ def test_a_geocoded_mosaic_shows_the_scene_on_its_map(make_raster, identity_mode
     ]
     scene = make_raster(values, descriptions=["VH"], gcps=gcps, crs="EPSG:4326")
     out = tmp_path / "map.tif"
-    translate(scene, out, model=identity_model, units="dn", geocode="auto-utm", backend="onnxruntime")
+    translate(scene, out, model=identity_model, unit="dn", geocode="auto-utm", backend="onnxruntime")
     with open_exhibit(scene, [out], Choices()) as shown:
         height, width = shown.shape
         radar = shown.radar.read((0, height), (0, width))[0]
