@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,7 +41,6 @@ _HEADERS = {
 }
 
 _THREADS = 4
-_KEPT = 512  # tiles, of about 50 kB
 
 _Scope: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -67,7 +65,6 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
     placement = placed(exhibit)
     data = page_data(exhibit, placement)
     mosaics = [(layer.picture.path.absolute(), _identity(layer.picture.path)) for layer in exhibit.mosaics]
-    cached = lru_cache(maxsize=_KEPT)(lambda layer, z, x, y: tile(exhibit, layer, z, x, y))
     height, width = exhibit.shape
 
     def page_file(request: Request) -> Response:
@@ -94,7 +91,7 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
     def one_tile(request: Request) -> Response:
         found = request.path_params
         try:
-            content = cached(found["layer"], found["z"], found["x"], found["y"])
+            content = tile(exhibit, found["layer"], found["z"], found["x"], found["y"])
         except NoSuchTile as error:
             return _text(f"no {error}", 404)
         except NotReady:

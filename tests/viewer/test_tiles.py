@@ -13,8 +13,10 @@ from sar2optical.viewer.tiles import GAIN, MASK_COLOUR, NoSuchTile, NotReady, ti
 
 
 def decoded(png):
+    """Pixels of a PNG with its alpha, which opaque ones leave out."""
     with MemoryFile(png) as memory, memory.open() as dataset:
-        return dataset.read()
+        pixels = dataset.read()
+    return pixels if len(pixels) in (2, 4) else np.concatenate([pixels, np.full((1, 256, 256), 255, np.uint8)])
 
 
 def whole(path, dtype=np.float32):

@@ -4,6 +4,7 @@
  *     node bench/viewer.mjs SCENE MOSAIC
  *
  * PYTHON names the interpreter (default: ../.venv/bin/python), CHROMIUM the browser, PICTURES a folder for screenshots.
+ * STEPS is the length of a pan in 128 pixels (default: 2).
  */
 
 import { readFileSync } from "node:fs";
@@ -11,6 +12,7 @@ import { chromium } from "playwright-core";
 import { view } from "../tests/browser/view.mjs";
 
 const PANS = 20;
+const STEPS = Number(process.env.STEPS ?? 2); // of 128 pixels, for each pan
 const { address, process: server, stop } = await view(process.argv.slice(2));
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -39,15 +41,15 @@ try {
   await page.keyboard.press("1");
   await page.waitForTimeout(1500);
   await picture(page, "one");
-  // A gap is the time from a pan to the complete picture, or the longest time between two frames, if that is longer.
+  // A gap is the time from it to the complete picture, or the longest time between two frames, if that is longer.
   const gaps = [];
   for (let pan = 0; pan < PANS; pan++) {
     const gap = await page.evaluate(
-      (key) =>
+      ([key, steps]) =>
         new Promise((resolve) => {
           const from = performance.now();
           let [last, longest, complete] = [from, 0, null];
-          document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+          for (let step = 0; step < steps; step++) document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
           const frame = (now) => {
             longest = Math.max(longest, now - last);
             last = now;
@@ -58,12 +60,12 @@ try {
           };
           requestAnimationFrame(frame);
         }),
-      ["ArrowRight", "ArrowDown"][pan % 2],
+      [["ArrowRight", "ArrowDown"][pan % 2], STEPS],
     );
     gaps.push(Math.round(gap));
   }
   gaps.sort((a, b) => a - b);
-  console.log(`pans at 1:1: median ${gaps[PANS / 2]} ms, worst ${gaps.at(-1)} ms (${gaps.join(" ")})`);
+  console.log(`pans of ${128 * STEPS} pixels at 1:1: median ${gaps[PANS / 2]} ms, worst ${gaps.at(-1)} ms (${gaps.join(" ")})`);
   console.log(`server: ${memory()}`);
   if (faults.length) console.log(faults.join("\n"));
 } finally {

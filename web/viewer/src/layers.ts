@@ -4,6 +4,7 @@ import TileLayer from "ol/layer/Tile";
 import Projection from "ol/proj/Projection";
 import DataTile from "ol/source/DataTile";
 import TileGrid from "ol/tilegrid/TileGrid";
+import { Ahead, type Load } from "./ahead";
 import type { Cog } from "./cog";
 import type { PageData } from "./data";
 
@@ -12,6 +13,7 @@ const NOT_YET = 202;
 /** Tiles of pixels: squares from 1:1 on, averages of their neighbours where the picture is reduced. */
 class Pixels extends DataTile {
   reduced = false;
+  ahead!: Ahead;
 
   override getInterpolate(): boolean {
     return this.reduced;
@@ -19,6 +21,7 @@ class Pixels extends DataTile {
 
   /** Load all tiles again; `refresh` of ol 10.11 leaves those in its cache. */
   renew(): void {
+    this.ahead.clear();
     this.setKey(String(performance.now()));
   }
 }
@@ -36,16 +39,17 @@ function gridOf(data: PageData, last: number, side: number): TileGrid {
   return new TileGrid({ extent: [0, -height, width, 0], origin: [0, 0], resolutions, tileSize: side });
 }
 
-type Load = (z: number, x: number, y: number, signal: AbortSignal) => Promise<ImageBitmap | HTMLCanvasElement>;
-
 function layerOf(data: PageData, projection: Projection, last: number, side: number, load: Load): PixelLayer {
+  const tileGrid = gridOf(data, last, side);
+  const ahead = new Ahead(tileGrid, load);
   const source = new Pixels({
     projection,
-    tileGrid: gridOf(data, last, side),
-    loader: (z, x, y, { signal }) => load(z, x, y, signal),
+    tileGrid,
+    loader: (z, x, y) => ahead.get(z, x, y),
     transition: 0,
     wrapX: false,
   });
+  source.ahead = ahead;
   const layer: PixelLayer = new TileLayer({ source, cacheSize: 256 });
   layer.on("prerender", ({ frameState }) => {
     source.reduced = frameState!.viewState.resolution > 1.001; // in braces: a result of false would stop the event
@@ -55,8 +59,8 @@ function layerOf(data: PageData, projection: Projection, last: number, side: num
 
 /** A layer of tiles that the server renders. A tile that it cannot render yet is blank until `renew`. */
 export function served(data: PageData, projection: Projection, tiles: string): PixelLayer {
-  return layerOf(data, projection, data.shapes.length - 1, data.tile, async (z, x, y, signal) => {
-    const response = await fetch(`${tiles}/${z}/${x}/${y}`, { signal });
+  return layerOf(data, projection, data.shapes.length - 1, data.tile, async (z, x, y) => {
+    const response = await fetch(`${tiles}/${z}/${x}/${y}`);
     if (response.status === NOT_YET) return document.createElement("canvas");
     if (!response.ok) throw new Error(await response.text());
     return createImageBitmap(await response.blob());

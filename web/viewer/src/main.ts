@@ -87,6 +87,10 @@ class Viewer {
     return this.map.getView();
   }
 
+  private get chosen(): Choice[] {
+    return [this.choices[this.shown.left], this.choices[this.shown.right]];
+  }
+
   /** Where the layer of a choice is drawn: under a picture that lets it through, the left one is on both sides. */
   private sideOf(index: number): Side | "both" {
     if (index !== this.shown.left) return "right";
@@ -95,7 +99,7 @@ class Viewer {
 
   /** Show the chosen layers, and what belongs to them. */
   private arrange(): void {
-    const [left, right] = [this.choices[this.shown.left], this.choices[this.shown.right]];
+    const [left, right] = this.chosen;
     left.layer.setOpacity(1);
     right.layer.setOpacity(Number(this.opacity.value) / 100);
     const mosaic = right.mosaic ?? left.mosaic ?? 0;
@@ -188,7 +192,11 @@ class Viewer {
     });
     const state = element("map").dataset;
     this.map.on("loadstart", () => (state.state = "loading"));
-    this.map.on("rendercomplete", () => (state.state = "complete"));
+    this.map.on("rendercomplete", () => {
+      state.state = "complete";
+      for (const { layer } of this.chosen) void layer.getSource()!.ahead.around(this.view.calculateExtent(), this.view.getResolution()!);
+    });
+    this.map.on("movestart", () => this.chosen.forEach(({ layer }) => layer.getSource()!.ahead.stop()));
     this.map.on("postrender", () => this.overlay());
     addEventListener("resize", () => this.map.updateSize());
   }
