@@ -40,12 +40,68 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 
+_UNSTORED = {"cache-control": "no-store"}
 _THREADS = 4
 
 _Scope: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _App: TypeAlias = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+
+class _Answers:
+    """Answers to the page's requests."""
+
+    def __init__(self, exhibit: Exhibit) -> None:
+        self._exhibit = exhibit
+        self._placement = placed(exhibit)
+        self._data = page_data(exhibit, self._placement)
+        paths = [layer.picture.path for layer in exhibit.mosaics]
+        self._mosaics = [(path.absolute(), _identity(path)) for path in paths]
+
+    def page_file(self, request: Request) -> Response:
+        name, kind = PAGE_FILES[request.url.path.lstrip("/")]
+        return Response((files(__package__) / "static" / name).read_bytes(), media_type=kind)
+
+    def data(self, _: Request) -> Response:
+        return JSONResponse(self._data, headers=_UNSTORED)
+
+    def state(self, _: Request) -> Response:
+        pyramids = self._exhibit.pyramids
+        for pyramid in pyramids:
+            pyramid.start()  # not before the page has its first picture
+        error = next((pyramid.error for pyramid in pyramids if pyramid.error), "")
+        progress = min(pyramid.progress for pyramid in pyramids)
+        return JSONResponse({"progress": progress, "error": error}, headers=_UNSTORED)
+
+    def mosaic(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        if number >= len(self._mosaics) or self._exhibit.mosaics[number].levels:
+            return _text("no such file", 404)
+        path, identity = self._mosaics[number]
+        if _identity(path) != identity:
+            return _text(f"{path.name}: has changed: start the viewer again", 410)
+        return FileResponse(path, media_type="image/tiff", headers=_UNSTORED)
+
+    def tile(self, request: Request) -> Response:
+        found = request.path_params
+        try:
+            content = tile(self._exhibit, found["layer"], found["z"], found["x"], found["y"])
+        except NoSuchTile as error:
+            return _text(f"no {error}", 404)
+        except NotReady:
+            return _text("being computed", 202)  # an error would stand in the browser's log
+        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400"})
+
+    def values(self, request: Request) -> Response:
+        try:
+            row, col = (int(request.query_params[name]) for name in ("row", "col"))
+        except (KeyError, ValueError):
+            return _text("give row and col", 400)
+        height, width = self._exhibit.shape
+        if not (0 <= row < height and 0 <= col < width):
+            return _text("outside", 404)
+        return JSONResponse(values_at(self._exhibit, self._placement, row, col), headers=_UNSTORED)
 
 
 def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], None] | None = None) -> _App:
@@ -60,52 +116,8 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
     port
         Port of the server: the Host header must name it.
     on_start
-        Called when the server accepts requests.
+        Called when the application starts.
     """
-    placement = placed(exhibit)
-    data = page_data(exhibit, placement)
-    mosaics = [(layer.picture.path.absolute(), _identity(layer.picture.path)) for layer in exhibit.mosaics]
-    height, width = exhibit.shape
-
-    def page_file(request: Request) -> Response:
-        name, kind = PAGE_FILES[request.url.path.lstrip("/")]
-        return Response((files(__package__) / "static" / name).read_bytes(), media_type=kind)
-
-    def state(_: Request) -> Response:
-        pyramids = exhibit.pyramids
-        for pyramid in pyramids:
-            pyramid.start()  # not before the page has its first picture
-        error = next((pyramid.error for pyramid in pyramids if pyramid.error), "")
-        progress = min(pyramid.progress for pyramid in pyramids)
-        return JSONResponse({"progress": progress, "error": error}, headers={"cache-control": "no-store"})
-
-    def mosaic(request: Request) -> Response:
-        number = request.path_params["number"]
-        if number >= len(mosaics) or exhibit.mosaics[number].levels:
-            return _text("no such file", 404)
-        path, identity = mosaics[number]
-        if _identity(path) != identity:
-            return _text(f"{path.name}: has changed: start the viewer again", 410)
-        return FileResponse(path, media_type="image/tiff", headers={"cache-control": "no-store"})
-
-    def one_tile(request: Request) -> Response:
-        found = request.path_params
-        try:
-            content = tile(exhibit, found["layer"], found["z"], found["x"], found["y"])
-        except NoSuchTile as error:
-            return _text(f"no {error}", 404)
-        except NotReady:
-            return _text("being computed", 202)  # an error would stand in the browser's log
-        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400"})
-
-    def values(request: Request) -> Response:
-        try:
-            row, col = (int(request.query_params[name]) for name in ("row", "col"))
-        except (KeyError, ValueError):
-            return _text("give row and col", 400)
-        if not (0 <= row < height and 0 <= col < width):
-            return _text("outside", 404)
-        return JSONResponse(values_at(exhibit, placement, row, col), headers={"cache-control": "no-store"})
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -114,13 +126,14 @@ def make_app(exhibit: Exhibit, *, token: str, port: int, on_start: Callable[[], 
             on_start()
         yield
 
+    answers = _Answers(exhibit)
     routes = [
-        *(Route(f"/{address}", page_file) for address in PAGE_FILES),
-        Route("/data.json", lambda _: JSONResponse(data, headers={"cache-control": "no-store"})),
-        Route("/state.json", state),
-        Route("/values.json", values),
-        Route("/files/{number:int}", mosaic),
-        Route("/tiles/{layer:str}/{z:int}/{x:int}/{y:int}", one_tile),
+        *(Route(f"/{address}", answers.page_file) for address in PAGE_FILES),
+        Route("/data.json", answers.data),
+        Route("/state.json", answers.state),
+        Route("/values.json", answers.values),
+        Route("/files/{number:int}", answers.mosaic),
+        Route("/tiles/{layer:str}/{z:int}/{x:int}/{y:int}", answers.tile),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={Sar2OpticalError: _failed})
     return _guarded(app, token, port)
@@ -131,7 +144,7 @@ def _failed(_: Request, error: Exception) -> Response:
 
 
 def _text(message: str, status: int) -> Response:
-    return PlainTextResponse(message, status, headers={"cache-control": "no-store"})
+    return PlainTextResponse(message, status, headers=_UNSTORED)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
