@@ -32,7 +32,7 @@ def main() -> None:
     translate(scene, mosaic, overwrite=True)
     write_truth(mosaic, OUT / "truth.tif")
     write_gcp_scene(scene, OUT / "gcp.tif")
-    translate(OUT / "gcp.tif", OUT / "gcp-mosaic.tif", overwrite=True)
+    translate(OUT / "gcp.tif", OUT / "gcp-mosaic.tif", overwrite=True, compress="zstd")
     write_html(OUT / "page.html", scene, [mosaic], Choices(truth=OUT / "truth.tif"))
     (OUT / "values.json").write_text(json.dumps([values(scene, mosaic, *pixel) for pixel in PIXELS]))
 

@@ -204,6 +204,8 @@ async function controlPointsAreShownInPixels(browser) {
   await page.waitForFunction(() => document.getElementById("values").textContent.includes("Position"), null, WAIT);
   await shot(page, "gcp");
   await accessible(page, "control points, dark");
+  const right = await colour(page, 0.7, 0.5);
+  assert.ok(right[3] && !isGrey(right), `a mosaic in zstd has colours: ${right}`);
   assert.match(await page.textContent("#picture"), /9 control points/);
   assert.match(await page.textContent("#scale-text"), /\d+ m|km/);
   assert.deepEqual(faults, []);

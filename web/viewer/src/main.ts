@@ -2,6 +2,7 @@
 
 import "ol/ol.css";
 import "./style.css";
+import type DataTile from "ol/DataTile";
 import OlMap from "ol/Map";
 import View from "ol/View";
 import { Cog } from "./cog";
@@ -198,6 +199,9 @@ class Viewer {
     });
     this.map.on("movestart", () => this.chosen.forEach(({ layer }) => layer.getSource()!.ahead.stop()));
     this.map.on("postrender", () => this.overlay());
+    for (const { name, layer } of this.choices) {
+      layer.getSource()!.on("tileloaderror", ({ tile }) => message(`${name}: ${(tile as DataTile).getError()?.message ?? "a part cannot be read"}`));
+    }
     addEventListener("resize", () => this.map.updateSize());
   }
 
