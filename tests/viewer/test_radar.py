@@ -10,9 +10,12 @@ from rasterio.control import GroundControlPoint
 
 from sar2optical import translate
 from sar2optical.errors import OptionError, SceneUnreadable
+from sar2optical.scene import open_scene
+from sar2optical.scene.safe import ProductOptions
 from sar2optical.viewer.exhibit import Choices, open_exhibit
 from sar2optical.viewer.page import page_data, placed, values_at
 from tests.conftest import UTM, speckle
+from tests.scene.test_safe import make_product
 from tests.viewer.conftest import SHAPE, TAGS, random, write_cog
 
 GCPS = [
@@ -103,6 +106,20 @@ def test_a_geocoded_mosaic_shows_the_scene_on_its_map(make_raster, identity_mode
     both = valid & ~np.isnan(radar)
     assert both.sum() > 0.9 * valid.sum()
     assert np.corrcoef(radar[both], rgb[0][both])[0, 1] > 0.98
+
+
+def test_a_product_is_calibrated_as_in_the_run(identity_model, tmp_path):
+    product, found = make_product(tmp_path), {}
+    for calibration in ("sigma0", "gamma0"):
+        out = tmp_path / f"{calibration}.tif"
+        model = {"model": identity_model, "backend": "onnxruntime"}
+        translate(product, out, calibration=calibration, bands=["VV"], **model)
+        with open_exhibit(product, [out], Choices()) as shown:
+            assert (shown.radar.unit, shown.radar.names) == ("power", ("VV",))
+            found[calibration] = shown.radar.read((5, 9), (6, 9))[0]
+        with open_scene(product, ("VV",), product=ProductOptions(calibration=calibration)) as scene:
+            np.testing.assert_array_equal(found[calibration], scene.read((5, 9), (6, 9))[0][0])
+    assert (found["gamma0"] != found["sigma0"]).all()
 
 
 def test_two_mosaics_must_share_a_grid(scene, mosaic, tmp_path):

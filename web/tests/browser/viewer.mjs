@@ -138,7 +138,8 @@ async function valuesAreThoseOfTheFiles({ page }) {
 
 async function keysZoomAndPan({ page }) {
   await page.keyboard.press("1");
-  assert.equal(await resolution(page).then(Math.round), 1);
+  await complete(page);
+  assert.equal(await resolution(page), 1);
   await page.keyboard.press("+");
   await complete(page);
   assert.equal(await resolution(page), 0.5);
