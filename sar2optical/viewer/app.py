@@ -31,8 +31,8 @@ PAGE_FILES = {
 """Files of the page in `static/`, and their media types, by their address below the token."""
 
 _HEADERS = {
-    # ol sets style properties of elements, which needs no 'unsafe-inline'. The decoder of zstd is WebAssembly in a data
-    # URI.
+    # ol sets style properties of elements, which needs no 'unsafe-inline'. zstd's decoder is
+    # WebAssembly in a data URI.
     "content-security-policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self' data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
