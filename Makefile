@@ -36,18 +36,23 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench scene
 	$(BIN)/python -m bench training
 
-# The browser demo in web/dist: a static folder. Needs Node.js 20 or newer.
+# The browser demo in web/dist, a static folder, and the viewer's page in sar2optical/viewer/static, which is committed.
+# Needs Node.js 20 or newer.
 web: $(VENV)/.demo $(WEB_MODULES)
 	$(BIN)/python web/prepare.py
 	npm --prefix web run build
+	npm --prefix web run build:viewer
 
-# The demo in Chromium, beside sar2opt-scene. CHROMIUM=... names another executable than /usr/bin/chromium.
+# The demo and the viewer in Chromium, beside sar2opt-scene. CHROMIUM=... names another executable than /usr/bin/chromium.
 test-web: $(VENV)/.dev $(WEB_MODULES)
 	$(BIN)/python web/prepare.py
 	$(BIN)/python web/golden/make.py
+	$(BIN)/python web/golden/viewer.py
 	npm --prefix web run build
+	npm --prefix web run build:viewer
 	npm --prefix web run unit
 	npm --prefix web run browser
+	npm --prefix web run browser:viewer
 	$(BIN)/python web/golden/compare.py
 
 clean:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def wheel(tmp_path_factory):
     """The wheel, built from a copy, offline."""
     folder = tmp_path_factory.mktemp("wheel")
-    skip = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo", "runs")
+    skip = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo", "runs", "node_modules")
     source = shutil.copytree(ROOT, folder / "source", ignore=skip)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "--wheel-dir", folder, source], check=True)
@@ -36,6 +36,8 @@ def test_the_wheel_holds_the_packages_and_the_weights(wheel):
     assert tops == {"sar2optical", "export"}
     files = ("generator.onnx", "generator.int8.onnx", "two_layers.onnx", "MODEL_CARD.md")
     assert {"sar2optical/py.typed", *(f"sar2optical/weights/{name}" for name in files)} <= set(names)
+    page = ("index.html", "viewer.js", "viewer.css", "licenses.txt", "page.html")
+    assert {f"sar2optical/viewer/static/{name}" for name in page} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -58,6 +60,7 @@ def test_the_commands_are_on_the_path(wheel):
         ("data", "data"),
         ("train", "train"),
         ("eval", "evaluate"),
+        ("view", "view"),
         ("doctor", "doctor"),
     ):
         assert f"sar2opt-{name} = sar2optical.cli.{module}:main" in text

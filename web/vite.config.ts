@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import { defineConfig, type Plugin } from "vite";
+import { licensesOf, shipped } from "./licenses";
 
 const ORT = "node_modules/onnxruntime-web/dist";
 /** Files of ONNX Runtime Web by backend. Those of WebGPU are cached when they are used, as few visitors need them. */
@@ -15,19 +16,6 @@ function filesIn(folder: string): string[] {
   });
 }
 
-/** Licences of all packages that the site contains. */
-function licenses(): string {
-  const { packages } = JSON.parse(readFileSync("package-lock.json", "utf8"));
-  const shipped = Object.keys(packages).filter((path) => path && !packages[path].dev);
-  const texts = shipped.map((path) => {
-    const files = readdirSync(path).filter((name) => /^(licen[cs]e|copying|notice)/i.test(name));
-    const { version, license } = packages[path];
-    if (!files.length) files.push("package.json"); // names author and licence
-    return [`${path.replace(/^.*node_modules\//, "")} ${version} (${license})`, ...files.map((name) => readFileSync(join(path, name), "utf8"))];
-  });
-  return texts.map((text) => text.join("\n\n")).join("\n\n----\n\n");
-}
-
 /** Copy ONNX Runtime's files into the build, and list all files in the service worker. */
 function site(): Plugin {
   let out = "dist";
@@ -37,7 +25,7 @@ function site(): Plugin {
     configResolved: (config) => void (out = config.build.outDir),
     closeBundle() {
       for (const name of [...WASM, ...WEBGPU]) cpSync(join(ORT, name), join(out, "ort", name));
-      writeFileSync(join(out, "licenses.txt"), licenses());
+      writeFileSync(join(out, "licenses.txt"), licensesOf(shipped()));
       const paths = filesIn(out).filter((path) => !path.endsWith("sw.js"));
       const hash = createHash("sha256");
       for (const path of paths) hash.update(path).update(readFileSync(path));

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "sar2optical.cli.train",
     "eval": "sar2optical.cli.evaluate",
     "data": "sar2optical.cli.data",
+    "view": "sar2optical.cli.view",
     "doctor": "sar2optical.cli.doctor",
 }
 """Module of each subcommand."""
@@ -26,6 +27,7 @@ _SHORT = {
     "train": "Train a generator on pairs of SAR and optical chips.",
     "eval": "Score generators on pairs of chips.",
     "data": "Check, split, harmonise, download and simulate training pairs.",
+    "view": "Compare a scene and its mosaics in the browser, or in one HTML file.",
     "doctor": "Show what is installed and what works on this machine.",
 }
 """Line of each subcommand in the help; the commands themselves are not imported for it."""

@@ -41,6 +41,9 @@ _FINISHED_FIRST = {"translate": "the current strip", "mosaic": "the mosaic"}
 @click.option("--preview", type=click.Path(path_type=Path), help="Also write a small picture (PNG).")
 @click.option("--dry-run", is_flag=True, help="Estimate windows, memory, disk and time; write nothing.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a report of the run (JSON).")
+@click.option(
+    "--viewer", type=click.Path(path_type=Path), help="Also write scene and mosaic as one HTML file, with a swipe."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print debug messages.")
 @click.version_option(package_name="sar2optical")
@@ -51,6 +54,7 @@ def main(
     model: str | None,
     preview: Path | None,
     report: Path | None,
+    viewer: Path | None,
     dry_run: bool,
     quiet: bool,
     verbose: bool,
@@ -78,6 +82,8 @@ def main(
             raise OptionError(f"report {report}: must be JSON: give a name that ends in .json")
         _refuse_input(report, (*scenes, *filter(None, [choices["aoi"]])))
         refuse_existing(report, overwrite=choices["overwrite"])
+    if viewer:
+        _check_viewer(viewer, out, (*scenes, *filter(None, [choices["aoi"]])), overwrite=choices["overwrite"])
     options = translate_options(preview=preview, seams=report is not None, **choices)
     if dry_run:
         from sar2optical.pipeline.estimate import estimate
@@ -88,8 +94,23 @@ def main(
         did = translate(scene, out, model=found, options=options, on_progress=on_progress, stop=stop)
     if report:
         write_output(report, did.to_json().encode())
+    if viewer:
+        from sar2optical.viewer.exhibit import Choices
+        from sar2optical.viewer.html import write_html
+
+        write_html(viewer, scene, [Path(out)], Choices())
     if not quiet:
         click.echo(summary(did))
+
+
+def _check_viewer(viewer: Path, out: str, inputs: tuple[str, ...], *, overwrite: bool) -> None:
+    """Refuse an HTML file that cannot be written, or has no mosaic to show, before the run."""
+    from sar2optical.scene.remote import is_remote
+    from sar2optical.viewer.html import check_html
+
+    if Path(out).suffix.lower() not in (".tif", ".tiff") or is_remote(out):
+        raise OptionError(f"--viewer needs a GeoTIFF on this machine, not {out}: give OUT.tif")
+    check_html(viewer, [Path(path) for path in (*inputs, out) if not is_remote(path)], overwrite=overwrite)
 
 
 def _refuse_input(report: Path, given: tuple[str, ...]) -> None:

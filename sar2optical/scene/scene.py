@@ -22,7 +22,7 @@ from sar2optical.scene.sources import SceneFiles, Source, refuse_calibration
 from sar2optical.scene.units import refuse_impossible, unit_of
 from sar2optical.signature import Unit
 
-__all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "open_scene"]
+__all__ = ["SAMPLE_LEAST", "SAMPLE_LIMIT", "Scene", "SceneSource", "open_bands", "open_scene"]
 
 SAMPLE_LIMIT = 4_000_000
 """Largest sample, in pixels: its 99th percentile is within 0.01 percentiles of the scene's."""
@@ -356,14 +356,15 @@ def open_scene(
         If a calibration is given for a raster that is not a product.
     """
     options = options or SceneOptions()
-    with _open_bands(path, model_bands, options, product) as bands:
+    with open_bands(path, model_bands, options, product) as bands:
         refuse_calibration(path, product)  # after opening: damage is the more important error
         yield Scene(bands, options.unit)
 
 
-def _open_bands(
+def open_bands(
     path: Source, model_bands: tuple[str, ...], options: SceneOptions, product: ProductOptions | None
 ) -> AbstractContextManager[Bands]:
+    """Open the bands of a scene without reading values: the unit may be unknown; see `open_scene`."""
     if isinstance(path, SceneFiles):
         return open_joined(path, model_bands, options)
     if is_product(path):
