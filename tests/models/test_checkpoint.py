@@ -276,8 +276,8 @@ def test_a_checkpoint_of_ours_with_a_wrong_part_is_refused(tmp_path, parts):
 
 
 def test_a_newer_signature_is_refused_with_both_versions(tmp_path):
-    text = BYTES.to_json().replace('"version": 1', '"version": 2')
-    refused(SignatureError, ours(tmp_path, signature=text), "version 2", "reads 1")
+    text = BYTES.to_json().replace('"version": 1', '"version": 3')
+    refused(SignatureError, ours(tmp_path, signature=text), "version 3", "reads 1")
 
 
 # Files that are not checkpoints
