@@ -23,7 +23,8 @@ from sar2optical.pipeline.options import TranslateOptions
 from sar2optical.pipeline.run import translate
 from sar2optical.scene.area import box_area
 from sar2optical.scene.bands import SceneOptions
-from sar2optical.scene.encoder import Encoding, convert, decode, encodings_for
+from sar2optical.scene.decoding import decode
+from sar2optical.scene.encoder import Encoding, convert, encodings_for
 from sar2optical.scene.nodata import LEAST_RUN
 from sar2optical.scene.sampling import WHOLE_UP_TO
 from sar2optical.scene.scene import SAMPLE_LEAST, SAMPLE_LIMIT, open_scene
