@@ -85,8 +85,8 @@ def for_deepness(
         signature = engine.signature
         if not signature.is_version_1:
             raise ExportUnsupported(
-                f"{source}: has a signature of version 2: a file for Deepness is written of models that turn [-1, 1] "
-                "into RGB"
+                f"{source}: --for deepness does not support a signature of version 2: give a model with a "
+                "signature of version 1"
             )
         unit = units or signature.unit
         encodings = _encodings(source, signature, unit, stretch)

@@ -118,7 +118,10 @@ def _precision_of(source: Path) -> str:
 def _read_exported(source: Path, precision: str, options: ExportOptions) -> tuple[onnx.ModelProto, Exported, Chips]:
     """Read an exported file in a lower precision; its own run is the reference for the plan."""
     if options.precision not in (None, precision):
-        raise ExportUnsupported(f"{source}: is already {precision}, not {options.precision}: give the fp32 file")
+        raise ExportUnsupported(
+            f"{source}: its precision is {precision}, but --precision is {options.precision}: give the fp32 file, or "
+            "leave out --precision"
+        )
     model = onnx.load(source)
     signature = Description.read(metadata_of(model), source).signature
     if (options.windows, options.auto_window) != (None, None):

@@ -223,8 +223,9 @@ def _check_opens(model: onnx.ModelProto, precision: Precision, path: Path) -> No
     write_output(path, model.SerializeToString())
     if not find_spec(backend):
         _log.warning(
-            "%s is not installed, so the %s file was not run: only its emulation was verified", backend, precision
-        )
+            "%s is not installed, so the %s file was verified by emulation only: install %s and export again",
+            backend, precision, backend,
+        )  # fmt: skip
         return
     try:
         open_engine(path, backend=backend, options=EngineOptions(device="cpu")).close()

@@ -79,8 +79,8 @@ def _name_of(dataset: DatasetReader) -> str:
         same = (again.shape, again.count, again.transform) == (dataset.shape, dataset.count, dataset.transform)
     if not same:
         raise OptionError(
-            f"scene: the dataset {dataset.name} was opened with options that change its shape (overview_level): "
-            "give a WarpedVRT, or the values as an array"
+            f"scene: the dataset {dataset.name} was opened with options that change its shape, such as "
+            "overview_level: give a WarpedVRT, or the values as an array"
         )
     name: str = dataset.name
     return name

@@ -66,7 +66,7 @@ def read_stored(path: Path, rgb: Indices | None = None) -> Stored:
         stored = np.asarray(chip.read(list(_indices(chip, path, rgb))))
     if stored.dtype not in (np.uint8, np.uint16, np.int16):
         raise DataError(
-            f"{path}: dtype {stored.dtype}: give optical chips of 8 bits, or of 16 bits (reflectance x 10000)"
+            f"{path}: dtype is {stored.dtype}: give optical chips of 8 bits, or of 16 bits (reflectance x 10000)"
         )
     return stored
 

@@ -88,7 +88,8 @@ class Graph:
         values = self.constant(name)
         if values is None:
             raise ExportUnsupported(
-                f"{name} is computed in the graph, not stored in it: export the model with constant folding"
+                f"tensor {name} is computed in the graph, but must be an initializer: export the model with constant "
+                "folding"
             )
         return values
 

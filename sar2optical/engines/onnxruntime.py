@@ -339,7 +339,8 @@ def _session(path: Path, settings: Any, device: str) -> Any:
         kind = type(error).__name__
         if _is_out_of_memory(error):
             raise DeviceOutOfMemory(
-                f"{path}: the model does not fit the memory ({_line(error)}): free memory"
+                f"{path}: the model does not fit into memory ({_line(error)}): close other programs, or "
+                "give another --device"
             ) from error
         if kind == "NotImplemented" or (device != "cpu" and kind not in _NO_MODEL):
             raise DeviceUnavailable(

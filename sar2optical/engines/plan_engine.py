@@ -77,7 +77,7 @@ class PlanNetwork(Network):
         context.set_device_memory(self._activations.data_ptr(), needed)
         for name, buffer in ((INPUT, sar), (OUTPUT, optical)):
             if not context.set_tensor_address(name, buffer.data_ptr()):
-                raise self._refused(f"the plan does not accept the memory for {name}")
+                raise self._refused(f"the plan does not accept the buffer of tensor {name}")
 
     def run(self, sar: torch.Tensor, optical: torch.Tensor, stream: torch.cuda.Stream | None) -> None:
         """Start a run on the buffers of `prepare`."""
@@ -90,7 +90,7 @@ class PlanNetwork(Network):
         self._activations = None
 
     def _refused(self, what: str) -> InferenceFailed:
-        return InferenceFailed(f"{what} ({self._library.reason}): build it for these sizes")
+        return InferenceFailed(f"{what} ({self._library.reason}): build the plan again for this input")
 
 
 class PlanEngine(SlotEngine):

@@ -74,8 +74,8 @@ def engine_prediction(engine: Engine) -> Predict:
     signature = engine.signature
     if not signature.is_version_1:
         raise DataError(
-            f"{signature.name}: has a signature of version 2; evaluation takes models that turn [-1, 1] into RGB: "
-            "translate the scenes with sar2opt-scene instead"
+            f"{signature.name}: evaluation does not support a signature of version 2: give a model with a "
+            "signature of version 1"
         )
 
     def predict(sar: SarArray) -> NDArray[np.float64]:

@@ -30,7 +30,9 @@ def refuse_sidecars(out: Path, georeference: Georeference, *, overwrite: bool) -
         One of the files exists, and `overwrite` is false.
     """
     if out.suffix.lower() not in _WORLD:
-        raise OptionWithoutEffect(f"--worldfile has no effect on {out.name}: a GeoTIFF contains its georeference")
+        raise OptionWithoutEffect(
+            f"--worldfile has no effect on {out.name}, which contains its georeference: leave out --worldfile"
+        )
     files = sidecars_of(out, georeference)
     if not files:
         raise OptionError(f"{out}: the scene has no georeference for a world file: leave out --worldfile")

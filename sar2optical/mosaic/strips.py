@@ -73,6 +73,7 @@ class Strip:
     body: memoryview
     """Blocks of pixels and mask, with lengths and repeated bytes."""
     _file: bytes
+    _path: Path
 
     @classmethod
     def read(cls, path: Path, run: str) -> Self:
@@ -97,7 +98,7 @@ class Strip:
             body = memoryview(file)[int(numbers(image[OFFSETS])[0]) - _LENGTH :]
         if digest != _digest(file, digest):
             raise StripDamaged(f"{path}: is damaged: run the same command again")
-        return cls(image, mask, body, file)
+        return cls(image, mask, body, file, path)
 
     @staticmethod
     def read_head(path: Path, run: str) -> tuple[Directory, Directory]:
@@ -149,7 +150,7 @@ class Strip:
                 dataset.read(window=window, out=rgba[:-1])
                 rgba[-1] = dataset.read_masks(1, window=window)
         except (RasterioError, ValueError) as error:
-            raise StripDamaged(f"a strip cannot be decoded ({error}): run the same command again") from error
+            raise StripDamaged(f"{self._path}: cannot be decoded ({error}): run the same command again") from error
         return rgba
 
 

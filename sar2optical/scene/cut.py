@@ -158,7 +158,10 @@ def cut_to(scene: SceneSource, grid: WindowGrid, area: Area) -> tuple[CutScene, 
     polygons, covers = _in_pixels(scene.shape, placement, area)
     rows, cols, windows = _found(polygons, scene.shape, grid)
     if not windows.any():
-        raise OptionError(f"{scene.path}: {area.text}: contains no pixel of the scene, which covers {covers}")
+        raise OptionError(
+            f"{scene.path}: {area.text} contains no pixel of the scene, which covers {covers}: give an area "
+            "in the scene"
+        )
     (top, bottom), (left, right) = (
         (int(k[0]), int(k[-1])) for k in (np.flatnonzero(windows.any(axis=axis)) for axis in (1, 0))
     )

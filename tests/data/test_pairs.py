@@ -234,7 +234,7 @@ def test_an_optical_chip_has_three_bands_of_integers(make_raster):
     with pytest.raises(DataError, match=r"s2/a\.tif: 1 bands"):
         read_pair(only(root))
     make_raster(np.ones((3, 256, 256), np.float32), "bad/s2/a.tif")
-    with pytest.raises(DataError, match=r"s2/a\.tif: dtype float32: give optical chips of 8 bits"):
+    with pytest.raises(DataError, match=r"s2/a\.tif: dtype is float32: give optical chips of 8 bits"):
         read_pair(only(root))
 
 

@@ -721,7 +721,7 @@ def test_a_file_in_a_lower_precision_is_built_unchanged(ours, world, model, fold
     world.types = ["Int8"]
     result = export_plan(model, folder / "model.plan", "--precision", "fp16")
     assert result.exit_code == 1
-    assert "is already int8, not fp16" in result.stderr
+    assert "its precision is int8, but --precision is fp16: give the fp32 file" in result.stderr
     assert left_in(folder) == []
     result = export_plan(model, folder / "model.plan", "--precision", "int8")  # needs no calibration data
     assert result.exit_code == 0, result.output

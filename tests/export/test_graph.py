@@ -79,7 +79,7 @@ def test_weights_that_are_computed_are_refused_in_one_line():
     nodes = [helper.make_node("Abs", ["v"], ["w"], "made"), conv("only", "sar", "w", "optical", side=1)]
     graph = Graph(model_of(nodes, {"v": THIRD}))
     with pytest.raises(
-        ExportUnsupported, match=r"^w is computed in the graph.*export the model with constant folding$"
+        ExportUnsupported, match=r"^tensor w is computed in the graph.*export the model with constant folding$"
     ):
         graph.weights(graph.nodes[1])
 

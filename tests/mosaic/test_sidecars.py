@@ -51,7 +51,7 @@ def test_what_cannot_be_written_is_refused_before_the_run(tmp_path, make_raster,
     scene = make_raster(speckle((60, 90)), "scene.tif", **UTM)
     done = run(scene, tmp_path / "out.tif", "--worldfile")
     assert done.returncode == 2
-    assert "a GeoTIFF contains its georeference" in done.stderr + done.stdout
+    assert "out.tif, which contains its georeference: leave out --worldfile" in done.stderr + done.stdout
     (tmp_path / "out.pgw").write_text("mine")
     done = run(scene, tmp_path / "out.png", "--worldfile")
     assert done.returncode == 1

@@ -266,7 +266,7 @@ def test_forms_of_geojson_are_the_same_area():
         (
             box_area((10, 10, 11, 11)),
             UTM,
-            "--bbox 10 10 11 11: contains no pixel of the scene, which covers 3 43.2898 3.11106 43.3529",
+            "--bbox 10 10 11 11 contains no pixel of the scene, which covers 3 43.2898 3.11106 43.3529",
         ),
         (box_area((501_001, 4_796_001, 501_003, 4_796_003), "EPSG:32631"), UTM, "contains no pixel of the scene"),
         (box_area((-170, -10, -169, -9)), UTM, "contains no pixel of the scene"),
