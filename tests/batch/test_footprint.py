@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -165,3 +166,55 @@ def test_control_points_across_the_antimeridian_are_cut(make_raster, wrapped):
     assert_valid(geometry, bbox)
     assert bbox == pytest.approx([179.8, 44.6, -179.6, 45])
     assert sum(map(area, rings(geometry))) == pytest.approx(0.6 * 0.4)
+
+
+EARTH = 6_378_137.0
+"""Semi-major axis of WGS 84 in metres."""
+
+
+def mercator(x, y):
+    """Return longitude and latitude in degrees of Web Mercator, a sphere (Snyder 1987, 7-4 and 7-5)."""
+    return math.degrees(x / EARTH), math.degrees(math.pi / 2 - 2 * math.atan(math.exp(-y / EARTH)))
+
+
+def polar_latitude(radius, *, true=70.0):
+    """Return the latitude at a distance from the pole of EPSG:3413 (Snyder 1987, 14-15, 15-9, 21-34 and 7-9)."""
+    e, true = 0.0818191908426, math.radians(true)
+
+    def t(lat):
+        return math.tan(math.pi / 4 - lat / 2) / ((1 - e * math.sin(lat)) / (1 + e * math.sin(lat))) ** (e / 2)
+
+    wanted = radius * t(true) / (EARTH * math.cos(true) / math.sqrt(1 - (e * math.sin(true)) ** 2))
+    lat = math.pi / 2 - 2 * math.atan(wanted)
+    for _ in range(10):
+        lat = math.pi / 2 - 2 * math.atan(wanted * ((1 - e * math.sin(lat)) / (1 + e * math.sin(lat))) ** (e / 2))
+    return math.degrees(lat)
+
+
+TEN = {
+    "plain": ("EPSG:4326", from_origin(10, 50, 0.01, 0.01), (10, 49.6, 10.6, 50)),
+    "across 180 degrees": ("EPSG:4326", from_origin(179.9, 10, 0.01, 0.01), (179.9, 9.6, -179.5, 10)),
+    "up to 180 degrees": ("EPSG:4326", from_origin(179.4, 10, 0.01, 0.01), (179.4, 9.6, 180, 10)),
+    "from 180 degrees": ("EPSG:4326", from_origin(180, 10, 0.01, 0.01), (-180, 9.6, -179.4, 10)),
+    "longitudes from 0 to 360": ("EPSG:4326", from_origin(0, 90, 6, 4.5), (-180, -90, 180, 90)),
+    "up to the pole": ("EPSG:4326", from_origin(0, 90, 0.01, 0.01), (0, 89.6, 0.6, 90)),
+    "rotated by 45 degrees": ("EPSG:4326", Affine(0.01, 0.01, 10, 0.01, -0.01, 50), (10, 49.6, 11, 50.6)),
+    "south up": ("EPSG:4326", Affine(0.01, 0, 10, 0, 0.01, 50), (10, 50, 10.6, 50.4)),
+    "Web Mercator": (
+        "EPSG:3857",
+        from_origin(1e6, 6e6, 1000, 1000),
+        (*mercator(1e6, 5.96e6), *mercator(1.06e6, 6e6)),
+    ),
+    "around the pole": (
+        "EPSG:3413",
+        from_origin(-30_000, 20_000, 1000, 1000),
+        (-180, polar_latitude(math.hypot(30_000, 20_000)), 180, 90),
+    ),
+}
+
+
+@pytest.mark.parametrize(("crs", "transform", "wanted"), TEN.values(), ids=TEN)
+def test_boxes_of_awkward_scenes_are_those_worked_out_by_hand(make_raster, crs, transform, wanted):
+    geometry, bbox = footprint_of(make_raster, crs, transform)
+    assert_valid(geometry, bbox)
+    assert bbox == pytest.approx(wanted, abs=1e-8)

@@ -35,6 +35,7 @@ from tests.cli.test_cli import here
 from tests.conftest import UTM, save_onnx, signature_of, speckle
 from tests.scene.test_items import item, saved
 from tests.scene.test_remote import server
+from tests.scene.test_safe import make_product
 
 __all__ = ["server"]
 
@@ -436,3 +437,22 @@ def test_a_link_to_a_file_is_no_other_polarisation(make_raster, tmp_path):
     (tmp_path / "s1_VH.tif").symlink_to(file)
     with pytest.raises(SceneUnreadable, match="are one file"), open_scene(file, ("VV", "VH")):
         pass
+
+
+def test_a_product_its_files_one_file_and_an_item_give_the_same_pixels(tmp_path, make_raster, model):
+    dn = np.random.default_rng(5).integers(40, 900, (300, 400)).astype(np.uint16)
+    root = make_product(tmp_path, dn=dn)
+    files = sorted((root / "measurement").glob("*.tiff"), reverse=True)
+    assert ["-vv-" in file.name for file in files] == [True, False]
+    with rasterio.open(files[0]) as first:
+        points, crs = first.gcps
+    both = make_raster(np.stack([dn, 2 * dn]), "both.tif", descriptions=("VV", "VH"), gcps=points, crs=crs)
+    record = saved(tmp_path / "item.json", item_of(*files))
+    product = {"product": ProductOptions(calibration="dn")}
+    wanted, valid = run(root, tmp_path / "safe.tif", model, **product)
+    assert valid.all()
+    assert wanted.std() > 10
+    for k, source in enumerate((source_of(files), both, source_of([record]))):
+        rgb, same = run(source, tmp_path / f"out{k}.tif", model)
+        np.testing.assert_array_equal(rgb, wanted)
+        np.testing.assert_array_equal(same, valid)
