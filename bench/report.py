@@ -159,7 +159,9 @@ def summary(results: list[Result]) -> str:
     lines = [["machine", "fastest engine", "windows/s", "ratio", "largest scene", "Mpx/s", "ratio"]]
     lines.append(["---", "---", "--:", "--:", "---", "--:", "--:"])
     for slug, mine in by_machine(results).items():
-        lines.append([slug, *_fastest_engine(mine), *_largest_scene(mine)])
+        figures = [*_fastest_engine(mine), *_largest_scene(mine)]
+        if set(figures) != {"-"}:
+            lines.append([slug, *figures])
     return f"{_SUMMARY}\n\n{layout(lines)}"
 
 
