@@ -37,7 +37,9 @@ def _parse_windows(_: click.Context, __: click.Parameter, value: str | None) -> 
     try:
         return tuple(int(side) for side in value.split(","))
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a list of sizes: give 256,512,1024 or own") from error
+        raise click.BadParameter(
+            f"{value!r} is not a list of sizes: give integers separated by commas (256,512,1024), or own"
+        ) from error
 
 
 def _parse_targets(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:

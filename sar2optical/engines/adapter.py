@@ -89,8 +89,8 @@ class Adapter:
                 )
         if further := [name for name in inputs if name not in named]:
             raise SignatureError(
-                f"{source}: has a further input {further[0]!r}, which the signature does not name: give it as noise, "
-                "or export the model without it"
+                f"{source}: has a further input {further[0]!r}, which is not in the signature: describe it "
+                'under "noise" in the signature, or export the model without it'
             )
         if graph.output is None and len(outputs) > 1:
             raise SignatureError(

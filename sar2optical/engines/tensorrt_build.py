@@ -130,8 +130,10 @@ def _check_network(trt: Any, network: Any, signature: ModelSignature, path: Path
             f"{path}: its input and output are {names}, but must be {INPUT} and {OUTPUT}: "
             "export it with sar2opt-export"
         )
-    if any(tensor.dtype != trt.DataType.FLOAT for tensor in (*given, *made)):
-        raise ExportUnsupported(f"{path}: its input and output must be float32: export it again")
+    if found := [
+        f"{tensor.name} is {tensor.dtype.name}" for tensor in (*given, *made) if tensor.dtype != trt.DataType.FLOAT
+    ]:
+        raise ExportUnsupported(f"{path}: {', '.join(found)}, but must be float32: export it with sar2opt-export")
     shape, side = tuple(given[0].shape), signature.window
     sides = [(-1, -1)] if signature.windows else [(side, side), (-1, -1)]
     if shape[:2] != (-1, signature.channels) or shape[2:] not in sides:

@@ -91,7 +91,7 @@ def box_area(bounds: Sequence[float], crs: str = LONLAT) -> Area:
     if not (west < east and south < north):
         raise OptionError(f"{text}: is empty: give west below east, and south below north")
     if geographic:
-        _refuse_beyond(text, ring, "the CRS of these values (--bbox-crs)")
+        _refuse_beyond(text, ring, "give their CRS (--bbox-crs)")
     return Area(((ring,),), crs, text, is_box=True)
 
 
@@ -205,7 +205,8 @@ def _refuse_beyond(text: str, ring: _Ring, remedy: str) -> None:
     for x, y in ring:
         if abs(x) > 180 or abs(y) > 90:
             raise OptionError(
-                f"{text}: {x:.12g} {y:.12g} is no longitude and latitude: give -180 to 180 and -90 to 90, or {remedy}"
+                f"{text}: {x:.12g} {y:.12g} is outside -180 to 180 (longitude) and -90 to 90 (latitude): "
+                f"correct it, or {remedy}"
             )
 
 

@@ -281,7 +281,7 @@ def test_files_that_were_not_exported_are_refused(make, model, tmp_path, what):
         ("side", r"input shape is \(-1, 1, 32, 16\)"),
         ("height", r"input shape is \(-1, 1, -1, 16\)"),
         ("name", "input and output are sar, out"),
-        ("type", "must be float32"),
+        ("type", "optical is HALF, but must be float32"),
     ],
 )
 def test_a_network_that_the_engine_could_not_feed_is_refused(make, model, what, message):
