@@ -18,7 +18,7 @@ from sar2optical.mosaic.coding import encode
 from sar2optical.mosaic.tags import NOTE
 from sar2optical.scene.sources import Source
 from sar2optical.viewer.exhibit import Choices, Exhibit, open_exhibit
-from sar2optical.viewer.page import pixel_size, placed, provenance, scene_title
+from sar2optical.viewer.page import placed, provenance, scene_title, size_text
 from sar2optical.viewer.pyramid import Pyramid
 
 __all__ = ["LONGEST", "check_html", "html_page", "write_html"]
@@ -84,16 +84,18 @@ def html_page(exhibit: Exhibit) -> bytes:
             _build(pyramid, exhibit)
     values = exhibit.radar_levels.read(level, *whole)[0]
     grey = np.where(np.isnan(values), _INVALID, exhibit.radar.grey(0, values)).astype(np.uint8)
-    layers = [*exhibit.mosaics, *([exhibit.truth] if exhibit.truth else [])]
+    layers = [(layer.picture.path.name, layer) for layer in exhibit.mosaics]
+    if exhibit.truth:
+        layers.append((f"Optical image {exhibit.truth.picture.path.name}", exhibit.truth))
     rights = []
-    for layer in layers:
+    for name, layer in layers:
         rgb, valid = layer.read(level, *whole)
-        rights.append((layer.picture.path.name, np.where(valid, rgb, np.uint8(_INVALID))))
+        rights.append((name, np.where(valid, rgb, np.uint8(_INVALID))))
     return (
         _template()
         .substitute(
             title=escape(f"{scene_title(exhibit)}: radar and {exhibit.mosaics[0].picture.path.name}"),
-            note=escape(f"The colours are {NOTE}."),
+            note=escape(f"Mosaic: {NOTE}."),
             left=_data_uri(grey[None]),
             left_name=escape(f"Radar {exhibit.radar.names[0]}"),
             options="".join(f'<option value="{k}">{escape(name)}</option>' for k, (name, _) in enumerate(rights)),
@@ -123,10 +125,7 @@ def _build(pyramid: Pyramid, exhibit: Exhibit) -> None:
 
 
 def _rows(exhibit: Exhibit, level: int) -> list[tuple[str, str]]:
-    height, width = exhibit.shape
-    size = pixel_size(placed(exhibit), exhibit.shape)
-    metres = f", about {size:.3g} m each" if size else ""
-    rows = [("Size", f"{width} x {height} pixels{metres}")]
+    rows = [("Size", size_text(placed(exhibit), exhibit.shape))]
     if level:
         rows.append(("Shown here", f"every {2**level} x {2**level} pixels as one, JPEG"))
     return rows + provenance(exhibit.mosaics[0].picture.tags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from sar2optical.viewer.exhibit import Exhibit, Layer
 from sar2optical.viewer.pyramid import TILE
 from sar2optical.viewer.tiles import GAIN
 
-__all__ = ["MaybePlaced", "page_data", "pixel_size", "placed", "provenance", "scene_title", "values_at"]
+__all__ = ["MaybePlaced", "page_data", "pixel_size", "placed", "provenance", "scene_title", "size_text", "values_at"]
 
 _EARTH = 6_371_008.8
 """Mean radius of the Earth in metres (IUGG)."""
@@ -45,6 +46,12 @@ _NAMES = {
 
 _UNITS = {"db": "dB", "dn": "DN"}
 
+_ENCODING = re.compile(r"^(\w+) as (\w+), (.+)$")
+"""A band's part of the stretch, as `Encoding.__str__` writes it: source, target, bounds."""
+
+_DATE = re.compile(r"^(\d{4}):(\d{2}):(\d{2})\b")
+"""Date of TIFF 6.0, section 8 (DateTime)."""
+
 MaybePlaced = Placement | None
 
 
@@ -55,12 +62,29 @@ def scene_title(exhibit: Exhibit) -> str:
 
 def provenance(tags: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return names and values of a mosaic's tags for display; empty if the run left none."""
-    found = [(name, tags[tag]) for tag, name in _NAMES.items() if tags.get(tag)]
+    found = [(name, _readable(tag, tags[tag])) for tag, name in _NAMES.items() if tags.get(tag)]
     options = options_of(tags)
     if options:
         shown = ("nodata", "scale", "compress", "geocode", "calibration", "denoise")
         found += [(f"Option {name}", options.entries[name]) for name in shown if name in options.entries]
     return found
+
+
+def _readable(tag: str, value: str) -> str:
+    """Write units and dates as people do; a value of another form is left as it is."""
+    if tag == "SAR2OPTICAL_UNITS":
+        return _UNITS.get(value, value)
+    if tag == "SAR2OPTICAL_STRETCH":
+        return "; ".join(_ENCODING.sub(_readable_stretch, part) for part in value.split("; "))
+    if tag == "TIFFTAG_DATETIME":
+        return _DATE.sub(r"\1-\2-\3", value)
+    return value
+
+
+def _readable_stretch(found: re.Match[str]) -> str:
+    source, target, bounds = found.groups()
+    origin = "" if source == target else f", computed from {_UNITS.get(source, source)}"
+    return f"{bounds} {_UNITS.get(target, target)}{origin}"
 
 
 def placed(exhibit: Exhibit) -> MaybePlaced:
@@ -95,7 +119,8 @@ def page_data(exhibit: Exhibit, placement: MaybePlaced) -> dict[str, Any]:
         "truth": {"name": truth.picture.path.name, "tiles": "tiles/truth", "note": truth.picture.note}
         if truth
         else None,
-        "metres": pixel_size(placement, exhibit.shape),
+        "size": size_text(placement, exhibit.shape),
+        "metres": metres[0] if (metres := pixel_size(placement, exhibit.shape)) else None,
         "georeference": _georeference_text(exhibit.mosaics[0].picture.georeference),
         "grid": grid,
         "gridNote": note,
@@ -147,17 +172,33 @@ def _georeference_text(found: Georeference) -> str:
     return "none"
 
 
-def pixel_size(placement: MaybePlaced, shape: tuple[int, int]) -> float | None:
-    """Compute the width of a pixel in the middle of the grid, in metres on the sphere (haversine formula)."""
+def pixel_size(placement: MaybePlaced, shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Compute width and height of a pixel in the middle of the grid, in metres on the sphere (haversine formula)."""
     if placement is None:
         return None
-    across = min(100.0, float(shape[1]))
-    rows = np.full(2, shape[0] / 2)
-    cols = shape[1] / 2 + np.array([-across / 2, across / 2])
-    lon, lat = (np.radians(axis) for axis in _geographic(placement, rows, cols))
-    half = np.sin((lat[1] - lat[0]) / 2) ** 2 + np.cos(lat[0]) * np.cos(lat[1]) * np.sin((lon[1] - lon[0]) / 2) ** 2
-    size = 2 * _EARTH * math.asin(min(1.0, math.sqrt(half))) / across
-    return size if math.isfinite(size) and size > 0 else None
+    middle = shape[0] / 2, shape[1] / 2
+    sizes = []
+    for axis in (1, 0):
+        span = min(100.0, float(shape[axis]))
+        ends = [np.full(2, centre) for centre in middle]
+        ends[axis] = middle[axis] + np.array([-span / 2, span / 2])
+        lon, lat = (np.radians(degrees) for degrees in _geographic(placement, *ends))
+        half = (
+            np.sin((lat[1] - lat[0]) / 2) ** 2 + np.cos(lat[0]) * np.cos(lat[1]) * np.sin((lon[1] - lon[0]) / 2) ** 2
+        )
+        sizes.append(2 * _EARTH * math.asin(min(1.0, math.sqrt(half))) / span)
+    return (sizes[0], sizes[1]) if all(math.isfinite(size) and size > 0 for size in sizes) else None
+
+
+def size_text(placement: MaybePlaced, shape: tuple[int, int]) -> str:
+    """Return the size of the grid, and of a pixel if known: one number if its sides differ by at most 1 %."""
+    text = f"{shape[1]} x {shape[0]} pixels"
+    size = pixel_size(placement, shape)
+    if size is None:
+        return text
+    width, height = size
+    square = abs(width - height) <= 0.01 * height
+    return f"{text}, about {width:.3g} m each" if square else f"{text}, about {width:.3g} x {height:.3g} m each"
 
 
 def _geographic(placement: Placement, rows: Any, cols: Any) -> tuple[Any, Any]:

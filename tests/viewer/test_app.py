@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
 from starlette.testclient import TestClient
 
+from sar2optical.scene.bands import Georeference
+from sar2optical.scene.geocode.placement import placement_of
 from sar2optical.viewer.app import PAGE_FILES, make_app
 from sar2optical.viewer.exhibit import Choices, open_exhibit
+from sar2optical.viewer.page import provenance, size_text
 
 PORT = 4711
 BASE = f"http://127.0.0.1:{PORT}"
@@ -144,6 +149,35 @@ def test_the_page_knows_size_windows_and_provenance(client):
     assert mosaic["file"] == "files/0"
     assert ["Model", "tiny <b>"] in mosaic["provenance"]
     assert ["Option nodata", "7.0"] in mosaic["provenance"]
+
+
+def test_provenance_is_written_for_people():
+    tags = {
+        "SAR2OPTICAL_UNITS": "dn",
+        "SAR2OPTICAL_STRETCH": "dn as db, 40.26 to 52.71; db as db, -25 to 0; bytes as they are",
+        "TIFFTAG_DATETIME": "2026:01:31 04:12:21",
+    }
+    assert dict(provenance(tags)) == {
+        "Unit of the scene": "DN",
+        "Stretch": "40.26 to 52.71 dB, computed from DN; -25 to 0 dB; bytes as they are",
+        "Made (UTC)": "2026-01-31 04:12:21",
+    }
+
+
+@pytest.mark.parametrize(
+    ("crs", "pixel", "size"),
+    [("EPSG:4326", 0.001, "55.6 x 111 m each"), ("EPSG:32631", 20.0, "19.9 m each")],
+)
+def test_the_size_of_a_pixel_has_both_sides_where_they_differ(crs, pixel, size):
+    class Grid:
+        path, shape = "grid", (200, 100)
+        origin = (10.0, 60.1) if crs == "EPSG:4326" else (5e5, 6.65e6)
+        georeference = Georeference(
+            crs=CRS.from_string(crs), transform=Affine(pixel, 0.0, origin[0], 0.0, -pixel, origin[1])
+        )
+
+    assert size_text(placement_of(Grid, ""), Grid.shape) == f"100 x 200 pixels, about {size}"
+    assert size_text(None, Grid.shape) == "100 x 200 pixels"
 
 
 def test_tiles_come_when_they_are_computed(client, exhibit):

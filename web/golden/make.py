@@ -212,6 +212,10 @@ def write_scenes(out: Path, rng: np.random.Generator) -> None:
     with rasterio.open(out / "chip.png", "w", driver="PNG", height=200, width=180, count=1, dtype="uint8") as target:
         target.write(grey, 1)
     write_packed(out / "packed.tif", db, profile)
+    with rasterio.open(
+        out / "bands.tif", "w", **{**float_profile, "nodata": None}
+    ) as target:  # no name, no certain unit
+        target.write(np.stack([power / 4, power]))
     unnamed = out / "unnamed.tif"  # power whose unit no name tells, on a rotated grid
     turned = profile["transform"] @ rasterio.Affine.rotation(12)
     with rasterio.open(

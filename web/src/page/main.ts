@@ -25,6 +25,8 @@ const page: { model: ModelReply | null; raster: OpenReply | null; scan: ScanRepl
   busy: false,
   atOnce: false,
 };
+/** Name of the file that was opened last. */
+let opening = "";
 const choice = new AreaChoice(() => estimate());
 
 worker.onmessage = ({ data }: MessageEvent<Reply>) => {
@@ -57,7 +59,8 @@ function progress(what: string, share: number | null): void {
 function failed(of: Request["kind"], message: string): void {
   busy(null);
   page.atOnce = false;
-  element("error").textContent = message.charAt(0).toUpperCase() + message.slice(1);
+  const named = opening !== "" && message.startsWith(opening); // a file's name stays as it is
+  element("error").textContent = named ? message : message.charAt(0).toUpperCase() + message.slice(1);
   show("error", true);
   if (of === "run") section("scene");
   if (of === "open") section("start");
@@ -85,6 +88,7 @@ function modelLoaded(model: ModelReply): void {
 
 function openFile(file: Blob, name: string): void {
   show("error", false);
+  opening = name;
   if (/\.onnx$/i.test(name)) return openModel(file, name);
   Object.assign(page, { raster: null, scan: null, atOnce: true });
   input("nodata").value = input("stretch").value = "";
@@ -93,6 +97,7 @@ function openFile(file: Blob, name: string): void {
 }
 
 function openModel(file: Blob, name: string): void {
+  opening = name;
   element("model").textContent = `Loading ${name}`;
   send({ kind: "model", file, name, base });
 }
@@ -109,7 +114,8 @@ function opened(raster: OpenReply): void {
   else bands.value = String(raster.band);
   show("band-field", raster.bands.length > 1);
   show("overview-box", raster.band !== null);
-  element("unit-note").textContent = "";
+  select("unit").value = ""; // not that of the file before
+  element("unit-note").textContent = raster.band === null ? "Choose the band: its values may tell the unit." : "";
   choice.begin(height, width);
   if (raster.band === null) {
     page.atOnce = false;
@@ -135,8 +141,7 @@ function scanned(found: ScanReply): void {
   paintOverview("overview", found.overview);
   const { guess, suspect } = found;
   if (guess.unit) select("unit").value = guess.unit;
-  else if (page.atOnce) select("unit").value = "";
-  element("unit-note").textContent = guess.unit ? `The file says ${SHOWN[guess.unit]}: ${guess.reason}.` : `Choose it: the file does not say it for certain (${guess.question}).`;
+  element("unit-note").textContent = guess.unit ? `Detected ${SHOWN[guess.unit]}: ${guess.reason}.` : `Choose the unit: it is ambiguous (${guess.question}).`;
   element("nodata-note").textContent =
     suspect === null ? "" : `Many neighbouring pixels have the value ${suspect}, which looks like undeclared nodata. Enter the nodata value.`;
   show("nodata-note", suspect !== null);
@@ -157,7 +162,7 @@ function estimate(): void {
   const grid = windowGrid(page.raster!.height, page.raster!.width, window, DEFAULT_OVERLAP);
   const windows = touching(grid.rows, window, ...area.rows).length * touching(grid.cols, window, ...area.cols).length;
   const large = height * width > LARGEST_AREA ? " This is more than the page takes: choose a smaller area." : "";
-  element("cost").textContent = `${height} x ${width} pixels, ${windows} windows of ${window} pixels.${large}`;
+  element("cost").textContent = `${height} x ${width} pixels, ${windows} ${windows === 1 ? "window" : "windows"} of ${window} pixels.${large}`;
 }
 
 function run(): void {

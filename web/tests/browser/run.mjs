@@ -154,10 +154,27 @@ async function anImpossibleUnitIsRefused({ page }) {
   await page.click("#back");
 }
 
+/** The unit of the file before is not kept: with a wrong unit, the picture looks plausible. */
+async function theBandIsAskedForAndThenTheUnit({ page }) {
+  await drop(page, golden("bands.tif"), "bands.tif");
+  await page.locator("#scene").waitFor(WAIT);
+  assert.equal(await page.inputValue("#unit"), "");
+  await page.selectOption("#unit", "dn");
+  await page.click("#run");
+  assert.equal(await page.isVisible("#result"), false, "without a band nothing runs");
+  await page.click("#back");
+  await drop(page, golden("bands.tif"), "bands.tif");
+  await page.locator("#scene").waitFor(WAIT);
+  await page.selectOption("#band", "2");
+  await page.getByText("could be several units").waitFor(WAIT);
+  assert.equal(await page.inputValue("#unit"), "");
+  await page.click("#back");
+}
+
 async function whatIsNoSceneIsRefused({ page }) {
   await drop(page, path("package.json"), "package.json");
   await page.locator("#error").waitFor(WAIT);
-  assert.match(await page.textContent("#error"), /neither a GeoTIFF nor a PNG/);
+  assert.match(await page.textContent("#error"), /^package\.json: is neither a GeoTIFF nor a PNG/);
   await drop(page, path("package.json"), "model.onnx");
   await page.getByText("is not an ONNX model").waitFor(WAIT);
 }
@@ -217,6 +234,7 @@ try {
     aRunIsStopped,
     theUnitIsAskedFor,
     anImpossibleUnitIsRefused,
+    theBandIsAskedForAndThenTheUnit,
     whatIsNoSceneIsRefused,
     anotherModelIsUsed,
     itWorksOffline,

@@ -127,7 +127,7 @@ async function valuesAreThoseOfTheFiles({ page }) {
       await page.waitForFunction(([row, col]) => document.getElementById("values").textContent.includes(`Row, column${row}, ${col}`), [row, col], WAIT);
       const text = await page.textContent("#values");
       assert.match(text, new RegExp(`Radar V[VH]${String(radar).replace(".", "\\.")} DN`));
-      assert.ok(text.includes(`mosaic.tif${mosaic.join(" ")}`), `${text}: ${mosaic}`);
+      assert.ok(text.includes(`mosaic.tif, RGB${mosaic.join(" ")}`), `${text}: ${mosaic}`);
     }
     await complete(page);
     assert.ok(isGrey(await colour(page, 0.3, 0.5)), "the radar is left of the line");
@@ -182,7 +182,7 @@ async function maskAndWindowsAreShown({ page }) {
 }
 
 async function truthAndDifferenceAreShown({ page }) {
-  await page.selectOption("#left", { label: "truth.tif" });
+  await page.selectOption("#left", { label: "Optical image truth.tif" });
   await complete(page);
   await shot(page, "truth");
   await page.selectOption("#right", { label: "Difference x 4: mosaic.tif" });
@@ -215,12 +215,14 @@ async function controlPointsAreShownInPixels(browser) {
 }
 
 async function aPhoneShowsIt(browser, address) {
-  const { page, faults, context } = await guest(browser, address, { viewport: { width: 390, height: 844 } });
+  const { page, faults, context } = await guest(browser, address, { viewport: { width: 390, height: 844 }, hasTouch: true });
   await ready(page);
   await shot(page, "phone");
   await accessible(page, "phone");
   const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(wider <= 0, `nothing is wider than the screen: ${wider}`);
+  await page.tap("#map", { position: { x: 60, y: 160 } }); // beside the line
+  await page.waitForFunction(() => document.getElementById("values").textContent.includes("RGB"), null, WAIT);
   assert.deepEqual(faults, []);
   await context.close();
 }
@@ -234,8 +236,8 @@ async function theHtmlFileStandsAlone(browser) {
   assert.ok(Math.abs(at - 25) < 1, `the line follows the pointer: ${at}`);
   await page.screenshot({ path: `${results}viewer-html.png`, fullPage: true });
   await accessible(page, "HTML file");
-  await page.selectOption("#which", { label: "truth.tif" });
-  assert.equal(await page.textContent("#name"), "truth.tif");
+  await page.selectOption("#which", { label: "Optical image truth.tif" });
+  assert.equal(await page.textContent("#name"), "Optical image truth.tif");
   assert.deepEqual([...hosts], ["local"], "no host is asked");
   assert.deepEqual(faults, []);
   await context.close();

@@ -35,6 +35,8 @@ export interface PageData {
   unit: string | null;
   mosaics: Mosaic[];
   truth: (Tiled & { note: string }) | null;
+  /** Size of the picture and of a pixel, as text. */
+  size: string;
   /** Width of a pixel in metres. */
   metres: number | null;
   georeference: string;

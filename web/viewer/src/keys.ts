@@ -24,7 +24,8 @@ const ARROWS: Record<string, [number, number]> = { ArrowLeft: [-1, 0], ArrowRigh
 export function onKeys(actions: Actions): void {
   document.addEventListener("keydown", (event) => {
     const at = event.target as HTMLElement;
-    if (event.ctrlKey || event.metaKey || event.altKey || at.closest("input, select")) {
+    const own = at.closest("select") || (at.closest("input") && !(event.key.toLowerCase() in BUTTONS)); // a slider needs no letters
+    if (event.ctrlKey || event.metaKey || event.altKey || own) {
       if (event.key === "Escape") at.blur();
       return;
     }

@@ -41,7 +41,7 @@ async function choicesOf(data: PageData, projection: ReturnType<typeof pixels>):
   return [
     ...data.radar.map(({ name, tiles }) => tiled(`Radar ${name}`, tiles)),
     ...(await Promise.all(mosaics)),
-    ...(data.truth ? [tiled(data.truth.name, data.truth.tiles)] : []),
+    ...(data.truth ? [tiled(`Optical image ${data.truth.name}`, data.truth.tiles)] : []),
     ...differences,
   ];
 }
@@ -171,7 +171,13 @@ class Viewer {
       const list = element<HTMLSelectElement>(side);
       list.replaceChildren(...this.choices.map(({ name }, index) => new Option(name, String(index))));
       list.value = String(this.shown[side]);
-      list.addEventListener("change", () => this.choose(side, Number(list.value)));
+      let byMouse = false;
+      list.addEventListener("pointerdown", () => (byMouse = true));
+      list.addEventListener("keydown", () => (byMouse = false));
+      list.addEventListener("change", () => {
+        this.choose(side, Number(list.value));
+        if (byMouse) element("map").focus(); // else the list would keep the keys
+      });
     }
     this.opacity.addEventListener("input", () => this.arrange());
     const actions: Record<string, () => void> = {
@@ -210,13 +216,13 @@ class Viewer {
     const canvas = element<HTMLCanvasElement>("windows");
     const resolution = this.view.getResolution();
     if (resolution === undefined || !this.map.getSize()) return;
+    const hints = pressed("toggle-mask") ? ["pink: no value"] : [];
     canvas.hidden = !pressed("toggle-grid");
     if (!canvas.hidden && this.data.grid) {
       const drawn = drawWindows(this.map, canvas, this.data.grid, this.data.shape);
-      element("hint").textContent = drawn ? "" : "zoom in to see the windows";
-    } else {
-      element("hint").textContent = "";
+      if (!drawn) hints.push("zoom in to see the windows");
     }
+    element("hint").textContent = hints.join("; ");
     const { text, width } = scaleBar(this.data.metres, resolution);
     element("scale-text").textContent = text;
     element("scale-bar").style.width = `${width}px`;
@@ -251,7 +257,7 @@ async function start(): Promise<void> {
   document.title = `${data.title} | sar2optical`;
   element("title").textContent = data.title;
   element("title").title = data.title;
-  element("note").textContent = `The colours are ${data.note}.`;
+  element("note").textContent = `Mosaic: ${data.note}.`;
   showPicture(data);
   const projection = pixels(data.shape);
   const viewer = new Viewer(data, await choicesOf(data, projection), projection);

@@ -23,15 +23,13 @@ export function fill(table: string, rows: (readonly [string, string])[]): void {
 }
 
 export function showPicture(data: PageData): void {
-  const [height, width] = data.shape;
-  const size = data.metres ? `, about ${Number(data.metres.toPrecision(3))} m each` : "";
-  const stretches = data.radar.map(({ name, stretch }) => [`Radar ${name}, shown`, stretch] as const);
+  const stretches = data.radar.map(({ name, stretch }) => [`Radar ${name}, black to white`, stretch] as const);
   const grid = data.grid
     ? `${data.grid.rows.length * data.grid.cols.length} of ${data.grid.window} x ${data.grid.window}, overlap ${data.grid.overlap} or more`
     : data.gridNote;
   fill("picture", [
     ["Scene", data.title],
-    ["Size", `${width} x ${height} pixels${size}`],
+    ["Size", data.size],
     ["Georeference", data.georeference],
     ["Unit of the radar", data.unit ? (UNITS[data.unit] ?? data.unit) : "not known"],
     ...stretches,
@@ -40,18 +38,23 @@ export function showPicture(data: PageData): void {
   ]);
 }
 
+/** Degrees to 6 decimals, metres to 3. */
+const coordinate = (value: number) => String(Number(value.toFixed(Math.abs(value) <= 360 ? 6 : 3)));
+/** Whether the map's coordinates are the longitude and latitude themselves. */
+const geographic = ({ map, lonlat }: Values) => map !== null && lonlat !== null && map.every((value, axis) => Math.abs(value - lonlat[axis]) < 1e-7);
+
 const bytes = (rgb: number[] | null) => (rgb ? rgb.join(" ") : "no value");
 
 export function showValues(data: PageData, values: Values): void {
   const unit = data.unit ? ` ${UNITS[data.unit] ?? data.unit}` : "";
-  const degrees = (value: number, [plus, minus]: string) => `${Math.abs(value).toFixed(6)}° ${value < 0 ? minus : plus}`;
+  const degrees = (value: number, [plus, minus]: string) => `${Math.abs(value).toFixed(6)}°\u00a0${value < 0 ? minus : plus}`;
   fill("values", [
     ["Row, column", `${values.row}, ${values.col}`],
-    ...(values.map ? [["x, y", values.map.map((value) => String(Number(value.toFixed(6)))).join(", ")] as const] : []),
+    ...(values.map && !geographic(values) ? [["x, y", values.map.map(coordinate).join(", ")] as const] : []),
     ...(values.lonlat ? [["Position", `${degrees(values.lonlat[1], "NS")}, ${degrees(values.lonlat[0], "EW")}`] as const] : []),
     ...data.radar.map(({ name }, k) => [`Radar ${name}`, values.radar[k] === null ? "no value" : `${values.radar[k]}${unit}`] as const),
-    ...data.mosaics.map(({ name }, k) => [name, bytes(values.mosaics[k])] as const),
-    ...(data.truth ? [[data.truth.name, bytes(values.truth)] as const] : []),
+    ...data.mosaics.map(({ name }, k) => [`${name}, RGB`, bytes(values.mosaics[k])] as const),
+    ...(data.truth ? [[`Optical image ${data.truth.name}, RGB`, bytes(values.truth)] as const] : []),
   ]);
 }
 

@@ -1,6 +1,7 @@
 /** Values of the pixel under the cursor, or at the centre after a key: read from the files by the server. */
 
 import type OlMap from "ol/Map";
+import type MapBrowserEvent from "ol/MapBrowserEvent";
 import { fetchJson, type PageData, type Values } from "./data";
 import { element, fill, message, showValues } from "./panel";
 
@@ -12,10 +13,11 @@ export class Probe {
     private readonly map: OlMap,
     private readonly data: PageData,
   ) {
-    fill("values", [["Pixel", "move the cursor over the picture"]]);
-    map.on("pointermove", (event) => {
+    fill("values", [["Pixel", "point at the picture, or tap it"]]);
+    // Clicks too: a touch screen has no pointer that hovers.
+    map.on(["pointermove", "click"], (event) => {
       element("cross").hidden = true;
-      this.at(event.coordinate as [number, number]);
+      this.at((event as MapBrowserEvent).coordinate as [number, number]);
     });
   }
 
