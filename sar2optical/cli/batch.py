@@ -256,7 +256,9 @@ def _works(
         try:
             name = template.format(name=_UNUSABLE.sub("_", scene.name), number=number)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise OptionError(f"--name {template}: {error} is not a field: use {{name}} and {{number}}") from error
+            raise OptionError(
+                f"--name {template}: is not a valid template ({error}): use {{name}} and {{number}} only"
+            ) from error
         out = out_dir / name
         if out.parent != out_dir:
             raise OptionError(

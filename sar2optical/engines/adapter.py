@@ -85,7 +85,8 @@ class Adapter:
         for kind, wanted, has in (("input", named, list(inputs)), ("output", [self.output], outputs)):
             if missing := [name for name in wanted if name not in has]:
                 raise SignatureError(
-                    f"{source}: has no {kind} {missing[0]!r}, only {', '.join(has)}: correct it in the signature"
+                    f"{source}: has no {kind} {missing[0]!r}, only {', '.join(has)}: "
+                    "correct the name in the signature"
                 )
         if further := [name for name in inputs if name not in named]:
             raise SignatureError(

@@ -200,7 +200,8 @@ class _RuntimeCache:
             _log.info("%s: has no kernels for this GPU and driver: it is not used, and is replaced", self._file)
         if not running.set_runtime_cache(self._cache):
             raise DeviceUnavailable(
-                f"{LIBRARY.title} does not take its runtime cache ({LIBRARY.reason}): reinstall it"
+                f"{LIBRARY.title} refuses the runtime cache that it made ({LIBRARY.reason}): "
+                f"reinstall {LIBRARY.title}"
             )
 
     def store(self) -> None:

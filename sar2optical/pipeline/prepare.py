@@ -103,7 +103,7 @@ def prepared(
     if Path(str(src)).suffix.lower() not in _MAY_BE_PRODUCTS:
         refuse_calibration(src, options.product)  # before a model is opened
     if model is None and options.engine.signature:
-        raise OptionError("--signature applies to a model of your own: give --model FILE, or leave it out")
+        raise OptionError("--signature applies to a model of your own: give --model FILE, or leave out --signature")
     model = model or bundled()
     earlier = None if options.restart else Manifest.read(run_folder_of(out))
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **environment_of(src)), ExitStack() as stack:

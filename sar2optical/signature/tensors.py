@@ -72,7 +72,8 @@ class Graph:
         ):
             if layout not in LAYOUTS or kind not in TYPES:
                 raise ValueError(
-                    f"{which} is {layout}, {kind}: give one of {', '.join(LAYOUTS)}, and one of {', '.join(TYPES)}"
+                    f"{which} has layout {layout} and type {kind}: give one of the layouts {', '.join(LAYOUTS)}, and "
+                    f"one of the types {', '.join(TYPES)}"
                 )
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}: give 1 or more, or free")

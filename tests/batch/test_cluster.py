@@ -359,7 +359,8 @@ def test_wrong_names_and_empty_lists_are_refused(batch_here, tmp_path, make_rast
     empty.write_text("\n")
     for args, message in [
         ((src, src, tmp_path / "o"), "the mosaic of two scenes"),
-        ((src, tmp_path / "o", "--name", "{nothing}.tif"), "use {name} and {number}"),
+        ((src, tmp_path / "o", "--name", "{nothing}.tif"), "use {name} and {number} only"),
+        ((src, tmp_path / "o", "--name", "{name:d}.tif"), "is not a valid template"),
         ((src, tmp_path / "o", "--name", "../{name}.tif"), "outside OUT_DIR"),
         ((empty, tmp_path / "o"), "contains no scene"),
         ((tmp_path / "none.json", tmp_path / "o"), "is not a STAC ItemCollection"),
