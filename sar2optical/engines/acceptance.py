@@ -64,10 +64,15 @@ def refuse_implausible(engine: Engine, path: Path, first: NDArray[np.float32], s
     low, high = (float(value) * gain + shift for value in (first.min(), first.max()))
     lowest, highest = output.plausible
     span = highest - lowest
-    if low < lowest - _BEYOND * span or high > highest + _BEYOND * span or high - low < _LEAST_SPAN * span:
+    fault = ""
+    if low < lowest - _BEYOND * span or high > highest + _BEYOND * span:
+        fault = "outside the range of the signature"
+    elif high - low < _LEAST_SPAN * span:
+        fault = f"less than {_LEAST_SPAN:.0%} of the range of the signature"
+    if fault:
         raise ModelUnreadable(
-            f"{path}: its output on a simulated chip is {low:.4g} to {high:.4g}, the signature says "
-            f"{lowest:g} to {highest:g}: correct range, reflectance, unit or scaling in the signature"
+            f"{path}: its output on a simulated chip is {low:.4g} to {high:.4g}, {fault}, {lowest:g} to {highest:g}: "
+            "correct range, reflectance, unit or scaling in the signature"
         )
     if lowest < 0 <= low and output.values == (-1.0, 1.0):
         _log.warning(

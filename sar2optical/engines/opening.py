@@ -67,7 +67,7 @@ def open_engine(path: Path, *, backend: str = "auto", options: EngineOptions | N
     options = options or EngineOptions()
     candidates = _candidates(path)
     if options.signature is not None and path.suffix.lower() != ".onnx":
-        raise OptionError(f"{path}: has a signature of its own; only .onnx files take another: leave out --signature")
+        raise OptionError(f"{path}: has its own signature (only .onnx files take another one): leave out --signature")
     names = [candidate.name for candidate in candidates]
     if backend not in ("auto", *names):
         kind = f"{TITLES[names[0]]} plans" if names[0] in TITLES else f"{path.suffix} files"

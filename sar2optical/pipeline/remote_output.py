@@ -51,7 +51,7 @@ def local_path(remote: str, options: TranslateOptions) -> Path:
     cache = cache_folder()
     if cache is None:
         raise OptionError(
-            f"{remote}: no cache folder for the mosaic before its upload: set SAR2OPT_CACHE to a folder"
+            f"{remote}: no cache folder to hold the mosaic until its upload: set SAR2OPT_CACHE to a folder"
         )
     folder = cache / "outgoing" / hashlib.sha256(remote.encode()).hexdigest()[:16]
     try:

@@ -40,7 +40,7 @@ def check_html(html: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
         See `sar2optical._utils.files.refuse_existing`.
     """
     if html.suffix.lower() not in (".html", ".htm"):
-        raise OptionError(f"{html}: is an HTML file: give a name that ends in .html")
+        raise OptionError(f"{html}: the viewer writes an HTML file: give a name that ends in .html")
     if html.exists() and any(path.exists() and html.samefile(path) for path in inputs):
         raise OptionError(f"{html}: is an input: choose another name")
     refuse_existing(html, overwrite=overwrite)

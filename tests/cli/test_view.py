@@ -57,7 +57,11 @@ def test_html_is_written_once(scene, mosaic, tmp_path):
         (["{scene}", "{tmp}/none.tif"], 1, "none.tif: cannot be opened"),
         (["{tmp}/none.tif", "{mosaic}"], 1, "none.tif: "),
         (["{scene}", "{scene}"], 1, "scene.tif: has 1 bands of uint8: give a mosaic"),
-        (["{scene}", "{mosaic}", "--html", "{tmp}/view.txt"], 1, "view.txt: is an HTML file: give a name"),
+        (
+            ["{scene}", "{mosaic}", "--html", "{tmp}/view.txt"],
+            1,
+            "view.txt: the viewer writes an HTML file: give a name",
+        ),
         (["{scene}", "{mosaic}", "--html", "{tmp}/none/view.html"], 1, "no folder"),
         (["{scene}", "{mosaic}", "--overwrite"], 2, "--overwrite has no effect without --html"),
         (["{scene}", "{mosaic}", "--optical-max", "100"], 2, "--optical-max 100 has no effect without --truth"),
