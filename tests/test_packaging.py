@@ -87,3 +87,11 @@ def test_constraints_pin_what_is_depended_on_and_nothing_else():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0] for line in lines if line and not line.startswith("#")}
     assert pinned == names
+
+
+def test_no_generated_file_is_committed():
+    listed = ["git", "-C", ROOT, "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    git = subprocess.run(listed, capture_output=True, text=True, check=False)
+    if git.returncode:
+        pytest.skip("not a checkout that git reads")
+    assert git.stdout == ""
