@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def _signals_on_the_usual_stack() -> None:
     if sys.platform == "linux":
         disabled = _SignalStack(None, 2, 0)  # SS_DISABLE
         ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo what a command that ran in this process set, so that no test depends on the order of the files."""
+    logger = logging.getLogger("sar2optical")
+    level, handlers = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import nn
@@ -72,18 +73,22 @@ class PyTorchEngine(SlotEngine):
         for module in generator.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 module.to(dtype)
-        self._settings = _settings(device)
-        super().__init__(
-            [_Module(generator, dtype) for _ in range(streams)],
-            device,
-            signature=signature,
-            backend="pytorch",
-            device=f"{device.type} ({where})",
-            precision=precision,
-            batch=batch,
-            streams=streams,
-            self_test=self_test,
-        )
+        self._settings = _hold_settings(device.type)
+        try:
+            super().__init__(
+                [_Module(generator, dtype) for _ in range(streams)],
+                device,
+                signature=signature,
+                backend="pytorch",
+                device=f"{device.type} ({where})",
+                precision=precision,
+                batch=batch,
+                streams=streams,
+                self_test=self_test,
+            )
+        except BaseException:
+            self._settings.close()
+            raise
 
     def close(self) -> None:
         """Wait for the batches in flight, release the generator and restore PyTorch's settings."""
@@ -180,10 +185,34 @@ def _precisions(kind: str) -> list[str]:
     return ["fp32", "fp16"] if torch.cuda.get_device_capability() >= _TENSOR_CORES else ["fp16", "fp32"]
 
 
-def _settings(device: torch.device) -> ExitStack:
+_lock = Lock()
+_held: dict[str, tuple[int, ExitStack]] = {}
+"""Open engines, and what restores PyTorch's settings, by kind of device."""
+
+
+def _hold_settings(kind: str) -> ExitStack:
+    """Change process-wide settings of PyTorch until the last engine on this kind of device is closed."""
+    with _lock:
+        users, restoring = _held.get(kind) or (0, _settings(kind))
+        _held[kind] = (users + 1, restoring)
+    held = ExitStack()
+    held.callback(_release_settings, kind)
+    return held
+
+
+def _release_settings(kind: str) -> None:
+    with _lock:
+        users, restoring = _held.pop(kind)
+        if users > 1:
+            _held[kind] = (users - 1, restoring)
+        else:
+            restoring.close()
+
+
+def _settings(kind: str) -> ExitStack:
     """Change process-wide settings of PyTorch until the stack is closed."""
     stack = ExitStack()
-    if device.type == "cpu":
+    if kind == "cpu":
         # One thread per run: with two threads on one window, bf16 rounded differently from batch to batch.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)

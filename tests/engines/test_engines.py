@@ -175,6 +175,39 @@ def test_the_number_of_threads_of_pytorch_is_restored(checkpoint):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_closing_an_engine_of_pytorch_leaves_the_threads_of_another(checkpoint, first):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    engines = [open_engine(checkpoint, options=EngineOptions(device="cpu")) for _ in range(2)]
+    try:
+        engines[first].close()
+        engines[first].close()
+        assert torch.get_num_threads() == 1
+        engines[1 - first].close()
+        assert torch.get_num_threads() == 2
+    finally:
+        for engine in engines:
+            engine.close()
+        torch.set_num_threads(before)
+
+
+def test_an_engine_of_pytorch_that_does_not_open_restores_the_threads(checkpoint, monkeypatch):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr("sar2optical.engines.slots.SlotEngine.__init__", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            open_engine(checkpoint, options=EngineOptions(device="cpu"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_missing_device_is_an_error(backend, exported, checkpoint):
     import torch
